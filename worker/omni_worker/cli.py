@@ -1,0 +1,77 @@
+"""The command `omni`: finds its subcommands as entry points and runs one of them.
+
+It imports nothing but the module of the command that was asked for, so `omni generate` never waits for torch and the
+two planes stay apart. A command is a module with `HELP`, `configure(parser)` and `run(args) -> exit code`.
+Exit codes: 0 done, 1 failure, 2 usage.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points, version
+
+GROUP = "omni.commands"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `omni ARGV`; returns the exit code and never shows a traceback for an expected failure."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    commands = {entry.name: entry for entry in entry_points(group=GROUP)}
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        print(overview(commands))
+        return 0
+    if name == "--version":
+        print(f"omni {version('omnipipeline')}")
+        return 0
+    if name not in commands:
+        print(f"omni: unknown command {name!r}; there are: {', '.join(sorted(commands))}", file=sys.stderr)
+        return 2
+    try:
+        command = load(commands[name])
+        parser = argparse.ArgumentParser(
+            prog=f"omni {name}", description=command.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        command.configure(parser)
+        return int(command.run(parser.parse_args(argv[1:])))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise
+        print(f"omni {name}: {error}", file=sys.stderr)
+        return int(code)
+
+
+def overview(commands: dict[str, EntryPoint]) -> str:
+    """The text of `omni --help`: each command with the first line of its help."""
+    lines = ["usage: omni COMMAND …", "", "Serve multi-stage generative models, on Kubernetes or on this machine.", ""]
+    for name, entry in sorted(commands.items()):
+        try:
+            summary = load(entry).HELP.splitlines()[0]
+        except MissingExtra as missing:
+            summary = f"(not installed: {missing})"
+        lines.append(f"  {name:<10} {summary}")
+    return "\n".join([*lines, "", "`omni COMMAND --help` explains a command; `omni --version` names the version."])
+
+
+class MissingExtra(Exception):
+    """A command's packages are not installed."""
+
+    exit_code = 1
+
+
+def load(entry: EntryPoint):  # type: ignore[no-untyped-def]  # a module, by convention
+    """Import the module of a command. Raises MissingExtra, naming what to install."""
+    try:
+        return entry.load()
+    except ModuleNotFoundError as error:
+        extra = entry.module.partition(".")[0].removeprefix("omni_")
+        raise MissingExtra(
+            f"the package {error.name!r} is missing; install it with: pip install 'omnipipeline[{extra}]'"
+        ) from error
