@@ -1,0 +1,254 @@
+"""Flags -> frozen configuration, once: nothing below this module reads flags or the environment."""
+
+import argparse
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from omni_worker import model_source
+from omni_worker.errors import UsageError
+from omni_worker.model_source import ModelSource
+
+LB_POLICIES = ("random", "round-robin", "least-queue-length")
+AUTO_MAX_NUM_SEQS = 16
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the pipeline, as the head knows it."""
+
+    id: int
+    name: str
+    engine: str = "diffusion"
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What only a head needs: where its services listen, and how it routes."""
+
+    master_address: str
+    coordinator_port: int
+    coordinator_pub_port: int
+    lb_policy: str
+    heartbeat_timeout: float
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class ReplicaConfig:
+    """What one replica process needs; the supervisor hands it over as JSON."""
+
+    model: str
+    revision: str | None
+    stage_id: int
+    index: int
+    master_address: str
+    master_port: int
+    bind_host: str
+    address: str | None
+    data_port: int
+    step_execution: bool | None
+    max_num_seqs: int
+    drain_timeout: float
+    log_level: str = "info"
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Everything `omni serve` was told. `head` is None for a headless process."""
+
+    model: ModelSource
+    served_model_name: str
+    stage_id: int
+    host: str
+    port: int
+    master_address: str
+    master_port: int
+    local_replicas: int
+    replica_address: str | None
+    replica_port: int
+    step_execution: bool | None
+    max_num_seqs: int
+    stage_init_timeout: float
+    drain_timeout: float
+    log_level: str
+    head: HeadConfig | None
+    devices: tuple[str, ...] = field(default=())
+
+    def replica(self, index: int) -> ReplicaConfig:
+        """The configuration of this process's replica number `index`."""
+        return ReplicaConfig(
+            model=self.model.text,
+            revision=self.model.revision,
+            stage_id=self.stage_id,
+            index=index,
+            master_address="127.0.0.1" if self.head else self.master_address,
+            master_port=self.master_port,
+            bind_host="127.0.0.1" if self.head and not self.replica_address else "0.0.0.0",
+            address=self.replica_address or ("127.0.0.1" if self.head else None),
+            data_port=self.replica_port + index,
+            step_execution=self.step_execution,
+            max_num_seqs=self.max_num_seqs,
+            drain_timeout=self.drain_timeout,
+            log_level=self.log_level,
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `omni serve`."""
+    parser.add_argument("model", metavar="MODEL", help=f"the model to serve; {model_source.FORMS}")
+    parser.add_argument("--revision", help="branch, tag or commit of a model on the hub")
+    parser.add_argument("--served-model-name", metavar="NAME", help="its name in the API (default: MODEL)")
+    parser.add_argument("--stage-id", type=_at_least(0), default=0, metavar="N", help="the stage to run (default: 0)")
+    parser.add_argument("--headless", action="store_true", help="run replicas only, and join the head")
+    parser.add_argument("--host", default="0.0.0.0", help="address of the HTTP server (default: 0.0.0.0)")
+    parser.add_argument(
+        "--port", type=_port, default=8000, help="head: API, probes, metrics; headless: probes, metrics (default: 8000)"
+    )
+    parser.add_argument(
+        "--omni-master-address", metavar="ADDR", help="head: address to listen on (default: 0.0.0.0); headless: the head"
+    )
+    parser.add_argument("--omni-master-port", type=_port, default=9000, metavar="PORT", help="(default: 9000)")
+    parser.add_argument(
+        "--omni-coordinator-port", type=_port, default=9001, metavar="PORT", help="head: replicas report here (9001)"
+    )
+    parser.add_argument(
+        "--omni-coordinator-pub-port", type=_port, default=9002, metavar="PORT", help="head: membership goes out (9002)"
+    )
+    parser.add_argument(
+        "--omni-dp-size-local", type=_at_least(0), default=1, metavar="N", help="replicas in this process (default: 1)"
+    )
+    parser.add_argument(
+        "--omni-lb-policy", choices=LB_POLICIES, default="least-queue-length", help="head: how a replica is chosen"
+    )
+    parser.add_argument(
+        "--omni-heartbeat-timeout",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="head: silence after which a replica gets nothing (default: 30)",
+    )
+    parser.add_argument(
+        "--omni-replica-address",
+        metavar="ADDR",
+        help="address at which the head reaches this process's replicas (default: the one the kernel uses towards it)",
+    )
+    parser.add_argument(
+        "--omni-replica-port", type=_port, default=9100, metavar="PORT", help="data port of the first replica (9100)"
+    )
+    parser.add_argument("--replica-id", help="deprecated, ignored: the master gives out the ids")
+    parser.add_argument(
+        "--step-execution",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="batch requests at every denoising step, or run each whole (default: step where the pipeline can)",
+    )
+    parser.add_argument(
+        "--max-num-seqs",
+        type=_count_or_auto,
+        default="auto",
+        metavar="N",
+        help="requests that a replica runs at one time (default: auto)",
+    )
+    parser.add_argument(
+        "--stage-init-timeout", type=_seconds, default=600.0, metavar="SECONDS", help="time to load the model (600)"
+    )
+    parser.add_argument("--stage-config", metavar="FILE", help="head: YAML or JSON that names the pipeline's stages")
+    parser.add_argument(
+        "--drain-timeout", type=_seconds, default=300.0, metavar="SECONDS", help="after SIGTERM, time to finish (300)"
+    )
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: info)"
+    )
+
+
+def from_arguments(args: argparse.Namespace) -> ServeConfig:
+    """Check the flags against each other. Raises UsageError, naming the flag and the remedy."""
+    model = model_source.parse(args.model, args.revision)
+    if args.headless and not args.omni_master_address:
+        raise UsageError("--headless needs --omni-master-address: where the head is")
+    if args.headless and args.omni_dp_size_local == 0:
+        raise UsageError("--omni-dp-size-local 0 is for a head; a headless process needs at least 1")
+    stages = _stages(args.stage_config, args.stage_id)
+    if args.stage_id not in {stage.id for stage in stages}:
+        raise UsageError(f"--stage-id {args.stage_id}: --stage-config names only {[stage.id for stage in stages]}")
+    head = HeadConfig(
+        master_address=args.omni_master_address or "0.0.0.0",
+        coordinator_port=args.omni_coordinator_port,
+        coordinator_pub_port=args.omni_coordinator_pub_port,
+        lb_policy=args.omni_lb_policy,
+        heartbeat_timeout=args.omni_heartbeat_timeout,
+        stages=stages,
+    )
+    return ServeConfig(
+        model=model,
+        served_model_name=args.served_model_name or args.model,
+        stage_id=args.stage_id,
+        host=args.host,
+        port=args.port,
+        master_address=args.omni_master_address or "127.0.0.1",
+        master_port=args.omni_master_port,
+        local_replicas=args.omni_dp_size_local,
+        replica_address=args.omni_replica_address,
+        replica_port=args.omni_replica_port,
+        step_execution=args.step_execution,
+        max_num_seqs=AUTO_MAX_NUM_SEQS if args.max_num_seqs == "auto" else args.max_num_seqs,
+        stage_init_timeout=args.stage_init_timeout,
+        drain_timeout=args.drain_timeout,
+        log_level=args.log_level,
+        head=None if args.headless else head,
+        devices=tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))),
+    )
+
+
+def _stages(file: str | None, own: int) -> tuple[Stage, ...]:
+    if file is None:
+        return tuple(Stage(id, f"stage-{id}") for id in range(own + 1))
+    try:
+        document: Any = yaml.safe_load(Path(file).read_text())
+    except OSError as error:
+        raise UsageError(f"--stage-config {file}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"--stage-config {file}: not YAML: {error}") from error
+    try:
+        stages = tuple(Stage(**entry) for entry in document["stages"])
+    except (TypeError, KeyError) as error:
+        raise UsageError(
+            f"--stage-config {file}: expected {json.dumps({'stages': [{'id': 0, 'name': 'painter'}]})}; {error}"
+        ) from error
+    if len({stage.id for stage in stages}) != len(stages) or not stages:
+        raise UsageError(f"--stage-config {file}: `stages` needs one entry or more, each with an id of its own")
+    return stages
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 1 to 65535")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: give seconds above 0")
+    return value
+
+
+def _at_least(bound: int):  # type: ignore[no-untyped-def]  # a converter, as argparse wants it
+    def count(text: str) -> int:
+        if not text.isdigit() or int(text) < bound:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {bound}")
+        return int(text)
+
+    return count
+
+
+def _count_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(_at_least(1)(text))

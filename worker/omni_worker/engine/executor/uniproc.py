@@ -1,0 +1,25 @@
+"""The executor for a replica of one process: the runner lives in the engine's own thread, and no message is copied."""
+
+from typing import Any
+
+from omni_worker.engine.executor.abstract import Executor
+from omni_worker.engine.runner import Runner
+from omni_worker.engine.scheduler import RunnerOutput, SchedulerOutput
+
+
+class UniProcExecutor(Executor):
+    """Calls a runner directly. `timeout` cannot interrupt a call here: the loop thread itself runs it."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def execute(self, output: SchedulerOutput) -> RunnerOutput:
+        return self._runner.execute(output)
+
+    def collective_rpc(self, method: str, args: tuple[Any, ...], timeout: float) -> list[Any]:
+        if method not in self._runner.rpc_methods:
+            raise ValueError(f"the runner has no method {method!r}; there are: {', '.join(self._runner.rpc_methods)}")
+        return [getattr(self._runner, method)(*args)]
+
+    def shutdown(self) -> None:
+        self._runner.close()

@@ -1,0 +1,122 @@
+"""The runner of a diffusion stage: keeps the state of its requests and steps them through the pipeline.
+
+A failure stays with its request: a batch that fails is run again one request at a time, so that only the culprit fails.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from omni_worker.engine.runner.interface import Runner
+from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
+from omni_worker.errors import RequestError
+from omni_worker.pipelines.interception import InterceptedPipeline, WholePipeline
+from omni_worker.pipelines.protocol import StepState
+
+log = logging.getLogger(__name__)
+
+
+class StepRunner(Runner):
+    """Runs a step pipeline. Every payload is a GenerationParams, every result a GenerationResult."""
+
+    def __init__(self, pipeline: InterceptedPipeline) -> None:
+        self._pipeline = pipeline
+        self._states: dict[str, StepState] = {}
+
+    @torch.no_grad()  # for the whole thread: the requests' own no_grad blocks interleave
+    def execute(self, output: SchedulerOutput) -> RunnerOutput:
+        for id in output.finished:
+            self._drop(id)
+        prepared = [self._prepare(request) for request in output.new]
+        advanced = self._advance([self._states[id] for id in output.cached]) if output.cached else []
+        return RunnerOutput(output.step_id, (*prepared, *advanced))
+
+    def stats(self) -> dict[str, Any]:
+        batches = self._pipeline.batches
+        verdicts = list(batches.verdicts.values())
+        return {
+            "states": len(self._states),
+            "batched_calls": batches.batched_calls,
+            "single_calls": batches.single_calls,
+            "keys_batched": sum(verdict is not None for verdict in verdicts),
+            "keys_alone": sum(verdict is None for verdict in verdicts),
+        }
+
+    def close(self) -> None:
+        for id in list(self._states):
+            self._drop(id)
+
+    def _prepare(self, request: SchedulerRequest) -> RequestOutput:
+        state = self._states[request.id] = StepState(request.id, request.payload)
+        try:
+            self._pipeline.prepare_encode(state)
+        except ValueError as error:  # what diffusers raises for arguments that it refuses
+            return self._failed(state, RequestError("invalid", str(error)))
+        except Exception as error:
+            return self._failed(state, error)
+        return self._outcome(state)
+
+    def _advance(self, states: Sequence[StepState]) -> list[RequestOutput]:
+        try:
+            predictions = self._pipeline.denoise_step(states)
+        except Exception as error:
+            if len(states) == 1:
+                return [self._failed(states[0], error)]
+            log.warning("a batch of %d failed and is run again one by one: %s", len(states), error)
+            return [output for state in states for output in self._advance([state])]
+        return [self._resume(state, answer) for state, answer in zip(states, predictions, strict=True)]
+
+    def _resume(self, state: StepState, prediction: Any) -> RequestOutput:
+        try:
+            self._pipeline.step_scheduler(state, prediction)
+        except Exception as error:
+            return self._failed(state, error)
+        return self._outcome(state)
+
+    def _outcome(self, state: StepState) -> RequestOutput:
+        if not state.is_done:
+            return RequestOutput(state.request_id, state.key, state.step, state.total_steps)
+        try:
+            result = self._pipeline.post_decode(state)
+        except Exception as error:
+            return self._failed(state, error)
+        self._drop(state.request_id)
+        return RequestOutput(state.request_id, step=state.step, total_steps=state.total_steps, result=result)
+
+    def _failed(self, state: StepState, error: Exception) -> RequestOutput:
+        self._drop(state.request_id)
+        return RequestOutput(state.request_id, step=state.step, error=error)
+
+    def _drop(self, id: str) -> None:
+        if (state := self._states.pop(id, None)) is not None:
+            self._pipeline.close(state)
+
+
+class RequestRunner(Runner):
+    """Runs each request whole."""
+
+    def __init__(self, pipeline: WholePipeline) -> None:
+        self._pipeline = pipeline
+        self._completed = 0
+
+    @torch.no_grad()
+    def execute(self, output: SchedulerOutput) -> RunnerOutput:
+        return RunnerOutput(output.step_id, tuple(self._run(request) for request in output.new))
+
+    def stats(self) -> dict[str, Any]:
+        return {"states": 0, "batched_calls": 0, "single_calls": self._completed, "keys_batched": 0, "keys_alone": 0}
+
+    def close(self) -> None:
+        pass
+
+    def _run(self, request: SchedulerRequest) -> RequestOutput:
+        try:
+            result = self._pipeline.generate(request.payload)
+        except ValueError as error:
+            return RequestOutput(request.id, error=RequestError("invalid", str(error)))
+        except Exception as error:
+            return RequestOutput(request.id, error=error)
+        self._completed += 1
+        return RequestOutput(request.id, result=result)

@@ -1,0 +1,38 @@
+"""Which requests run next: pure state machines that import neither torch nor zmq.
+
+`interface` is the contract, `base` holds the waiting and the running, `request` runs each request whole, `step`
+advances a batch by one model call, `policies` choose the batch.
+"""
+
+from omni_worker.engine.scheduler.interface import (
+    Finished,
+    Progress,
+    RequestOutput,
+    RequestState,
+    RunnerOutput,
+    SchedulerEvent,
+    SchedulerInterface,
+    SchedulerOutput,
+    SchedulerRequest,
+    Status,
+)
+from omni_worker.engine.scheduler.policies import FifoPolicy, Policy
+from omni_worker.engine.scheduler.request import RequestScheduler
+from omni_worker.engine.scheduler.step import StepScheduler
+
+__all__ = [
+    "FifoPolicy",
+    "Finished",
+    "Policy",
+    "Progress",
+    "RequestOutput",
+    "RequestScheduler",
+    "RequestState",
+    "RunnerOutput",
+    "SchedulerEvent",
+    "SchedulerInterface",
+    "SchedulerOutput",
+    "SchedulerRequest",
+    "Status",
+    "StepScheduler",
+]

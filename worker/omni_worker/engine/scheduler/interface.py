@@ -1,0 +1,159 @@
+"""The contract between engine, scheduler and runner.
+
+The engine calls `schedule`, has the output executed, and hands the runner's answer to `update_from_output`; nothing
+else moves a request. A scheduler never looks into a payload, and treats a batching key as an opaque value: requests
+whose keys are equal may be run by one model call.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+
+class Status(Enum):
+    """Where a request is in its life. The last three are final."""
+
+    WAITING = auto()
+    RUNNING = auto()
+    PREEMPTED = auto()
+    COMPLETED = auto()
+    ABORTED = auto()
+    FAILED = auto()
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the request has ended."""
+        return self in (Status.COMPLETED, Status.ABORTED, Status.FAILED)
+
+
+@dataclass(frozen=True)
+class SchedulerRequest:
+    """A request as it enters: an id of its own, and a payload for the runner."""
+
+    id: str
+    payload: Any
+
+
+@dataclass
+class RequestState:
+    """A request inside a scheduler. `key` is that of its next model call: None until the runner has prepared it."""
+
+    request: SchedulerRequest
+    arrival: int
+    status: Status = Status.WAITING
+    key: Hashable | None = None
+    step: int = 0
+    total_steps: int = 0
+    prepared: bool = False
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+        return self.request.id
+
+
+@dataclass(frozen=True)
+class SchedulerOutput:
+    """What to run now.
+
+    new: requests the runner has not seen, to prepare (step mode) or to run whole (request mode)
+    cached: ids of prepared requests that share one key, to advance by one model call
+    finished: ids that ended since the last output, whose state the runner drops
+    """
+
+    step_id: int
+    new: tuple[SchedulerRequest, ...] = ()
+    cached: tuple[str, ...] = ()
+    finished: frozenset[str] = frozenset()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do, not even to free."""
+        return not (self.new or self.cached or self.finished)
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """What became of one scheduled request: it has a next call (`key`), or it is done (`result`), or failed (`error`)."""
+
+    id: str
+    key: Hashable | None = None
+    step: int = 0
+    total_steps: int = 0
+    result: Any = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class RunnerOutput:
+    """The answer to one SchedulerOutput: one entry for each of its `new` and `cached`, in any order."""
+
+    step_id: int
+    outputs: tuple[RequestOutput, ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A request went on. `step` of `total_steps` timestep-scheduler steps are done (0 where unknown)."""
+
+    id: str
+    step: int
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A request ended: exactly one such event is given for every request that was added."""
+
+    id: str
+    status: Status
+    result: Any = None
+    error: Exception | None = None
+
+
+SchedulerEvent = Progress | Finished
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much a scheduler holds."""
+
+    waiting: int = 0
+    running: int = 0
+
+
+class SchedulerInterface(ABC):
+    """A state machine over requests. Not thread-safe: the engine's loop is its only driver."""
+
+    @abstractmethod
+    def add_request(self, request: SchedulerRequest) -> None:
+        """Take a request. Raises ValueError if one with its id is held already."""
+
+    @abstractmethod
+    def schedule(self) -> SchedulerOutput:
+        """Decide what runs now."""
+
+    @abstractmethod
+    def update_from_output(self, scheduled: SchedulerOutput, output: RunnerOutput) -> list[SchedulerEvent]:
+        """Move every scheduled request on. One that the runner did not answer for fails."""
+
+    @abstractmethod
+    def abort(self, ids: Iterable[str]) -> list[SchedulerEvent]:
+        """End waiting or running requests; ids that are not held are passed over."""
+
+    @abstractmethod
+    def preempt(self, id: str) -> None:
+        """Put a running request back to the front of the waiting; it resumes where it was. Raises KeyError."""
+
+    @property
+    @abstractmethod
+    def load(self) -> Load:
+        """How much is held now."""
+
+    @property
+    @abstractmethod
+    def has_work(self) -> bool:
+        """Whether `schedule` would give anything to do, freeing included."""
+

@@ -1,0 +1,1 @@
+"""Models as step pipelines: the protocol, its implementation by interception, batching, loading."""

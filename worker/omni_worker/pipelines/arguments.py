@@ -1,0 +1,62 @@
+"""Generation parameters -> the keyword arguments of a diffusers pipeline's call."""
+
+import inspect
+from typing import Any
+
+import torch
+
+from omni_worker.errors import RequestError
+from omni_worker.requests import GenerationParams, ModelCard, ServingDefaults
+
+NO_PROMPT = " "
+
+
+class CallArguments:
+    """Knows which arguments one pipeline takes, read from its signature once."""
+
+    def __init__(self, pipe: Any, defaults: ServingDefaults) -> None:
+        self._accepted = frozenset(inspect.signature(type(pipe).__call__).parameters)
+        self._defaults = defaults
+        self._guidance = self._guidance_argument(pipe)
+
+    def _guidance_argument(self, pipe: Any) -> str | None:
+        # Models distilled for guidance take it as an input; for the others `true_cfg_scale`, where it is there, is
+        # the scale that weighs the two predictions.
+        distilled = getattr(getattr(getattr(pipe, "transformer", None), "config", None), "guidance_embeds", False)
+        names = ("guidance_scale",) if distilled else ("true_cfg_scale", "guidance_scale")
+        return next((name for name in names if name in self._accepted), None)
+
+    def card(self, pipe: Any, mode: str) -> ModelCard:
+        """What this pipeline can be asked for."""
+        processor = getattr(pipe, "image_processor", None)
+        return ModelCard(
+            pipeline=type(pipe).__name__,
+            mode=mode,
+            defaults=self._defaults,
+            negative_prompt="negative_prompt" in self._accepted,
+            guidance=self._guidance is not None,
+            sized={"width", "height"} <= self._accepted,
+            size_multiple=int(getattr(getattr(processor, "config", None), "vae_scale_factor", 1)),
+        )
+
+    def build(self, params: GenerationParams) -> dict[str, Any]:
+        """The keyword arguments. Raises RequestError where the pipeline does not take what is asked for."""
+        if params.negative_prompt is not None and "negative_prompt" not in self._accepted:
+            raise RequestError("invalid", "this model takes no negative prompt", "negative_prompt")
+        params = self._defaults.fill(params)
+        asked = {
+            "prompt": params.prompt,
+            "negative_prompt": params.negative_prompt,
+            "width": params.width,
+            "height": params.height,
+            "num_inference_steps": params.steps,
+            self._guidance or "guidance_scale": params.guidance,
+        }
+        kwargs = {name: value for name, value in asked.items() if value is not None and name in self._accepted}
+        if self._guidance == "true_cfg_scale" and kwargs.get("true_cfg_scale", 0.0) > 1.0:
+            kwargs.setdefault("negative_prompt", NO_PROMPT)  # without one such a pipeline ignores the scale
+        if "generator" in self._accepted:
+            kwargs["generator"] = torch.Generator("cpu").manual_seed(params.seed)
+        if "output_type" in self._accepted:
+            kwargs["output_type"] = "np"
+        return kwargs

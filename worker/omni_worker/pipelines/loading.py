@@ -1,0 +1,76 @@
+"""Loads a model's weights into a diffusers pipeline, from wherever its source says."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import msgspec
+import torch
+
+from omni_worker.errors import CommandError
+from omni_worker.model_source import ModelSource
+from omni_worker.pipelines.interception import InterceptedPipeline, WholePipeline, denoisers
+from omni_worker.requests import ServingDefaults
+
+log = logging.getLogger(__name__)
+DEFAULTS_FILE = "omni.json"
+
+
+class LoadError(CommandError):
+    """The model cannot be loaded; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on its device, ready to run; `pipeline` steps unless the mode says that requests run whole."""
+
+    pipeline: InterceptedPipeline | WholePipeline
+    device: str
+
+
+def load(source: ModelSource, step_execution: bool | None, concurrent: bool = True) -> Loaded:
+    """Load `source` onto this process's device, in float32 on a CPU and bfloat16 on a GPU.
+
+    `step_execution` None steps where the pipeline can. Raises LoadError: the model is not there, is broken, or was
+    told to step and cannot.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    try:
+        pipe = diffusers.DiffusionPipeline.from_pretrained(
+            source.location, revision=source.revision, torch_dtype=dtype, local_files_only=source.is_local
+        ).to(device)
+    except Exception as error:  # diffusers raises whatever the part that failed raised
+        raise LoadError(f"the model {source.text} cannot be loaded: {error}") from error
+    return Loaded(wrap(pipe, source, step_execution, concurrent), device)
+
+
+def wrap(
+    pipe: Any, source: ModelSource, step_execution: bool | None, concurrent: bool
+) -> InterceptedPipeline | WholePipeline:
+    """The loaded pipeline in the mode asked for. Raises LoadError."""
+    can_step = bool(denoisers(pipe))
+    if step_execution and not can_step:
+        raise LoadError(
+            f"{type(pipe).__name__} of {source.text} calls no denoiser that can be intercepted: "
+            "serve it with --no-step-execution (scheduling.mode: request)"
+        )
+    defaults = _serving_defaults(source)
+    if can_step and step_execution is not False:
+        return InterceptedPipeline(pipe, defaults, concurrent)
+    if step_execution is None:
+        log.info("%s cannot be stepped: requests run whole, one at a time", type(pipe).__name__)
+    return WholePipeline(pipe, defaults)
+
+
+def _serving_defaults(source: ModelSource) -> ServingDefaults:
+    file = Path(source.location) / DEFAULTS_FILE
+    if not source.is_local or not file.is_file():
+        return ServingDefaults()
+    try:
+        return msgspec.convert(json.loads(file.read_text()).get("defaults", {}), ServingDefaults)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise LoadError(f"{file}: {error}") from error
