@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from omni_operator import template
 from omni_operator.problems import InvalidSpec, Problem, explain
 
 GROUP = "omnipipeline.dev"
@@ -207,8 +208,8 @@ class Stage(Record):
     )
     template: PodTemplate = Field(
         default_factory=dict,
-        description="Strategic merge patch over the pod template of the stage. Containers (ours is called omni), env,"
-        " volumes, volumeMounts and tolerations merge by their name or key; other lists are replaced.",
+        description="Strategic merge patch over the pod template of the stage: env, volumes, tolerations, … Containers"
+        " (ours is called omni), env, volumes and volumeMounts merge item by item; other lists are replaced.",
     )
 
 
@@ -350,6 +351,12 @@ def rollout_can_move(pipeline: OmniPipeline) -> Iterable[Problem]:
             )
 
 
+def templates_can_be_merged(pipeline: OmniPipeline) -> Iterable[Problem]:
+    yield from template.problems(pipeline.spec.head.template, "spec.head.template")
+    for index, stage in enumerate(pipeline.spec.stages):
+        yield from template.problems(stage.template, f"spec.stages[{index}].template")
+
+
 RULES: tuple[Callable[[OmniPipeline], Iterable[Problem]], ...] = (
     names_make_services,
     hub_settings_need_the_hub,
@@ -357,4 +364,5 @@ RULES: tuple[Callable[[OmniPipeline], Iterable[Problem]], ...] = (
     one_stage_only,
     head_stage_exists,
     rollout_can_move,
+    templates_can_be_merged,
 )
