@@ -110,7 +110,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=_port, default=8000, help="head: API, probes, metrics; headless: probes, metrics (default: 8000)"
     )
     parser.add_argument(
-        "--omni-master-address", metavar="ADDR", help="head: address to listen on (default: 0.0.0.0); headless: the head"
+        "--omni-master-address",
+        metavar="ADDR",
+        help="head: address to listen on (default: 0.0.0.0); headless: the head",
     )
     parser.add_argument("--omni-master-port", type=_port, default=9000, metavar="PORT", help="(default: 9000)")
     parser.add_argument(

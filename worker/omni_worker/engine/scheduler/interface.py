@@ -156,4 +156,3 @@ class SchedulerInterface(ABC):
     @abstractmethod
     def has_work(self) -> bool:
         """Whether `schedule` would give anything to do, freeing included."""
-

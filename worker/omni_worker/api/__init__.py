@@ -1,0 +1,1 @@
+"""The HTTP API, as OpenAI defines it: one module a family of routes."""

@@ -1,0 +1,75 @@
+"""Errors as OpenAI shapes them: {"error": {message, type, param, code}}."""
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from omni_worker.errors import RequestError
+
+STATUS_OF_KIND = {"invalid": 400, "failed": 500, "refused": 503, "unavailable": 503, "aborted": 499}
+CODE_OF_KIND = {
+    "invalid": "invalid_value",
+    "failed": "generation_failed",
+    "refused": "unavailable",
+    "unavailable": "unavailable",
+    "aborted": "aborted",
+}
+
+
+class ApiError(Exception):
+    """A request that the API itself refuses."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+def error_response(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
+    """The response for an error; a client's mistake and a server's have different types."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    headers = {"Retry-After": "5"} if status == 503 else None
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Give every failure of `app` the one shape."""
+
+    @app.exception_handler(ApiError)
+    async def api_error(request: Request, error: ApiError) -> JSONResponse:
+        return error_response(error.status, error.message, error.param, error.code)
+
+    @app.exception_handler(RequestError)
+    async def request_error(request: Request, error: RequestError) -> JSONResponse:
+        return error_response(STATUS_OF_KIND[error.kind], error.message, error.param, CODE_OF_KIND[error.kind])
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"there is no route {request.url.path}"
+        elif error.status_code == 405:
+            message = f"{request.url.path} does not take {request.method}"
+        return error_response(error.status_code, message)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = [str(part) for part in first["loc"] if part != "body"]
+        param = ".".join(where) or None
+        if first["type"] == "json_invalid":
+            return error_response(400, f"the body is not JSON: {first['ctx']['error']}")
+        if first["type"] == "extra_forbidden":
+            return error_response(400, f"unknown parameter: {param!r}", param, "unknown_parameter")
+        if first["type"] == "missing":
+            return error_response(400, f"missing parameter: {param!r}", param, "missing_parameter")
+        message = first["msg"].removeprefix("Value error, ")
+        return error_response(400, f"{param}: {message}" if param else message, param, "invalid_value")
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return error_response(500, f"the server failed: {type(error).__name__}", code="internal_error")

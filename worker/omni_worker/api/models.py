@@ -1,0 +1,26 @@
+"""GET /v1/models and /v1/models/{id}."""
+
+from fastapi import APIRouter
+
+from omni_worker.api.errors import ApiError
+from omni_worker.api.schemas import ErrorResponse, ModelList, ModelObject
+
+
+def model_routes(model: str, created: int) -> APIRouter:
+    """The routes that name the served model; `created` is when this server began to serve it."""
+    router = APIRouter(tags=["models"])
+    served = ModelObject(id=model, created=created)
+
+    @router.get("/v1/models")
+    async def list_models() -> ModelList:
+        """The models that this server has: one."""
+        return ModelList(data=[served])
+
+    @router.get("/v1/models/{id:path}", responses={404: {"model": ErrorResponse}})
+    async def retrieve_model(id: str) -> ModelObject:
+        """The model of this name."""
+        if id != model:
+            raise ApiError(404, f"there is no model {id!r}; this server has {model!r}", "model", "model_not_found")
+        return served
+
+    return router

@@ -1,0 +1,161 @@
+"""What the API takes and gives, as OpenAI names it; our own fields ride in the client's `extra_body`."""
+
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+
+from omni_worker.requests import SEED_LIMIT
+
+MAX_SIDE = 4096
+
+
+class ImageGenerationRequest(BaseModel):
+    """Body of POST /v1/images/generations."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=False)
+
+    prompt: Annotated[str, Field(min_length=1, max_length=32_000, description="What the picture shall show.")]
+    model: Annotated[str | None, Field(description="The served model's name; may be left out.")] = None
+    n: Annotated[int, Field(ge=1, le=10, description="How many pictures.")] = 1
+    size: Annotated[str, Field(description="Width x height in pixels, such as 512x512, or auto.")] = "auto"
+    response_format: Annotated[Literal["b64_json"], Field(description="Pictures come in the response.")] = "b64_json"
+    output_format: Annotated[Literal["png"], Field(description="File format of the pictures.")] = "png"
+    user: Annotated[str | None, Field(description="Taken, and not used.")] = None
+    steps: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=1000,
+            validation_alias=AliasChoices("num_inference_steps", "steps"),
+            description="Denoising steps; the model's own number if left out.",
+        ),
+    ] = None
+    guidance: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=100,
+            allow_inf_nan=False,
+            validation_alias=AliasChoices("guidance_scale", "guidance", "true_cfg_scale"),
+            description="How closely to follow the prompt.",
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        Field(
+            ge=0, lt=SEED_LIMIT, description="Same seed, same picture; picture i of n has seed + i. Random if left out."
+        ),
+    ] = None
+    negative_prompt: Annotated[str | None, Field(max_length=32_000, description="What it shall not show.")] = None
+
+    @field_validator("size")
+    @classmethod
+    def _is_a_size(cls, value: str) -> str:
+        if value != "auto":
+            parse_size(value)
+        return value
+
+    @property
+    def width_and_height(self) -> tuple[int | None, int | None]:
+        """The size in pixels; None twice where the model shall choose."""
+        return (None, None) if self.size == "auto" else parse_size(self.size)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT. Raises ValueError."""
+    width, separator, height = text.partition("x")
+    if not (separator and width.isdecimal() and height.isdecimal()):
+        raise ValueError(f"{text!r} is not a size: give WIDTHxHEIGHT in pixels, such as 512x512, or auto")
+    sides = int(width), int(height)
+    if not all(1 <= side <= MAX_SIDE for side in sides):
+        raise ValueError(f"{text!r} is out of bounds: each side may be 1 to {MAX_SIDE} pixels")
+    return sides
+
+
+class ImageData(BaseModel):
+    """One picture: a PNG file in base64, and the seed that makes it again."""
+
+    b64_json: str
+    seed: int
+
+
+class ImageGenerationResponse(BaseModel):
+    """Answer of POST /v1/images/generations. `created` is in seconds since 1970."""
+
+    created: int
+    data: list[ImageData]
+    size: str
+    output_format: str = "png"
+
+
+class ModelObject(BaseModel):
+    """A model, as GET /v1/models lists it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "omnipipeline"
+
+
+class ModelList(BaseModel):
+    """Answer of GET /v1/models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelObject]
+
+
+class ErrorBody(BaseModel):
+    """What went wrong: `param` names the field, `code` the kind for programs."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorResponse(BaseModel):
+    """Every error."""
+
+    error: ErrorBody
+
+
+class ReplicaObject(BaseModel):
+    """One replica, as GET /omni/replicas lists it."""
+
+    id: str
+    stage: str
+    stage_id: int
+    state: str
+    address: str
+    host: str
+    queue_length: int
+    running: int
+    in_flight: int
+    capacity: int
+    completed: int
+    step_ms: float
+    pipeline: str
+    mode: str
+
+
+class ReplicaList(BaseModel):
+    """Answer of GET /omni/replicas."""
+
+    replicas: list[ReplicaObject]
+
+
+class RunningObject(BaseModel):
+    """One request that runs now, as GET /omni/requests lists it; `total_steps` is 0 until known."""
+
+    id: str
+    stage: str
+    replica: str
+    step: int
+    total_steps: int
+    state: str
+
+
+class RunningList(BaseModel):
+    """Answer of GET /omni/requests."""
+
+    requests: list[RunningObject]

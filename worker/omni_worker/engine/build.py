@@ -1,0 +1,31 @@
+"""Puts an engine together from a replica's configuration: pipeline, runner, executor, scheduler."""
+
+from collections.abc import Callable
+
+from omni_worker.config import ReplicaConfig
+from omni_worker.engine.engine import Engine
+from omni_worker.engine.executor import UniProcExecutor
+from omni_worker.engine.runner import Runner
+from omni_worker.engine.runner.diffusion import RequestRunner, StepRunner
+from omni_worker.engine.scheduler import RequestScheduler, SchedulerEvent, SchedulerInterface, StepScheduler
+from omni_worker.model_source import ModelSource
+from omni_worker.pipelines.loading import load
+from omni_worker.pipelines.protocol import can_step
+from omni_worker.requests import ModelCard
+
+
+def build_engine(
+    config: ReplicaConfig,
+    source: ModelSource,
+    on_event: Callable[[SchedulerEvent], None],
+    on_failure: Callable[[Exception], None],
+) -> tuple[Engine, ModelCard]:
+    """Load the model and build the engine around it, not yet started. Raises LoadError."""
+    pipeline = load(source, config.step_execution, concurrent=config.max_num_seqs > 1).pipeline
+    runner: Runner
+    scheduler: SchedulerInterface
+    if can_step(pipeline):
+        runner, scheduler = StepRunner(pipeline), StepScheduler(config.max_num_seqs)  # type: ignore[arg-type]
+    else:
+        runner, scheduler = RequestRunner(pipeline), RequestScheduler()  # type: ignore[arg-type]
+    return Engine(scheduler, UniProcExecutor(runner), on_event, on_failure), pipeline.card

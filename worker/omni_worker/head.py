@@ -1,0 +1,88 @@
+"""A head process: HTTP API, orchestrator, master, coordinator, and its own replicas as child processes."""
+
+import asyncio
+import functools
+import signal
+
+from prometheus_client import CollectorRegistry
+
+from omni_worker.api.app import create_app
+from omni_worker.config import HeadConfig, ServeConfig
+from omni_worker.coordinator.coordinator import Coordinator
+from omni_worker.coordinator.hub import Hub
+from omni_worker.coordinator.messages import Replica
+from omni_worker.coordinator.registry import Registry
+from omni_worker.http_server import HttpServer, until
+from omni_worker.metrics import ChildCollector, HeadMetrics, PoolCollector
+from omni_worker.orchestrator.balancers import make_balancer
+from omni_worker.orchestrator.orchestrator import Orchestrator
+from omni_worker.orchestrator.stage_pool import StagePool
+from omni_worker.probes import Probes
+from omni_worker.replica.supervisor import Supervisor
+
+
+async def run_head(config: ServeConfig, head: HeadConfig) -> None:
+    """Serve until SIGTERM has been obeyed. Raises CommandError where it cannot start."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    coordinator = Coordinator(
+        Registry(frozenset(stage.id for stage in head.stages), config.model.digest, head.heartbeat_timeout),
+        head.master_address,
+        config.master_port,
+        head.coordinator_port,
+        head.coordinator_pub_port,
+        head.heartbeat_timeout,
+    )
+    background: set[asyncio.Task[None]] = set()
+
+    def on_lost(key: tuple[int, int], uid: str) -> None:
+        task = asyncio.create_task(coordinator.lost(key, uid))
+        background.add(task)
+        task.add_done_callback(background.discard)
+
+    pools = [StagePool(stage, make_balancer(head.lb_policy), on_lost) for stage in head.stages]
+    hub = Hub(f"tcp://{_loopback(head.master_address)}:{head.coordinator_pub_port}", functools.partial(_route, pools))
+    supervisor = Supervisor(config)
+    registry = CollectorRegistry()
+    registry.register(PoolCollector(pools))
+    registry.register(ChildCollector(supervisor.children))
+    orchestrator = Orchestrator(pools, HeadMetrics(registry))
+    probes = Probes(
+        started=lambda: None,  # the ports are bound before the first request is answered
+        ready=lambda: "draining" if stop.is_set() else _why_not_ready(pools),
+    )
+    app = create_app(orchestrator, config.served_model_name, probes.routes(registry))
+    server = HttpServer(app, config.host, config.port, config.drain_timeout)
+    coordinator.start()
+    hub.start()
+    replicas = asyncio.create_task(supervisor.run() if supervisor.children else asyncio.Event().wait())
+    serving = asyncio.create_task(server.run())
+    try:
+        await until(stop, replicas, serving)
+    finally:
+        server.drain()
+        await serving
+        await supervisor.drain()
+        replicas.cancel()
+        await asyncio.gather(replicas, return_exceptions=True)
+        for pool in pools:
+            await pool.close()
+        await hub.stop()
+        await coordinator.stop()
+
+
+def _route(pools: list[StagePool], changed: list[Replica]) -> None:
+    by_stage = {pool.stage.id: pool for pool in pools}
+    for replica in changed:
+        if replica.stage_id in by_stage:
+            by_stage[replica.stage_id].update(replica)
+
+
+def _why_not_ready(pools: list[StagePool]) -> str | None:
+    waiting = [pool.stage.name for pool in pools if not pool.up]
+    return f"no replica is up for: {', '.join(waiting)}" if waiting else None
+
+
+def _loopback(address: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "*": "127.0.0.1"}.get(address, address)

@@ -1,0 +1,125 @@
+"""The head's end of one replica: sends it requests, and knows at once when it is gone."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
+
+from omni_worker.errors import ReplicaLost, RequestError
+from omni_worker.replica.messages import (
+    Abort,
+    Add,
+    Error,
+    Output,
+    Progress,
+    Rpc,
+    RpcResult,
+    decode_from_replica,
+    encode,
+    unpack_result,
+)
+from omni_worker.requests import GenerationParams, GenerationResult
+from omni_worker.sockets import make_socket
+
+log = logging.getLogger(__name__)
+
+OnProgress = Callable[[int, int], None]
+
+
+class ReplicaClient:
+    """One DEALER to one replica. `on_lost` is called when the connection to it closes."""
+
+    def __init__(self, address: str, on_lost: Callable[[], None]) -> None:
+        self._address = address
+        self._on_lost = on_lost
+        self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.DEALER)
+        self._results: dict[str, asyncio.Future[GenerationResult]] = {}
+        self._progress: dict[str, OnProgress] = {}
+        self._rpcs: dict[str, asyncio.Future[list[Any]]] = {}
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._socket.connect(address)
+        self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._watch())]
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were sent and not yet answered."""
+        return len(self._results)
+
+    async def generate(self, id: str, params: GenerationParams, on_progress: OnProgress) -> GenerationResult:
+        """Run one request; `id` is new to this replica. Cancelled, it aborts the request there.
+
+        Raises RequestError (the replica's answer) or ReplicaLost.
+        """
+        future = self._results[id] = asyncio.get_running_loop().create_future()
+        self._progress[id] = on_progress
+        try:
+            await self._socket.send(encode(Add(id, params)))
+            return await future
+        except asyncio.CancelledError:
+            if not self._socket.closed:
+                await self._socket.send(encode(Abort(id)))
+            raise
+        finally:
+            self._results.pop(id, None)
+            self._progress.pop(id, None)
+
+    async def rpc(self, id: str, method: str, *args: Any, timeout: float = 10.0) -> list[Any]:
+        """Call a method of the replica's runners. Raises RequestError, ReplicaLost or TimeoutError."""
+        future = self._rpcs[id] = asyncio.get_running_loop().create_future()
+        try:
+            await self._socket.send(encode(Rpc(id, method, list(args), timeout)))
+            return await asyncio.wait_for(future, timeout)
+        finally:
+            self._rpcs.pop(id, None)
+
+    def lose(self, reason: str) -> None:
+        """Give up what runs there: every request in flight ends with ReplicaLost."""
+        for future in (*self._results.values(), *self._rpcs.values()):
+            if not future.done():
+                future.set_exception(ReplicaLost(reason))
+
+    async def close(self) -> None:
+        """Disconnect; what is in flight is lost."""
+        self.lose("the connection was closed")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close(linger=0)
+
+    async def _watch(self) -> None:
+        while True:
+            event = parse_monitor_message(await self._monitor.recv_multipart())
+            if event["event"] == zmq.EVENT_DISCONNECTED:
+                self.lose(f"the connection to {self._address} closed")
+                self._on_lost()
+
+    async def _receive(self) -> None:
+        while True:
+            frames = await self._socket.recv_multipart(copy=False)
+            try:
+                self._handle(decode_from_replica(frames[0].buffer), [frame.buffer for frame in frames[1:]])
+            except (msgspec.MsgspecError, ValueError, IndexError) as error:
+                log.warning("dropped a malformed message from %s: %s", self._address, error)
+
+    def _handle(self, message: Progress | Output | Error | RpcResult, buffers: list[Any]) -> None:
+        if isinstance(message, Progress):
+            if (on_progress := self._progress.get(message.id)) is not None:
+                on_progress(message.step, message.total_steps)
+        elif isinstance(message, RpcResult):
+            if (call := self._rpcs.get(message.id)) is not None and not call.done():
+                if message.error is None:
+                    call.set_result(message.answers)
+                else:
+                    call.set_exception(RequestError("failed", message.error))
+        elif (future := self._results.get(message.id)) is not None and not future.done():
+            if isinstance(message, Output):
+                future.set_result(unpack_result(message, buffers))
+            else:
+                future.set_exception(RequestError(message.kind, message.message, message.param))

@@ -1,0 +1,194 @@
+"""The main of a replica process: `python -m omni_worker.replica.process`, with its ReplicaConfig as JSON on stdin.
+
+It tells its supervisor what happens as JSON lines on stdout (see `report`); whatever else would print there goes to
+stderr. It ends when its stdin closes, for then the supervisor is gone. SIGTERM drains.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from omni_worker import model_source
+from omni_worker.config import ReplicaConfig
+from omni_worker.coordinator.messages import Register, State
+from omni_worker.coordinator.stage_client import Membership, StageClient
+from omni_worker.errors import CommandError
+from omni_worker.logs import configure_logging
+from omni_worker.replica.server import ReplicaServer
+from omni_worker.requests import GenerationParams, ModelCard
+from omni_worker.sockets import own_address_towards
+
+log = logging.getLogger(__name__)
+STATS_SECONDS = 1.0
+WARM_UP_PROMPT = "warm-up"
+
+
+class Report:
+    """The line to the supervisor: one JSON object a line, each with an `event`."""
+
+    def __init__(self) -> None:
+        self._stream = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps({"event": event, **fields}), file=self._stream, flush=True)
+
+
+class ReplicaProcess:
+    """Load → warm up → register → serve → drain."""
+
+    def __init__(self, config: ReplicaConfig, report: Report) -> None:
+        self._config = config
+        self._report = report
+        self._state = State.STARTING
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._failure: str | None = None
+        self._server = ReplicaServer(config.max_num_seqs)
+
+    async def run(self) -> int:
+        """Until told to stop; returns the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop.set)
+        self._server.bind(self._config.bind_host, self._config.data_port)
+        self._report("loading")
+        card, digest = await asyncio.to_thread(self._load)
+        async with asyncio.TaskGroup() as group:
+            serving = [group.create_task(self._server.run())]
+            await self._warm_up(card)
+            self._report("loaded", pipeline=card.pipeline, mode=card.mode)
+            self._state = State.UP
+            client = StageClient(
+                await self._hello(card, digest),
+                self._config.master_address,
+                self._config.master_port,
+                state=lambda: self._state,
+                load=lambda: self._server.load,
+                on_change=self._on_membership,
+            )
+            serving += [group.create_task(client.run()), group.create_task(self._send_stats())]
+            await self._stop.wait()
+            if self._failure is None:
+                await self._drain(client)
+            for task in serving:
+                task.cancel()
+        if self._failure is not None:
+            self._report("failed", reason=self._failure)
+            return 1
+        assert self._server.engine is not None
+        self._server.engine.stop()
+        self._report("stopped")
+        return 0
+
+    def _load(self) -> tuple[ModelCard, str]:
+        # Imported here: torch takes seconds, and the supervisor is told that loading has begun before that.
+        from omni_worker.engine.build import build_engine
+
+        source = model_source.parse(self._config.model, self._config.revision)
+        engine, card = build_engine(self._config, source, self._server.on_event, self._on_engine_failure)
+        self._server.engine = engine
+        engine.start()
+        return card, source.digest
+
+    async def _warm_up(self, card: ModelCard) -> None:
+        """Two requests at once: loads lazily built parts, and proves that the common calls can be batched."""
+        params = [GenerationParams(prompt=WARM_UP_PROMPT, steps=2, seed=seed) for seed in range(2)]
+        ended = await asyncio.gather(*(self._server.run_here(f"warm-up-{p.seed}", p) for p in params))
+        for error in {str(event.error) for event in ended if event.error}:
+            log.warning("the warm-up of %s failed: %s", card.pipeline, error)
+
+    async def _hello(self, card: ModelCard, digest: str) -> Register:
+        return Register(
+            stage_id=self._config.stage_id,
+            uid=secrets.token_hex(8),
+            address=f"tcp://{await self._address()}:{self._config.data_port}",
+            engine="diffusion",
+            digest=digest,
+            card=card,
+            capacity=self._config.max_num_seqs,
+            host=socket.gethostname(),
+        )
+
+    async def _address(self) -> str:
+        while self._config.address is None:
+            try:
+                return await asyncio.to_thread(
+                    own_address_towards, self._config.master_address, self._config.master_port
+                )
+            except OSError as error:
+                log.info("the head at %s is not to be found yet: %s", self._config.master_address, error)
+                await asyncio.sleep(1.0)
+        return self._config.address
+
+    async def _drain(self, client: StageClient) -> None:
+        self._state = State.DRAINING
+        self._report("draining")
+        self._server.is_draining = True
+        await client.report_now()
+        if not await self._server.drain(self._config.drain_timeout):
+            log.warning("not everything ended within %g s; the rest is lost here", self._config.drain_timeout)
+        self._state = State.DOWN
+        await client.report_now()
+
+    def _on_membership(self, membership: Membership) -> None:
+        registered = membership.is_registered(time.monotonic())
+        self._report("membership", registered=registered, id=membership.replica_id, refusal=membership.refusal)
+
+    def _on_engine_failure(self, error: Exception) -> None:
+        self._failure = f"the engine failed: {error!r}"
+        self._loop.call_soon_threadsafe(self._stop.set)
+
+    async def _send_stats(self) -> None:
+        while True:
+            engine = self._server.engine
+            assert engine is not None
+            runner = (await asyncio.wrap_future(engine.rpc("stats", timeout=60.0)))[0]
+            load = self._server.load
+            self._report(
+                "stats",
+                engine_steps=engine.steps,
+                engine_step_seconds=round(engine.step_seconds, 3),
+                waiting=load.queue_length,
+                running=load.running,
+                completed=load.completed,
+                **runner,
+            )
+            await asyncio.sleep(STATS_SECONDS)
+
+
+def _end_with_parent() -> None:
+    """End this process at once when its stdin closes."""
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+def main() -> int:
+    """Read the configuration, run, and report a failure to load as one line."""
+    report = Report()
+    config = ReplicaConfig(**json.loads(sys.stdin.buffer.readline()))
+    configure_logging(config.log_level, f"replica {config.index}")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        return asyncio.run(_run(config, report))
+    except CommandError as error:
+        report("failed", reason=str(error))
+        return 1
+
+
+async def _run(config: ReplicaConfig, report: Report) -> int:
+    return await ReplicaProcess(config, report).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""A replica's data socket: hands requests to the engine, and its events back to whoever asked."""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from omni_worker.coordinator.messages import Load
+from omni_worker.engine.engine import Engine
+from omni_worker.engine.scheduler import Finished, SchedulerEvent, SchedulerRequest, Status
+from omni_worker.errors import CommandError, RequestError
+from omni_worker.replica.messages import (
+    Abort,
+    Add,
+    Error,
+    Progress,
+    Rpc,
+    RpcResult,
+    decode_to_replica,
+    encode,
+    pack_result,
+)
+from omni_worker.requests import GenerationParams
+from omni_worker.sockets import make_socket
+
+log = logging.getLogger(__name__)
+
+
+class ReplicaServer:
+    """Serves one engine on one ROUTER socket. All methods run in the event loop, except `on_event`."""
+
+    def __init__(self, capacity: int) -> None:
+        self.engine: Engine | None = None
+        self.completed = 0
+        self.is_draining = False
+        self._capacity = capacity
+        self._loop = asyncio.get_running_loop()
+        self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.ROUTER)
+        self._askers: dict[str, bytes] = {}
+        self._steps: dict[str, int] = {}
+        self._internal: dict[str, asyncio.Future[Finished]] = {}
+        self._outbox: deque[list[Any]] = deque()
+        self._outbox_filled = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def bind(self, host: str, port: int) -> None:
+        """Listen. Raises CommandError where the port cannot be used."""
+        try:
+            self._socket.bind(f"tcp://{host}:{port}")
+        except zmq.ZMQError as error:
+            raise CommandError(
+                f"the data port {port} on {host} cannot be used: {error.strerror or error}; "
+                "choose another (--omni-replica-port)"
+            ) from error
+
+    async def run(self) -> None:
+        """Serve for ever; cancel to end."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._receive())
+            group.create_task(self._send())
+
+    async def run_here(self, id: str, params: GenerationParams) -> Finished:
+        """Run a request of this process's own (the warm-up) through the engine."""
+        self._internal[id] = self._loop.create_future()
+        assert self.engine is not None
+        self.engine.submit(SchedulerRequest(id, params))
+        return await self._internal[id]
+
+    async def drain(self, timeout: float) -> bool:
+        """Take nothing new, and wait until all that was taken has ended; False when `timeout` seconds were too few."""
+        self.is_draining = True
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+                while self._outbox:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.1)  # let the last frames leave the socket
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def load(self) -> Load:
+        """What the coordinator is told."""
+        if self.engine is None:
+            return Load(capacity=self._capacity)
+        held = self.engine.load
+        mean = self.engine.step_seconds / self.engine.steps * 1e3 if self.engine.steps else 0.0
+        return Load(
+            queue_length=held.waiting,
+            running=held.running,
+            capacity=self._capacity,
+            completed=self.completed,
+            step_ms=round(mean, 2),
+        )
+
+    def on_event(self, event: SchedulerEvent) -> None:
+        """The engine's callback, called in its thread."""
+        self._loop.call_soon_threadsafe(self._deliver, event)
+
+    async def _receive(self) -> None:
+        while True:
+            peer, *frames = await self._socket.recv_multipart()
+            try:
+                message = decode_to_replica(frames[0] if frames else b"")
+            except msgspec.MsgspecError as error:
+                log.warning("dropped a malformed message: %s", error)
+                continue
+            if isinstance(message, Add):
+                self._add(peer, message)
+            elif isinstance(message, Abort):
+                if self.engine is not None:
+                    self.engine.abort(message.id)
+            else:
+                self._call(peer, message)
+
+    def _add(self, peer: bytes, message: Add) -> None:
+        if self.is_draining or self.engine is None:
+            self._put(peer, encode(Error(message.id, "refused", "this replica takes nothing new")))
+        elif message.id in self._askers:
+            self._put(peer, encode(Error(message.id, "invalid", f"a request with the id {message.id!r} runs already")))
+        else:
+            self._askers[message.id] = peer
+            self._idle.clear()
+            self.engine.submit(SchedulerRequest(message.id, message.params))
+
+    def _call(self, peer: bytes, message: Rpc) -> None:
+        if self.engine is None:
+            self._put(peer, encode(RpcResult(message.id, error="the engine is not running")))
+            return
+        future = asyncio.wrap_future(self.engine.rpc(message.method, *message.args, timeout=message.timeout))
+
+        def answer(done: "asyncio.Future[list[Any]]") -> None:
+            error = done.exception()
+            result = RpcResult(message.id, error=str(error)) if error else RpcResult(message.id, done.result())
+            self._put(peer, encode(result))
+
+        future.add_done_callback(answer)
+
+    def _deliver(self, event: SchedulerEvent) -> None:
+        if isinstance(event, Finished):
+            self._finish(event)
+        elif event.step > self._steps.get(event.id, 0) and (peer := self._askers.get(event.id)):
+            self._steps[event.id] = event.step
+            self._put(peer, encode(Progress(event.id, event.step, event.total_steps)))
+
+    def _finish(self, event: Finished) -> None:
+        self._steps.pop(event.id, None)
+        if (waiter := self._internal.pop(event.id, None)) is not None:
+            waiter.set_result(event)
+            return
+        peer = self._askers.pop(event.id, None)
+        if peer is not None:
+            if event.status is Status.COMPLETED:
+                self.completed += 1
+                self._put(peer, *pack_result(event.id, event.result))
+            else:
+                self._put(peer, encode(_error(event)))
+        if not self._askers:
+            self._idle.set()
+
+    def _put(self, *frames: Any) -> None:
+        self._outbox.append(list(frames))
+        self._outbox_filled.set()
+
+    async def _send(self) -> None:
+        while True:
+            await self._outbox_filled.wait()
+            self._outbox_filled.clear()
+            while self._outbox:
+                await self._socket.send_multipart(self._outbox[0], copy=False)
+                self._outbox.popleft()
+
+
+def _error(event: Finished) -> Error:
+    if event.status is Status.ABORTED:
+        return Error(event.id, "aborted", "the request was aborted")
+    if isinstance(event.error, RequestError):
+        return Error(event.id, event.error.kind, event.error.message, event.error.param)
+    log.error("request %s failed", event.id, exc_info=event.error)
+    return Error(event.id, "failed", f"{type(event.error).__name__}: {event.error}")

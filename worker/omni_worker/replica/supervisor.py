@@ -1,0 +1,164 @@
+"""Runs a process's own replicas as child processes, and restarts the ones that die.
+
+A replica that fails before it was ever up ends the whole process: what it says (a model that is not there, a port in
+use) would not change. One that dies later is restarted with backoff.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from omni_worker.config import ServeConfig
+from omni_worker.errors import CommandError
+
+log = logging.getLogger(__name__)
+BACKOFF_SECONDS = (1.0, 30.0)
+STEADY_SECONDS = 60.0
+TORCH_DISTRIBUTED_PORT = 29500
+
+
+@dataclass
+class Child:
+    """What is known of one replica process."""
+
+    index: int
+    phase: str = "starting"
+    is_registered: bool = False
+    refusal: str | None = None
+    restarts: int = 0
+    was_up: bool = False
+    stats: dict[str, Any] = field(default_factory=dict)
+    failure: str | None = None
+
+
+class ReplicaFailed(CommandError):
+    """A replica could not start at all."""
+
+
+class Supervisor:
+    """The local replicas of one `omni serve` process."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._config = config
+        self._draining = False
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self.children = [Child(index) for index in range(config.local_replicas)]
+
+    async def run(self) -> None:
+        """Keep all replicas running until `drain`. Raises ReplicaFailed where one cannot start."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for child in self.children:
+                    group.create_task(self._keep(child))
+        except* ReplicaFailed as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            for process in self._processes.values():
+                if process.returncode is None:
+                    process.kill()
+
+    async def drain(self) -> None:
+        """Have every replica finish what it runs and end; kill what has not ended a little after its drain timeout."""
+        self._draining = True
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        waiting = [process.wait() for process in self._processes.values()]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*waiting), self._config.drain_timeout + 10.0)
+        for process in self._processes.values():
+            if process.returncode is None:
+                process.kill()
+
+    @property
+    def are_loaded(self) -> bool:
+        """Whether every replica has its weights."""
+        return all(child.was_up for child in self.children)
+
+    @property
+    def are_registered(self) -> bool:
+        """Whether every replica is known to the head and reports to it."""
+        return all(child.is_registered for child in self.children)
+
+    async def _keep(self, child: Child) -> None:
+        backoff, longest = BACKOFF_SECONDS
+        while not self._draining:
+            began = time.monotonic()
+            code = await self._run_once(child)
+            child.is_registered, child.phase = False, "dead"
+            if self._draining:
+                return
+            reason = child.failure or (f"exit code {code}" if code >= 0 else f"killed by signal {-code}")
+            if not child.was_up:
+                raise ReplicaFailed(f"replica {child.index} could not start: {reason}")
+            if time.monotonic() - began > STEADY_SECONDS:
+                backoff = BACKOFF_SECONDS[0]
+            log.error("replica %d died (%s); it is started again in %g s", child.index, reason, backoff)
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, longest)
+            child.restarts += 1
+
+    async def _run_once(self, child: Child) -> int:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "omni_worker.replica.process",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=self._environment(child.index),
+            start_new_session=True,  # a Ctrl-C in the terminal reaches the supervisor alone
+        )
+        self._processes[child.index] = process
+        child.failure = None
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps(asdict(self._config.replica(child.index))).encode() + b"\n")
+        watchdog = asyncio.get_running_loop().call_later(
+            self._config.stage_init_timeout, self._check_started, child, process
+        )
+        try:
+            with contextlib.suppress(ConnectionError):
+                await process.stdin.drain()
+            while line := await process.stdout.readline():
+                self._note(child, json.loads(line))
+            return await process.wait()
+        finally:
+            watchdog.cancel()
+
+    def _check_started(self, child: Child, process: asyncio.subprocess.Process) -> None:
+        if child.phase in ("starting", "loading") and process.returncode is None:
+            child.failure = (
+                f"the model was not loaded within {self._config.stage_init_timeout:g} s (--stage-init-timeout)"
+            )
+            process.kill()
+
+    def _note(self, child: Child, line: dict[str, Any]) -> None:
+        match line.pop("event"):
+            case "stats":
+                child.stats = line
+            case "membership":
+                child.is_registered, child.refusal = line["registered"], line["refusal"]
+            case "failed":
+                child.failure = line["reason"]
+            case phase:
+                child.phase = phase
+                child.was_up = child.was_up or phase == "loaded"
+
+    def _environment(self, index: int) -> dict[str, str]:
+        """This process's environment; where there are several replicas, each gets its share of devices and cores."""
+        count = self._config.local_replicas
+        changes = {"MASTER_PORT": str(TORCH_DISTRIBUTED_PORT + index)}
+        if count > 1:
+            devices = self._config.devices
+            share = len(devices) // count
+            if share:
+                changes["CUDA_VISIBLE_DEVICES"] = ",".join(devices[index * share : (index + 1) * share])
+            changes["OMP_NUM_THREADS"] = os.environ.get(
+                "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count))
+            )
+        return {**os.environ, **changes}
