@@ -13,11 +13,13 @@ from omni_worker.coordinator.hub import Hub
 from omni_worker.coordinator.messages import Replica
 from omni_worker.coordinator.registry import Registry
 from omni_worker.http_server import HttpServer, until
-from omni_worker.metrics import ChildCollector, HeadMetrics, PoolCollector
+from omni_worker.metrics import HeadMetrics
 from omni_worker.orchestrator.balancers import make_balancer
+from omni_worker.orchestrator.collector import PoolCollector
 from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.orchestrator.stage_pool import StagePool
 from omni_worker.probes import Probes
+from omni_worker.replica.collector import ChildCollector
 from omni_worker.replica.supervisor import Supervisor
 
 

@@ -8,8 +8,8 @@ from starlette.applications import Starlette
 
 from omni_worker.config import ServeConfig
 from omni_worker.http_server import HttpServer, until
-from omni_worker.metrics import ChildCollector
 from omni_worker.probes import Probes
+from omni_worker.replica.collector import ChildCollector
 from omni_worker.replica.supervisor import Supervisor
 
 

@@ -48,7 +48,8 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         made.close()
         raise CommandError(
-            f"the port {port} on {host} cannot be used: {error.strerror}; stop what listens there, or choose another (--port)"
+            f"the port {port} on {host} cannot be used: {error.strerror}; "
+            "stop what listens there, or choose another (--port)"
         ) from error
     made.setblocking(False)
     return made

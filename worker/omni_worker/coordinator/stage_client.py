@@ -98,7 +98,7 @@ class StageClient:
         try:
             socket.connect(f"tcp://{self._master[0]}:{self._master[1]}")
             await socket.send(encode(self._hello))
-            reply = decode_master_reply(await asyncio.wait_for(socket.recv(), REPLY_SECONDS))
+            reply: Registered | Refused = decode_master_reply(await asyncio.wait_for(socket.recv(), REPLY_SECONDS))
         except (TimeoutError, zmq.ZMQError, msgspec.MsgspecError) as error:
             log.debug("no answer from the master at %s:%d: %r", *self._master, error)
             return None
@@ -118,15 +118,19 @@ class StageClient:
         socket = make_socket(self._context, zmq.DEALER)
         socket.setsockopt(zmq.IMMEDIATE, 1)  # never queue reports for a peer that is not there
         socket.connect(f"tcp://{self._master[0]}:{welcome.coordinator_port}")
-        identity = {"stage_id": self._hello.stage_id, "replica_id": welcome.replica_id, "uid": self._hello.uid}
+        identity: dict[str, Any] = {
+            "stage_id": self._hello.stage_id,
+            "replica_id": welcome.replica_id,
+            "uid": self._hello.uid,
+        }
         silent_since = time.monotonic()
         told: State | None = None
         try:
             while time.monotonic() - silent_since < welcome.timeout_seconds:
                 state = self._state()
-                kind = Heartbeat if state is told else Update
-                extra: dict[str, Any] = {} if state is told else {"state": state}
-                reply = await self._ask(socket, encode(kind(**identity, load=self._load(), **extra)))
+                load = self._load()
+                news = Heartbeat(**identity, load=load) if state is told else Update(**identity, state=state, load=load)
+                reply = await self._ask(socket, encode(news))
                 if isinstance(reply, RegisterAgain):
                     return
                 if isinstance(reply, Known):
@@ -145,7 +149,10 @@ class StageClient:
     async def _ask(socket: Any, message: bytes) -> Known | RegisterAgain | None:
         try:
             await asyncio.wait_for(socket.send(message), REPLY_SECONDS)
-            return decode_coordinator_reply(await asyncio.wait_for(socket.recv(), REPLY_SECONDS))
+            reply: Known | RegisterAgain = decode_coordinator_reply(
+                await asyncio.wait_for(socket.recv(), REPLY_SECONDS)
+            )
+            return reply
         except (TimeoutError, zmq.ZMQError, msgspec.MsgspecError):
             return None
 

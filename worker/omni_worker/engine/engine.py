@@ -51,6 +51,7 @@ class Engine:
         self._on_event = on_event
         self._on_failure = on_failure or (lambda error: None)
         self._inbox: deque[SchedulerRequest | str | Rpc] = deque()
+        self._entering = 0
         self._wake = threading.Condition()
         self._stopping = False
         self._load = Load()
@@ -64,7 +65,7 @@ class Engine:
 
     def submit(self, request: SchedulerRequest) -> None:
         """Hand in a request; exactly one Finished event will follow."""
-        self._put(request)
+        self._put(request, entering=1)
 
     def abort(self, id: str) -> None:
         """End a request at the next step boundary. An id that is not held is passed over."""
@@ -86,7 +87,7 @@ class Engine:
     @property
     def load(self) -> Load:
         """What the scheduler held after the last step; requests still in the inbox count as waiting."""
-        return Load(waiting=self._load.waiting + len(self._inbox), running=self._load.running)
+        return Load(waiting=self._load.waiting + self._entering, running=self._load.running)
 
     @property
     def is_alive(self) -> bool:
@@ -126,6 +127,8 @@ class Engine:
             elif isinstance(item, Rpc):
                 self._answer(item)
             else:
+                with self._wake:
+                    self._entering -= 1
                 try:
                     self._scheduler.add_request(item)
                 except ValueError as error:
@@ -146,7 +149,8 @@ class Engine:
         for event in events:
             self._on_event(event)
 
-    def _put(self, item: SchedulerRequest | str | Rpc) -> None:
+    def _put(self, item: SchedulerRequest | str | Rpc, entering: int = 0) -> None:
         with self._wake:
+            self._entering += entering
             self._inbox.append(item)
             self._wake.notify()

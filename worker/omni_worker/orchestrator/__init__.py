@@ -1,1 +1,1 @@
-"""Drives requests through the stages: `orchestrator` knows the flow, `stage_pool` the replicas, `balancers` the choice."""
+"""Requests through the stages: `orchestrator` knows the flow, `stage_pool` the replicas, `balancers` the choice."""

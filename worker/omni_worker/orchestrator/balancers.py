@@ -11,7 +11,7 @@ from omni_worker.errors import UsageError
 
 @dataclass(frozen=True)
 class Candidate:
-    """A replica that could take the request. `in_flight` is this head's own count, never stale; the rest is reported."""
+    """A replica that could take the request. `in_flight` is this head's own count; `reported` may be stale."""
 
     key: tuple[int, int]
     in_flight: int

@@ -52,8 +52,10 @@ class CallArguments:
             "num_inference_steps": params.steps,
             self._guidance or "guidance_scale": params.guidance,
         }
-        kwargs = {name: value for name, value in asked.items() if value is not None and name in self._accepted}
-        if self._guidance == "true_cfg_scale" and kwargs.get("true_cfg_scale", 0.0) > 1.0:
+        kwargs: dict[str, Any] = {
+            name: value for name, value in asked.items() if value is not None and name in self._accepted
+        }
+        if self._guidance == "true_cfg_scale" and (params.guidance or 0.0) > 1.0:
             kwargs.setdefault("negative_prompt", NO_PROMPT)  # without one such a pipeline ignores the scale
         if "generator" in self._accepted:
             kwargs["generator"] = torch.Generator("cpu").manual_seed(params.seed)

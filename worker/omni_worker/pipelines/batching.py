@@ -43,7 +43,7 @@ class Call:
         """How long the batch dimension is: the first dimension of the main argument."""
         for value in (*(self.kwargs.get(name) for name in MAIN_ARGUMENTS), *self.args, *self.kwargs.values()):
             if isinstance(value, Tensor) and value.dim():
-                return value.shape[0]
+                return int(value.shape[0])
             if isinstance(value, list) and value and isinstance(value[0], Tensor):
                 return len(value)
         return 1
@@ -127,7 +127,7 @@ def agree(one: Any, other: Any) -> bool:
         if one.shape != other.shape or one.dtype != other.dtype:
             return False
         if not one.is_floating_point():
-            return torch.equal(one, other)
+            return bool(torch.equal(one, other))
         error, size = (one - other).double().norm(), one.double().norm()
         return bool(error <= TOLERANCE.get(one.dtype, 0.0) * size) if torch.isfinite(size) else False
     if isinstance(one, dict):

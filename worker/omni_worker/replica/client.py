@@ -59,7 +59,8 @@ class ReplicaClient:
         self._progress[id] = on_progress
         try:
             await self._socket.send(encode(Add(id, params)))
-            return await future
+            result: GenerationResult = await future
+            return result
         except asyncio.CancelledError:
             if not self._socket.closed:
                 await self._socket.send(encode(Abort(id)))
@@ -79,7 +80,8 @@ class ReplicaClient:
 
     def lose(self, reason: str) -> None:
         """Give up what runs there: every request in flight ends with ReplicaLost."""
-        for future in (*self._results.values(), *self._rpcs.values()):
+        waiting: list[asyncio.Future[Any]] = [*self._results.values(), *self._rpcs.values()]
+        for future in waiting:
             if not future.done():
                 future.set_exception(ReplicaLost(reason))
 

@@ -91,7 +91,7 @@ def pack_result(id: str, result: GenerationResult) -> list[Any]:
     """The frames of an Output; the arrays are not copied."""
     images = [np.ascontiguousarray(image) for image in result.images]
     header = Output(id, [ArrayHeader(image.shape, str(image.dtype)) for image in images], result.steps)
-    return [encode(header), *(memoryview(image).cast("B") for image in images)]
+    return [encode(header), *(image.data.cast("B") for image in images)]
 
 
 def unpack_result(header: Output, buffers: Sequence[Any]) -> GenerationResult:

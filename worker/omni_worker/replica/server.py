@@ -45,6 +45,8 @@ class ReplicaServer:
         self._internal: dict[str, asyncio.Future[Finished]] = {}
         self._outbox: deque[list[Any]] = deque()
         self._outbox_filled = asyncio.Event()
+        self._outbox_empty = asyncio.Event()
+        self._outbox_empty.set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -77,8 +79,7 @@ class ReplicaServer:
         try:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
-                while self._outbox:
-                    await asyncio.sleep(0.01)
+                await self._outbox_empty.wait()
                 await asyncio.sleep(0.1)  # let the last frames leave the socket
         except TimeoutError:
             return False
@@ -166,6 +167,7 @@ class ReplicaServer:
 
     def _put(self, *frames: Any) -> None:
         self._outbox.append(list(frames))
+        self._outbox_empty.clear()
         self._outbox_filled.set()
 
     async def _send(self) -> None:
@@ -175,6 +177,7 @@ class ReplicaServer:
             while self._outbox:
                 await self._socket.send_multipart(self._outbox[0], copy=False)
                 self._outbox.popleft()
+            self._outbox_empty.set()
 
 
 def _error(event: Finished) -> Error:

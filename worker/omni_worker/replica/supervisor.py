@@ -116,7 +116,8 @@ class Supervisor:
         )
         self._processes[child.index] = process
         child.failure = None
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(json.dumps(asdict(self._config.replica(child.index))).encode() + b"\n")
         watchdog = asyncio.get_running_loop().call_later(
             self._config.stage_init_timeout, self._check_started, child, process

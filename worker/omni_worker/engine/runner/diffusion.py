@@ -25,8 +25,8 @@ class StepRunner(Runner):
         self._pipeline = pipeline
         self._states: dict[str, StepState] = {}
 
-    @torch.no_grad()  # for the whole thread: the requests' own no_grad blocks interleave
     def execute(self, output: SchedulerOutput) -> RunnerOutput:
+        torch.set_grad_enabled(False)  # for the whole thread: the requests' own no_grad blocks interleave
         for id in output.finished:
             self._drop(id)
         prepared = [self._prepare(request) for request in output.new]
@@ -101,7 +101,6 @@ class RequestRunner(Runner):
         self._pipeline = pipeline
         self._completed = 0
 
-    @torch.no_grad()
     def execute(self, output: SchedulerOutput) -> RunnerOutput:
         return RunnerOutput(output.step_id, tuple(self._run(request) for request in output.new))
 

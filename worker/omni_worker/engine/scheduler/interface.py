@@ -76,7 +76,7 @@ class SchedulerOutput:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """What became of one scheduled request: it has a next call (`key`), or it is done (`result`), or failed (`error`)."""
+    """What became of a scheduled request: it has a next call (`key`), or is done (`result`), or failed (`error`)."""
 
     id: str
     key: Hashable | None = None
