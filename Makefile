@@ -1,0 +1,71 @@
+# `make` lists what there is. Everything runs in .venv, which the first target that needs it makes.
+
+PYTHON := .venv/bin/python
+CLUSTER ?= embedded
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-local lint types imports check model crd images cluster deploy undeploy cluster-down \
+        kubeconfig bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+install: .venv/installed ## Make .venv with the project and all it needs
+
+.venv/installed: pyproject.toml constraints.txt hack/install.sh
+	@hack/install.sh .venv
+	@touch $@
+
+demo: install ## Serve examples/digits.yaml on this machine, draw 24 prompts, write out/demo.png
+	@$(PYTHON) hack/demo.py
+
+test: install ## Run all tests, those on a real Kubernetes node too (needs root on Debian 12, or OMNI_KUBECONFIG)
+	@$(PYTHON) hack/cluster check || { echo "make test: no cluster can run here; \`make test-local\` runs every other test" >&2; exit 1; }
+	@$(PYTHON) -m pytest
+
+test-local: install ## Run the tests that need no Kubernetes
+	@$(PYTHON) -m pytest -m "not apiserver and not pods"
+
+check: lint types imports ## Lint, types, and the arrows between packages
+
+lint: install
+	@ruff check .
+	@ruff format --check .
+	@$(PYTHON) -m omni_operator.crd --check
+
+types: install
+	@mypy
+
+imports: install
+	@lint-imports
+
+model: install ## Train the built-in model again (15 minutes)
+	@$(PYTHON) -m omni_worker.models.digits_recipe.train
+
+crd: install ## Generate the CRD from the operator's types
+	@$(PYTHON) -m omni_operator.crd
+
+cluster: install ## Start a Kubernetes node on this machine, with our images and 4 GPUs to schedule on (CLUSTER=kind: kind)
+	@$(PYTHON) hack/cluster up --kind=$(CLUSTER)
+
+images: install ## Build both images, and load them into the cluster
+	@$(PYTHON) hack/cluster images
+
+deploy: install ## Install the operator into the cluster with Helm
+	@$(PYTHON) hack/helm.py upgrade
+
+undeploy: install ## Remove the operator
+	@$(PYTHON) hack/helm.py uninstall
+
+kubeconfig: ## Print where the cluster's kubeconfig is
+	@python3 hack/cluster kubeconfig
+
+cluster-down: ## Stop the cluster, and remove every trace of it but the build cache
+	@python3 hack/cluster down
+
+bench: install ## Measure step batching against diffusers' own loop
+	@$(PYTHON) benchmarks/throughput.py
+
+clean: ## Remove what was built here; the cluster's build cache stays
+	@rm -rf .venv out build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
