@@ -96,14 +96,14 @@ def wording(detail: ErrorDetails, root: type[BaseModel]) -> str:
 
 
 def unknown_key(key: str, known: list[str]) -> str:
-    hint = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    hint = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     if hint:
         return f"is not a known key; did you mean {hint[0]!r}?"
     return f"is not a known key; expected {one_of(known)}"
 
 
 def nearest(value: str, choices: list[str]) -> str:
-    found = difflib.get_close_matches(value, choices, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(value, choices, n=1, cutoff=0.7)
     return f"; did you mean {found[0]!r}?" if found and len(choices) > 1 else ""
 
 

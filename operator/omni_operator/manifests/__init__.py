@@ -1,0 +1,21 @@
+"""From a Topology to Kubernetes objects, one module a kind of object. Pure, and the same for the same input."""
+
+from typing import Any
+
+from omni_operator.manifests.config import config_map, service_account
+from omni_operator.manifests.deployments import head_deployment, stage_deployment
+from omni_operator.manifests.services import api_service, head_service
+from omni_operator.spec import OmniPipeline
+from omni_operator.topology import Topology
+
+
+def children(pipeline: OmniPipeline, topology: Topology, worker_image: str) -> list[dict[str, Any]]:
+    """Every object that a pipeline needs, in the order to make them."""
+    return [
+        service_account(pipeline),
+        config_map(pipeline, topology),
+        head_service(pipeline, topology),
+        api_service(pipeline),
+        head_deployment(pipeline, topology, worker_image),
+        *(stage_deployment(pipeline, topology, process, worker_image) for process in topology.replicas),
+    ]

@@ -1,0 +1,61 @@
+"""The Deployments of a pipeline: the head's, which is never there twice, and one a stage, frugal with devices."""
+
+from typing import Any
+
+from omni_operator.manifests import labels
+from omni_operator.manifests.ownership import child
+from omni_operator.manifests.pod import pod_template
+from omni_operator.spec import OmniPipeline
+from omni_operator.topology import Process, Topology
+
+DEADLINE_MARGIN_SECONDS = 120
+
+
+def head_deployment(pipeline: OmniPipeline, topology: Topology, worker_image: str) -> dict[str, Any]:
+    """Recreate: two heads at once would share one name, and replicas would join either."""
+    return deployment(
+        pipeline, topology, topology.head, worker_image, labels.head_selector(pipeline.name), {"type": "Recreate"}
+    )
+
+
+def stage_deployment(pipeline: OmniPipeline, topology: Topology, process: Process, worker_image: str) -> dict[str, Any]:
+    rollout = pipeline.spec.stages[process.stage_id].rollout
+    return deployment(
+        pipeline,
+        topology,
+        process,
+        worker_image,
+        labels.stage_selector(pipeline.name, process.stage),
+        {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxUnavailable": rollout.max_unavailable, "maxSurge": rollout.max_surge},
+        },
+    )
+
+
+def deployment(
+    pipeline: OmniPipeline,
+    topology: Topology,
+    process: Process,
+    worker_image: str,
+    selector: dict[str, str],
+    strategy: dict[str, Any],
+) -> dict[str, Any]:
+    role = labels.HEAD if process.is_head else labels.REPLICA
+    return child(
+        pipeline,
+        "apps/v1",
+        "Deployment",
+        process.name,
+        labels.of_role(pipeline.name, role, process.stage),
+        {
+            "spec": {
+                "replicas": process.copies,
+                "revisionHistoryLimit": 3,
+                "progressDeadlineSeconds": process.startup_seconds + DEADLINE_MARGIN_SECONDS,
+                "selector": {"matchLabels": selector},
+                "strategy": strategy,
+                "template": pod_template(pipeline, topology, process, worker_image),
+            }
+        },
+    )

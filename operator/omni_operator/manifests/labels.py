@@ -1,0 +1,40 @@
+"""The labels that children carry, and the selectors over them, which are immutable and so hold nothing that changes."""
+
+from collections.abc import Mapping
+
+MANAGER = "omni-operator"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+PIPELINE = "omnipipeline.dev/pipeline"
+ROLE = "omnipipeline.dev/role"
+STAGE = "omnipipeline.dev/stage"
+HEAD = "head"
+REPLICA = "replica"
+
+MANAGED_SELECTOR = f"{MANAGED_BY}={MANAGER}"
+
+
+def common(pipeline: str) -> dict[str, str]:
+    """Labels of every child of a pipeline."""
+    return {
+        "app.kubernetes.io/name": "omnipipeline",
+        "app.kubernetes.io/instance": pipeline,
+        MANAGED_BY: MANAGER,
+        PIPELINE: pipeline,
+    }
+
+
+def of_role(pipeline: str, role: str, stage: str) -> dict[str, str]:
+    """Labels of the objects of one role."""
+    return {**common(pipeline), ROLE: role, STAGE: stage}
+
+
+def pipeline_selector(pipeline: str) -> Mapping[str, str]:
+    return {PIPELINE: pipeline}
+
+
+def head_selector(pipeline: str) -> dict[str, str]:
+    return {PIPELINE: pipeline, ROLE: HEAD}
+
+
+def stage_selector(pipeline: str, stage: str) -> dict[str, str]:
+    return {PIPELINE: pipeline, ROLE: REPLICA, STAGE: stage}

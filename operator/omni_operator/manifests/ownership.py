@@ -1,0 +1,55 @@
+"""Whose a child is: the reference by which it is deleted with its pipeline, and the hash of what was wanted."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from omni_operator.spec import API_VERSION, KIND, OmniPipeline
+
+SPEC_HASH = "omnipipeline.dev/spec-hash"
+
+
+def owner_reference(pipeline: OmniPipeline) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": pipeline.name,
+        "uid": pipeline.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def controller_uid(child: Mapping[str, Any]) -> str | None:
+    """The uid of the object that controls a child, if one does."""
+    references = child["metadata"].get("ownerReferences") or []
+    return next((str(reference["uid"]) for reference in references if reference.get("controller")), None)
+
+
+def content_hash(content: Any) -> str:
+    """Ten hex digits that change with the content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def child(
+    pipeline: OmniPipeline,
+    api_version: str,
+    kind: str,
+    name: str,
+    labels: Mapping[str, str],
+    content: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A whole object, owned by the pipeline, whose annotation tells a change of what is wanted from drift."""
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": pipeline.namespace,
+            "labels": dict(labels),
+            "annotations": {SPEC_HASH: content_hash([dict(labels), dict(content)])},
+            "ownerReferences": [owner_reference(pipeline)],
+        },
+        **content,
+    }

@@ -1,0 +1,145 @@
+"""The pod template of one process: its container, probes, devices, volumes and confinement."""
+
+import math
+from typing import Any
+
+from omni_operator import template
+from omni_operator.manifests import labels
+from omni_operator.manifests.ownership import content_hash
+from omni_operator.spec import OmniPipeline
+from omni_operator.topology import CLUSTER_HEAD, MODELS_DIR, STAGE_CONFIG_DIR, Process, Topology, claim_of
+
+CONFIG_HASH = "omnipipeline.dev/config-hash"
+USER = 65532
+DRAIN_MARGIN_SECONDS = 30
+STARTUP_PERIOD_SECONDS = 2
+
+
+def pod_template(pipeline: OmniPipeline, topology: Topology, process: Process, worker_image: str) -> dict[str, Any]:
+    """The template of a process's pods, with the user's patch over it."""
+    role = labels.HEAD if process.is_head else labels.REPLICA
+    own_labels = labels.of_role(pipeline.name, role, process.stage)
+    patch = pipeline.spec.head.template if process.is_head else pipeline.spec.stages[process.stage_id].template
+    base = {"metadata": {"labels": own_labels}, "spec": pod_spec(pipeline, process, worker_image)}
+    if process.is_head:
+        base["metadata"]["annotations"] = {CONFIG_HASH: content_hash(topology.stage_config)}
+    pod = template.merged(base, patch)
+    # Selectors and the watch depend on these, whatever the patch says.
+    pod["metadata"] = {**(pod.get("metadata") or {})}
+    pod["metadata"]["labels"] = {**(pod["metadata"].get("labels") or {}), **own_labels}
+    return pod
+
+
+def pod_spec(pipeline: OmniPipeline, process: Process, worker_image: str) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "serviceAccountName": pipeline.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": process.drain_seconds + DRAIN_MARGIN_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container(pipeline, process, worker_image)],
+        "volumes": volumes(pipeline, process),
+    }
+    if pipeline.spec.image.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in pipeline.spec.image.pull_secrets]
+    return spec
+
+
+def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "name": template.CONTAINER,
+        "image": pipeline.spec.image.name or worker_image,
+        "imagePullPolicy": pipeline.spec.image.pull_policy,
+        "command": ["omni"],
+        "args": list(process.arguments),
+        "env": environment(pipeline),
+        "ports": ports(process),
+        "startupProbe": probe("/startupz", STARTUP_PERIOD_SECONDS, startup_failures(process)),
+        "livenessProbe": probe("/livez", 10, 6),
+        "readinessProbe": probe("/readyz", 2, 3),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # The end of the log becomes the message of a container that failed, and so reaches the pipeline's status.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts(pipeline, process),
+    }
+    if process.devices and process.resource:
+        count = {process.resource: str(process.devices)}
+        result["resources"] = {"requests": count, "limits": dict(count)}
+    return result
+
+
+def environment(pipeline: OmniPipeline) -> list[dict[str, Any]]:
+    variables: list[dict[str, Any]] = [
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}},
+        {"name": "HOME", "value": "/tmp"},
+    ]
+    token = pipeline.spec.model.token_secret_ref
+    if token:
+        variables.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}})
+    return variables
+
+
+def ports(process: Process) -> list[dict[str, Any]]:
+    numbers = {"http": process.http_port}
+    if process.is_head:
+        numbers |= control_ports()
+    numbers |= {f"data-{index}": port for index, port in enumerate(process.data_ports) if not process.is_head}
+    return [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in numbers.items()]
+
+
+def control_ports() -> dict[str, int]:
+    """The ports at which a head meets its replicas."""
+    return {
+        "master": CLUSTER_HEAD.master,
+        "coordinator": CLUSTER_HEAD.coordinator,
+        "coordinator-pub": CLUSTER_HEAD.coordinator_pub,
+    }
+
+
+def probe(path: str, period: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": "http", "scheme": "HTTP"},
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
+
+
+def startup_failures(process: Process) -> int:
+    return max(1, math.ceil(process.startup_seconds / STARTUP_PERIOD_SECONDS))
+
+
+def volumes(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
+    result: list[dict[str, Any]] = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+    ]
+    if process.is_head:
+        result.append({"name": "stages", "configMap": {"name": pipeline.name}})
+    claim = claim_of(pipeline)
+    if claim:
+        result.append({"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+    return result
+
+
+def mounts(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
+    result: list[dict[str, Any]] = [
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "shm", "mountPath": "/dev/shm"},
+    ]
+    if process.is_head:
+        result.append({"name": "stages", "mountPath": STAGE_CONFIG_DIR, "readOnly": True})
+    if claim_of(pipeline):
+        result.append({"name": "model", "mountPath": MODELS_DIR, "readOnly": True})
+    return result

@@ -1,0 +1,209 @@
+"""From a pipeline and what was observed of it to its status: counts, conditions, words a person can act on. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omni_operator.conditions import Conditions, StageStatus, Status, updated_conditions
+from omni_operator.manifests.labels import REPLICA, ROLE, STAGE, pipeline_selector
+from omni_operator.problems import InvalidSpec
+from omni_operator.spec import OmniPipeline
+from omni_operator.topology import Process, Topology
+from omni_operator.trouble import Trouble, pod_trouble
+
+Object = Mapping[str, Any]
+Row = tuple[Conditions, bool, str, str]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A child that could not be made as wanted: why in one word, and in a sentence."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was found in the cluster, after the plan was applied."""
+
+    deployments: Mapping[str, Object]
+    pods: Sequence[Object]
+    failures: Sequence[Failure] = ()
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The pods of one Deployment, counted. Counts of an older generation say nothing of the present one."""
+
+    process: Process
+    replicas: int
+    ready: int
+    updated: int
+    is_current: bool
+    trouble: Trouble | None
+
+    @property
+    def is_settled(self) -> bool:
+        wanted = self.process.copies
+        return self.is_current and self.replicas == self.ready == self.updated == wanted
+
+    @property
+    def is_rolling(self) -> bool:
+        return self.is_current and self.updated < min(self.replicas, self.process.copies)
+
+
+def accepted_status(
+    pipeline: OmniPipeline, topology: Topology, observed: Observed, previous: Object, now: str
+) -> Status:
+    """The status of a pipeline whose spec is valid. `now` is RFC 3339, for conditions that change."""
+    head = fleet(topology.head, observed)
+    stages = [fleet(process, observed) for process in topology.replicas]
+    generation = pipeline.metadata.generation
+    wanted: list[Row] = [
+        ("Accepted", True, "Valid", "the spec is valid"),
+        head_condition(head, observed),
+        ready_condition(head, stages, observed),
+        progressing_condition(head, stages, observed),
+    ]
+    return Status(
+        observed_generation=generation,
+        replicas=sum(stage.replicas for stage in stages),
+        ready_replicas=sum(stage.ready for stage in stages),
+        selector=",".join(
+            f"{key}={value}" for key, value in {**pipeline_selector(pipeline.name), ROLE: REPLICA}.items()
+        ),
+        stages=tuple(stage_status(stage) for stage in stages),
+        conditions=updated_conditions(previous.get("conditions") or [], wanted, generation, now),
+    )
+
+
+def rejected_status(generation: int, invalid: InvalidSpec, previous: Object, now: str) -> Status:
+    """The status of a pipeline whose spec is invalid: what ran before runs on, and its counts stay."""
+    kept = "what ran before is left as it is until the spec is valid"
+    wanted: list[Row] = [
+        ("Accepted", False, "InvalidSpec", str(invalid)),
+        ("Ready", False, "NotAccepted", f"the spec is not valid: {invalid}; {kept}"),
+        ("Progressing", False, "NotAccepted", f"the spec is not valid; {kept}"),
+    ]
+    conditions = updated_conditions(previous.get("conditions") or [], wanted, generation, now)
+    before = {key: value for key, value in previous.items() if key not in ("conditions", "observedGeneration")}
+    return Status.model_validate({**before, "observedGeneration": generation, "conditions": conditions})
+
+
+# ---- counting
+
+
+def fleet(process: Process, observed: Observed) -> Fleet:
+    deployment = observed.deployments.get(process.name) or {}
+    counts = deployment.get("status") or {}
+    is_current = bool(deployment) and counts.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    pods = sorted((pod for pod in observed.pods if belongs(pod, process)), key=lambda pod: str(pod["metadata"]["name"]))
+    return Fleet(
+        process=process,
+        replicas=counts.get("replicas", 0),
+        ready=counts.get("readyReplicas", 0),
+        updated=counts.get("updatedReplicas", 0) if is_current else 0,
+        is_current=is_current,
+        trouble=worst(pods, deployment),
+    )
+
+
+def belongs(pod: Object, process: Process) -> bool:
+    labels = pod["metadata"].get("labels") or {}
+    role = labels.get(ROLE)
+    return (role != REPLICA) if process.is_head else (role == REPLICA and labels.get(STAGE) == process.stage)
+
+
+def worst(pods: Sequence[Object], deployment: Object) -> Trouble | None:
+    """The trouble of a Deployment that most needs a person: its own, or that of one of its pods."""
+    found = [trouble for pod in pods if (trouble := pod_trouble(pod))]
+    found += deployment_troubles(deployment)
+    return min(found, key=lambda trouble: trouble.rank, default=None)
+
+
+def deployment_troubles(deployment: Object) -> Iterator[Trouble]:
+    for condition in (deployment.get("status") or {}).get("conditions") or []:
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            yield Trouble(0, "PodsRefused", f"the cluster refuses its pods: {condition.get('message', '')}")
+        if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
+            yield Trouble(8, "DeadlineExceeded", "its pods did not become ready in time; see their logs")
+
+
+def stage_status(stage: Fleet) -> StageStatus:
+    trouble = None if stage.is_settled else stage.trouble
+    return StageStatus(
+        name=stage.process.stage,
+        desired=stage.process.copies,
+        replicas=stage.replicas,
+        ready=stage.ready,
+        updated=stage.updated,
+        reason=trouble.reason if trouble else "",
+        message=trouble.message if trouble else "",
+    )
+
+
+# ---- conditions
+
+
+def head_condition(head: Fleet, observed: Observed) -> Row:
+    if head.ready:
+        return "HeadReady", True, "Serving", "the head serves requests"
+    if head.trouble:
+        return "HeadReady", False, head.trouble.reason, f"the head: {head.trouble.message}"
+    pods = [pod for pod in observed.pods if belongs(pod, head.process) and is_started(pod)]
+    if pods:
+        return "HeadReady", False, "WaitingForReplicas", "the head has started, and waits for a replica of every stage"
+    return "HeadReady", False, "Starting", "the head is starting"
+
+
+def is_started(pod: Object) -> bool:
+    containers = (pod.get("status") or {}).get("containerStatuses") or []
+    return bool(containers) and all(container.get("started") for container in containers)
+
+
+def ready_condition(head: Fleet, stages: Sequence[Fleet], observed: Observed) -> Row:
+    if observed.failures:
+        return "Ready", False, observed.failures[0].reason, "; ".join(failure.message for failure in observed.failures)
+    fleets = [head, *stages]
+    if not any(fleet.process.data_ports and fleet.process.copies for fleet in fleets):
+        return "Ready", False, "ScaledToZero", "no replica is asked for; set spec.replicas to 1 or more to serve"
+    blocked = [fleet for fleet in fleets if not fleet.is_settled]
+    if not blocked:
+        return "Ready", True, "Serving", counted(stages) or "the head serves requests"
+    troubled = [fleet for fleet in blocked if fleet.trouble]
+    if troubled:
+        first = min(troubled, key=lambda fleet: fleet.trouble.rank if fleet.trouble else 0)
+        assert first.trouble is not None
+        what = "the head" if first.process.is_head else f"stage {first.process.stage}"
+        return "Ready", False, first.trouble.reason, join(counted(stages), f"{what}: {first.trouble.message}")
+    if any(fleet.is_rolling for fleet in blocked):
+        return "Ready", False, "RollingOut", join(counted(stages), "pods of the previous spec are being replaced")
+    waiting = "" if head.ready else "the head is not ready yet"
+    return "Ready", False, "Starting", join(counted(stages), waiting)
+
+
+def progressing_condition(head: Fleet, stages: Sequence[Fleet], observed: Observed) -> Row:
+    if observed.failures:
+        return "Progressing", False, observed.failures[0].reason, "some objects could not be made; see Ready"
+    blocked = [fleet for fleet in (head, *stages) if not fleet.is_settled]
+    if not blocked:
+        return "Progressing", False, "Complete", "everything runs as the spec says"
+    for fleet in blocked:
+        if fleet.trouble and fleet.trouble.reason in ("DeadlineExceeded", "PodsRefused"):
+            return "Progressing", False, fleet.trouble.reason, fleet.trouble.message
+    names = ", ".join("the head" if fleet.process.is_head else f"stage {fleet.process.stage}" for fleet in blocked)
+    reason = "RollingOut" if any(fleet.is_rolling for fleet in blocked) else "Scaling"
+    return "Progressing", True, reason, f"bringing {names} to what the spec says"
+
+
+def counted(stages: Sequence[Fleet]) -> str:
+    return ", ".join(
+        f"{stage.process.stage} {min(stage.ready, stage.process.copies)}/{stage.process.copies} ready"
+        for stage in stages
+        if stage.process.copies
+    )
+
+
+def join(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
