@@ -1,0 +1,325 @@
+"""The only module that talks to the API server: a few verbs over plain dictionaries, and watches.
+
+It takes credentials, TLS and connections from the official client, which is imported late because it is most of the
+process's memory, and leaves its generated types alone. Every call blocks: the event loop must call through threads.
+"""
+
+import json
+import logging
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from omni_operator.spec import GROUP, KIND, PLURAL, VERSION
+
+logger = logging.getLogger(__name__)
+
+FIELD_MANAGER = "omni-operator"
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+REQUEST_SECONDS = 30.0
+WATCH_SECONDS = 300
+WATCH_SILENCE_SECONDS = WATCH_SECONDS + 30.0
+PAGE = 500
+
+Object = dict[str, Any]
+
+
+class Resource(NamedTuple):
+    """A kind of object, and where the API server keeps it."""
+
+    kind: str
+    group: str
+    version: str
+    plural: str
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        where = f"/namespaces/{namespace}" if namespace else ""
+        return root + where + "".join(f"/{part}" for part in (self.plural, name, subresource) if part)
+
+
+PIPELINES = Resource(KIND, GROUP, VERSION, PLURAL)
+PODS = Resource("Pod", "", "v1", "pods")
+CHILDREN = {
+    resource.kind: resource
+    for resource in (
+        Resource("ServiceAccount", "", "v1", "serviceaccounts"),
+        Resource("ConfigMap", "", "v1", "configmaps"),
+        Resource("Service", "", "v1", "services"),
+        Resource("Deployment", "apps", "v1", "deployments"),
+    )
+}
+
+
+class ServiceProxy(NamedTuple):
+    """Where a Service is, and what a request to it needs."""
+
+    url: str
+    context: ssl.SSLContext
+    headers: Mapping[str, str]
+
+
+class ApiError(Exception):
+    """The API server refused a request; its text is the server's own message."""
+
+    exit_code = 1
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.reason = status, reason
+
+
+class Unreachable(Exception):
+    """The API server did not answer."""
+
+    exit_code = 1
+
+
+class NoCredentials(Exception):
+    """There is neither a kubeconfig nor a service account."""
+
+    exit_code = 1
+
+
+@dataclass
+class WatchHealth:
+    """When a watch last heard from the server, on the monotonic clock."""
+
+    last_heard: float
+
+
+class Cluster:
+    """A connection to one API server, usable from many threads."""
+
+    def __init__(self, connections: int = 32) -> None:
+        from kubernetes import client, config  # late: see the top
+
+        configuration = client.Configuration()
+        try:
+            config.load_incluster_config(configuration)
+        except config.ConfigException:
+            try:
+                config.load_kube_config(client_configuration=configuration)
+            except config.ConfigException as error:
+                raise NoCredentials(
+                    f"no cluster to talk to: set KUBECONFIG to a kubeconfig file, or run in a pod ({error})"
+                ) from None
+        configuration.connection_pool_maxsize = connections
+        self._configuration = configuration
+        self._pool = client.ApiClient(configuration).rest_client.pool_manager
+
+    # ---- verbs
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        try:
+            found: Object = self._json("GET", resource.path(namespace, name))
+            return found
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def list_objects(self, resource: Resource, namespace: str | None, selector: str = "") -> tuple[list[Object], str]:
+        """Every object, page by page, and the version from which to watch."""
+        items: list[Object] = []
+        query = {"labelSelector": selector, "limit": str(PAGE)}
+        while True:
+            page = self._json("GET", resource.path(namespace), query)
+            # The items of a list do not say what they are.
+            api_version = f"{resource.group}/{resource.version}".removeprefix("/")
+            items += [{"apiVersion": api_version, "kind": resource.kind, **item} for item in page["items"]]
+            token = page["metadata"].get("continue")
+            if not token:
+                return items, page["metadata"].get("resourceVersion", "")
+            query["continue"] = token
+
+    def apply(self, resource: Resource, child: Mapping[str, Any], force: bool) -> Object:
+        """Server-side apply. Without `force`, a field that someone else manages is an ApiError with status 409."""
+        metadata = child["metadata"]
+        query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
+        path = resource.path(metadata["namespace"], metadata["name"])
+        applied: Object = self._json("PATCH", path, query, child, APPLY)
+        return applied
+
+    def delete(self, resource: Resource, child: Mapping[str, Any]) -> None:
+        """Delete this very object, not one that has taken its name since."""
+        metadata = child["metadata"]
+        body = {"preconditions": {"uid": metadata["uid"]}, "propagationPolicy": "Background"}
+        try:
+            self._json("DELETE", resource.path(metadata["namespace"], metadata["name"]), body=body)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    def write_status(self, pipeline: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        metadata = pipeline["metadata"]
+        body = {"metadata": {"uid": metadata["uid"]}, "status": status}
+        path = PIPELINES.path(metadata["namespace"], metadata["name"], "status")
+        self._json("PATCH", path, {"fieldManager": FIELD_MANAGER}, body, MERGE)
+
+    def service(self, namespace: str, service: str, port: str) -> "ServiceProxy":
+        """The way to a Service through the API server, for an HTTP client of its own."""
+        configuration = self._configuration
+        context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+        if not configuration.verify_ssl:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if configuration.cert_file:
+            context.load_cert_chain(configuration.cert_file, configuration.key_file)
+        path = f"/api/v1/namespaces/{namespace}/services/{service}:{port}/proxy"
+        return ServiceProxy(f"{configuration.host}{path}", context, self._credentials())
+
+    # ---- watching
+
+    def watch(
+        self, resource: Resource, namespace: str | None, selector: str, hear: Callable[[Object], None]
+    ) -> WatchHealth:
+        """Call `hear` with every object that is there, appears, changes or goes, from a thread of its own, for ever."""
+        health = WatchHealth(time.monotonic())
+        arguments = (resource, namespace, selector, hear, health)
+        threading.Thread(target=self._watch, args=arguments, name=f"watch-{resource.plural}", daemon=True).start()
+        return health
+
+    def _watch(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        selector: str,
+        hear: Callable[[Object], None],
+        health: WatchHealth,
+    ) -> None:
+        failures = 0
+        while True:
+            try:
+                items, version = self.list_objects(resource, namespace, selector)
+                failures, health.last_heard = 0, time.monotonic()
+                for item in items:
+                    hear(item)
+                self._follow(resource, namespace, selector, version, hear, health)
+            except (ApiError, Unreachable) as error:
+                failures += 1
+                delay = min(30.0, 0.2 * 2.0 ** min(failures, 10)) * random.uniform(0.8, 1.2)
+                logger.warning("watch of %s: %s; again in %.1f s", resource.plural, error, delay)
+                time.sleep(delay)
+
+    def _follow(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        selector: str,
+        version: str,
+        hear: Callable[[Object], None],
+        health: WatchHealth,
+    ) -> None:
+        """Hear changes since a version; returns when the server no longer knows it."""
+        while True:
+            query = {
+                "watch": "true",
+                "allowWatchBookmarks": "true",
+                "timeoutSeconds": str(WATCH_SECONDS),
+                "labelSelector": selector,
+                "resourceVersion": version,
+            }
+            for event in self._lines(resource.path(namespace), query):
+                health.last_heard = time.monotonic()
+                if event["type"] == "ERROR":
+                    if event["object"].get("code") == 410:
+                        return
+                    raise error_of(event["object"])
+                version = event["object"]["metadata"]["resourceVersion"]
+                if event["type"] != "BOOKMARK":
+                    hear(event["object"])
+            health.last_heard = time.monotonic()
+
+    # ---- transport
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> Any:
+        response = self._request(method, path, query or {}, body, content_type, REQUEST_SECONDS)
+        return json.loads(response.data)
+
+    def _lines(self, path: str, query: Mapping[str, str]) -> Iterator[Any]:
+        from urllib3.exceptions import HTTPError
+
+        response = self._request("GET", path, query, None, "", WATCH_SILENCE_SECONDS, stream=True)
+        rest = b""
+        try:
+            for chunk in response.stream(amt=None, decode_content=True):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from (json.loads(line) for line in lines if line.strip())
+        except HTTPError as error:
+            raise Unreachable(f"the watch of {path} broke: {error}") from error
+        finally:
+            response.release_conn()
+            response.close()
+
+    def _credentials(self) -> dict[str, str]:
+        return {setting["key"]: setting["value"] for setting in self._configuration.auth_settings().values()}
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Mapping[str, Any] | None,
+        content_type: str,
+        timeout: float,
+        stream: bool = False,
+    ) -> Any:
+        from urllib3.exceptions import HTTPError
+
+        parameters = urlencode({key: value for key, value in query.items() if value})
+        url = f"{self._configuration.host}{path}" + (f"?{parameters}" if parameters else "")
+        headers = {"Accept": "application/json", "User-Agent": "omni-operator"}
+        headers |= self._credentials()
+        if body is not None:
+            headers["Content-Type"] = content_type
+        try:
+            response = self._pool.request(
+                method,
+                url,
+                body=None if body is None else json.dumps(body),
+                headers=headers,
+                timeout=timeout,
+                retries=False,
+                preload_content=not stream,
+            )
+        except HTTPError as error:
+            raise Unreachable(f"the API server at {self._configuration.host} does not answer: {error}") from error
+        if response.status >= 400:
+            content = response.data
+            try:
+                raise error_of(json.loads(content))
+            except ValueError:
+                raise ApiError(response.status, response.reason, content.decode(errors="replace")[:500]) from None
+        return response
+
+
+def current_namespace() -> str:
+    """The namespace of the current kubeconfig context."""
+    from kubernetes import config  # late: see the top
+
+    try:
+        _, context = config.list_kube_config_contexts()
+    except config.ConfigException:
+        return "default"
+    return str((context or {}).get("context", {}).get("namespace") or "default")
+
+
+def error_of(status: Mapping[str, Any]) -> ApiError:
+    """The error that a Status object of the API server tells of."""
+    return ApiError(
+        int(status.get("code") or 0), status.get("reason") or "Unknown", status.get("message") or "no message"
+    )

@@ -1,0 +1,119 @@
+"""Finds the API of a pipeline: a given address, a running `omni up`, or a pipeline in the current cluster."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from omni_operator import runs
+
+if TYPE_CHECKING:
+    from omni_operator.cluster import Cluster
+
+POLL_SECONDS = 1.0
+HOW_TO = "give --url, set OMNI_URL, run `omni up FILE` on this machine, or apply a pipeline to the current cluster"
+
+
+class NoEndpoint(Exception):
+    """There is no API to talk to; the message says what to do."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where an API is, in words too, and what a request to it needs."""
+
+    url: str
+    description: str
+    verify: Any = True
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def client(self) -> httpx.Client:
+        """A client that waits as long as drawing takes, but not for a connection."""
+        timeout = httpx.Timeout(None, connect=10.0)
+        return httpx.Client(base_url=self.url, verify=self.verify, headers=self.headers, timeout=timeout)
+
+
+def find(
+    url: str | None, pipeline: str | None, namespace: str | None, timeout: float, tell: Callable[[str], None]
+) -> Endpoint:
+    """The one API that is meant. Waits up to `timeout` seconds for a pipeline that starts. Raises NoEndpoint."""
+    given = url or (os.environ.get("OMNI_URL") if not (pipeline or namespace) else None)
+    if given:
+        if not given.startswith(("http://", "https://")):
+            raise NoEndpoint(f"{given!r} is not an address; expected one like http://127.0.0.1:8000")
+        return Endpoint(given.rstrip("/"), given)
+    if namespace is None:
+        local = running_here(pipeline)
+        if local:
+            return local
+    return in_cluster(pipeline, namespace, timeout, tell)
+
+
+def running_here(pipeline: str | None) -> Endpoint | None:
+    found = [run for run in runs.running() if pipeline in (None, run.pipeline)]
+    if len(found) > 1:
+        several = ", ".join(f"{run.pipeline} at {run.url}" for run in found)
+        raise NoEndpoint(f"several pipelines run on this machine ({several}); choose one with --pipeline or --url")
+    return Endpoint(found[0].url, f"{found[0].pipeline} on this machine") if found else None
+
+
+def in_cluster(pipeline: str | None, namespace: str | None, timeout: float, tell: Callable[[str], None]) -> Endpoint:
+    from omni_operator.cluster import ApiError, Cluster, NoCredentials, Unreachable, current_namespace
+
+    namespace = namespace or current_namespace()
+    try:
+        cluster = Cluster()
+        name = pipeline or only_one(cluster, namespace)
+        wait_until_it_serves(cluster, namespace, name, timeout, tell)
+    except NoCredentials:
+        raise NoEndpoint(f"no pipeline was found: {HOW_TO}") from None
+    except ApiError as error:
+        if error.status == 404:
+            raise NoEndpoint("the current cluster does not know pipelines: install the operator's chart") from None
+        raise NoEndpoint(f"the current cluster refuses: {error}") from None
+    except Unreachable as error:
+        raise NoEndpoint(f"{error}; check the kubeconfig, or: {HOW_TO}") from None
+    proxy = cluster.service(namespace, name, "http")
+    return Endpoint(proxy.url, f"{name} in namespace {namespace}", proxy.context, dict(proxy.headers))
+
+
+def only_one(cluster: "Cluster", namespace: str) -> str:
+    from omni_operator.cluster import PIPELINES
+
+    names = sorted(item["metadata"]["name"] for item in cluster.list_objects(PIPELINES, namespace)[0])
+    if not names:
+        raise NoEndpoint(f"namespace {namespace} has no pipeline: {HOW_TO}")
+    if len(names) > 1:
+        raise NoEndpoint(f"namespace {namespace} has several pipelines ({', '.join(names)}); choose with --pipeline")
+    return str(names[0])
+
+
+def wait_until_it_serves(
+    cluster: "Cluster", namespace: str, name: str, timeout: float, tell: Callable[[str], None]
+) -> None:
+    """Return when the head serves, that is when every stage has a replica. `tell` hears why it does not yet."""
+    from omni_operator.cluster import PIPELINES
+
+    deadline, told = time.monotonic() + timeout, ""
+    while True:
+        found = cluster.get(PIPELINES, namespace, name)
+        if found is None:
+            raise NoEndpoint(f"there is no pipeline {name} in namespace {namespace}")
+        conditions = {c["type"]: c for c in (found.get("status") or {}).get("conditions") or []}
+        accepted, ready = conditions.get("Accepted", {}), conditions.get("Ready", {})
+        if conditions.get("HeadReady", {}).get("status") == "True":
+            return
+        if accepted.get("status") == "False":
+            raise NoEndpoint(f"pipeline {name} is not accepted: {accepted.get('message')}")
+        message = ready.get("message") or "the operator has not seen it yet"
+        if time.monotonic() > deadline:
+            raise NoEndpoint(f"pipeline {name} did not serve within {timeout:g} s: {message}")
+        if message != told:
+            tell(f"waiting for pipeline {name}: {message}")
+            told = message
+        time.sleep(POLL_SECONDS)

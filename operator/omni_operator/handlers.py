@@ -1,0 +1,212 @@
+"""The command `omni operator`: wires the cluster's events to reconciliation, and does nothing else.
+
+kopf's watch of pipelines, and our own watches of their children, only put names on a queue; workers take them off and
+reconcile. A resync repeats that now and then, in case a watch missed something. Nothing here decides anything, and no
+finalizer, timer or daemon of kopf is used: a pipeline can be deleted while no operator runs.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import kopf
+
+from omni_operator.cluster import CHILDREN, PIPELINES, PODS, ApiError, Cluster, Unreachable, WatchHealth
+from omni_operator.keyed_queue import KeyedQueue
+from omni_operator.manifests.labels import MANAGED_SELECTOR, PIPELINE
+from omni_operator.reconcile import Incomplete, reconcile
+from omni_operator.spec import GROUP, PLURAL, VERSION
+
+logger = logging.getLogger(__name__)
+
+HELP = """Run the operator: keeps the children of every OmniPipeline as its spec says.
+
+Talks to the cluster it runs in, or to the one of the current kubeconfig. Runs until SIGTERM; one per cluster, or one
+per set of namespaces.
+
+  omni operator                                     all namespaces
+  omni operator --namespace team-a --namespace team-b"""
+
+DEFAULT_IMAGE = "ghcr.io/omnipipeline/worker:0.1.0"
+WORKERS = 8
+RESYNC_SECONDS = 120.0
+STUCK_SECONDS = 300.0
+CRD_SECONDS = 2.0
+
+Key = tuple[str, str]
+"""Namespace and name of a pipeline."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--worker-image",
+        metavar="IMAGE",
+        default=os.environ.get("OMNI_WORKER_IMAGE", DEFAULT_IMAGE),
+        help="image of the pods, where a pipeline names none (default: $OMNI_WORKER_IMAGE, or %(default)s)",
+    )
+    parser.add_argument(
+        "--namespace",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="watch only this one; repeatable (default: all)",
+    )
+    parser.add_argument(
+        "--probe-port", type=int, default=8080, metavar="PORT", help="port of /healthz; 0 for none (default: 8080)"
+    )
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+
+
+def run(args: argparse.Namespace) -> int:
+    logging.basicConfig(
+        level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    logging.getLogger("kopf.activities").setLevel(logging.WARNING)
+    operator = Operator(Cluster(), args.worker_image, tuple(args.namespace))
+    wait_for_definition(operator.cluster, operator.namespaces)
+    kopf.run(
+        registry=registry(operator),
+        settings=settings(),
+        standalone=True,
+        clusterwide=not args.namespace,
+        namespaces=args.namespace,
+        liveness_endpoint=f"http://0.0.0.0:{args.probe_port}/healthz" if args.probe_port else None,
+    )
+    return 0
+
+
+def wait_for_definition(cluster: Cluster, namespaces: tuple[str, ...]) -> None:
+    """Return when the API server knows pipelines. kopf would start without, and then never see one."""
+    while True:
+        try:
+            cluster.list_objects(PIPELINES, namespaces[0] if namespaces else None)
+            return
+        except (ApiError, Unreachable) as error:
+            if isinstance(error, ApiError) and error.status != 404:
+                raise
+            wait = "the CRD is not installed" if isinstance(error, ApiError) else str(error)
+            logger.warning("%s; waiting", wait)
+            time.sleep(CRD_SECONDS)
+
+
+@dataclass
+class Operator:
+    """What runs in one operator process, all of it on kopf's event loop."""
+
+    cluster: Cluster
+    worker_image: str
+    namespaces: tuple[str, ...]
+    queue: KeyedQueue[Key] = field(default_factory=lambda: KeyedQueue[Key]())
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    watches: list[WatchHealth] = field(default_factory=list)
+
+    @property
+    def scopes(self) -> tuple[str | None, ...]:
+        return self.namespaces or (None,)
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        pool = ThreadPoolExecutor(WORKERS + 1, thread_name_prefix="reconcile")
+        for scope in self.scopes:
+            for resource in (*CHILDREN.values(), PODS):
+                self.watches.append(self.cluster.watch(resource, scope, MANAGED_SELECTOR, self.hear_in(loop)))
+        self.tasks = [asyncio.create_task(self.work(pool)) for _ in range(WORKERS)]
+        self.tasks.append(asyncio.create_task(self.resync(pool)))
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    def hear_in(self, loop: asyncio.AbstractEventLoop) -> Callable[[dict[str, Any]], None]:
+        """What a watch calls, from its thread, with a child that changed."""
+
+        def hear(child: dict[str, Any]) -> None:
+            metadata = child["metadata"]
+            pipeline = (metadata.get("labels") or {}).get(PIPELINE)
+            if pipeline and not loop.is_closed():
+                loop.call_soon_threadsafe(self.queue.add, (metadata["namespace"], pipeline))
+
+        return hear
+
+    async def work(self, pool: ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            key = await self.queue.get()
+            try:
+                await loop.run_in_executor(pool, reconcile, self.cluster, *key, self.worker_image)
+            except (ApiError, Unreachable, Incomplete) as error:
+                delay = self.queue.failed(key)
+                logger.warning("%s/%s: %s; again in %.1f s", *key, error, delay)
+            except Exception:
+                delay = self.queue.failed(key)
+                logger.exception("%s/%s: a defect of the operator; again in %.1f s", *key, delay)
+            else:
+                self.queue.succeeded(key)
+
+    async def resync(self, pool: ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS * random.uniform(0.8, 1.2))
+            for scope in self.scopes:
+                try:
+                    items, _ = await loop.run_in_executor(pool, self.cluster.list_objects, PIPELINES, scope)
+                except (ApiError, Unreachable) as error:
+                    logger.warning("resync: %s", error)
+                    continue
+                for item in items:
+                    self.queue.add((item["metadata"]["namespace"], item["metadata"]["name"]))
+
+    def health(self) -> str:
+        """Raises kopf.PermanentError, which makes the probe fail, where work or a watch is stuck."""
+        if any(task.done() for task in self.tasks):
+            raise kopf.PermanentError("a worker has ended")
+        if self.queue.age() > STUCK_SECONDS:
+            raise kopf.PermanentError(f"a pipeline has waited for {self.queue.age():.0f} s")
+        silence = max((time.monotonic() - watch.last_heard for watch in self.watches), default=0.0)
+        if silence > 2 * STUCK_SECONDS:
+            raise kopf.PermanentError(f"a watch has been silent for {silence:.0f} s")
+        return "ok"
+
+
+def settings() -> kopf.OperatorSettings:
+    result = kopf.OperatorSettings()
+    result.posting.enabled = False
+    result.scanning.disabled = True
+    result.watching.server_timeout = 300
+    result.watching.connect_timeout = 30
+    return result
+
+
+def registry(operator: Operator) -> kopf.OperatorRegistry:
+    """kopf's handlers, each a single line towards the operator."""
+    handlers = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=handlers)
+    def login(**kwargs: Any) -> Any:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    @kopf.on.startup(registry=handlers)
+    async def start(**_: Any) -> None:
+        operator.start()
+
+    @kopf.on.cleanup(registry=handlers)
+    async def stop(**_: Any) -> None:
+        await operator.stop()
+
+    @kopf.on.probe(registry=handlers, id="operator")
+    async def probe(**_: Any) -> str:
+        return operator.health()
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
+    async def changed(namespace: str | None, name: str | None, **_: Any) -> None:
+        operator.queue.add((namespace or "", name or ""))
+
+    return handlers

@@ -1,0 +1,115 @@
+"""What to do about one pipeline's children: which to apply, which to delete, which are not ours to touch. Pure.
+
+An object is applied when what is wanted changed (its hash), or when the live one lacks something that is wanted. Fields
+that others own are none of our business. So a settled pipeline plans nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from omni_operator.manifests.ownership import SPEC_HASH, controller_uid
+
+Object = Mapping[str, Any]
+Reference = tuple[str, str]
+"""Kind and name, within the pipeline's namespace."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`adopted` tells which of `apply` exist and are ours, so that our fields may be forced."""
+
+    apply: tuple[Object, ...]
+    adopted: frozenset[Reference]
+    delete: tuple[Object, ...]
+    conflicts: tuple[Reference, ...]
+
+
+def reference(child: Object) -> Reference:
+    return child["kind"], child["metadata"]["name"]
+
+
+def make_plan(wanted: Sequence[Object], live: Sequence[Object], uid: str) -> Plan:
+    """`live`: every object of the pipeline's labels, and every one that has the name of a wanted one."""
+    found = {reference(child): child for child in live}
+    names = {reference(child) for child in wanted}
+    conflicts = [ref for ref in map(reference, wanted) if ref in found and controller_uid(found[ref]) != uid]
+    return Plan(
+        apply=tuple(
+            child
+            for child in wanted
+            if reference(child) not in conflicts and differs(child, found.get(reference(child)))
+        ),
+        adopted=frozenset(ref for ref in names if ref in found),
+        delete=tuple(
+            child
+            for ref, child in found.items()
+            if ref not in names and controller_uid(child) == uid and not child["metadata"].get("deletionTimestamp")
+        ),
+        conflicts=tuple(conflicts),
+    )
+
+
+def differs(wanted: Object, live: Object | None) -> bool:
+    if live is None:
+        return True
+    annotations = live["metadata"].get("annotations") or {}
+    if annotations.get(SPEC_HASH) != wanted["metadata"]["annotations"][SPEC_HASH]:
+        return True
+    return not contains(live, wanted)
+
+
+def contains(live: Any, wanted: Any) -> bool:
+    """Whether all that is wanted is there. The server may add fields, drop empty ones, and rewrite quantities."""
+    if isinstance(wanted, Mapping):
+        if not isinstance(live, Mapping):
+            return not wanted and live is None
+        return all(contains(live.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return contains_items(live or [], wanted)
+    if not wanted:
+        return not live
+    return bool(live == wanted) or same_quantity(live, wanted)
+
+
+def contains_items(live: Any, wanted: list[Any]) -> bool:
+    if not isinstance(live, list) or len(live) < len(wanted):
+        return False
+    if all(isinstance(item, Mapping) and "name" in item for item in wanted):
+        named = {item.get("name"): item for item in live if isinstance(item, Mapping)}
+        return all(contains(named.get(item["name"]), item) for item in wanted)
+    return all(contains(there, item) for there, item in zip(live, wanted, strict=False))
+
+
+SUFFIXES = {
+    "n": "1e-9",
+    "u": "1e-6",
+    "m": "1e-3",
+    "": "1",
+    "k": "1e3",
+    "M": "1e6",
+    "G": "1e9",
+    "T": "1e12",
+    "P": "1e15",
+}
+SUFFIXES |= {f"{letter}i": str(1024**power) for power, letter in enumerate("KMGTP", start=1)}
+
+
+def same_quantity(one: Any, other: Any) -> bool:
+    """Whether two Kubernetes quantities are equal: 1000m is 1, 1024Mi is 1Gi."""
+    if not isinstance(one, str | int | float) or not isinstance(other, str | int | float):
+        return False
+    amount = quantity(str(one))
+    return amount is not None and amount == quantity(str(other))
+
+
+def quantity(text: str) -> Decimal | None:
+    number = text.rstrip("numkMGTPKi")
+    factor = SUFFIXES.get(text[len(number) :])
+    if factor is None:
+        return None
+    try:
+        return Decimal(number) * Decimal(factor)
+    except InvalidOperation:
+        return None

@@ -1,0 +1,113 @@
+"""One pipeline, brought towards its spec: observe, plan, apply, report. Blocking; one call is one pass.
+
+A pass reads everything anew from the API server, so that it depends on no cache and no event. Where a child cannot be
+made, the others still are, the status says why, and `Incomplete` asks for another pass later.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from omni_operator.cluster import CHILDREN, PIPELINES, PODS, ApiError, Cluster
+from omni_operator.conditions import Status
+from omni_operator.manifests import children
+from omni_operator.manifests.labels import MANAGED_SELECTOR, PIPELINE
+from omni_operator.plan import Plan, make_plan, reference
+from omni_operator.problems import InvalidSpec
+from omni_operator.spec import OmniPipeline, parse
+from omni_operator.status import Failure, Observed, accepted_status, rejected_status
+from omni_operator.topology import in_cluster
+
+logger = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+
+
+class Incomplete(Exception):
+    """Something is left to do that only another pass can."""
+
+
+def utc_now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def reconcile(cluster: Cluster, namespace: str, name: str, worker_image: str, now: Callable[[], str] = utc_now) -> None:
+    """Bring one pipeline towards its spec. Whatever it raises is to be retried; Incomplete is expected."""
+    found = cluster.get(PIPELINES, namespace, name)
+    if found is None or found["metadata"].get("deletionTimestamp"):
+        return  # its children go with it: they are owned
+    previous = found.get("status") or {}
+    try:
+        pipeline = parse(found)
+    except InvalidSpec as invalid:
+        generation = found["metadata"].get("generation", 0)
+        report(cluster, found, rejected_status(generation, invalid, previous, now()))
+        return
+    topology = in_cluster(pipeline)
+    wanted = children(pipeline, topology, worker_image)
+    live = observe(cluster, pipeline, wanted)
+    plan = make_plan(wanted, live, pipeline.metadata.uid)
+    applied, failures = execute(cluster, plan)
+    current = {reference(child): child for child in [*live, *applied]}
+    observed = Observed(
+        deployments={child_name: child for (kind, child_name), child in current.items() if kind == "Deployment"},
+        pods=cluster.list_objects(PODS, namespace, selector(name))[0],
+        failures=failures,
+    )
+    report(cluster, found, accepted_status(pipeline, topology, observed, previous, now()))
+    if failures:
+        raise Incomplete("; ".join(failure.message for failure in failures))
+
+
+def selector(pipeline: str) -> str:
+    return f"{MANAGED_SELECTOR},{PIPELINE}={pipeline}"
+
+
+def observe(cluster: Cluster, pipeline: OmniPipeline, wanted: list[Object]) -> list[Object]:
+    """What carries the pipeline's labels, and what else has the name of a wanted object."""
+    live = [
+        item
+        for resource in CHILDREN.values()
+        for item in cluster.list_objects(resource, pipeline.namespace, selector(pipeline.name))[0]
+    ]
+    known = set(map(reference, live))
+    for kind, name in map(reference, wanted):
+        if (kind, name) not in known:
+            unlabelled = cluster.get(CHILDREN[kind], pipeline.namespace, name)
+            if unlabelled:
+                live.append(unlabelled)
+    return live
+
+
+def execute(cluster: Cluster, plan: Plan) -> tuple[list[Object], list[Failure]]:
+    """Do what is planned, as far as the API server lets us. Returns what was applied, and what could not be."""
+    applied: list[Object] = []
+    failures = [
+        Failure("NameConflict", f"{kind} {name} exists and is not ours; rename it, or the pipeline")
+        for kind, name in plan.conflicts
+    ]
+    for child in plan.apply:
+        kind, name = reference(child)
+        try:
+            applied.append(cluster.apply(CHILDREN[kind], child, force=(kind, name) in plan.adopted))
+            logger.info("applied %s %s/%s", kind, child["metadata"]["namespace"], name)
+        except ApiError as error:
+            if error.status >= 500 or error.status == 429:
+                raise
+            failures.append(Failure(error.reason, f"{kind} {name} cannot be made: {error}"))
+    for child in plan.delete:
+        kind, name = reference(child)
+        try:
+            cluster.delete(CHILDREN[kind], child)
+            logger.info("deleted %s %s/%s, which is no longer wanted", kind, child["metadata"]["namespace"], name)
+        except ApiError as error:
+            failures.append(Failure(error.reason, f"{kind} {name} is no longer wanted but cannot be deleted: {error}"))
+    return applied, failures
+
+
+def report(cluster: Cluster, found: Mapping[str, Any], status: Status) -> None:
+    """Write the status, if it says something new."""
+    content = status.model_dump(by_alias=True, mode="json")
+    if content != found.get("status"):
+        cluster.write_status(found, content)
