@@ -1,0 +1,65 @@
+"""Bringing an instance up, saying how it is, and taking it down: the order in which the other modules are used."""
+
+from __future__ import annotations
+
+from hack.cluster import packages
+from hack.cluster.build import build
+from hack.cluster.certificates import issue
+from hack.cluster.control_plane import Api, start_control_plane
+from hack.cluster.instance import Instance
+from hack.cluster.node import start_node
+from hack.cluster.sandbox import close_sandbox, open_sandbox
+from hack.cluster.shell import say, step
+
+
+def up(instance: Instance, node: bool = True) -> None:
+    """Have it running: nothing to do when it is, from a clean slate when an earlier run was cut short."""
+    packages.require_machine()
+    build()
+    packages.install(packages.RUNTIME)
+    with instance.lock():
+        if _is_up(instance):
+            if not node or (instance.state / "node-ready").exists():
+                say(f"{instance.name} is up already")
+                return
+        else:
+            if instance.state.exists():
+                say(f"removing what an earlier {instance.name} left behind")
+            close_sandbox(instance)
+            with step(f"starting the control plane of {instance.name}"):
+                instance.create()
+                open_sandbox(instance)
+                issue(instance)
+                start_control_plane(instance)
+                (instance.state / "control-plane-ready").touch()
+        if node:
+            with step("starting the node"):
+                start_node(instance)
+                (instance.state / "node-ready").touch()
+
+
+def down(instance: Instance) -> None:
+    """Stop it and remove every trace but the cache."""
+    packages.require_machine()
+    with instance.lock():
+        close_sandbox(instance)
+    say(f"{instance.name} is down")
+
+
+def status(instance: Instance) -> str:
+    """One line on how it is."""
+    if not instance.is_running:
+        return "not running"
+    if not _is_up(instance):
+        return "started, but not answering; `up` starts it afresh"
+    nodes = "with its node" if (instance.state / "node-ready").exists() else "control plane only"
+    return f"running, {nodes}, at https://{instance.node_address}:6443"
+
+
+def _is_up(instance: Instance) -> bool:
+    if not (instance.is_running and (instance.state / "control-plane-ready").exists()):
+        return False
+    try:
+        return Api(instance).is_ready()
+    except (OSError, ValueError):
+        return False
