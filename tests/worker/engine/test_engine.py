@@ -1,0 +1,130 @@
+"""The engine's loop around a real scheduler and a small runner of its own."""
+
+import queue
+import threading
+
+import pytest
+
+from omni_worker.engine.engine import Engine
+from omni_worker.engine.executor import UniProcExecutor
+from omni_worker.engine.runner import Runner
+from omni_worker.engine.scheduler import (
+    Finished,
+    RequestOutput,
+    RunnerOutput,
+    SchedulerRequest,
+    Status,
+    StepScheduler,
+)
+
+
+class CountingRunner(Runner):
+    """A payload is the number of calls; `gate` holds every execution back while it is closed."""
+
+    def __init__(self):
+        self.gate = threading.Event()
+        self.gate.set()
+        self.left = {}
+        self.is_closed = False
+
+    def execute(self, output):
+        self.gate.wait(10)
+        for id in output.finished:
+            self.left.pop(id, None)
+        for request in output.new:
+            if request.payload == "kill":
+                raise RuntimeError("the device is lost")
+            self.left[request.id] = request.payload
+        for id in output.cached:
+            self.left[id] -= 1
+        ids = [request.id for request in output.new] + list(output.cached)
+        return RunnerOutput(output.step_id, tuple(self._answer(id) for id in ids))
+
+    def _answer(self, id):
+        return RequestOutput(id, key="K") if self.left[id] else RequestOutput(id, result="done")
+
+    def stats(self):
+        return {"states": len(self.left)}
+
+    def close(self):
+        self.is_closed = True
+
+
+@pytest.fixture
+def running():
+    events, failures, runner = queue.Queue(), queue.Queue(), CountingRunner()
+    engine = Engine(StepScheduler(2), UniProcExecutor(runner), events.put, failures.put)
+    engine.start()
+    yield engine, runner, events, failures
+    runner.gate.set()
+    engine.stop()
+    assert runner.is_closed
+
+
+def next_end(events):
+    while not isinstance(event := events.get(timeout=10), Finished):
+        pass
+    return event
+
+
+def test_requests_from_other_threads_all_end(running):
+    engine, _, events, _ = running
+    threads = [
+        threading.Thread(target=lambda i=i: engine.submit(SchedulerRequest(f"r{i}", 3 + i % 4))) for i in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    assert {next_end(events).id for _ in range(20)} == {f"r{i}" for i in range(20)}
+
+
+def test_an_abort_ends_a_request_at_the_next_step(running):
+    engine, _, events, _ = running
+    engine.submit(SchedulerRequest("endless", 10**9))
+    engine.abort("endless")
+    assert next_end(events).status is Status.ABORTED
+    assert engine.rpc("stats").result(10) == [{"states": 0}]
+
+
+def test_a_repeated_id_fails_and_leaves_the_first_alone(running):
+    engine, runner, events, _ = running
+    runner.gate.clear()
+    engine.submit(SchedulerRequest("a", 5))
+    engine.submit(SchedulerRequest("a", 5))
+    runner.gate.set()
+    assert [next_end(events).status, next_end(events).status] == [Status.FAILED, Status.COMPLETED]
+
+
+def test_an_rpc_runs_between_steps_and_its_deadline_covers_the_wait(running):
+    engine, runner, events, _ = running
+    engine.submit(SchedulerRequest("a", 10**9))
+    events.get(timeout=10)  # its first progress: it runs
+    assert engine.rpc("stats").result(10) == [{"states": 1}]
+    runner.gate.clear()
+    late = engine.rpc("stats", timeout=0.0)
+    runner.gate.set()
+    with pytest.raises(TimeoutError, match="stats"):
+        late.result(10)
+    with pytest.raises(ValueError, match="no method 'execute'"):
+        engine.rpc("execute").result(10)
+    engine.abort("a")
+    next_end(events)
+
+
+def test_the_load_counts_what_has_not_entered_yet_and_no_rpc(running):
+    engine, runner, _, _ = running
+    runner.gate.clear()
+    for i in range(4):
+        engine.submit(SchedulerRequest(f"r{i}", 1))
+    engine.rpc("stats")
+    assert engine.load.waiting + engine.load.running <= 4
+    assert engine.load.waiting >= 2
+
+
+def test_a_lost_device_ends_the_engine_and_tells_its_owner():
+    failures, runner = queue.Queue(), CountingRunner()
+    engine = Engine(StepScheduler(2), UniProcExecutor(runner), lambda event: None, failures.put)
+    engine.start()
+    engine.submit(SchedulerRequest("a", "kill"))
+    assert "device is lost" in str(failures.get(timeout=10))
+    engine.stop()
+    assert not engine.is_alive
