@@ -36,8 +36,8 @@ class StageStatus(Report):
     replicas: int = Field(description="Headless pods that exist.")
     ready: int = Field(description="Headless pods that serve: loaded, registered with the head and heartbeating.")
     updated: int = Field(description="Headless pods that run the current spec.")
-    reason: str = Field(default="", description="Why not all of them serve, in one CamelCase word.")
-    message: str = Field(default="", description="Why not all of them serve.")
+    reason: str | None = Field(default=None, description="Why not all of them serve, in one CamelCase word.")
+    message: str | None = Field(default=None, description="Why not all of them serve.")
 
 
 class Status(Report):

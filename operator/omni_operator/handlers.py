@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(
         level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
-    logging.getLogger("kopf.activities").setLevel(logging.WARNING)
+    for chatty in ("kopf", "aiohttp.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     operator = Operator(Cluster(), args.worker_image, tuple(args.namespace))
     wait_for_definition(operator.cluster, operator.namespaces)
     kopf.run(

@@ -108,6 +108,6 @@ def execute(cluster: Cluster, plan: Plan) -> tuple[list[Object], list[Failure]]:
 
 def report(cluster: Cluster, found: Mapping[str, Any], status: Status) -> None:
     """Write the status, if it says something new."""
-    content = status.model_dump(by_alias=True, mode="json")
+    content = status.model_dump(by_alias=True, mode="json", exclude_none=True)
     if content != found.get("status"):
         cluster.write_status(found, content)

@@ -138,8 +138,8 @@ def stage_status(stage: Fleet) -> StageStatus:
         replicas=stage.replicas,
         ready=stage.ready,
         updated=stage.updated,
-        reason=trouble.reason if trouble else "",
-        message=trouble.message if trouble else "",
+        reason=trouble.reason if trouble else None,
+        message=trouble.message if trouble else None,
     )
 
 
@@ -193,7 +193,8 @@ def progressing_condition(head: Fleet, stages: Sequence[Fleet], observed: Observ
         if fleet.trouble and fleet.trouble.reason in ("DeadlineExceeded", "PodsRefused"):
             return "Progressing", False, fleet.trouble.reason, fleet.trouble.message
     names = ", ".join("the head" if fleet.process.is_head else f"stage {fleet.process.stage}" for fleet in blocked)
-    reason = "RollingOut" if any(fleet.is_rolling for fleet in blocked) else "Scaling"
+    is_rolling = any(fleet.is_rolling for fleet in blocked)
+    reason = "RollingOut" if is_rolling else "Scaling" if head.is_settled else "Starting"
     return "Progressing", True, reason, f"bringing {names} to what the spec says"
 
 
