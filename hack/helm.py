@@ -1,0 +1,170 @@
+"""Helm for those without its binary: the few commands this project uses, with Helm's own words.
+
+    python hack/helm.py upgrade --install omnipipeline charts/omnipipeline --values hack/cluster/values.yaml --wait
+    python hack/helm.py uninstall omnipipeline
+
+Helm itself comes as a library, from the package helm-python-sdk. Against which cluster: --kubeconfig, else
+OMNI_KUBECONFIG, else KUBECONFIG, else the project's own local cluster; never a default that might be production.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from helm_python import Chart, Config, HelmError, HelmNotFoundError, lint
+
+PROJECT = Path(__file__).resolve().parents[1]
+CHART = PROJECT / "charts/omnipipeline"
+NAMESPACE = "omni-system"
+
+
+class UsageError(Exception):
+    """Something the caller must put right; the message is all that is shown."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (HelmError, UsageError, OSError) as error:
+        print(f"helm: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def upgrade(args: argparse.Namespace) -> None:
+    """Install or upgrade a release; with --crds, bring the chart's CRDs up to date first, which Helm leaves alone."""
+    kubeconfig = find_kubeconfig(args.kubeconfig)
+    values = collect_values(args.values, args.set)
+    if args.crds:
+        _kubectl(kubeconfig, "apply", "--server-side", "--force-conflicts", "-f", args.chart / "crds")
+    with Config(kubeconfig_path=kubeconfig, namespace=args.namespace) as config:
+        options: dict[str, Any] = {
+            "namespace": args.namespace,
+            "timeout": args.timeout,
+            "wait": "legacy" if args.wait else "hookOnly",
+        }
+        try:
+            release = config.upgrade(args.chart, args.release, values, **options)
+        except HelmNotFoundError:
+            if not args.install:
+                raise
+            release = config.install(args.chart, args.release, values, create_namespace=True, **options)
+    notes = release.get("notes") or (release.get("info") or {}).get("notes") or ""
+    print(f"{args.release} is deployed in namespace {args.namespace}.", notes.strip(), sep="\n\n")
+
+
+def uninstall(args: argparse.Namespace) -> None:
+    with Config(kubeconfig_path=find_kubeconfig(args.kubeconfig), namespace=args.namespace) as config:
+        config.uninstall(
+            args.release, ignore_not_found=True, timeout=args.timeout, wait="legacy" if args.wait else None
+        )
+    print(f"{args.release} is no longer in namespace {args.namespace}; its CRD and the pipelines stay.")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Lint a chart; any finding worse than information is an error."""
+    report = lint(args.chart, collect_values(args.values, args.set), strict=True)
+    bad = [f"{m['path']}: {m['error']}" for m in report["messages"] if m["severity"] > 1] + report["errors"]
+    if bad:
+        raise UsageError("\n".join(bad))
+    print(f"{args.chart}: no complaints")
+
+
+def template(args: argparse.Namespace) -> None:
+    with Chart.load(args.chart) as chart:
+        rendered = chart.render(collect_values(args.values, args.set), name=args.release, namespace=args.namespace)
+    for name, text in sorted(rendered.items()):
+        if name.endswith(".yaml") and text.strip():
+            print(f"---\n# {name}\n{text.strip()}")
+
+
+def find_kubeconfig(given: Path | None) -> Path:
+    """The kubeconfig to use; see the top. Raises UsageError where there is none."""
+    named = given or os.environ.get("OMNI_KUBECONFIG") or os.environ.get("KUBECONFIG")
+    if named:
+        path = Path(named)
+        if not path.exists():
+            raise UsageError(f"there is no kubeconfig {path}")
+        return path
+    found = subprocess.run(
+        [sys.executable, str(PROJECT / "hack/cluster"), "kubeconfig"], capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        raise UsageError("which cluster? Start one with `make cluster`, or set KUBECONFIG")
+    return Path(found.stdout.strip())
+
+
+def collect_values(files: list[Path], settings: list[str]) -> dict[str, Any]:
+    """The values of the files, later ones over earlier ones, and over them `key.key=value` (a YAML scalar or list)."""
+    values: dict[str, Any] = {}
+    for file in files:
+        _merge(values, yaml.safe_load(file.read_text()) or {})
+    for setting in settings:
+        path, is_set, text = setting.partition("=")
+        if not is_set:
+            raise UsageError(f"--set {setting}: expected KEY=VALUE")
+        nested: Any = yaml.safe_load(text) if text else ""
+        for key in reversed(path.split(".")):
+            nested = {key: nested}
+        _merge(values, nested)
+    return values
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _kubectl(kubeconfig: Path, *argv: str | Path) -> None:
+    program = shutil.which("kubectl") or str(Path(sys.executable).parent / "kubectl")
+    done = subprocess.run(
+        [program, "--kubeconfig", str(kubeconfig), *map(str, argv)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UsageError(done.stderr.strip())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python hack/helm.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def verb(name: str, run: Any, text: str, *, on_cluster: bool, has_chart: bool) -> argparse.ArgumentParser:
+        one = verbs.add_parser(name, help=text, description=text)
+        one.set_defaults(run=run)
+        if run is not check:
+            one.add_argument("release", nargs="?", default="omnipipeline", metavar="RELEASE")
+            one.add_argument("--namespace", "-n", default=NAMESPACE, help=f"the release's namespace ({NAMESPACE})")
+        if has_chart:
+            one.add_argument("chart", nargs="?", type=Path, default=CHART, metavar="CHART")
+            one.add_argument("--values", "-f", type=Path, action="append", default=[], metavar="FILE")
+            one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+        if on_cluster:
+            one.add_argument("--kubeconfig", type=Path, metavar="FILE")
+            one.add_argument("--wait", action="store_true", help="until everything is ready, or gone")
+            one.add_argument("--timeout", type=int, default=600, metavar="SECONDS")
+        return one
+
+    up = verb("upgrade", upgrade, "upgrade a release", on_cluster=True, has_chart=True)
+    up.add_argument("--install", action="store_true", help="install it, and its namespace, where it is not there yet")
+    up.add_argument("--crds", action="store_true", help="apply the chart's CRDs first; Helm itself never upgrades them")
+    verb("uninstall", uninstall, "remove a release", on_cluster=True, has_chart=False)
+    verb("lint", check, "check a chart", on_cluster=False, has_chart=True)
+    verb("template", template, "print what a chart renders to", on_cluster=False, has_chart=True)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
