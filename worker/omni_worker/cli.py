@@ -75,3 +75,7 @@ def load(entry: EntryPoint):  # type: ignore[no-untyped-def]  # a module, by con
         raise MissingExtra(
             f"the package {error.name!r} is missing; install it with: pip install 'omnipipeline[{extra}]'"
         ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

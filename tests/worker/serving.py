@@ -1,0 +1,132 @@
+"""Starts and stops real `omni serve` processes on loopback, for the tests of the serving stack."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+from openai import OpenAI
+
+START_SECONDS = 180
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def eventually(check, what: str, seconds: float = START_SECONDS):
+    """The first true answer of `check`; fails, naming `what`, when none comes."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if answer := check():
+                return answer
+        time.sleep(0.05)
+    raise AssertionError(f"{what}: not within {seconds:g} s")
+
+
+class Process:
+    """One `omni serve`; its log is a file."""
+
+    def __init__(self, *argv: str, port: int) -> None:
+        self.argv, self.port = argv, port
+        self._log = tempfile.NamedTemporaryFile(suffix=".log", delete=False)  # noqa: SIM115 - closed in `stop`
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again if it ran before."""
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "omni_worker.cli", "serve", *self.argv], stdout=self._log, stderr=self._log
+        )
+
+    @property
+    def log(self) -> str:
+        """What it has printed."""
+        return Path(self._log.name).read_text()
+
+    @property
+    def replicas(self) -> list[int]:
+        """The process ids of its replicas."""
+        return [int(pid) for pid in Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()]
+
+    def get(self, path: str) -> httpx.Response:
+        """GET a path of its HTTP server."""
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=10)
+
+    def is_ready(self) -> bool:
+        """Whether /readyz says so; fails if the process has ended."""
+        assert self.popen.poll() is None, f"omni serve ended with {self.popen.returncode}:\n{self.log}"
+        return self.get("/readyz").status_code == 200
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal it and wait; the exit code."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+        code = self.popen.wait(60)
+        self._log.flush()
+        return code
+
+    def close(self) -> None:
+        """Make sure that nothing is left."""
+        if self.popen.poll() is None:
+            self.stop()
+        self._log.close()
+        Path(self._log.name).unlink()
+
+
+class Pipeline:
+    """A head and headless processes of `model`, on free ports."""
+
+    def __init__(self, model: str = "builtin://digits", heartbeat_timeout: float = 5.0) -> None:
+        self.model = model
+        api, master, router, pub = free_ports(4)
+        self.master = master
+        self.head = Process(
+            model, "--host", "127.0.0.1", "--port", str(api), "--omni-master-address", "127.0.0.1",
+            "--omni-master-port", str(master), "--omni-coordinator-port", str(router),
+            "--omni-coordinator-pub-port", str(pub), "--omni-dp-size-local", "0",
+            "--omni-heartbeat-timeout", str(heartbeat_timeout), "--served-model-name", "digits", port=api,
+        )  # fmt: skip
+        self.headless: list[Process] = []
+
+    def add_headless(self, *extra: str) -> Process:
+        """Start one more headless process with one replica."""
+        port, data = free_ports(2)
+        process = Process(
+            self.model, "--headless", "--host", "127.0.0.1", "--port", str(port), "--omni-master-address", "127.0.0.1",
+            "--omni-master-port", str(self.master), "--omni-replica-port", str(data), *extra, port=port,
+        )  # fmt: skip
+        self.headless.append(process)
+        return process
+
+    @property
+    def client(self) -> OpenAI:
+        """The official client, without retries of its own."""
+        return OpenAI(base_url=f"http://127.0.0.1:{self.head.port}/v1", api_key="none", max_retries=0, timeout=120)
+
+    def replicas(self) -> list[dict]:
+        """What the head knows of its replicas."""
+        return self.head.get("/omni/replicas").json()["replicas"]
+
+    def up(self) -> list[dict]:
+        """The replicas that are up."""
+        return [replica for replica in self.replicas() if replica["state"] == "UP"]
+
+    def running(self) -> list[dict]:
+        """The requests that run now."""
+        return self.head.get("/omni/requests").json()["requests"]
+
+    def close(self) -> None:
+        """Stop everything."""
+        for process in (*self.headless, self.head):
+            process.close()
