@@ -22,8 +22,7 @@ def load(path: str) -> OmniPipeline:
     if not candidates:
         raise BadDocument(f"{path}: there is no {KIND} in it; expected a document with `kind: {KIND}`")
     if len(candidates) > 1:
-        names = ", ".join(str((d.get("metadata") or {}).get("name")) for d in candidates)
-        raise BadDocument(f"{path}: there are {len(candidates)} {KIND}s in it ({names}); keep one to a file")
+        raise BadDocument(f"{path}: there are {len(candidates)} {KIND}s in it; keep one to a file")
     try:
         return parse(candidates[0])
     except InvalidSpec as invalid:

@@ -1,0 +1,178 @@
+"""What a manifest may say, and what is said about one that may not."""
+
+from typing import Any
+
+import pytest
+from edits import REMOVED, edited
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omni_operator.problems import InvalidSpec, Problem
+from omni_operator.spec import OmniPipeline, parse
+
+STAGE = {"name": "painter", "engine": "diffusion"}
+BAD_TEMPLATE = {"spec": {"containers": [{"env": []}]}}
+
+REFUSED = {
+    "a negative count": ({"spec.stages.0.replicas": -1}, "spec.stages[0].replicas: -1 is negative; expected a whole"),
+    "a count below its bound": ({"spec.stages.0.localReplicas": 0}, "spec.stages[0].localReplicas: 0 is below 1;"),
+    "a count above its bound": (
+        {"spec.head.localReplicas": 99},
+        "spec.head.localReplicas: 99 is above 16; expected 16",
+    ),
+    "a count in quotes": ({"spec.replicas": "2"}, 'spec.replicas: "2" is not a whole number; expected one, like 2'),
+    "a truth value for a count": ({"spec.replicas": True}, "spec.replicas: true is not a whole number"),
+    "a fraction for a count": ({"spec.replicas": 1.5}, "spec.replicas: 1.5 is not a whole number"),
+    "a misspelt key": (
+        {"spec.stages.0.replica": 2},
+        "spec.stages[0].replica: is not a known key; did you mean 'replic",
+    ),
+    "a key in snake case": ({"spec.head.local_replicas": 2}, "did you mean 'localReplicas'?"),
+    "a key that resembles none": ({"spec.head.colour": 2}, "expected one of: stage, localReplicas, template"),
+    "a misspelt choice": (
+        {"spec.loadBalancing.policy": "round-robbin"},
+        'spec.loadBalancing.policy: "round-robbin" is not known; expected one of: random, round-robin,'
+        " least-queue-length; did you mean 'round-robin'?",
+    ),
+    "an engine that is not there yet": ({"spec.stages.0.engine": "autoregressive"}, "expected diffusion"),
+    "no model": ({"spec.model": REMOVED}, "spec.model: is missing; expected the model that every stage serves"),
+    "a model without a scheme": ({"spec.model.source": "digits"}, "like builtin://digits"),
+    "no stages": ({"spec.stages": []}, "spec.stages: is empty"),
+    "stages that are no list": (
+        {"spec.stages": {"painter": {}}},
+        "is not a list; expected items that start with a dash",
+    ),
+    "a head that is a list": (
+        {"spec.head": []},
+        "spec.head: [] is not a mapping; expected keys and values (stage, local",
+    ),
+    "a spec that is missing": ({"spec": REMOVED}, "spec: is missing"),
+    "another kind": ({"kind": "Pipeline"}, 'kind: "Pipeline" is not known; expected OmniPipeline'),
+    "another version": ({"apiVersion": "omnipipeline.dev/v1"}, "expected omnipipeline.dev/v1alpha1"),
+    "two stages of one name": ({"spec.stages.1": STAGE}, "'painter' is already the name of spec.stages[0]"),
+    "a second stage": (
+        {"spec.stages.1": {**STAGE, "name": "painter2"}},
+        "spec.stages: there are 2: more than one stage needs an autoregressive engine, which this version does not have"
+        " yet; keep one",
+    ),
+    "a stage with the head's name": ({"spec.stages.0.name": "head", "spec.head": {}}, "give the stage another name"),
+    "a stage name that is no label": ({"spec.stages.0.name": "Painter_1"}, "lower-case letters, digits and dashes"),
+    "a head at an unknown stage": (
+        {"spec.head.stage": "thinker"},
+        "spec.head.stage: 'thinker' is not a stage; expected one of: painter",
+    ),
+    "a rollout that cannot move": (
+        {"spec.stages.0.rollout": {"maxUnavailable": "0%", "maxSurge": 0}},
+        "a rollout could never begin; set one of them to 1",
+    ),
+    "a percentage of no form": ({"spec.stages.0.rollout": {"maxSurge": "5"}}, "or a percentage like '25%'"),
+    "a batch of nothing": (
+        {"spec.stages.0.scheduling.maxNumSeqs": 0},
+        "expected 'auto' or a whole number of 1 or more",
+    ),
+    "a revision of a built-in model": (
+        {"spec.model.revision": "main"},
+        "spec.model.revision: is only for models of the hub",
+    ),
+    "a name too long for a Service": ({"metadata.name": "x" * 60}, "metadata.name: 'xxx"),
+    "a name that starts with a digit": ({"metadata.name": "7s"}, "starting with a letter"),
+    "a template with a container of no name": (
+        {"spec.stages.0.template": BAD_TEMPLATE},
+        "spec.stages[0].template.spec.containers[0]: has no name; give it one",
+    ),
+    "a template with a stray key": (
+        {"spec.head.template": {"env": []}},
+        "spec.head.template.env: is not part of a pod template; expected one of: metadata, spec",
+    ),
+}
+
+ACCEPTED = {
+    "nothing but what is required": {"spec": {"model": {"source": "builtin://digits"}, "stages": [STAGE]}},
+    "a model on the hub, pinned": {"spec.model": {"source": "hf://Qwen/Qwen-Image", "revision": "main"}},
+    "a model on a volume": {"spec.model.source": "pvc://weights/qwen/image"},
+    "a model in a folder": {"spec.model.source": "/models/qwen"},
+    "percentages": {"spec.stages.0.rollout": {"maxUnavailable": "25%", "maxSurge": "0%"}},
+    "a fixed batch": {"spec.stages.0.scheduling.maxNumSeqs": 8},
+    "null for what may be absent": {"spec.stages.0.replicas": None, "spec.stages.0.accelerator": None},
+    "no replica at all": {"spec.replicas": 0},
+    "what a cluster adds": {"metadata.managedFields": [], "metadata.labels": {"a": "b"}, "status": {"replicas": 2}},
+}
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_refused_with_field_value_and_remedy(digits: dict[str, Any], row: str) -> None:
+    edits, expected = REFUSED[row]
+    with pytest.raises(InvalidSpec) as caught:
+        parse(edited(digits, edits))
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("row", ACCEPTED)
+def test_accepted(digits: dict[str, Any], row: str) -> None:
+    assert isinstance(parse(edited(digits, ACCEPTED[row])), OmniPipeline)
+
+
+def test_every_problem_is_reported_at_once(digits: dict[str, Any]) -> None:
+    wrong = edited(digits, {"spec.replicas": -1, "spec.stages.0.engine": "magic", "spec.colour": "red"})
+    with pytest.raises(InvalidSpec) as caught:
+        parse(wrong)
+    assert [problem.path for problem in caught.value.problems] == [
+        "spec.replicas",
+        "spec.stages[0].engine",
+        "spec.colour",
+    ]
+
+
+def test_a_stage_takes_the_common_count_unless_it_has_its_own(digits: dict[str, Any]) -> None:
+    common = parse(digits)
+    assert common.replicas_of(common.spec.stages[0]) == 2
+    own = parse(edited(digits, {"spec.stages.0.replicas": 0}))
+    assert own.replicas_of(own.spec.stages[0]) == 0
+
+
+def test_the_head_belongs_to_the_first_stage_unless_told(digits: dict[str, Any]) -> None:
+    assert parse(edited(digits, {"spec.head": {}})).head_stage == 0
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+places = st.sampled_from(
+    [
+        "spec",
+        "spec.model",
+        "spec.model.source",
+        "spec.replicas",
+        "spec.head",
+        "spec.head.template",
+        "spec.image.pullSecrets",
+        "spec.stages",
+        "spec.stages.0",
+        "spec.stages.0.name",
+        "spec.stages.0.accelerator",
+        "spec.stages.0.rollout.maxSurge",
+        "spec.stages.0.template",
+        "spec.stages.0.template.spec.containers",
+        "metadata",
+        "metadata.name",
+    ]
+)
+
+
+@given(place=places, value=json_values)
+def test_no_value_anywhere_breaks_the_parser(place: str, value: Any) -> None:
+    manifest = {
+        "apiVersion": "omnipipeline.dev/v1alpha1",
+        "kind": "OmniPipeline",
+        "metadata": {"name": "digits"},
+        "spec": {"model": {"source": "builtin://digits"}, "stages": [dict(STAGE)]},
+    }
+    problems: tuple[Problem, ...] | None = None
+    try:
+        parse(edited(manifest, {place: value}))
+    except InvalidSpec as invalid:
+        problems = invalid.problems
+    assert problems is None or all(problem.path and problem.message for problem in problems)
+    assert problems != ()
