@@ -74,12 +74,18 @@ def contains(live: Any, wanted: Any) -> bool:
 
 
 def contains_items(live: Any, wanted: list[Any]) -> bool:
-    if not isinstance(live, list) or len(live) < len(wanted):
+    """Items that have an identity may stand among others; a list of plain values is wanted whole."""
+    if not isinstance(live, list):
         return False
-    if all(isinstance(item, Mapping) and "name" in item for item in wanted):
-        named = {item.get("name"): item for item in live if isinstance(item, Mapping)}
-        return all(contains(named.get(item["name"]), item) for item in wanted)
-    return all(contains(there, item) for there, item in zip(live, wanted, strict=False))
+    if wanted and all(isinstance(item, Mapping) and any(identity(item)) for item in wanted):
+        there = {identity(item): item for item in live if isinstance(item, Mapping)}
+        return all(contains(there.get(identity(item)), item) for item in wanted)
+    return len(live) == len(wanted) and all(map(contains, live, wanted))
+
+
+def identity(item: Object) -> tuple[Any, ...]:
+    """What tells an item of a list from its neighbours, as far as pods, Services and owner references have it."""
+    return tuple(item.get(key) for key in ("uid", "name", "mountPath"))
 
 
 SUFFIXES = {

@@ -1,0 +1,191 @@
+"""The Kubernetes objects of a pipeline."""
+
+from typing import Any
+
+import pytest
+from edits import edited
+
+from omni_operator.manifests import children
+from omni_operator.manifests.ownership import SPEC_HASH, controller_uid
+from omni_operator.spec import parse
+from omni_operator.topology import in_cluster
+
+IMAGE = "ghcr.io/omnipipeline/worker:test"
+
+
+def made(manifest: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    pipeline = parse(manifest)
+    return {
+        (child["kind"], child["metadata"]["name"]): child for child in children(pipeline, in_cluster(pipeline), IMAGE)
+    }
+
+
+def pod(manifest: dict[str, Any], name: str = "digits-painter") -> dict[str, Any]:
+    template: dict[str, Any] = made(manifest)["Deployment", name]["spec"]["template"]
+    return template
+
+
+def container(manifest: dict[str, Any], name: str = "digits-painter") -> dict[str, Any]:
+    omni: dict[str, Any] = pod(manifest, name)["spec"]["containers"][0]
+    return omni
+
+
+def test_a_pipeline_is_these_objects(digits: dict[str, Any]) -> None:
+    assert list(made(digits)) == [
+        ("ServiceAccount", "digits"),
+        ("ConfigMap", "digits"),
+        ("Service", "digits-head"),
+        ("Service", "digits"),
+        ("Deployment", "digits-head"),
+        ("Deployment", "digits-painter"),
+    ]
+
+
+def test_every_object_is_owned_and_labelled(digits: dict[str, Any]) -> None:
+    for child in made(digits).values():
+        metadata = child["metadata"]
+        assert metadata["namespace"] == "gallery"
+        assert controller_uid(child) == "uid-of-digits"
+        assert metadata["labels"]["app.kubernetes.io/managed-by"] == "omni-operator"
+        assert metadata["labels"]["omnipipeline.dev/pipeline"] == "digits"
+        assert metadata["annotations"][SPEC_HASH]
+
+
+def test_selectors_match_their_pods_and_only_those(digits: dict[str, Any]) -> None:
+    objects = made(digits)
+    head, painter = pod(digits, "digits-head"), pod(digits)
+    for key, mine, other in (
+        (("Deployment", "digits-head"), head, painter),
+        (("Deployment", "digits-painter"), painter, head),
+        (("Service", "digits"), head, painter),
+        (("Service", "digits-head"), head, painter),
+    ):
+        spec = objects[key]["spec"]
+        selector = (spec["selector"].get("matchLabels") or spec["selector"]).items()
+        assert selector <= mine["metadata"]["labels"].items()
+        assert not selector <= other["metadata"]["labels"].items()
+
+
+def test_the_head_is_never_there_twice_and_replicas_never_surge(digits: dict[str, Any]) -> None:
+    objects = made(digits)
+    assert objects["Deployment", "digits-head"]["spec"]["strategy"] == {"type": "Recreate"}
+    assert objects["Deployment", "digits-painter"]["spec"]["strategy"]["rollingUpdate"] == {
+        "maxUnavailable": 1,
+        "maxSurge": 0,
+    }
+
+
+def test_replicas_find_the_head_before_it_is_ready(digits: dict[str, Any]) -> None:
+    service = made(digits)["Service", "digits-head"]["spec"]
+    assert service["clusterIP"] == "None"
+    assert service["publishNotReadyAddresses"] is True
+    assert {port["name"]: port["port"] for port in service["ports"]} == {
+        "master": 9000,
+        "coordinator": 9001,
+        "coordinator-pub": 9002,
+    }
+
+
+def test_gpus_are_asked_for_where_replicas_are(digits: dict[str, Any]) -> None:
+    assert container(digits)["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+    assert "resources" not in container(digits, "digits-head")
+    with_head = edited(digits, {"spec.head.localReplicas": 2, "spec.stages.0.accelerator": {"resource": "a.b/c"}})
+    assert container(with_head, "digits-head")["resources"]["requests"] == {"a.b/c": "2"}
+
+
+def test_probes_and_grace_follow_the_timeouts(digits: dict[str, Any]) -> None:
+    manifest = edited(
+        digits, {"spec.stages.0.startupTimeoutSeconds": 121, "spec.stages.0.drain": {"timeoutSeconds": 45}}
+    )
+    for name in ("digits-head", "digits-painter"):
+        omni = container(manifest, name)
+        startup = omni["startupProbe"]
+        assert startup["httpGet"]["path"] == "/startupz"
+        assert startup["periodSeconds"] * startup["failureThreshold"] >= 121
+        assert omni["livenessProbe"]["httpGet"]["path"] == "/livez"
+        assert omni["readinessProbe"]["httpGet"]["path"] == "/readyz"
+        assert pod(manifest, name)["spec"]["terminationGracePeriodSeconds"] == 75
+
+
+def test_pods_are_confined(digits: dict[str, Any]) -> None:
+    for name in ("digits-head", "digits-painter"):
+        spec, context = pod(digits, name)["spec"], container(digits, name)["securityContext"]
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        writable = {
+            mount["mountPath"] for mount in container(digits, name)["volumeMounts"] if not mount.get("readOnly")
+        }
+        assert writable == {"/tmp", "/dev/shm"}
+
+
+def test_the_head_alone_reads_the_stage_config(digits: dict[str, Any]) -> None:
+    def mounted(name: str) -> list[str]:
+        return [mount["mountPath"] for mount in container(digits, name)["volumeMounts"]]
+
+    assert "/etc/omnipipeline" in mounted("digits-head")
+    assert "/etc/omnipipeline" not in mounted("digits-painter")
+
+
+def test_a_model_on_a_volume_is_mounted_read_only(digits: dict[str, Any]) -> None:
+    manifest = edited(digits, {"spec.model.source": "pvc://weights/qwen"})
+    volume = next(volume for volume in pod(manifest)["spec"]["volumes"] if volume["name"] == "model")
+    assert volume["persistentVolumeClaim"] == {"claimName": "weights", "readOnly": True}
+    assert {"name": "model", "mountPath": "/models", "readOnly": True} in container(manifest)["volumeMounts"]
+
+
+def test_the_hub_token_comes_from_its_secret(digits: dict[str, Any]) -> None:
+    manifest = edited(digits, {"spec.model": {"source": "hf://a/b", "tokenSecretRef": {"name": "hub"}}})
+    token = next(variable for variable in container(manifest)["env"] if variable["name"] == "HF_TOKEN")
+    assert token["valueFrom"]["secretKeyRef"] == {"name": "hub", "key": "token"}
+
+
+def test_the_image_is_the_operators_unless_the_pipeline_names_one(digits: dict[str, Any]) -> None:
+    assert container(digits)["image"] == IMAGE
+    own = edited(digits, {"spec.image": {"name": "me/worker:1", "pullPolicy": "Never", "pullSecrets": ["registry"]}})
+    assert container(own)["image"] == "me/worker:1"
+    assert container(own)["imagePullPolicy"] == "Never"
+    assert pod(own)["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+
+
+def test_a_template_is_merged_but_cannot_take_our_labels_away(digits: dict[str, Any]) -> None:
+    template = {
+        "metadata": {"labels": {"team": "a", "omnipipeline.dev/role": "mine"}},
+        "spec": {"nodeSelector": {"zone": "b"}, "containers": [{"name": "omni", "env": [{"name": "A", "value": "1"}]}]},
+    }
+    manifest = edited(digits, {"spec.stages.0.template": template})
+    assert pod(manifest)["metadata"]["labels"]["team"] == "a"
+    assert pod(manifest)["metadata"]["labels"]["omnipipeline.dev/role"] == "replica"
+    assert pod(manifest)["spec"]["nodeSelector"] == {"zone": "b"}
+    assert [variable["name"] for variable in container(manifest)["env"]] == ["POD_IP", "HOME", "A"]
+
+
+# What an edit of the manifest may restart: pods restart when, and only when, their template changes.
+RESTARTS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "scaling restarts nothing": ({"spec.replicas": 7}, set()),
+    "another label restarts nothing": ({"metadata.labels": {"a": "b"}}, set()),
+    "another generation restarts nothing": ({"metadata.generation": 9}, set()),
+    "another rollout restarts nothing": ({"spec.stages.0.rollout.maxSurge": 1}, set()),
+    "another policy restarts the head": ({"spec.loadBalancing.policy": "random"}, {"digits-head"}),
+    "another batch size restarts the replicas": ({"spec.stages.0.scheduling.maxNumSeqs": 2}, {"digits-painter"}),
+    "another image restarts all": ({"spec.image.name": "me/worker:2"}, {"digits-head", "digits-painter"}),
+    "another model restarts all": ({"spec.model.source": "hf://a/b"}, {"digits-head", "digits-painter"}),
+    "another template of the stage restarts the replicas": (
+        {"spec.stages.0.template": {"spec": {"nodeSelector": {"a": "b"}}}},
+        {"digits-painter"},
+    ),
+}
+
+
+@pytest.mark.parametrize("row", RESTARTS)
+def test_what_restarts(digits: dict[str, Any], row: str) -> None:
+    edits, expected = RESTARTS[row]
+    after = edited(digits, edits)
+    assert {name for name in ("digits-head", "digits-painter") if pod(after, name) != pod(digits, name)} == expected
+
+
+def test_the_same_manifest_makes_the_same_objects(digits: dict[str, Any]) -> None:
+    assert made(digits) == made(edited(digits, {}))

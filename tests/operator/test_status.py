@@ -1,0 +1,275 @@
+"""What the status says: the truth, in words a person can act on, and nothing new where nothing is new."""
+
+from typing import Any
+
+import pytest
+from edits import edited
+
+from omni_operator.problems import InvalidSpec
+from omni_operator.spec import parse
+from omni_operator.status import Failure, Observed, accepted_status, rejected_status
+from omni_operator.topology import in_cluster
+
+NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z"
+
+
+def deployment(
+    ready: int, replicas: int, updated: int | None = None, current: bool = True, **conditions: str
+) -> dict[str, Any]:
+    return {
+        "metadata": {"generation": 4},
+        "status": {
+            "observedGeneration": 4 if current else 3,
+            "replicas": replicas,
+            "readyReplicas": ready,
+            "updatedReplicas": replicas if updated is None else updated,
+            "conditions": [
+                {
+                    "type": kind,
+                    "status": "True" if kind == "ReplicaFailure" else "False",
+                    "reason": reason,
+                    "message": "m",
+                }
+                for kind, reason in conditions.items()
+            ],
+        },
+    }
+
+
+def pod(name: str = "digits-painter-x", role: str = "replica", **status: Any) -> dict[str, Any]:
+    labels = {"omnipipeline.dev/role": role, "omnipipeline.dev/stage": "painter"}
+    return {"metadata": {"name": name, "labels": labels}, "status": status}
+
+
+def waiting(reason: str, message: str = "", last: dict[str, Any] | None = None) -> dict[str, Any]:
+    state = {"waiting": {"reason": reason, "message": message}}
+    container = {"name": "omni", "image": "worker:1", "state": state, "lastState": {"terminated": last} if last else {}}
+    return {"phase": "Pending", "containerStatuses": [container]}
+
+
+STARTED = {"containerStatuses": [{"name": "omni", "started": True, "state": {"running": {}}}]}
+SERVING = {"conditions": [{"type": "Ready", "status": "True"}]}
+CRASH = {"exitCode": 2, "reason": "Error", "message": "loading\nomni serve: MODEL: no such folder\n"}
+OUT_OF_MEMORY = {"exitCode": 137, "reason": "OOMKilled"}
+SCHEDULER = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+NO_GPU = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": SCHEDULER}]}
+UP, DOWN = deployment(1, 1), deployment(0, 1)
+
+# name: (head, painters (2 wanted), pods, Ready, reason, part of the message, HeadReady's reason, Progressing's reason)
+ROWS: dict[str, tuple[Any, Any, list[Any], bool, str, str, str, str]] = {
+    "nothing exists yet": (None, None, [], False, "Starting", "0/2", "Starting", "Starting"),
+    "all serve": (UP, deployment(2, 2), [], True, "Serving", "painter 2/2 ready", "Serving", "Complete"),
+    "the head waits for the first replica": (
+        DOWN,
+        deployment(0, 2),
+        [pod("digits-head-x", "head", **STARTED)],
+        False,
+        "Starting",
+        "painter 0/2 ready; the head is not ready yet",
+        "WaitingForReplicas",
+        "Starting",
+    ),
+    "one of two is there": (UP, deployment(1, 2), [], False, "Starting", "painter 1/2", "Serving", "Scaling"),
+    "the scheduler finds no GPU": (
+        UP,
+        deployment(1, 2),
+        [pod(**NO_GPU), pod("digits-painter-a", **SERVING)],
+        False,
+        "Unschedulable",
+        f"painter 1/2 ready; stage painter: pod digits-painter-x fits on no node: {SCHEDULER}",
+        "Serving",
+        "Scaling",
+    ),
+    "the image cannot be pulled": (
+        UP,
+        deployment(0, 2),
+        [pod(**waiting("ErrImagePull"))],
+        False,
+        "ImagePullBackOff",
+        "the image worker:1 cannot be pulled; check its name and access",
+        "Serving",
+        "Scaling",
+    ),
+    "a replica crashes again and again": (
+        UP,
+        deployment(0, 2),
+        [pod(**waiting("CrashLoopBackOff", "back-off 20s", CRASH))],
+        False,
+        "CrashLoopBackOff",
+        "keeps ending: exit code 2: omni serve: MODEL: no such folder",
+        "Serving",
+        "Scaling",
+    ),
+    "a replica runs out of memory": (
+        UP,
+        deployment(0, 2),
+        [pod(**waiting("CrashLoopBackOff", "", OUT_OF_MEMORY))],
+        False,
+        "CrashLoopBackOff",
+        "keeps ending: OOMKilled, exit code 137",
+        "Serving",
+        "Scaling",
+    ),
+    "a Secret is missing": (
+        UP,
+        deployment(0, 2),
+        [pod(**waiting("CreateContainerConfigError", 'secret "hub" not found'))],
+        False,
+        "CreateContainerConfigError",
+        'secret "hub" not found',
+        "Serving",
+        "Scaling",
+    ),
+    "the head itself crashes": (
+        DOWN,
+        deployment(0, 2),
+        [pod("digits-head-x", "head", **waiting("CrashLoopBackOff", "", CRASH))],
+        False,
+        "CrashLoopBackOff",
+        "the head: container omni of pod digits-head-x keeps ending",
+        "CrashLoopBackOff",
+        "Starting",
+    ),
+    "a container that is being made is no trouble": (
+        UP,
+        deployment(0, 2),
+        [pod(**waiting("ContainerCreating"))],
+        False,
+        "Starting",
+        "painter 0/2 ready",
+        "Serving",
+        "Scaling",
+    ),
+    "the quota refuses pods": (
+        UP,
+        deployment(0, 0, ReplicaFailure="FailedCreate"),
+        [],
+        False,
+        "PodsRefused",
+        "the cluster refuses its pods: m",
+        "Serving",
+        "PodsRefused",
+    ),
+    "a rollout is under way": (
+        UP,
+        deployment(1, 2, updated=1),
+        [],
+        False,
+        "RollingOut",
+        "pods of the previous spec are being replaced",
+        "Serving",
+        "RollingOut",
+    ),
+    "old pods serve and counts are of the spec before": (
+        UP,
+        deployment(2, 2, current=False),
+        [],
+        False,
+        "Starting",
+        "painter 2/2 ready",
+        "Serving",
+        "Scaling",
+    ),
+    "a rollout takes too long": (
+        UP,
+        deployment(1, 2, updated=1, Progressing="ProgressDeadlineExceeded"),
+        [],
+        False,
+        "DeadlineExceeded",
+        "did not become ready in time",
+        "Serving",
+        "DeadlineExceeded",
+    ),
+    "a pod that ends is no trouble": (
+        UP,
+        deployment(2, 2),
+        [{**pod(**NO_GPU), "metadata": {"name": "old", "deletionTimestamp": NOW, "labels": {}}}],
+        True,
+        "Serving",
+        "painter 2/2 ready",
+        "Serving",
+        "Complete",
+    ),
+}
+
+
+def status_of(manifest: dict[str, Any], observed: Observed, previous: Any = None, now: str = NOW) -> dict[str, Any]:
+    pipeline = parse(manifest)
+    status = accepted_status(pipeline, in_cluster(pipeline), observed, previous or {}, now)
+    return status.model_dump(by_alias=True, mode="json", exclude_none=True)
+
+
+def conditions(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {condition["type"]: condition for condition in status["conditions"]}
+
+
+def observed(head: Any, painters: Any, pods: list[Any], failures: tuple[Failure, ...] = ()) -> Observed:
+    found = {"digits-head": head, "digits-painter": painters}
+    return Observed({name: one for name, one in found.items() if one}, pods, failures)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_conditions_say_what_is(digits: dict[str, Any], row: str) -> None:
+    head, painters, pods, is_ready, reason, message, head_reason, progress = ROWS[row]
+    found = conditions(status_of(digits, observed(head, painters, pods)))
+    assert found["Accepted"]["status"] == "True"
+    assert (found["Ready"]["status"] == "True", found["Ready"]["reason"]) == (is_ready, reason)
+    assert message in found["Ready"]["message"]
+    assert found["HeadReady"]["reason"] == head_reason
+    assert found["Progressing"]["reason"] == progress
+
+
+def test_stages_are_counted(digits: dict[str, Any]) -> None:
+    status = status_of(digits, observed(UP, deployment(1, 2), [pod(**NO_GPU)]))
+    (stage,) = status["stages"]
+    assert {key: stage[key] for key in ("name", "desired", "replicas", "ready", "updated")} == {
+        "name": "painter",
+        "desired": 2,
+        "replicas": 2,
+        "ready": 1,
+        "updated": 2,
+    }
+    assert stage["reason"] == "Unschedulable"
+    assert (status["replicas"], status["readyReplicas"], status["observedGeneration"]) == (2, 1, 1)
+    assert status["selector"] == "omnipipeline.dev/pipeline=digits,omnipipeline.dev/role=replica"
+
+
+def test_no_replica_at_all_is_said_so(digits: dict[str, Any]) -> None:
+    status = status_of(edited(digits, {"spec.replicas": 0}), observed(DOWN, deployment(0, 0), []))
+    assert conditions(status)["Ready"]["reason"] == "ScaledToZero"
+
+
+def test_a_child_that_cannot_be_made_is_the_reason(digits: dict[str, Any]) -> None:
+    failure = Failure("NameConflict", "Service digits exists and is not ours; rename it, or the pipeline")
+    found = conditions(status_of(digits, observed(UP, deployment(2, 2), [], (failure,))))
+    assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", "NameConflict")
+    assert found["Ready"]["message"] == failure.message
+
+
+def test_a_condition_keeps_its_time_until_it_changes(digits: dict[str, Any]) -> None:
+    first = status_of(digits, observed(DOWN, deployment(0, 2), []))
+    second = status_of(digits, observed(DOWN, deployment(1, 2), []), previous=first, now=LATER)
+    third = status_of(digits, observed(UP, deployment(2, 2), []), previous=second, now=LATER)
+    assert conditions(second)["Ready"]["lastTransitionTime"] == NOW
+    assert conditions(third)["Ready"]["lastTransitionTime"] == LATER
+    assert conditions(third)["Accepted"]["lastTransitionTime"] == NOW
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_same_observation_gives_the_same_status(digits: dict[str, Any], row: str) -> None:
+    head, painters, pods, *_ = ROWS[row]
+    first = status_of(digits, observed(head, painters, pods))
+    assert status_of(digits, observed(head, painters, pods[::-1]), previous=first, now=LATER) == first
+
+
+def test_an_invalid_spec_keeps_the_counts_and_names_the_field(digits: dict[str, Any]) -> None:
+    before = status_of(digits, observed(UP, deployment(2, 2), []))
+    with pytest.raises(InvalidSpec) as caught:
+        parse(edited(digits, {"spec.head.stage": "nope"}))
+    after = rejected_status(2, caught.value, before, LATER).model_dump(by_alias=True, mode="json", exclude_none=True)
+    found = conditions(after)
+    assert (after["observedGeneration"], after["readyReplicas"]) == (2, 2)
+    assert (found["Accepted"]["status"], found["Accepted"]["reason"]) == ("False", "InvalidSpec")
+    assert "spec.head.stage: 'nope' is not a stage" in found["Accepted"]["message"]
+    assert found["Ready"]["status"] == "False"
+    assert found["HeadReady"]["status"] == "True", "what ran before runs on"
