@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edits import edited
-from test_topology import consecutive_ports
 
 from omni_operator.spec import parse
 from omni_operator.topology import Process, in_cluster, on_this_machine
 from omni_worker import serve
 from omni_worker.config import ServeConfig, from_arguments
+from tests.operator.edits import edited
+from tests.operator.test_topology import consecutive_ports
 
 PIPELINES: dict[str, dict[str, Any]] = {
     "the example": {},

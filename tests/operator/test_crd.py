@@ -6,10 +6,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from edits import edited
-from test_spec import ACCEPTED, REFUSED
 
 from omni_operator import crd
+from tests.operator.edits import edited
+from tests.operator.test_spec import ACCEPTED, REFUSED
 
 FORBIDDEN = ("$ref", "additionalProperties", "x-kubernetes-validations", "title", "const", "anyOf", "oneOf")
 # Rules across fields, and about names and templates, are the operator's: a structural schema cannot say them.

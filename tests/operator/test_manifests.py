@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from edits import edited
 
 from omni_operator.manifests import children
 from omni_operator.manifests.ownership import SPEC_HASH, controller_uid
 from omni_operator.spec import parse
 from omni_operator.topology import in_cluster
+from tests.operator.edits import edited
 
 IMAGE = "ghcr.io/omnipipeline/worker:test"
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from edits import REMOVED, edited
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from omni_operator.manifests import children
 from omni_operator.plan import Object, contains, make_plan, reference, same_quantity
 from omni_operator.spec import parse
 from omni_operator.topology import in_cluster
+from tests.operator.edits import REMOVED, edited
 
 UID = "uid-of-digits"
 

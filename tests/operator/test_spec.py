@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from edits import REMOVED, edited
 from hypothesis import given
 from hypothesis import strategies as st
 
 from omni_operator.problems import InvalidSpec, Problem
 from omni_operator.spec import OmniPipeline, parse
+from tests.operator.edits import REMOVED, edited
 
 STAGE = {"name": "painter", "engine": "diffusion"}
 BAD_TEMPLATE = {"spec": {"containers": [{"env": []}]}}

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from edits import edited
 
 from omni_operator.problems import InvalidSpec
 from omni_operator.spec import parse
 from omni_operator.status import Failure, Observed, accepted_status, rejected_status
 from omni_operator.topology import in_cluster
+from tests.operator.edits import edited
 
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z"
 

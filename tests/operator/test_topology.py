@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from edits import edited
 from hypothesis import given
 from hypothesis import strategies as st
 
 from omni_operator.spec import parse
 from omni_operator.topology import Process, Topology, in_cluster, on_this_machine
+from tests.operator.edits import edited
 
 
 def consecutive_ports(first: int = 20000) -> Callable[[int], int]:
