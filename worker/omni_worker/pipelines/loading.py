@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 import msgspec
 import torch
+import transformers
 
 from omni_worker.errors import CommandError
 from omni_worker.model_source import ModelSource
@@ -37,11 +38,13 @@ def load(source: ModelSource, step_execution: bool | None, concurrent: bool = Tr
     `step_execution` None steps where the pipeline can. Raises LoadError: the model is not there, is broken, or was
     told to step and cannot.
     """
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     try:
         pipe = diffusers.DiffusionPipeline.from_pretrained(
-            source.location, revision=source.revision, torch_dtype=dtype, local_files_only=source.is_local
+            source.location, revision=source.revision, dtype=dtype, local_files_only=source.is_local
         ).to(device)
     except Exception as error:  # diffusers raises whatever the part that failed raised
         raise LoadError(f"the model {source.text} cannot be loaded: {error}") from error
