@@ -1,0 +1,474 @@
+"""The operator against a real API server: the real command as a process, no nodes, so pods are made but never run."""
+
+import copy
+import json
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.apiserver
+ROOT = Path(__file__).parents[2]
+CRD = ROOT / "crds/omnipipelines.yaml"
+EXAMPLE = ROOT / "examples/digits.yaml"
+OWNED = "deployments,services,configmaps,serviceaccounts"
+LABEL = "app.kubernetes.io/managed-by=omni-operator"
+CHILDREN = [
+    "ConfigMap/digits",
+    "Deployment/digits-head",
+    "Deployment/digits-painter",
+    "Service/digits",
+    "Service/digits-head",
+    "ServiceAccount/digits",
+]
+
+
+def eventually(holds: Callable[[], Any], what: str, seconds: float = 90) -> Any:
+    """The first true answer; what the operator and the controllers bring about takes its time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := holds()):
+        assert time.monotonic() < deadline, f"never came: {what}"
+        time.sleep(0.2)
+    return answer
+
+
+class Kubectl:
+    """kubectl in one namespace."""
+
+    def __init__(self, kubeconfig: str, namespace: str) -> None:
+        self.kubeconfig, self.namespace = kubeconfig, namespace
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> str:
+        done = self.tried(*arguments, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def tried(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        command = ["kubectl", f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}", *arguments]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60)
+
+    def apply(self, *objects: dict[str, Any]) -> str:
+        return self("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self("get", *arguments, "-o", "json"))
+        return found
+
+    def items(self, kinds: str, selector: str = "") -> list[dict[str, Any]]:
+        return list(self.get(kinds, *(["-l", selector] if selector else []))["items"])
+
+    def children(self) -> dict[str, dict[str, Any]]:
+        return {f"{item['kind']}/{item['metadata']['name']}": item for item in self.items(OWNED, LABEL)}
+
+    def versions(self) -> dict[str, str]:
+        """What changes with every write: the resource version of the pipelines and of all that is theirs."""
+        items = [*self.items("omnipipelines"), *self.items(OWNED, LABEL)]
+        return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"] for item in items}
+
+    def settled(self) -> dict[str, str]:
+        """The versions, once they have stood still for a few looks."""
+        looks: list[dict[str, str]] = []
+
+        def stands_still() -> bool:
+            looks.append(self.versions())
+            time.sleep(0.4)
+            return len(looks) >= 4 and all(look == looks[-1] for look in looks[-4:])
+
+        eventually(stands_still, "a settled pipeline")
+        return looks[-1]
+
+    def condition(self, kind: str, name: str = "digits") -> dict[str, Any]:
+        conditions = self.get("omnipipeline", name).get("status", {}).get("conditions", [])
+        return next((condition for condition in conditions if condition["type"] == kind), {})
+
+
+class Operator:
+    """`omni operator` as a process of its own."""
+
+    def __init__(self, kubeconfig: str, log: Path, *namespaces: str) -> None:
+        self.log = log
+        scope = [f"--namespace={namespace}" for namespace in namespaces]
+        command = [str(Path(sys.executable).with_name("omni")), "operator", "--probe-port=0", *scope]
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                command,
+                env={"PATH": "/usr/bin:/bin", "HOME": str(log.parent), "KUBECONFIG": kubeconfig},
+                stdout=file,
+                stderr=file,
+            )
+
+    def writes(self) -> int:
+        return sum(" applied " in line or " deleted " in line for line in self.log.read_text().splitlines())
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> int:
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(60)
+
+
+StartOperator = Callable[..., Operator]
+
+
+@pytest.fixture
+def kubectl(kubeconfig: str) -> Iterator[Kubectl]:
+    """kubectl in a namespace of the test's own, with the CRD installed."""
+    namespace = f"test-{uuid.uuid4().hex[:8]}"
+    kubectl = Kubectl(kubeconfig, namespace)
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRD))
+    kubectl("wait", "--for=condition=Established", "crd/omnipipelines.omnipipeline.dev")
+    kubectl("create", "namespace", namespace)
+    yield kubectl
+    kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+@pytest.fixture
+def start_operator(kubeconfig: str, tmp_path: Path) -> Iterator[StartOperator]:
+    operators: list[Operator] = []
+
+    def start(*namespaces: str) -> Operator:
+        operators.append(Operator(kubeconfig, tmp_path / f"operator-{len(operators)}.log", *namespaces))
+        return operators[-1]
+
+    yield start
+    for operator in operators:
+        operator.kill()
+        print(operator.log.read_text())
+
+
+@pytest.fixture
+def operator(start_operator: StartOperator, kubectl: Kubectl) -> Operator:
+    return start_operator(kubectl.namespace)
+
+
+@pytest.fixture
+def digits() -> dict[str, Any]:
+    manifest: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
+    return manifest
+
+
+def serve(kubectl: Kubectl, manifest: dict[str, Any]) -> dict[str, str]:
+    """Apply a pipeline, and wait until the operator has done all it will."""
+    kubectl.apply(manifest)
+    eventually(lambda: sorted(kubectl.children()) == CHILDREN, "the children")
+    eventually(lambda: kubectl.condition("Ready").get("reason") == "Unschedulable", "a status that saw the pods")
+    return kubectl.settled()
+
+
+# ---- the definition
+
+
+def test_explain_shows_what_the_fields_mean(kubectl: Kubectl) -> None:
+    assert "Headless pods of this stage; absent means" in kubectl("explain", "op.spec.stages.replicas")
+    assert "Secret with the access token" in kubectl("explain", "op.spec.model.tokenSecretRef")
+
+
+def test_the_server_fills_in_defaults_but_no_count_of_a_stage(kubectl: Kubectl, digits: dict[str, Any]) -> None:
+    digits["spec"] = {"model": {"source": "builtin://digits"}, "stages": [{"name": "painter", "engine": "diffusion"}]}
+    kubectl.apply(digits)
+    spec = kubectl.get("op", "digits")["spec"]
+    assert spec["replicas"] == 1
+    assert spec["loadBalancing"] == {"policy": "least-queue-length", "heartbeatTimeoutSeconds": 30}
+    (stage,) = spec["stages"]
+    assert stage["scheduling"] == {"mode": "step", "policy": "fifo", "maxNumSeqs": "auto"}
+    assert stage["rollout"] == {"maxUnavailable": 1, "maxSurge": 0}
+    assert "replicas" not in stage
+    assert "accelerator" not in stage
+
+
+REFUSED: dict[str, tuple[tuple[str, ...], Any, str]] = {
+    "a negative count": (("spec", "replicas"), -1, "spec.replicas"),
+    "an unknown policy": (("spec", "loadBalancing"), {"policy": "psychic"}, "spec.loadBalancing.policy"),
+    "a model of no form": (("spec", "model"), {"source": "digits"}, "spec.model.source"),
+    "no stages": (("spec", "stages"), [], "spec.stages"),
+    "no spec": (("spec",), None, "spec"),
+    "two stages of one name": (
+        ("spec", "stages"),
+        [{"name": "painter", "engine": "diffusion"}] * 2,
+        "spec.stages[1]",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_the_server_refuses_invalid_values_and_names_the_field(
+    kubectl: Kubectl, digits: dict[str, Any], row: str
+) -> None:
+    path, value, field = REFUSED[row]
+    node = digits
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    refused = kubectl.tried("create", "-f", "-", stdin=yaml.safe_dump(digits))
+    assert refused.returncode != 0
+    assert field in refused.stderr
+
+
+# ---- converging
+
+
+def test_a_pipeline_becomes_owned_children_and_pods(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    serve(kubectl, digits)
+    pipeline = kubectl.get("op", "digits")
+    for child in kubectl.children().values():
+        (owner,) = child["metadata"]["ownerReferences"]
+        assert (owner["uid"], owner["controller"]) == (pipeline["metadata"]["uid"], True)
+    painters = kubectl.items("pods", "omnipipeline.dev/role=replica")
+    assert len(painters) == 2
+    assert painters[0]["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+    assert len(kubectl.items("pods", "omnipipeline.dev/role=head")) == 1
+
+
+def test_the_status_counts_and_tells_why_pods_wait(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    serve(kubectl, digits)
+    pipeline = kubectl.get("op", "digits")
+    status = pipeline["status"]
+    assert status["observedGeneration"] == pipeline["metadata"]["generation"]
+    assert (status["replicas"], status["readyReplicas"], status["stages"][0]["desired"]) == (2, 0, 2)
+    assert "no nodes available to schedule pods" in status["stages"][0]["message"]
+    assert kubectl.condition("Accepted")["status"] == "True"
+    assert kubectl.condition("Ready")["status"] == "False"
+    assert kubectl.condition("Progressing")["status"] == "True"
+    scale = json.loads(
+        kubectl(
+            "get", "--raw", f"/apis/omnipipeline.dev/v1alpha1/namespaces/{kubectl.namespace}/omnipipelines/digits/scale"
+        )
+    )
+    assert scale["status"] == {
+        "replicas": 2,
+        "selector": "omnipipeline.dev/pipeline=digits,omnipipeline.dev/role=replica",
+    }
+    row = kubectl("get", "op", "digits", "--no-headers").split()
+    assert row[:6] == ["digits", "False", "Unschedulable", "2", "0", "builtin://digits"]
+
+
+def test_the_operator_leaves_no_marks_on_the_pipeline(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    serve(kubectl, digits)
+    metadata = kubectl.get("op", "digits")["metadata"]
+    assert "finalizers" not in metadata
+    assert [key for key in metadata["annotations"] if "kubectl" not in key] == []
+
+
+def test_a_settled_pipeline_is_not_written_to(kubectl: Kubectl, operator: Operator, digits: dict[str, Any]) -> None:
+    before = serve(kubectl, digits)
+    writes = operator.writes()
+    time.sleep(10)
+    assert kubectl.versions() == before
+    assert operator.writes() == writes
+
+
+def test_a_restarted_operator_writes_nothing(
+    kubectl: Kubectl, operator: Operator, start_operator: StartOperator, digits: dict[str, Any]
+) -> None:
+    before = serve(kubectl, digits)
+    operator.kill()
+    successor = start_operator(kubectl.namespace)
+    # It has taken the pipeline up when it reacts to a change, which one of the children shows.
+    kubectl("delete", "service", "digits")
+    eventually(lambda: "Service/digits" in kubectl.children(), "the Service again")
+    after = kubectl.settled()
+    assert {name: version for name, version in after.items() if name != "Service/digits"} == {
+        name: version for name, version in before.items() if name != "Service/digits"
+    }
+    assert successor.writes() == 1
+    assert successor.stop() == 0
+
+
+@pytest.mark.parametrize("how", ["scale", "edit"])
+def test_another_count_changes_one_deployment_and_keeps_its_pods(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any], how: str
+) -> None:
+    before = serve(kubectl, digits)
+    pods = {pod["metadata"]["uid"] for pod in kubectl.items("pods", LABEL)}
+    if how == "scale":
+        kubectl("scale", "op/digits", "--replicas=3")
+    else:
+        digits["spec"]["replicas"] = 3
+        kubectl.apply(digits)
+    eventually(lambda: len(kubectl.items("pods", LABEL)) == 4, "a third painter")
+    eventually(lambda: kubectl.get("op", "digits")["status"]["replicas"] == 3, "the count in the status")
+    after = kubectl.settled()
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"OmniPipeline/digits", "Deployment/digits-painter"}
+    assert pods < {pod["metadata"]["uid"] for pod in kubectl.items("pods", LABEL)}
+
+
+def test_counts_in_quick_succession_end_at_the_last(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    serve(kubectl, digits)
+    for count in (3, 1, 4, 2, 3):
+        kubectl("scale", "op/digits", f"--replicas={count}")
+    eventually(lambda: kubectl.get("op", "digits")["status"]["replicas"] == 3, "the last count")
+    kubectl.settled()
+    assert kubectl.get("deployment", "digits-painter")["spec"]["replicas"] == 3
+
+
+def test_to_zero_and_back(kubectl: Kubectl, operator: Operator, digits: dict[str, Any]) -> None:
+    serve(kubectl, digits)
+    kubectl("scale", "op/digits", "--replicas=0")
+    eventually(lambda: kubectl.condition("Ready")["reason"] == "ScaledToZero", "a status that says so")
+    kubectl("scale", "op/digits", "--replicas=1")
+    eventually(lambda: kubectl.get("op", "digits")["status"]["replicas"] == 1, "a painter again")
+
+
+def test_labels_of_the_pipeline_restart_nothing(kubectl: Kubectl, operator: Operator, digits: dict[str, Any]) -> None:
+    before = serve(kubectl, digits)
+    kubectl("label", "op/digits", "team=a")
+    kubectl("annotate", "op/digits", "note=b")
+    after = kubectl.settled()
+    assert {name for name in after if after[name] != before[name]} == {"OmniPipeline/digits"}
+
+
+def test_a_renamed_stage_replaces_its_deployment(kubectl: Kubectl, operator: Operator, digits: dict[str, Any]) -> None:
+    serve(kubectl, digits)
+    digits["spec"]["stages"][0]["name"] = digits["spec"]["head"]["stage"] = "brush"
+    kubectl.apply(digits)
+    eventually(lambda: "Deployment/digits-brush" in kubectl.children(), "the new Deployment")
+    eventually(lambda: "Deployment/digits-painter" not in kubectl.children(), "the end of the old Deployment")
+
+
+# ---- healing
+
+
+@pytest.mark.parametrize("child", CHILDREN)
+def test_a_deleted_child_comes_back(kubectl: Kubectl, operator: Operator, digits: dict[str, Any], child: str) -> None:
+    serve(kubectl, digits)
+    uid = kubectl.children()[child]["metadata"]["uid"]
+    kubectl("delete", child.lower())
+    eventually(lambda: kubectl.children().get(child, {}).get("metadata", {}).get("uid") not in (None, uid), child)
+
+
+def test_what_someone_changes_is_changed_back_and_what_they_add_stays(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    serve(kubectl, digits)
+    kubectl("scale", "deployment/digits-painter", "--replicas=9")
+    kubectl("patch", "configmap", "digits", "--type=merge", "-p", '{"data": {"stages.json": "{}", "mine": "1"}}')
+    kubectl("label", "service/digits", "omnipipeline.dev/pipeline-", "team=a")
+    eventually(lambda: kubectl.get("deployment", "digits-painter")["spec"]["replicas"] == 2, "the count")
+    eventually(lambda: "painter" in kubectl.get("configmap", "digits")["data"]["stages.json"], "the stage config")
+    eventually(lambda: "digits" in str(kubectl.get("service", "digits")["metadata"]["labels"]), "the label")
+    assert kubectl.get("configmap", "digits")["data"]["mine"] == "1"
+    assert kubectl.get("service", "digits")["metadata"]["labels"]["team"] == "a"
+
+
+# ---- refusing
+
+
+def test_an_invalid_edit_is_named_and_touches_nothing(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    before = serve(kubectl, digits)
+    broken = copy.deepcopy(digits)
+    broken["spec"]["head"]["stage"] = "thinker"
+    broken["spec"]["replicas"] = 5
+    kubectl.apply(broken)
+    eventually(lambda: kubectl.condition("Accepted")["status"] == "False", "the refusal")
+    accepted = kubectl.condition("Accepted")
+    assert accepted["reason"] == "InvalidSpec"
+    assert accepted["message"] == "spec.head.stage: 'thinker' is not a stage; expected one of: painter"
+    assert kubectl.condition("Ready")["reason"] == "NotAccepted"
+    after = kubectl.settled()
+    assert {name for name in after if after[name] != before[name]} == {"OmniPipeline/digits"}
+    kubectl.apply(digits)
+    eventually(lambda: kubectl.condition("Accepted")["status"] == "True", "acceptance again")
+
+
+def test_a_service_of_someone_else_is_a_conflict_and_stays_as_it_is(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    foreign = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "digits"},
+        "spec": {"ports": [{"port": 80}], "selector": {"app": "mine"}},
+    }
+    kubectl.apply(foreign)
+    before = kubectl.get("service", "digits")
+    kubectl.apply(digits)
+    eventually(lambda: kubectl.condition("Ready").get("reason") == "NameConflict", "the conflict")
+    assert "Service digits exists and is not ours" in kubectl.condition("Ready")["message"]
+    assert sorted(kubectl.children()) == [child for child in CHILDREN if child != "Service/digits"]
+    assert kubectl.get("service", "digits") == before
+    kubectl("delete", "service", "digits")
+    eventually(lambda: "Service/digits" in kubectl.children(), "our Service, once the name is free")
+
+
+# ---- ending
+
+
+def test_children_go_with_the_pipeline_even_while_no_operator_runs(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    serve(kubectl, digits)
+    operator.kill()
+    kubectl("delete", "op", "digits", "--timeout=30s")
+    eventually(lambda: not kubectl.children() and not kubectl.items("pods"), "the end of every child")
+
+
+def test_a_pipeline_of_the_same_name_has_children_of_its_own(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    serve(kubectl, digits)
+    before = {name: child["metadata"]["uid"] for name, child in kubectl.children().items()}
+    kubectl("delete", "op", "digits", "--timeout=30s")
+    kubectl.apply(digits)
+    uid = kubectl.get("op", "digits")["metadata"]["uid"]
+
+    def are_all_new() -> bool:
+        children = kubectl.children()
+        return sorted(children) == CHILDREN and all(
+            child["metadata"]["ownerReferences"][0]["uid"] == uid and child["metadata"]["uid"] != before[name]
+            for name, child in children.items()
+        )
+
+    eventually(are_all_new, "children of the new pipeline")
+
+
+# ---- several
+
+
+def test_pipelines_of_one_name_in_two_namespaces_are_apart(
+    kubectl: Kubectl, start_operator: StartOperator, digits: dict[str, Any]
+) -> None:
+    other = Kubectl(kubectl.kubeconfig, f"{kubectl.namespace}-b")
+    other("create", "namespace", other.namespace)
+    try:
+        start_operator(kubectl.namespace, other.namespace)
+        serve(kubectl, digits)
+        before = serve(other, digits)
+        kubectl("scale", "op/digits", "--replicas=1")
+        eventually(lambda: kubectl.get("op", "digits")["status"]["replicas"] == 1, "one painter here")
+        kubectl("delete", "op", "digits")
+        eventually(lambda: not kubectl.children(), "the end of the children here")
+        assert other.settled() == before
+    finally:
+        other("delete", "namespace", other.namespace, "--wait=false")
+
+
+def test_an_operator_keeps_to_its_namespaces(kubectl: Kubectl, operator: Operator, digits: dict[str, Any]) -> None:
+    other = Kubectl(kubectl.kubeconfig, f"{kubectl.namespace}-b")
+    other("create", "namespace", other.namespace)
+    try:
+        other.apply(digits)
+        serve(kubectl, digits)
+        assert not other.children()
+        assert "status" not in other.get("op", "digits")
+    finally:
+        other("delete", "namespace", other.namespace, "--wait=false")
