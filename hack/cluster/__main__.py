@@ -14,7 +14,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as `python3 hack/cluster`
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from hack.cluster import kind, lifecycle, packages
+from hack.cluster import context, kind, lifecycle, packages
 from hack.cluster.build import build
 from hack.cluster.dns import follow
 from hack.cluster.images import build_images, load_archive, load_images
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     images = verb("images", "build the project's two images and load them")
     images.add_argument("--no-load", action="store_true", help="build them into the cache only")
     verb("kubeconfig", "print the path of the kubeconfig file")
+    verb("use", "make it the cluster that a bare kubectl talks to, until it is taken down")
     verb("status", "say whether it runs; exit code 1 when it does not")
     verb("down", "stop it and remove every trace but the cache")
     verb("dns", argparse.SUPPRESS)
@@ -94,12 +95,15 @@ def _embedded(args: argparse.Namespace) -> None:
                     f"{args.name} is not running; start it with `python3 hack/cluster up --name {args.name}`"
                 )
             print(instance.kubeconfig)
+        case "use":
+            context.use(instance)
         case "status":
             answer = lifecycle.status(instance)
             if not answer.startswith("running"):
                 raise ClusterError(f"{args.name}: {answer}")
             print(f"{args.name}: {answer}")
         case "down":
+            context.forget(instance)
             lifecycle.down(instance)
         case "dns":
             follow(instance)
@@ -108,7 +112,7 @@ def _embedded(args: argparse.Namespace) -> None:
 def _on_kind(args: argparse.Namespace) -> None:
     kind.require_kind()
     match args.verb:
-        case "check" | "build":
+        case "check" | "build" | "use":  # kind has no build, and makes itself the current context
             pass
         case "up":
             kind.up(args.name)
