@@ -44,19 +44,19 @@ def upgrade(args: argparse.Namespace) -> None:
     kubeconfig = find_kubeconfig(args.kubeconfig)
     values = collect_values(args.values, args.set)
     if args.crds:
-        _kubectl(kubeconfig, "apply", "--server-side", "--force-conflicts", "-f", args.chart / "crds")
+        # In the name under which Helm's library would apply them: the first word of this process's command line.
+        manager = f"--field-manager={Path(sys.orig_argv[0]).name}"
+        _kubectl(kubeconfig, "apply", "--server-side", "--force-conflicts", manager, "-f", args.chart / "crds")
     with Config(kubeconfig_path=kubeconfig, namespace=args.namespace) as config:
         options: dict[str, Any] = {
             "namespace": args.namespace,
             "timeout": args.timeout,
             "wait": "legacy" if args.wait else "hookOnly",
         }
-        try:
-            release = config.upgrade(args.chart, args.release, values, **options)
-        except HelmNotFoundError:
-            if not args.install:
-                raise
+        if args.install and not _has_release(config, args.release):
             release = config.install(args.chart, args.release, values, create_namespace=True, **options)
+        else:
+            release = config.upgrade(args.chart, args.release, values, **options)
     notes = release.get("notes") or (release.get("info") or {}).get("notes") or ""
     print(f"{args.release} is deployed in namespace {args.namespace}.", notes.strip(), sep="\n\n")
 
@@ -118,6 +118,13 @@ def collect_values(files: list[Path], settings: list[str]) -> dict[str, Any]:
     return values
 
 
+def _has_release(config: Config, name: str) -> bool:
+    try:
+        return bool(config.history(name))
+    except HelmNotFoundError:
+        return False
+
+
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
     for key, value in values.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
@@ -154,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         if on_cluster:
             one.add_argument("--kubeconfig", type=Path, metavar="FILE")
             one.add_argument("--wait", action="store_true", help="until everything is ready, or gone")
-            one.add_argument("--timeout", type=int, default=600, metavar="SECONDS")
+            one.add_argument("--timeout", type=int, default=300, metavar="SECONDS")
         return one
 
     up = verb("upgrade", upgrade, "upgrade a release", on_cluster=True, has_chart=True)
