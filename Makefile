@@ -5,7 +5,7 @@ CLUSTER ?= embedded
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-local lint types imports check model crd images cluster deploy undeploy cluster-down \
+.PHONY: help install demo test test-local lint types imports check model crd reference images cluster deploy undeploy cluster-down \
         kubeconfig bench clean
 
 help: ## Show this list
@@ -34,6 +34,7 @@ lint: install
 	@ruff check .
 	@ruff format --check .
 	@$(PYTHON) -m omni_operator.crd --check
+	@$(PYTHON) hack/reference.py --check
 
 types: install
 	@mypy
@@ -46,6 +47,9 @@ model: install ## Train the built-in model again (15 minutes)
 
 crd: install ## Generate the CRD from the operator's types
 	@$(PYTHON) -m omni_operator.crd
+
+reference: install ## Generate docs/reference.md from the code
+	@$(PYTHON) hack/reference.py
 
 cluster: install ## Start a Kubernetes node on this machine, with our images and 4 GPUs to schedule on (CLUSTER=kind: kind)
 	@$(PYTHON) hack/cluster up --kind=$(CLUSTER)
