@@ -1,0 +1,1 @@
+"""Tests on a real Kubernetes: an API server, or a whole node."""

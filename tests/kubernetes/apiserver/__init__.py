@@ -1,0 +1,1 @@
+"""Tests of the operator against a real API server; no pod runs."""

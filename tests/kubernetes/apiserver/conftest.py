@@ -1,0 +1,90 @@
+"""A real API server for every test below, a namespace for each, and operators that end with it.
+
+Where OMNI_KUBECONFIG names a cluster, that one is used; else a control plane of its own is started, without a node.
+"""
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.kubernetes.apiserver.operators import CRD, EXAMPLE, ROOT, Kubectl, Operator, StartOperator
+
+INSTANCE = "apiserver-tests"
+NOWHERE = {"spec": {"nodeSelector": {"omnipipeline.dev/such-a-node-is-not-there": "true"}}}
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> Iterator[str]:
+    """The kubeconfig of a cluster where the tests may do anything."""
+    given = os.environ.get("OMNI_KUBECONFIG")
+    if given:
+        yield given
+        return
+    cluster = [sys.executable, str(ROOT / "hack/cluster")]
+    name = f"--name={INSTANCE}"
+    try:
+        subprocess.run([*cluster, "up", "--no-node", name], check=True)
+        yield subprocess.run([*cluster, "kubeconfig", name], check=True, capture_output=True, text=True).stdout.strip()
+    finally:
+        subprocess.run([*cluster, "down", name], check=True)
+
+
+@pytest.fixture(scope="session")
+def definition(kubeconfig: str) -> None:
+    """The CRD, as the project ships it."""
+    kubectl = Kubectl(kubeconfig, "default")
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRD))
+    kubectl("wait", "--for=condition=Established", "crd/omnipipelines.omnipipeline.dev")
+
+
+@pytest.fixture
+def kubectl(kubeconfig: str, definition: None) -> Iterator[Kubectl]:
+    """kubectl in a namespace of the test's own."""
+    kubectl = Kubectl(kubeconfig, f"test-{uuid.uuid4().hex[:8]}")
+    kubectl("create", "namespace", kubectl.namespace)
+    yield kubectl
+    kubectl("delete", "namespace", kubectl.namespace, "--wait=false")
+
+
+@pytest.fixture
+def other(kubectl: Kubectl) -> Iterator[Kubectl]:
+    """kubectl in a second namespace."""
+    other = Kubectl(kubectl.kubeconfig, f"{kubectl.namespace}-b")
+    other("create", "namespace", other.namespace)
+    yield other
+    other("delete", "namespace", other.namespace, "--wait=false")
+
+
+@pytest.fixture
+def start_operator(kubeconfig: str, tmp_path: Path) -> Iterator[StartOperator]:
+    operators: list[Operator] = []
+
+    def start(*namespaces: str, kubeconfig: str = kubeconfig) -> Operator:
+        operators.append(Operator(kubeconfig, tmp_path / f"operator-{len(operators)}.log", *namespaces))
+        return operators[-1]
+
+    yield start
+    for operator in operators:
+        operator.kill()
+        print(operator.log.read_text())
+
+
+@pytest.fixture
+def operator(start_operator: StartOperator, kubectl: Kubectl) -> Operator:
+    """An operator for the test's namespace, on its way up."""
+    return start_operator(kubectl.namespace)
+
+
+@pytest.fixture
+def digits() -> dict[str, Any]:
+    """examples/digits.yaml, with pods that fit on no node of any cluster."""
+    manifest: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
+    manifest["spec"]["head"]["template"] = manifest["spec"]["stages"][0]["template"] = NOWHERE
+    return manifest

@@ -1,0 +1,123 @@
+"""kubectl and `omni operator`, as the tests use them: both are the real commands."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[3]
+CRD = ROOT / "crds/omnipipelines.yaml"
+EXAMPLE = ROOT / "examples/digits.yaml"
+OWNED = "deployments,services,configmaps,serviceaccounts"
+LABEL = "app.kubernetes.io/managed-by=omni-operator"
+CHILDREN = [
+    "ConfigMap/digits",
+    "Deployment/digits-head",
+    "Deployment/digits-painter",
+    "Service/digits",
+    "Service/digits-head",
+    "ServiceAccount/digits",
+]
+
+
+def eventually(holds: Callable[[], Any], what: str, seconds: float = 90) -> Any:
+    """The first true answer; what the operator and the controllers bring about takes its time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := holds()):
+        assert time.monotonic() < deadline, f"never came: {what}"
+        time.sleep(0.2)
+    return answer
+
+
+class Kubectl:
+    """kubectl in one namespace."""
+
+    def __init__(self, kubeconfig: str, namespace: str) -> None:
+        self.kubeconfig, self.namespace = kubeconfig, namespace
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> str:
+        done = self.tried(*arguments, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def tried(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        command = ["kubectl", f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}", *arguments]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60)
+
+    def apply(self, *objects: dict[str, Any]) -> str:
+        return self("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self("get", *arguments, "-o", "json"))
+        return found
+
+    def items(self, kinds: str, selector: str = "") -> list[dict[str, Any]]:
+        return list(self.get(kinds, *(["-l", selector] if selector else []))["items"])
+
+    def children(self) -> dict[str, dict[str, Any]]:
+        return {f"{item['kind']}/{item['metadata']['name']}": item for item in self.items(OWNED, LABEL)}
+
+    def versions(self) -> dict[str, str]:
+        """What changes with every write: the resource version of the pipelines and of all that is theirs."""
+        items = [*self.items("omnipipelines"), *self.items(OWNED, LABEL)]
+        return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"] for item in items}
+
+    def settled(self) -> dict[str, str]:
+        """The versions, once they have stood still for a few looks."""
+        looks: list[dict[str, str]] = []
+
+        def stands_still() -> bool:
+            looks.append(self.versions())
+            time.sleep(0.4)
+            return len(looks) >= 4 and all(look == looks[-1] for look in looks[-4:])
+
+        eventually(stands_still, "a settled pipeline")
+        return looks[-1]
+
+    def condition(self, kind: str, name: str = "digits") -> dict[str, Any]:
+        conditions = self.get("omnipipeline", name).get("status", {}).get("conditions", [])
+        return next((condition for condition in conditions if condition["type"] == kind), {})
+
+
+class Operator:
+    """`omni operator` as a process of its own."""
+
+    def __init__(self, kubeconfig: str, log: Path, *namespaces: str) -> None:
+        self.log = log
+        scope = [f"--namespace={namespace}" for namespace in namespaces]
+        command = [str(Path(sys.executable).with_name("omni")), "operator", "--probe-port=0", *scope]
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                command,
+                env={"PATH": "/usr/bin:/bin", "HOME": str(log.parent), "KUBECONFIG": kubeconfig},
+                stdout=file,
+                stderr=file,
+            )
+
+    def writes(self) -> int:
+        return sum(" applied " in line or " deleted " in line for line in self.log.read_text().splitlines())
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> int:
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(60)
+
+
+StartOperator = Callable[..., Operator]
+
+
+def serve(kubectl: Kubectl, manifest: dict[str, Any]) -> dict[str, str]:
+    """Apply a pipeline, and wait until the operator has done all it will."""
+    kubectl.apply(manifest)
+    eventually(lambda: sorted(kubectl.children()) == CHILDREN, "the children")
+    eventually(lambda: kubectl.condition("Ready").get("reason") == "Unschedulable", "a status that saw the pods")
+    return kubectl.settled()

@@ -1,0 +1,69 @@
+"""The operator with the rights that the chart gives it, and no more: enough for its whole job, in its namespaces."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.kubernetes.apiserver.operators import ROOT, Kubectl, StartOperator, eventually, serve
+
+pytestmark = pytest.mark.apiserver
+HELPERS = ROOT / "charts/omnipipeline/templates/_helpers.tpl"
+
+
+def chart_rules() -> list[dict[str, Any]]:
+    """The rules of the chart's Role, which are the same in every release."""
+    (rules,) = re.findall(r'define "omnipipeline\.rules" -}}(.*?){{-? end', HELPERS.read_text(), re.DOTALL)
+    parsed: list[dict[str, Any]] = yaml.safe_load(rules)
+    return parsed
+
+
+def limited_kubeconfig(kubectl: Kubectl, rules: list[dict[str, Any]], folder: Path) -> str:
+    """A kubeconfig of a ServiceAccount with these rules in kubectl's namespace, and no right elsewhere."""
+    named = {"name": "limited", "namespace": kubectl.namespace}
+    group = "rbac.authorization.k8s.io"
+    kubectl.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named},
+        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": named, "rules": rules},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": named,
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": "limited"},
+            "subjects": [{"kind": "ServiceAccount", **named}],
+        },
+    )
+    config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+    config["users"][0]["user"] = {"token": kubectl("create", "token", "limited").strip()}
+    file = folder / "limited.kubeconfig"
+    file.write_text(json.dumps(config))
+    return str(file)
+
+
+def test_the_charts_rights_in_one_namespace_are_enough(
+    kubectl: Kubectl, start_operator: StartOperator, digits: dict[str, Any], tmp_path: Path
+) -> None:
+    start_operator(kubectl.namespace, kubeconfig=limited_kubeconfig(kubectl, chart_rules(), tmp_path))
+    serve(kubectl, digits)
+    digits["spec"]["stages"][0]["name"] = digits["spec"]["head"]["stage"] = "brush"
+    kubectl.apply(digits)
+    eventually(lambda: "Deployment/digits-brush" in kubectl.children(), "the new Deployment")
+    eventually(lambda: "Deployment/digits-painter" not in kubectl.children(), "the end of the old Deployment")
+
+
+def test_a_missing_right_is_named_in_the_status(
+    kubectl: Kubectl, start_operator: StartOperator, digits: dict[str, Any], tmp_path: Path
+) -> None:
+    rules = chart_rules()
+    for rule in rules:
+        if "configmaps" in rule["resources"]:
+            rule["resources"] = [resource for resource in rule["resources"] if resource != "configmaps"]
+    rules.append({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"]})
+    start_operator(kubectl.namespace, kubeconfig=limited_kubeconfig(kubectl, rules, tmp_path))
+    kubectl.apply(digits)
+    eventually(lambda: kubectl.condition("Ready").get("reason") == "Forbidden", "a status that says so")
+    assert 'cannot patch resource "configmaps"' in kubectl.condition("Ready")["message"]
+    assert "Deployment/digits-painter" in kubectl.children()
