@@ -29,6 +29,11 @@ HEAD = """# Reference
 
 Generated from the code by `make reference`.
 """
+HTTP = """## HTTP
+
+Errors are `{"error": {"message", "type", "param", "code"}}`. Every process answers the probes `/livez`, `/startupz` and
+`/readyz`, and `/metrics`; a head's `/docs` shows this list for the running server.
+"""
 
 
 def main() -> int:
@@ -95,8 +100,7 @@ def the_routes() -> Iterator[str]:
     """The routes of the head, from its OpenAPI description, and the fields of their bodies."""
     app: FastAPI = create_app(Orchestrator([], HeadMetrics(CollectorRegistry())), "model", [])
     description = app.openapi()
-    yield '## HTTP\n\nErrors are `{"error": {"message", "type", "param", "code"}}`. Every process answers the probes\n'
-    yield "`/livez`, `/startupz`, `/readyz`, and `/metrics`; a head's `/docs` shows this list for the running server.\n"
+    yield HTTP
     yield "| route | what it does |\n|---|---|"
     for path, methods in description["paths"].items():
         for method, operation in methods.items():

@@ -14,7 +14,7 @@ from omni_worker.errors import UsageError
 from omni_worker.model_source import ModelSource
 
 LB_POLICIES = ("random", "round-robin", "least-queue-length")
-AUTO_MAX_NUM_SEQS = 16
+AUTO_MAX_NUM_SEQS = 32
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class ReplicaConfig:
     data_port: int
     step_execution: bool | None
     max_num_seqs: int
+    find_batch_size: bool
     drain_timeout: float
     log_level: str = "info"
 
@@ -73,6 +74,7 @@ class ServeConfig:
     replica_port: int
     step_execution: bool | None
     max_num_seqs: int
+    find_batch_size: bool
     stage_init_timeout: float
     drain_timeout: float
     log_level: str
@@ -93,6 +95,7 @@ class ServeConfig:
             data_port=self.replica_port + index,
             step_execution=self.step_execution,
             max_num_seqs=self.max_num_seqs,
+            find_batch_size=self.find_batch_size,
             drain_timeout=self.drain_timeout,
             log_level=self.log_level,
         )
@@ -154,7 +157,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_count_or_auto,
         default="auto",
         metavar="N",
-        help="requests that a replica runs at one time (default: auto)",
+        help="requests that a replica runs at one time; auto: 32, batched as far as that pays (default: auto)",
     )
     parser.add_argument(
         "--stage-init-timeout", type=_seconds, default=600.0, metavar="SECONDS", help="time to load the model (600)"
@@ -199,6 +202,7 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
         replica_port=args.omni_replica_port,
         step_execution=args.step_execution,
         max_num_seqs=AUTO_MAX_NUM_SEQS if args.max_num_seqs == "auto" else args.max_num_seqs,
+        find_batch_size=args.max_num_seqs == "auto",
         stage_init_timeout=args.stage_init_timeout,
         drain_timeout=args.drain_timeout,
         log_level=args.log_level,

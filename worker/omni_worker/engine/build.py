@@ -9,8 +9,8 @@ from omni_worker.engine.runner import Runner
 from omni_worker.engine.runner.diffusion import RequestRunner, StepRunner
 from omni_worker.engine.scheduler import RequestScheduler, SchedulerEvent, SchedulerInterface, StepScheduler
 from omni_worker.model_source import ModelSource
+from omni_worker.pipelines.interception import WholePipeline
 from omni_worker.pipelines.loading import load
-from omni_worker.pipelines.protocol import can_step
 from omni_worker.requests import ModelCard
 
 
@@ -24,8 +24,9 @@ def build_engine(
     pipeline = load(source, config.step_execution, concurrent=config.max_num_seqs > 1).pipeline
     runner: Runner
     scheduler: SchedulerInterface
-    if can_step(pipeline):
-        runner, scheduler = StepRunner(pipeline), StepScheduler(config.max_num_seqs)  # type: ignore[arg-type]
+    if isinstance(pipeline, WholePipeline):
+        runner, scheduler = RequestRunner(pipeline), RequestScheduler()
     else:
-        runner, scheduler = RequestRunner(pipeline), RequestScheduler()  # type: ignore[arg-type]
+        runner = StepRunner(pipeline)
+        scheduler = StepScheduler(config.max_num_seqs, find_batch_size=config.find_batch_size)
     return Engine(scheduler, UniProcExecutor(runner), on_event, on_failure), pipeline.card

@@ -4,6 +4,7 @@ A failure stays with its request: a batch that fails is run again one request at
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,14 +25,16 @@ class StepRunner(Runner):
     def __init__(self, pipeline: InterceptedPipeline) -> None:
         self._pipeline = pipeline
         self._states: dict[str, StepState] = {}
+        self._call_seconds: float | None = None
 
     def execute(self, output: SchedulerOutput) -> RunnerOutput:
         torch.set_grad_enabled(False)  # for the whole thread: the requests' own no_grad blocks interleave
         for id in output.finished:
             self._drop(id)
         prepared = [self._prepare(request) for request in output.new]
+        self._call_seconds = None
         advanced = self._advance([self._states[id] for id in output.cached]) if output.cached else []
-        return RunnerOutput(output.step_id, (*prepared, *advanced))
+        return RunnerOutput(output.step_id, (*prepared, *advanced), self._call_seconds)
 
     def stats(self) -> dict[str, Any]:
         batches = self._pipeline.batches
@@ -59,13 +62,20 @@ class StepRunner(Runner):
         return self._outcome(state)
 
     def _advance(self, states: Sequence[StepState]) -> list[RequestOutput]:
+        proofs, began = len(self._pipeline.batches.verdicts), time.perf_counter()
         try:
             predictions = self._pipeline.denoise_step(states)
         except Exception as error:
             if len(states) == 1:
                 return [self._failed(states[0], error)]
             log.warning("a batch of %d failed and is run again one by one: %s", len(states), error)
-            return [output for state in states for output in self._advance([state])]
+            outputs = [output for state in states for output in self._advance([state])]
+            self._call_seconds = None
+            return outputs
+        if len(self._pipeline.batches.verdicts) == proofs:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self._call_seconds = time.perf_counter() - began
         return [self._resume(state, answer) for state, answer in zip(states, predictions, strict=True)]
 
     def _resume(self, state: StepState, prediction: Any) -> RequestOutput:

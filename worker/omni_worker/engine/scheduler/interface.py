@@ -88,10 +88,14 @@ class RequestOutput:
 
 @dataclass(frozen=True)
 class RunnerOutput:
-    """The answer to one SchedulerOutput: one entry for each of its `new` and `cached`, in any order."""
+    """The answer to one SchedulerOutput: one entry for each of its `new` and `cached`, in any order.
+
+    `call_seconds` is what the one model call for `cached` took; None where there was none, or it was no usual one.
+    """
 
     step_id: int
     outputs: tuple[RequestOutput, ...] = ()
+    call_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,58 @@
+"""The batch size that is found online."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omni_worker.engine.scheduler.batch_size import BatchSizes
+
+
+def learned(a, b, sizes=(1, 2, 4, 8), bound=64):
+    learner = BatchSizes(bound)
+    for _ in range(10):
+        for size in sizes:
+            learner.measured("K", size, a + b * size)
+    return learner.limit("K")
+
+
+def test_nothing_is_known_of_a_key_that_never_ran_or_always_ran_at_one_size():
+    assert BatchSizes(16).limit("K") == 16
+    assert learned(1.0, 1.0, sizes=(3,), bound=16) == 16
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        pytest.param(1.0, 1.0, 4, id="half of a call is its overhead"),
+        pytest.param(10.0, 1.0, 45, id="calls are mostly overhead"),
+        pytest.param(0.0, 1.0, 1, id="no overhead at all"),
+        pytest.param(1.0, 1e-6, 64, id="rows cost nothing: the bound"),
+        pytest.param(-1.0, 1.0, 1, id="larger batches take more than their share"),
+    ],
+)
+def test_a_batch_grows_as_far_as_doubling_gains_ten_per_cent(a, b, expected):
+    assert learned(a, b) == expected
+
+
+def test_it_follows_a_machine_that_changes():
+    learner = BatchSizes(64)
+    for overhead in (10.0, 0.0):
+        for _ in range(200):
+            for size in (1, 4):
+                learner.measured("K", size, overhead + size)
+    assert learner.limit("K") <= 2
+
+
+@given(st.lists(st.tuples(st.integers(1, 32), st.floats(0, 1e3)), max_size=50))
+def test_any_measurements_give_a_size_within_the_bounds(measurements):
+    learner = BatchSizes(32)
+    for size, seconds in measurements:
+        learner.measured("K", size, seconds)
+    assert 1 <= learner.limit("K") <= 32
+
+
+def test_it_remembers_a_bounded_number_of_keys():
+    learner = BatchSizes(32)
+    for key in range(1000):
+        learner.measured(key, 1, 1.0)
+    assert len(learner.known) <= 256

@@ -1,0 +1,74 @@
+"""How many calls of one key to put together: found online, from the time that batches of each size took.
+
+A batch of B takes about t(B) = a + b·B. Doubling it raises throughput by 2(a + b·B) / (a + 2b·B); where that is worth
+less than ten per cent, which is above B = 4.5 a/b, a larger batch only makes every request in it wait.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+FORGET = 0.98
+WORTH_DOUBLING = 1.1
+MAX_KEYS = 256
+
+
+@dataclass
+class _Fit:
+    """Weighted sums of a least-squares line through (B, t); old measurements fade."""
+
+    weight: float = 0.0
+    size: float = 0.0
+    time: float = 0.0
+    size_size: float = 0.0
+    size_time: float = 0.0
+
+    def add(self, size: int, seconds: float) -> None:
+        for name, value in (
+            ("weight", 1.0),
+            ("size", size),
+            ("time", seconds),
+            ("size_size", size * size),
+            ("size_time", size * seconds),
+        ):
+            setattr(self, name, getattr(self, name) * FORGET + value)
+
+    @property
+    def line(self) -> tuple[float, float] | None:
+        """(a, b), seconds and seconds a call; None while all batches had one size."""
+        spread = self.weight * self.size_size - self.size**2
+        if self.weight == 0.0 or spread < 1e-6 * self.weight**2:
+            return None
+        b = (self.weight * self.size_time - self.size * self.time) / spread
+        return (self.time - b * self.size) / self.weight, b
+
+
+class BatchSizes:
+    """Learns from `measured`, and says in `limit` how far a batch of a key should grow, at most `bound`."""
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self._fits: dict[Hashable, _Fit] = {}
+
+    def measured(self, key: Hashable, size: int, seconds: float) -> None:
+        """A batch of `size` calls took `seconds`."""
+        fit = self._fits.pop(key, None) or _Fit()
+        fit.add(size, seconds)
+        self._fits[key] = fit
+        if len(self._fits) > MAX_KEYS:
+            del self._fits[next(iter(self._fits))]
+
+    def limit(self, key: Hashable) -> int:
+        """The size where growing stops paying; the bound where that is not known."""
+        fit = self._fits.get(key)
+        line = fit.line if fit else None
+        if line is None or line[1] <= 0.0:
+            return self._bound
+        a, b = line
+        gain = 2.0 - WORTH_DOUBLING  # from 2(a + bB) = WORTH_DOUBLING · (a + 2bB)
+        enough = gain * max(a, 0.0) / (2.0 * (WORTH_DOUBLING - 1.0) * b)
+        return max(1, min(self._bound, int(enough + 1e-6)))
+
+    @property
+    def known(self) -> dict[Hashable, int]:
+        """The limit of every key that was measured."""
+        return {key: self.limit(key) for key in self._fits}
