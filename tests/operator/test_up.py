@@ -1,0 +1,310 @@
+"""`omni up` and `omni generate` as a user runs them: real commands, real worker processes, the built-in model."""
+
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.processes
+ROOT = Path(__file__).parents[2]
+EXAMPLE = str(ROOT / "examples/digits.yaml")
+OMNI = str(Path(sys.executable).with_name("omni"))
+PROMPT = "a red three on black background"
+
+MANIFEST = """
+apiVersion: omnipipeline.dev/v1alpha1
+kind: OmniPipeline
+metadata: {name: digits}
+spec:
+  model: {source: builtin://digits}
+  stages:
+  - {name: painter, engine: diffusion}
+"""
+
+
+def eventually(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline, f"never came: {what}"
+        time.sleep(0.1)
+
+
+def command_lines(folder: Path) -> list[str]:
+    """Of every process that this folder's `omni up` started, by the files that its command lines name."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+            if f"XDG_STATE_HOME={folder}".encode() in environment:
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return [line for line in found if line]
+
+
+class Up:
+    """An `omni up` with a state folder of its own."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "XDG_STATE_HOME": str(folder), "HOME": str(folder)}
+        self.environment.pop("OMNI_URL", None)
+        self.environment.pop("KUBECONFIG", None)
+        self._errors = (folder / "stderr").open("w+")
+        self.process = subprocess.Popen(
+            [OMNI, "up", *arguments], env=self.environment, stdout=subprocess.PIPE, stderr=self._errors, text=True
+        )
+
+    def messages(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    def first_line(self) -> str:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        assert line, f"omni up ended: {self.messages()}"
+        return line
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(120)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(120)
+        if self.process.stdout:
+            self.process.stdout.close()
+        self._errors.close()
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """The example, served."""
+    up = Up(tmp_path_factory.mktemp("up"), EXAMPLE, "--port=0")
+    try:
+        line = up.first_line()
+        assert re.fullmatch(r"API: http://127\.0\.0\.1:\d+\n", line)
+        up.url = line.split()[1]  # type: ignore[attr-defined]
+        yield up
+    finally:
+        up.close()
+
+
+def omni(
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with nothing of the machine's own state in sight."""
+    variables = {"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_STATE_HOME": str(folder), **(environment or {})}
+    return subprocess.run([OMNI, *arguments], env=variables, capture_output=True, text=True, timeout=120, cwd=folder)
+
+
+# ---- serving
+
+
+def test_it_tells_what_starts_and_how_to_use_it(up: Up) -> None:
+    messages = up.messages()
+    assert "pipeline digits: builtin://digits, a head, 2 × painter" in messages
+    assert "painter-1: ready" in messages
+    assert "omni generate" in messages
+
+
+def test_the_api_serves_the_pipeline_by_its_name(up: Up) -> None:
+    models = httpx.get(f"{up.url}/v1/models").json()["data"]  # type: ignore[attr-defined]
+    assert [model["id"] for model in models] == ["digits"]
+
+
+def test_generate_finds_it_and_writes_a_picture(up: Up, tmp_path: Path) -> None:
+    file = tmp_path / "three.png"
+    done = omni(up.folder, "generate", PROMPT, "-o", str(file), "--size=32x32", "--steps=4", "--seed=3")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(rf"{re.escape(str(file))}  seed 3  \d+\.\d s\n", done.stdout)
+    assert Image.open(io.BytesIO(file.read_bytes())).size == (32, 32)
+
+
+def test_the_same_seed_draws_the_same_picture_and_several_have_their_own(up: Up, tmp_path: Path) -> None:
+    once, many = tmp_path / "once.png", tmp_path / "many.png"
+    common = ["generate", PROMPT, "--size=32x32", "--steps=2", "--guidance=2", "--seed=5"]
+    assert omni(up.folder, *common, "-o", str(once)).returncode == 0
+    done = omni(up.folder, *common, "-o", str(many), "--count=3")
+    assert done.returncode == 0, done.stderr
+    files = [tmp_path / f"many-{index}.png" for index in range(3)]
+    assert [line.split()[:3] for line in done.stdout.splitlines()] == [
+        [str(file), "seed", str(5 + index)] for index, file in enumerate(files)
+    ]
+    pixels = [Image.open(file).tobytes() for file in (once, *files)]
+    assert pixels[0] == pixels[1]
+    assert len(set(pixels[1:])) == 3
+
+
+@pytest.mark.parametrize("how", ["--url", "OMNI_URL"])
+def test_generate_takes_an_address(up: Up, tmp_path: Path, how: str) -> None:
+    url: str = up.url  # type: ignore[attr-defined]
+    flags = [f"--url={url}"] if how == "--url" else []
+    environment = {"OMNI_URL": url} if how == "OMNI_URL" else {}
+    done = omni(tmp_path, "generate", PROMPT, "-o", "a.png", "--steps=1", *flags, environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.png").exists()
+
+
+def test_generate_tells_what_the_server_refuses(up: Up, tmp_path: Path) -> None:
+    done = omni(up.folder, "generate", PROMPT, "-o", str(tmp_path / "a.png"), "--size=abc")
+    assert done.returncode == 1
+    assert done.stderr.startswith("omni generate: digits on this machine answers 400: ")
+    assert "size" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_generate_does_not_take_another_pipeline_for_it(up: Up, tmp_path: Path) -> None:
+    done = omni(up.folder, "generate", PROMPT, "-o", str(tmp_path / "a.png"), "--pipeline=letters")
+    assert done.returncode == 1
+    assert "no pipeline was found" in done.stderr
+
+
+# ---- ending
+
+
+def test_a_killed_replica_comes_back_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    up = Up(tmp_path, EXAMPLE, "--port=0")
+    try:
+        url = up.first_line().split()[1]
+        victim = next(
+            int(process.name)
+            for process in Path("/proc").glob("[0-9]*")
+            if str(tmp_path).encode() in environment_of(process) and b"--headless" in command_line_of(process)
+        )
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: "was killed by SIGKILL" in up.messages(), "word of the death")
+        answer = httpx.post(f"{url}/v1/images/generations", json={"prompt": PROMPT, "steps": 1}, timeout=120)
+        assert answer.status_code == 200, "the other replica serves"
+        eventually(lambda: ready_count(up) == 4, "the replica again")
+        assert up.stop() == 0
+        assert "stopping" in up.messages()
+        assert command_lines(tmp_path) == []
+        assert not list(tmp_path.glob("omnipipeline/up/*")), "no log is left of a run that ended well"
+    finally:
+        up.close()
+
+
+def ready_count(up: Up) -> int:
+    return up.messages().count(": ready\n")
+
+
+def environment_of(process: Path) -> bytes:
+    try:
+        return (process / "environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def command_line_of(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_nothing_outlives_an_omni_up_that_is_killed(tmp_path: Path) -> None:
+    up = Up(tmp_path, EXAMPLE, "--port=0")
+    try:
+        up.first_line()
+        assert len(command_lines(tmp_path)) >= 4
+        up.process.kill()
+        up.process.wait()
+        eventually(lambda: command_lines(tmp_path) == [], "the end of every process")
+    finally:
+        up.close()
+
+
+# ---- refusing
+
+REFUSED: dict[str, tuple[str, list[str], int, str]] = {
+    "a file that is not there": ("", ["missing.yaml"], 2, "missing.yaml: there is no such file"),
+    "no file": ("", [], 2, "the following arguments are required: FILE"),
+    "a port that is none": (MANIFEST, ["bad.yaml", "--port=http"], 2, "'http' is not a port; give a number from 1 to"),
+    "a time that is none": (MANIFEST, ["bad.yaml", "--timeout=-1"], 2, "'-1' is not a time"),
+    "broken YAML": ("a: [1\n", ["bad.yaml"], 2, "bad.yaml: not YAML: line 2"),
+    "a negative count": (MANIFEST.replace("{name: p", "{replicas: -1, name: p"), ["bad.yaml"], 2, "-1 is negative"),
+    "an unknown key": (
+        MANIFEST.replace("{name: p", "{replica: 1, name: p"),
+        ["bad.yaml"],
+        2,
+        "did you mean 'replicas'",
+    ),
+    "two stages of one name": (
+        f"{MANIFEST}  - {{name: painter, engine: diffusion}}\n",
+        ["bad.yaml"],
+        2,
+        "spec.stages[1].name: 'painter' is already the name of spec.stages[0]",
+    ),
+    "a model that only a cluster has": (
+        MANIFEST.replace("builtin://digits", "pvc://weights/digits"),
+        ["bad.yaml"],
+        2,
+        "spec.model.source: pvc://weights/digits is a volume of a cluster",
+    ),
+    "a folder that is not there": (
+        MANIFEST.replace("builtin://digits", "/no/such/model"),
+        ["bad.yaml"],
+        1,
+        "spec.model.source: there is no folder /no/such/model on this machine",
+    ),
+    "a built-in model that is not there": (
+        MANIFEST.replace("builtin://digits", "builtin://letters"),
+        ["bad.yaml", "--port=0"],
+        1,
+        "no such built-in model; there are: builtin://digits",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_what_cannot_be_run_is_told_and_leaves_nothing(tmp_path: Path, row: str) -> None:
+    manifest, arguments, code, message = REFUSED[row]
+    (tmp_path / "bad.yaml").write_text(manifest)
+    done = omni(tmp_path, "up", *arguments)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert command_lines(tmp_path) == []
+
+
+def test_a_busy_port_is_told(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = omni(tmp_path, "up", EXAMPLE, f"--port={port}")
+    assert done.returncode == 1
+    assert f"omni up: port {port} is in use by another program on this machine" in done.stderr
+
+
+NOT_DRAWN: dict[str, tuple[list[str], int, str]] = {
+    "no pipeline anywhere": (["-o", "a.png"], 1, "no pipeline was found: give --url, set OMNI_URL, run `omni up FILE`"),
+    "nobody at the address": (["-o", "a.png", "--url=http://127.0.0.1:9"], 1, "nothing answers at http://127.0.0.1:9"),
+    "an address of no form": (["-o", "a.png", "--url=localhost"], 1, "'localhost' is not an address"),
+    "no file to write": ([], 2, "the following arguments are required: -o"),
+    "a folder that is not there": (["-o", "no/a.png"], 2, "-o no/a.png: there is no folder no; make it first"),
+    "a folder for a file": (["-o", "."], 2, "-o .: is a folder"),
+    "no picture at all": (["-o", "a.png", "--count=0"], 2, "--count 0: expected 1 or more"),
+}
+
+
+@pytest.mark.parametrize("row", NOT_DRAWN)
+def test_what_cannot_be_drawn_is_told(tmp_path: Path, row: str) -> None:
+    arguments, code, message = NOT_DRAWN[row]
+    done = omni(tmp_path, "generate", PROMPT, *arguments)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
