@@ -1,6 +1,8 @@
 """Starts and stops real `omni serve` processes on loopback, for the tests of the serving stack."""
 
+import base64
 import contextlib
+import io
 import signal
 import socket
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import httpx
 from openai import OpenAI
+from PIL import Image
 
 START_SECONDS = 180
 
@@ -33,6 +36,19 @@ def eventually(check, what: str, seconds: float = START_SECONDS):
                 return answer
         time.sleep(0.05)
     raise AssertionError(f"{what}: not within {seconds:g} s")
+
+
+def client_of(port: int) -> OpenAI:
+    """The official client, without retries of its own."""
+    return OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+def draw(port: int, prompt="a red three on black background", size="32x32", n=1, **extra) -> list[Image.Image]:
+    """Pictures, asked for as any user of the client would."""
+    answer = client_of(port).images.generate(
+        prompt=prompt, size=size, n=n, response_format="b64_json", extra_body=extra
+    )
+    return [Image.open(io.BytesIO(base64.b64decode(item.b64_json))) for item in answer.data]
 
 
 class Process:
@@ -108,11 +124,6 @@ class Pipeline:
         )  # fmt: skip
         self.headless.append(process)
         return process
-
-    @property
-    def client(self) -> OpenAI:
-        """The official client, without retries of its own."""
-        return OpenAI(base_url=f"http://127.0.0.1:{self.head.port}/v1", api_key="none", max_retries=0, timeout=120)
 
     def replicas(self) -> list[dict]:
         """What the head knows of its replicas."""

@@ -1,7 +1,5 @@
 """The serving stack as real processes: a head, headless replicas, and the official client."""
 
-import base64
-import io
 import json
 import os
 import shutil
@@ -17,12 +15,12 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from PIL import Image
 
 import omni_worker.models
 from omni_worker.models.digits_reader import read
 
-from .serving import Pipeline, eventually, free_ports
+from . import serving
+from .serving import Pipeline, client_of, eventually, free_ports
 
 pytestmark = pytest.mark.processes
 LONG = {"num_inference_steps": 600}
@@ -49,11 +47,8 @@ def whole(pipeline):
     eventually(lambda: len(pipeline.up()) == 2 and not pipeline.running(), "two replicas up and idle")
 
 
-def draw(pipeline, prompt="a red three on black background", size="32x32", n=1, **extra):
-    answer = pipeline.client.images.generate(
-        prompt=prompt, size=size, n=n, response_format="b64_json", model="digits", extra_body=extra
-    )
-    return [Image.open(io.BytesIO(base64.b64decode(item.b64_json))) for item in answer.data]
+def draw(pipeline, *args, **kwargs):
+    return serving.draw(pipeline.head.port, *args, **kwargs)
 
 
 def pixels(image):
@@ -135,10 +130,10 @@ def test_many_at_once_use_both_replicas_and_are_not_mixed_up(pipeline):
 
 
 def test_the_models_route_names_the_served_model(pipeline):
-    assert [model.id for model in pipeline.client.models.list()] == ["digits"]
-    assert pipeline.client.models.retrieve("digits").id == "digits"
+    assert [model.id for model in client_of(pipeline.head.port).models.list()] == ["digits"]
+    assert client_of(pipeline.head.port).models.retrieve("digits").id == "digits"
     with pytest.raises(openai.NotFoundError, match="no model 'other'"):
-        pipeline.client.models.retrieve("other")
+        client_of(pipeline.head.port).models.retrieve("other")
 
 
 @pytest.mark.parametrize(
