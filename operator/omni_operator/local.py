@@ -236,13 +236,13 @@ class LocalBackend:
                     self._revive(child)
 
     def stop(self) -> None:
-        """End every process: the head first, which finishes its requests, then the replicas.
+        """End every process: the replicas first, which finish what they run and take leave of the head, then the head.
 
         An interrupt from now on means to kill what still drains.
         """
         interrupts = self.interrupts
         try:
-            for group in ([self.head], self.children[1:]):
+            for group in (self.children[1:], [self.head]):
                 for child in group:
                     if child.exit_code() is None:
                         child.signal(signal.SIGTERM)
