@@ -243,11 +243,11 @@ class LocalBackend:
         interrupts = self.interrupts
         try:
             for group in (self.children[1:], [self.head]):
-                for child in group:
-                    if child.exit_code() is None:
-                        child.signal(signal.SIGTERM)
-                        self._report(child, "stopping")
-                for child in group:
+                running = [child for child in group if child.exit_code() is None]
+                for child in running:
+                    child.signal(signal.SIGTERM)
+                    self._report(child, "stopping")
+                for child in running:
                     self._await_end(child, interrupts)
         finally:
             for child in self.children:
@@ -262,13 +262,11 @@ class LocalBackend:
 
     def _await_end(self, child: Child, interrupts: int) -> None:
         deadline = time.monotonic() + child.process.drain_seconds + KILL_MARGIN_SECONDS
-        was_running = child.exit_code() is None
         while child.exit_code() is None and self.interrupts == interrupts and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         child.signal(signal.SIGKILL)
         child.sweep()
-        if was_running:
-            self._report(child, "stopped")
+        self._report(child, "stopped")
 
     def _revive(self, child: Child) -> None:
         now = time.monotonic()
