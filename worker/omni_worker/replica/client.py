@@ -61,8 +61,8 @@ class ReplicaClient:
             await self._socket.send(encode(Add(id, params)))
             result: GenerationResult = await future
             return result
-        except asyncio.CancelledError:
-            if not self._socket.closed:
+        except (asyncio.CancelledError, ReplicaLost):
+            if not self._socket.closed:  # a replica that only seemed lost must not go on with it
                 await self._socket.send(encode(Abort(id)))
             raise
         finally:
