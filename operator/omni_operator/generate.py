@@ -111,11 +111,13 @@ def draw(where: Endpoint, request: dict[str, Any], console: Console) -> list[dic
         task = progress.add_task("drawing", total=None)
         answer = pool.submit(post, client, where, request, identity)
         seen: set[str] = set()
+        furthest = 0
         while not answer.done():
             time.sleep(POLL_SECONDS)
             done, total = steps(client, identity, request["n"], seen)
+            furthest = max(furthest, done)
             if total:
-                progress.update(task, completed=done, total=total)
+                progress.update(task, completed=furthest, total=total)
         return answer.result()
 
 

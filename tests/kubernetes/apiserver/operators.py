@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -90,8 +91,11 @@ class Operator:
 
     def __init__(self, kubeconfig: str, log: Path, *namespaces: str) -> None:
         self.log = log
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.probe_port = probe.getsockname()[1]
         scope = [f"--namespace={namespace}" for namespace in namespaces]
-        command = [str(Path(sys.executable).with_name("omni")), "operator", "--probe-port=0", *scope]
+        command = [str(Path(sys.executable).with_name("omni")), "operator", f"--probe-port={self.probe_port}", *scope]
         with log.open("ab") as file:
             self._process = subprocess.Popen(
                 command,

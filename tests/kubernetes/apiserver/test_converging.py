@@ -1,10 +1,12 @@
 """The operator against a real API server: the real command as a process, no nodes, so pods are made but never run."""
 
+import contextlib
 import copy
 import json
 import time
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -65,6 +67,15 @@ def test_the_server_refuses_invalid_values_and_names_the_field(
 
 
 # ---- converging
+
+
+def test_the_operator_answers_its_probe(kubectl: Kubectl, operator: Operator) -> None:
+    def answer() -> httpx.Response | None:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"http://127.0.0.1:{operator.probe_port}/healthz")
+        return None
+
+    assert eventually(answer, "an answer").json() == {"operator": "ok"}
 
 
 def test_a_pipeline_becomes_owned_children_and_pods(
