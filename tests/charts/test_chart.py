@@ -1,0 +1,107 @@
+"""The chart without a cluster: it lints, refuses what it does not know, and grants no more than the operator needs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helm_python import Chart, HelmValuesError
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts/omnipipeline"
+
+
+def rendered(values: dict[str, Any] | None = None) -> dict[tuple[str, str], dict[str, Any]]:
+    """What the chart installs, by kind and namespace."""
+    with Chart.load(CHART) as chart:
+        files = chart.render(values or {}, name="omnipipeline", namespace="omni-system")
+    texts = [text for name, text in files.items() if name.endswith(".yaml")]
+    objects = [each for text in texts for each in yaml.safe_load_all(text) if each]
+    return {(each["kind"], each["metadata"].get("namespace", "")): each for each in objects}
+
+
+def refused(values: dict[str, Any]) -> str:
+    with Chart.load(CHART) as chart, pytest.raises(HelmValuesError) as error:
+        chart.validate_schema(values)
+    return str(error.value)
+
+
+def test_helm_lint_has_no_complaints() -> None:
+    for arguments in ([], ["--set", "watchNamespaces=[a, b]"], ["--values", str(ROOT / "hack/cluster/values.yaml")]):
+        command = [sys.executable, str(ROOT / "hack/helm.py"), "lint", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"replicas": 2}, "replicas"),
+        ({"image": {"name": "x"}}, "name"),
+        ({"logLevel": "loud"}, "logLevel"),
+        ({"watchNamespaces": ["Team A"]}, "watchNamespaces"),
+        ({"watchNamespaces": "team-a"}, "watchNamespaces"),
+    ],
+)
+def test_a_value_it_does_not_know_is_refused_by_name(values: dict[str, Any], named: str) -> None:
+    assert named in refused(values)
+
+
+def test_every_value_has_a_place_in_the_schema() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert set(values) == set(schema["properties"]) - {"global"}
+
+
+def test_it_ships_the_crd_of_the_project() -> None:
+    assert (CHART / "crds/omnipipelines.yaml").read_text() == (ROOT / "crds/omnipipelines.yaml").read_text()
+
+
+def test_the_whole_cluster_is_served_by_a_cluster_role() -> None:
+    objects = rendered()
+    assert {kind for kind, _ in objects} == {"ServiceAccount", "Deployment", "ClusterRole", "ClusterRoleBinding"}
+    assert "--namespace" not in operator(objects)["args"]
+
+
+def test_named_namespaces_are_served_by_a_role_in_each_and_no_cluster_role() -> None:
+    objects = rendered({"watchNamespaces": ["a", "b"]})
+    assert {where for kind, where in objects if kind == "Role"} == {"a", "b"}
+    assert {where for kind, where in objects if kind == "RoleBinding"} == {"a", "b"}
+    assert not [kind for kind, _ in objects if kind.startswith("Cluster")]
+    assert operator(objects)["args"][-4:] == ["--namespace", "a", "--namespace", "b"]
+
+
+def test_no_right_is_a_wildcard_and_secrets_are_out_of_reach() -> None:
+    rules = rendered()["ClusterRole", ""]["rules"]
+    assert "*" not in json.dumps(rules)
+    resources = {resource for rule in rules for resource in rule["resources"]}
+    assert resources == {
+        "omnipipelines", "omnipipelines/status", "deployments", "services", "serviceaccounts", "configmaps", "pods",
+    }  # fmt: skip
+
+
+def test_the_operator_runs_once_and_confined() -> None:
+    objects = rendered()
+    spec = objects["Deployment", "omni-system"]["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    assert spec["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert operator(objects)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_images_default_to_the_version_of_the_chart() -> None:
+    container = operator(rendered())
+    assert container["image"] == "ghcr.io/omnipipeline/operator:0.1.0"
+    assert container["args"][:3] == ["operator", "--worker-image", "ghcr.io/omnipipeline/worker:0.1.0"]
+
+
+def operator(objects: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
+    (container,) = objects["Deployment", "omni-system"]["spec"]["template"]["spec"]["containers"]
+    return dict(container)

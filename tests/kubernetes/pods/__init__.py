@@ -1,0 +1,1 @@
+"""Tests on a real Kubernetes node: pods run, Services route, GPUs are scheduled."""

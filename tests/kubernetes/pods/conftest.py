@@ -1,0 +1,75 @@
+"""A real node for every test below, a namespace and an operator for each module of them, and nothing left behind.
+
+Where OMNI_KUBECONFIG names a cluster, that one is used; it must know the images that `hack/cluster/values.yaml` names
+and offer some nvidia.com/gpu. Else a cluster of its own is started, once, with both images and four GPUs to schedule
+on. A test that cannot have its cluster fails; it is not skipped.
+"""
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kubernetes.apiserver.operators import LABEL, ROOT, Kubectl, eventually
+
+INSTANCE = "omni-test"
+GPUS = 4
+CRD = "omnipipelines.omnipipeline.dev"
+
+
+def tool(*command: str, **environment: str) -> str:
+    """Run one of the project's own tools; where it fails, so does the test, with the tool's last words."""
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env={**os.environ, **environment}, cwd=ROOT
+    )
+    assert done.returncode == 0, f"`{' '.join(command)}` ended with {done.returncode}:\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> Iterator[str]:
+    """The kubeconfig of a cluster with a node, where the tests may do anything."""
+    given = os.environ.get("OMNI_KUBECONFIG")
+    if given:
+        yield given
+        return
+    name = f"--name={INSTANCE}"
+    try:
+        tool("hack/cluster", "up", name)
+        tool("hack/cluster", "images", name)
+        tool("hack/cluster", "gpus", str(GPUS), name)
+        yield tool("hack/cluster", "kubeconfig", name).strip()
+    finally:
+        tool("hack/cluster", "down", name)
+
+
+@pytest.fixture(scope="module")
+def kubectl(kubeconfig: str) -> Iterator[Kubectl]:
+    """kubectl in a namespace of the module's own, which ends with it."""
+    kubectl = Kubectl(kubeconfig, f"pods-{uuid.uuid4().hex[:8]}")
+    kubectl("create", "namespace", kubectl.namespace)
+    yield kubectl
+    kubectl("delete", "namespace", kubectl.namespace, "--wait=false")
+    eventually(lambda: kubectl.tried("get", "namespace", kubectl.namespace).returncode, "the end of the namespace", 180)
+
+
+@pytest.fixture(scope="module")
+def operator(kubectl: Kubectl) -> Iterator[str]:
+    """The operator as a user installs it, by Helm, for this namespace alone. The name of its Deployment."""
+    had_definition = kubectl.tried("get", "crd", CRD).returncode == 0
+    release = ("omnipipeline", "--namespace", kubectl.namespace, "--wait")
+    scope = f"watchNamespaces=[{kubectl.namespace}]"
+    settings = ("--values", "hack/cluster/values.yaml", "--set", scope)
+    environment = {"OMNI_KUBECONFIG": kubectl.kubeconfig}
+    tool("hack/helm.py", "upgrade", "--install", "--crds", *release, *settings, **environment)
+    yield "deployment/omnipipeline"
+    print(kubectl("logs", "deployment/omnipipeline", "--tail=-1"))
+    kubectl("delete", "omnipipelines", "--all")
+    # Kubernetes looks at a namespace that ends again only after half of its pods' grace period: let none be left.
+    eventually(lambda: not kubectl.items("pods", LABEL), "the end of the pipelines' pods", 400)
+    tool("hack/helm.py", "uninstall", *release, **environment)
+    if not had_definition:
+        kubectl("delete", "crd", CRD)

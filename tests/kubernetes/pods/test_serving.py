@@ -1,0 +1,146 @@
+"""The life of one pipeline on a real node, step by step: installed, served, scaled, edited, deleted.
+
+The tests below are steps: each goes on from where the one before it stopped.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.kubernetes.apiserver.operators import CHILDREN, EXAMPLE, LABEL, Kubectl, eventually
+from tests.kubernetes.pods.traffic import COLOURS, Pipeline, Wish, forwarded
+
+pytestmark = [pytest.mark.pods, pytest.mark.timeout(1800)]
+
+# Patience for pods that load a model while two cores do all the rest.
+PATIENCE = 600
+WISHES = [Wish(digit, colour, seed=11) for digit, colour in zip((3, 7, 1, 0, 8, 4, 6, 2), COLOURS, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def digits(kubectl: Kubectl, operator: str) -> Kubectl:
+    """The example, applied as its reader would."""
+    kubectl("apply", "-f", str(EXAMPLE))
+    return kubectl
+
+
+@pytest.fixture
+def pipeline(digits: Kubectl) -> Iterator[Pipeline]:
+    """The way to the pipeline's API, once it is Ready."""
+    ready(digits)
+    with forwarded(digits, "service/digits", 8000) as url:
+        yield Pipeline(url)
+
+
+def ready(kubectl: Kubectl, generation: int | None = None) -> None:
+    """Wait until the status says Ready of this generation of the spec, or of the present one."""
+    wanted = generation or kubectl.get("op", "digits")["metadata"]["generation"]
+
+    def is_so() -> bool:
+        condition = kubectl.condition("Ready")
+        return condition.get("status") == "True" and condition["observedGeneration"] >= wanted
+
+    eventually(is_so, "a pipeline that is Ready", PATIENCE)
+
+
+def fulfilled(pipeline: Pipeline, wishes: list[Wish]) -> bool:
+    """Ask for all at once. True where the pictures show what was asked for; the model is allowed one slip."""
+    with ThreadPoolExecutor(len(wishes)) as pool:
+        answers = list(pool.map(pipeline.fulfils, wishes))
+    print("not as asked:", [wish.prompt for wish, is_right in zip(wishes, answers, strict=True) if not is_right])
+    return answers.count(False) <= 1
+
+
+def pods(kubectl: Kubectl, role: str) -> list[dict[str, Any]]:
+    return kubectl.items("pods", f"{LABEL},omnipipeline.dev/role={role}")
+
+
+def names(kubectl: Kubectl) -> set[str]:
+    return {pod["metadata"]["name"] for pod in pods(kubectl, "replica")}
+
+
+def test_the_example_becomes_a_head_and_two_painters_with_a_gpu_each(digits: Kubectl) -> None:
+    ready(digits)
+    assert sorted(digits.children()) == CHILDREN
+    status = digits.get("op", "digits")["status"]
+    assert (status["replicas"], status["readyReplicas"]) == (2, 2)
+    assert digits.condition("Progressing")["status"] == "False"
+    (head,) = pods(digits, "head")
+    assert "nvidia.com/gpu" not in str(head["spec"]["containers"][0].get("resources"))
+    painters = pods(digits, "replica")
+    assert len(painters) == 2
+    for pod in painters:
+        assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_eight_requests_at_once_come_back_as_what_was_asked_for_from_both_painters(pipeline: Pipeline) -> None:
+    assert fulfilled(pipeline, WISHES)
+    # Replicas tell of their work with their next heartbeat.
+    eventually(lambda: sum(pipeline.completed().values()) == len(WISHES), "all eight requests, counted")
+    assert all(pipeline.completed().values()), pipeline.completed()
+
+
+def test_kubectl_scale_adds_a_painter_that_serves(digits: Kubectl, pipeline: Pipeline) -> None:
+    before = names(digits)
+    digits("scale", "op/digits", "--replicas=3")
+    eventually(lambda: len(pipeline.replicas()) == 3, "a third replica", PATIENCE)
+    ready(digits)
+    (new,) = names(digits) - before
+    assert fulfilled(pipeline, WISHES)
+    eventually(lambda: pipeline.completed()[new], "a request that the new painter served")
+    assert digits.get("op", "digits")["status"]["stages"][0]["desired"] == 3
+
+
+def test_an_edit_removes_painters_which_finish_what_they_were_doing(digits: Kubectl, pipeline: Pipeline) -> None:
+    long = [Wish(3, "red", seed=seed, steps=400) for seed in range(3)]
+    ids = [f"long-{seed}" for seed in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        drawing = [pool.submit(pipeline.draw, wish, request_id) for wish, request_id in zip(long, ids, strict=True)]
+        spread = eventually(lambda: len(found := pipeline.running()) == 3 and found, "three requests that run")
+        assert len(set(spread.values())) == 3, spread
+        manifest = yaml.safe_load(EXAMPLE.read_text())
+        manifest["spec"]["replicas"] = 1
+        digits.apply(manifest)
+        leaving = eventually(
+            lambda: [pod for pod in pods(digits, "replica") if pod["metadata"].get("deletionTimestamp")],
+            "painters that leave",
+        )
+        assert not any(each.done() for each in drawing), "the requests were too short to tell"
+        pictures = [each.result() for each in drawing]
+    assert len(pictures) == 3
+    assert leaving
+    eventually(lambda: len(names(digits)) == 1, "the end of the painters", PATIENCE)
+    ready(digits)
+    assert set(pipeline.replicas()) == names(digits)
+    assert fulfilled(pipeline, WISHES)
+
+
+def test_the_operator_was_refused_nothing(digits: Kubectl, operator: str) -> None:
+    log = digits("logs", operator, "--tail=-1")
+    assert "forbidden" not in log.lower()
+    assert "Traceback" not in log
+
+
+def test_deleting_the_pipeline_removes_every_child(digits: Kubectl) -> None:
+    digits("delete", "op", "digits")
+    eventually(lambda: not digits.children(), "the end of the children", PATIENCE)
+    eventually(lambda: not digits.items("pods", LABEL), "the end of the pods", PATIENCE)
+
+
+def test_a_pipeline_that_asks_for_more_gpus_than_there_are_says_so(digits: Kubectl) -> None:
+    there = sum(int(node["status"]["allocatable"].get("nvidia.com/gpu", 0)) for node in digits.items("nodes"))
+    manifest = yaml.safe_load(EXAMPLE.read_text())
+    manifest["spec"]["replicas"] = 1
+    manifest["spec"]["stages"][0]["accelerator"]["count"] = there + 1
+    digits.apply(manifest)
+    blocked = eventually(
+        lambda: (found := digits.condition("Ready")).get("reason") == "Unschedulable" and found,
+        "a status that says what is missing",
+        PATIENCE,
+    )
+    assert blocked["status"] == "False"
+    assert "Insufficient nvidia.com/gpu" in blocked["message"]
+    digits("delete", "op", "digits")
