@@ -154,9 +154,14 @@ class Scheduling(Record):
         default="step",
         description="step: requests join and leave a running batch at every step. request: one at a time, whole.",
     )
-    policy: Literal["fifo"] = Field(default="fifo", description="Which waiting request goes first.")
+    policy: Literal["fifo", "drr", "srpt", "edf"] = Field(
+        default="fifo",
+        description="Who runs next: in order of arrival (fifo), fair shares of the time for tenants (drr), the shortest"
+        " first (srpt), or the earliest deadline (edf); higher priorities before lower ones in all of them.",
+    )
     max_num_seqs: CountOrAuto = Field(
-        default="auto", description="Most requests in one batch; auto finds the size where growing stops paying."
+        default="auto",
+        description="Requests that a replica runs at one time; auto: 32, in batches that grow as far as that pays.",
     )
 
 

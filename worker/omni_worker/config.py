@@ -14,6 +14,7 @@ from omni_worker.errors import UsageError
 from omni_worker.model_source import ModelSource
 
 LB_POLICIES = ("random", "round-robin", "least-queue-length")
+SCHEDULING_POLICIES = ("fifo", "drr", "srpt", "edf")
 AUTO_MAX_NUM_SEQS = 32
 
 
@@ -54,6 +55,7 @@ class ReplicaConfig:
     step_execution: bool | None
     max_num_seqs: int
     find_batch_size: bool
+    scheduling_policy: str
     drain_timeout: float
     log_level: str = "info"
 
@@ -75,6 +77,7 @@ class ServeConfig:
     step_execution: bool | None
     max_num_seqs: int
     find_batch_size: bool
+    scheduling_policy: str
     stage_init_timeout: float
     drain_timeout: float
     log_level: str
@@ -96,6 +99,7 @@ class ServeConfig:
             step_execution=self.step_execution,
             max_num_seqs=self.max_num_seqs,
             find_batch_size=self.find_batch_size,
+            scheduling_policy=self.scheduling_policy,
             drain_timeout=self.drain_timeout,
             log_level=self.log_level,
         )
@@ -160,6 +164,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="requests that a replica runs at one time; auto: 32, batched as far as that pays (default: auto)",
     )
     parser.add_argument(
+        "--scheduling-policy",
+        choices=SCHEDULING_POLICIES,
+        default="fifo",
+        help="who runs next: in order (fifo), fair shares (drr), the shortest (srpt), the earliest deadline (edf)",
+    )
+    parser.add_argument(
         "--stage-init-timeout", type=_seconds, default=600.0, metavar="SECONDS", help="time to load the model (600)"
     )
     parser.add_argument("--stage-config", metavar="FILE", help="head: YAML or JSON that names the pipeline's stages")
@@ -203,6 +213,7 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
         step_execution=args.step_execution,
         max_num_seqs=AUTO_MAX_NUM_SEQS if args.max_num_seqs == "auto" else args.max_num_seqs,
         find_batch_size=args.max_num_seqs == "auto",
+        scheduling_policy=args.scheduling_policy,
         stage_init_timeout=args.stage_init_timeout,
         drain_timeout=args.drain_timeout,
         log_level=args.log_level,

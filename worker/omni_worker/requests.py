@@ -9,7 +9,10 @@ SEED_LIMIT = 2**63
 
 
 class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What to generate. A field that is None takes the model's own default. Sizes are in pixels."""
+    """What to generate, and how it is to be scheduled. A field that is None takes the model's own default.
+
+    Sizes are in pixels; the deadline is in seconds from when the request is handed in; a higher priority goes first.
+    """
 
     prompt: str
     negative_prompt: str | None = None
@@ -18,6 +21,9 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     steps: int | None = None
     guidance: float | None = None
     seed: int = 0
+    priority: int = 0
+    tenant: str = ""
+    deadline_seconds: float | None = None
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):

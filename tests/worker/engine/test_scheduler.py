@@ -5,6 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from omni_worker.engine.scheduler import (
+    DrrPolicy,
+    EdfPolicy,
+    FifoPolicy,
     Finished,
     Progress,
     RequestOutput,
@@ -12,6 +15,7 @@ from omni_worker.engine.scheduler import (
     RunnerOutput,
     SchedulerOutput,
     SchedulerRequest,
+    SrptPolicy,
     Status,
     StepScheduler,
 )
@@ -164,23 +168,36 @@ def test_a_bound_below_one_is_refused(bound):
 class StepSchedulerMachine(RuleBasedStateMachine):
     """Whatever is added, aborted and preempted, every request ends once and the batch keeps its bound."""
 
+    policy = FifoPolicy
+
     def __init__(self):
         super().__init__()
-        self.scheduler, self.runner = StepScheduler(3), FakeRunner()
+        self.scheduler, self.runner = StepScheduler(3, self.policy()), FakeRunner()
         self.alive: list[str] = []
         self.ended: list[str] = []
         self.count = 0
+        self.now = 0.0
 
-    @rule(key=st.sampled_from(["A", "B", "C", "fail"]), calls=st.integers(1, 6))
-    def add(self, key, calls):
+    @rule(
+        key=st.sampled_from(["A", "B", "C", "fail"]),
+        calls=st.integers(1, 6),
+        priority=st.integers(-1, 1),
+        tenant=st.sampled_from(["x", "y"]),
+        deadline=st.none() | st.floats(0, 100),
+    )
+    def add(self, key, calls, priority, tenant, deadline):
         payload = f"{self.count}:{key}:{calls}"
         self.count += 1
-        add(self.scheduler, self.runner, payload)
+        self.runner.payloads[payload] = payload
+        request = SchedulerRequest(payload, payload, priority, tenant, deadline and self.now + deadline, calls)
+        self.scheduler.add_request(request, self.now)
         self.alive.append(payload)
 
-    @rule()
-    def step(self):
-        scheduled, events = turn(self.scheduler, self.runner)
+    @rule(pause=st.floats(0, 40))
+    def step(self, pause):
+        self.now += pause
+        scheduled = self.scheduler.schedule(self.now)
+        events = self.scheduler.update_from_output(scheduled, self.runner.execute(scheduled))
         keys = {id.split(":")[1] for id in scheduled.cached}
         assert len(keys) <= 1
         assert len(scheduled.cached) <= 3
@@ -217,4 +234,19 @@ class StepSchedulerMachine(RuleBasedStateMachine):
         assert not self.runner.left
 
 
-TestStepSchedulerMachine = StepSchedulerMachine.TestCase
+class DrrMachine(StepSchedulerMachine):
+    policy = DrrPolicy
+
+
+class SrptMachine(StepSchedulerMachine):
+    policy = SrptPolicy
+
+
+class EdfMachine(StepSchedulerMachine):
+    policy = EdfPolicy
+
+
+TestFifo = StepSchedulerMachine.TestCase
+TestDrr = DrrMachine.TestCase
+TestSrpt = SrptMachine.TestCase
+TestEdf = EdfMachine.TestCase

@@ -86,6 +86,9 @@ def split(id: str, body: ImageGenerationRequest) -> list[GenerationRequest]:
                 steps=body.steps,
                 guidance=body.guidance,
                 seed=(first + i) % SEED_LIMIT,
+                priority=body.priority,
+                tenant=body.tenant or body.user or "",
+                deadline_seconds=body.deadline,
             ),
         )
         for i in range(body.n)

@@ -20,7 +20,7 @@ class ImageGenerationRequest(BaseModel):
     size: Annotated[str, Field(description="Width x height in pixels, such as 512x512, or auto.")] = "auto"
     response_format: Annotated[Literal["b64_json"], Field(description="Pictures come in the response.")] = "b64_json"
     output_format: Annotated[Literal["png"], Field(description="File format of the pictures.")] = "png"
-    user: Annotated[str | None, Field(description="Taken, and not used.")] = None
+    user: Annotated[str | None, Field(max_length=256, description="Who asks: the tenant, where none is named.")] = None
     steps: Annotated[
         int | None,
         Field(
@@ -47,6 +47,14 @@ class ImageGenerationRequest(BaseModel):
         ),
     ] = None
     negative_prompt: Annotated[str | None, Field(max_length=32_000, description="What it shall not show.")] = None
+    priority: Annotated[int, Field(ge=-100, le=100, description="A higher one goes before a lower one.")] = 0
+    deadline: Annotated[
+        float | None,
+        Field(gt=0, le=86_400, description="Seconds within which it is wanted; the policy `edf` goes by it."),
+    ] = None
+    tenant: Annotated[
+        str | None, Field(max_length=256, description="Whose share of the time it takes; the policy `drr` goes by it.")
+    ] = None
 
     @field_validator("size")
     @classmethod

@@ -7,7 +7,7 @@ from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.runner.diffusion import RequestRunner, StepRunner
-from omni_worker.engine.scheduler import RequestScheduler, SchedulerEvent, SchedulerInterface, StepScheduler
+from omni_worker.engine.scheduler import POLICIES, RequestScheduler, SchedulerEvent, SchedulerInterface, StepScheduler
 from omni_worker.model_source import ModelSource
 from omni_worker.pipelines.interception import WholePipeline
 from omni_worker.pipelines.loading import load
@@ -22,11 +22,12 @@ def build_engine(
 ) -> tuple[Engine, ModelCard]:
     """Load the model and build the engine around it, not yet started. Raises LoadError."""
     pipeline = load(source, config.step_execution, concurrent=config.max_num_seqs > 1).pipeline
+    policy = POLICIES[config.scheduling_policy]()
     runner: Runner
     scheduler: SchedulerInterface
     if isinstance(pipeline, WholePipeline):
-        runner, scheduler = RequestRunner(pipeline), RequestScheduler()
+        runner, scheduler = RequestRunner(pipeline), RequestScheduler(policy)
     else:
         runner = StepRunner(pipeline)
-        scheduler = StepScheduler(config.max_num_seqs, find_batch_size=config.find_batch_size)
+        scheduler = StepScheduler(config.max_num_seqs, policy, find_batch_size=config.find_batch_size)
     return Engine(scheduler, UniProcExecutor(runner), on_event, on_failure), pipeline.card

@@ -97,7 +97,7 @@ class Engine:
     def step(self) -> None:
         """One turn of the loop: take what came in, schedule, execute, update."""
         self._take_inbox()
-        scheduled = self._scheduler.schedule()
+        scheduled = self._scheduler.schedule(time.monotonic())
         if not scheduled.is_empty:
             began = time.perf_counter()
             output = self._executor.execute(scheduled)
@@ -130,7 +130,7 @@ class Engine:
                 with self._wake:
                     self._entering -= 1
                 try:
-                    self._scheduler.add_request(item)
+                    self._scheduler.add_request(item, time.monotonic())
                 except ValueError as error:
                     self._emit([Finished(item.id, Status.FAILED, error=error)])
 

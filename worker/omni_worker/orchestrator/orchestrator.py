@@ -11,10 +11,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from omni_worker.errors import ReplicaLost, RequestError
 from omni_worker.metrics import HeadMetrics
 from omni_worker.orchestrator.stage_pool import StagePool
-from omni_worker.requests import GenerationRequest, GenerationResult
+from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult
 
 log = logging.getLogger(__name__)
 MAX_LOST = 3  # replicas that a request may lose before it is suspected of killing them
@@ -67,7 +69,7 @@ class Orchestrator:
             self._metrics.request_ended(outcome, time.monotonic() - began)
 
     async def _run_stage(self, pool: StagePool, request: GenerationRequest, running: Running) -> GenerationResult:
-        lost = 0
+        lost, began = 0, time.monotonic()
         avoid: frozenset[str] = frozenset()
         while True:
             member = await pool.pick(avoid)
@@ -80,7 +82,7 @@ class Orchestrator:
             try:
                 # An id of its own for every attempt: a late answer to an earlier one must not be taken for this one's.
                 attempt = f"{request.id}#{next(self._attempts)}"
-                return await member.client.generate(attempt, request.params, on_progress)
+                return await member.client.generate(attempt, _remaining(request.params, began), on_progress)
             except ReplicaLost as error:
                 lost += 1
                 log.warning("request %s: lost replica %s: %s", request.id, running.replica, error)
@@ -96,3 +98,10 @@ class Orchestrator:
             running.state = "waiting"
             self._metrics.retried(pool.stage.name)
             avoid |= {member.replica.uid}
+
+
+def _remaining(params: GenerationParams, began: float) -> GenerationParams:
+    """The parameters with what is left until the deadline."""
+    if params.deadline_seconds is None:
+        return params
+    return replace(params, deadline_seconds=params.deadline_seconds - (time.monotonic() - began))

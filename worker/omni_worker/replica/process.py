@@ -97,6 +97,7 @@ class ReplicaProcess:
         source = model_source.parse(self._config.model, self._config.revision)
         engine, card = build_engine(self._config, source, self._server.on_event, self._on_engine_failure)
         self._server.engine = engine
+        self._server.default_steps = card.defaults.num_inference_steps or 0
         engine.start()
         return card, source.digest
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from typing import Any
 
@@ -35,6 +36,7 @@ class ReplicaServer:
 
     def __init__(self, capacity: int) -> None:
         self.engine: Engine | None = None
+        self.default_steps = 0
         self.completed = 0
         self.is_draining = False
         self._capacity = capacity
@@ -128,7 +130,12 @@ class ReplicaServer:
         else:
             self._askers[message.id] = peer
             self._idle.clear()
-            self.engine.submit(SchedulerRequest(message.id, message.params))
+            self.engine.submit(self._scheduled(message.id, message.params))
+
+    def _scheduled(self, id: str, params: GenerationParams) -> SchedulerRequest:
+        deadline = None if params.deadline_seconds is None else time.monotonic() + params.deadline_seconds
+        steps = params.steps or self.default_steps
+        return SchedulerRequest(id, params, params.priority, params.tenant, deadline, steps)
 
     def _call(self, peer: bytes, message: Rpc) -> None:
         if self.engine is None:

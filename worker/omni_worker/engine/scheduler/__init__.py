@@ -16,11 +16,14 @@ from omni_worker.engine.scheduler.interface import (
     SchedulerRequest,
     Status,
 )
-from omni_worker.engine.scheduler.policies import FifoPolicy, Policy
+from omni_worker.engine.scheduler.policies import POLICIES, DrrPolicy, EdfPolicy, FifoPolicy, Policy, SrptPolicy
 from omni_worker.engine.scheduler.request import RequestScheduler
 from omni_worker.engine.scheduler.step import StepScheduler
 
 __all__ = [
+    "POLICIES",
+    "DrrPolicy",
+    "EdfPolicy",
     "FifoPolicy",
     "Finished",
     "Policy",
@@ -33,6 +36,7 @@ __all__ = [
     "SchedulerInterface",
     "SchedulerOutput",
     "SchedulerRequest",
+    "SrptPolicy",
     "Status",
     "StepScheduler",
 ]

@@ -31,13 +31,13 @@ class BaseScheduler(SchedulerInterface):
         self._arrivals = count()
         self._step_ids = count()
 
-    def add_request(self, request: SchedulerRequest) -> None:
+    def add_request(self, request: SchedulerRequest, now: float = 0.0) -> None:
         if request.id in self._waiting or request.id in self._running:
             raise ValueError(f"a request with the id {request.id!r} is held already")
-        self._waiting[request.id] = RequestState(request, next(self._arrivals))
+        self._waiting[request.id] = RequestState(request, next(self._arrivals), now)
 
     def abort(self, ids: Iterable[str]) -> list[SchedulerEvent]:
-        held = [state for id in ids if (state := self._waiting.get(id) or self._running.get(id))]
+        held = [state for id in dict.fromkeys(ids) if (state := self._waiting.get(id) or self._running.get(id))]
         return [self._end(state, Status.ABORTED) for state in held]
 
     def preempt(self, id: str) -> None:
@@ -64,15 +64,12 @@ class BaseScheduler(SchedulerInterface):
         state.key, state.step, state.total_steps, state.prepared = answer.key, answer.step, answer.total_steps, True
         return Progress(state.id, state.step, state.total_steps)
 
-    def _admit(self) -> list[RequestState]:
-        """Let waiting requests run, in order, as far as the bound allows; returns those admitted now."""
-        admitted = []
-        while self._waiting and len(self._running) < self.max_num_seqs:
-            state = self._waiting.pop(next(iter(self._waiting)))
-            state.status = Status.RUNNING
-            self._running[state.id] = state
-            admitted.append(state)
-        return admitted
+    def _admit(self, state: RequestState) -> RequestState:
+        """Let a waiting request run."""
+        del self._waiting[state.id]
+        state.status = Status.RUNNING
+        self._running[state.id] = state
+        return state
 
     def _output(self, new: Iterable[RequestState] = (), cached: Iterable[RequestState] = ()) -> SchedulerOutput:
         ended, self._ended = frozenset(self._ended), set()

@@ -68,6 +68,14 @@ class BatchSizes:
         enough = gain * max(a, 0.0) / (2.0 * (WORTH_DOUBLING - 1.0) * b)
         return max(1, min(self._bound, int(enough + 1e-6)))
 
+    def seconds(self, key: Hashable) -> float:
+        """About how many seconds one more call of `key` adds to a batch; those of an average key where not known."""
+        if (fit := self._fits.get(key)) is not None and fit.size > 0.0:
+            line = fit.line
+            return line[1] if line and line[1] > 0.0 else fit.time / fit.size
+        total = sum(fit.size for fit in self._fits.values())
+        return sum(fit.time for fit in self._fits.values()) / total if total > 0.0 else 1.0
+
     @property
     def known(self) -> dict[Hashable, int]:
         """The limit of every key that was measured."""

@@ -30,18 +30,32 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class SchedulerRequest:
-    """A request as it enters: an id of its own, and a payload for the runner."""
+    """A request as it enters: an id of its own, a payload for the runner, and what a policy may go by.
+
+    priority: a higher one goes before a lower one
+    tenant: who asked, for fair shares
+    deadline: when its result is wanted, in seconds on the clock that `schedule` is given; None is whenever
+    steps: how many steps it is expected to take, until the runner knows; 0 where nobody does
+    """
 
     id: str
     payload: Any
+    priority: int = 0
+    tenant: str = ""
+    deadline: float | None = None
+    steps: int = 0
 
 
 @dataclass
 class RequestState:
-    """A request inside a scheduler. `key` is that of its next model call: None until the runner has prepared it."""
+    """A request inside a scheduler. `key` is that of its next model call: None until the runner has prepared it.
+
+    `arrival` counts requests, `arrived` is in seconds on the scheduler's clock.
+    """
 
     request: SchedulerRequest
     arrival: int
+    arrived: float = 0.0
     status: Status = Status.WAITING
     key: Hashable | None = None
     step: int = 0
@@ -52,6 +66,11 @@ class RequestState:
     def id(self) -> str:
         """The request's id."""
         return self.request.id
+
+    @property
+    def steps_left(self) -> int:
+        """Steps until its end, as far as is known; at least one."""
+        return max(1, (self.total_steps or self.request.steps) - self.step)
 
 
 @dataclass(frozen=True)
@@ -132,12 +151,12 @@ class SchedulerInterface(ABC):
     """A state machine over requests. Not thread-safe: the engine's loop is its only driver."""
 
     @abstractmethod
-    def add_request(self, request: SchedulerRequest) -> None:
+    def add_request(self, request: SchedulerRequest, now: float = 0.0) -> None:
         """Take a request. Raises ValueError if one with its id is held already."""
 
     @abstractmethod
-    def schedule(self) -> SchedulerOutput:
-        """Decide what runs now."""
+    def schedule(self, now: float = 0.0) -> SchedulerOutput:
+        """Decide what runs next; `now` is in seconds on any steady clock."""
 
     @abstractmethod
     def update_from_output(self, scheduled: SchedulerOutput, output: RunnerOutput) -> list[SchedulerEvent]:

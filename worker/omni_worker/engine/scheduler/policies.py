@@ -1,26 +1,82 @@
-"""Which key runs next, and which requests of it: one small object a policy."""
+"""Which requests run next: one small object a policy, all of them over priority classes.
+
+A policy ranks requests (`rank`, smaller goes first), which decides who is admitted and who gives way, and picks the key
+of the next batch among those of the highest class (`pick`). Classes age: whoever waits AGING_SECONDS rises by one, so
+that nobody waits for ever, whatever arrives.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
+from typing import ClassVar
 
 from omni_worker.engine.scheduler.interface import RequestState
 
-Limit = Callable[[Hashable], int]
+AGING_SECONDS = 30.0
+Rank = tuple[float, ...]
+Groups = Mapping[Hashable, Sequence[RequestState]]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a policy may know besides the requests: the time in seconds, how many calls of a key go into one batch, and
+    about how many seconds one more call of a key takes."""
+
+    now: float
+    limit: Callable[[Hashable], int]
+    seconds: Callable[[Hashable], float]
+
+    def seconds_left(self, state: RequestState) -> float:
+        """About how long the request would still run."""
+        return state.steps_left * self.seconds(state.key)
+
+
+def class_of(state: RequestState, now: float) -> int:
+    """The request's priority, and one for every AGING_SECONDS since it came."""
+    return state.request.priority + int((now - state.arrived) / AGING_SECONDS)
 
 
 class Policy(ABC):
-    """Chooses the next batch. A policy may remember what it chose before, and nothing else."""
+    """A policy may remember what it chose before, and nothing else. `preempts`: whether a waiting request may take the
+    place of a running one of its own class that ranks lower; one of a lower class always gives way."""
+
+    preempts: ClassVar[bool] = False
 
     @abstractmethod
-    def choose(self, ready: Sequence[RequestState], limit: Limit) -> list[RequestState]:
-        """At least one of `ready`, all of one key, and at most its `limit`. `ready` is never empty."""
+    def rank(self, state: RequestState, moment: Moment) -> Rank:
+        """The request's place within its class; the smallest goes first."""
+
+    @abstractmethod
+    def pick(self, groups: Groups, moment: Moment) -> Hashable:
+        """The key to run. `groups` are the requests of the highest class by key, each in order of rank."""
+
+    def order(self, state: RequestState, moment: Moment) -> Rank:
+        """The request's place among all: by class, by rank, by arrival."""
+        return (-class_of(state, moment.now), *self.rank(state, moment), state.arrival)
+
+    def choose(self, ready: Sequence[RequestState], moment: Moment) -> list[RequestState]:
+        """The next batch: requests of one key, at most its limit. Lower classes may fill it up: that costs little."""
+        ordered = sorted(ready, key=lambda state: self.order(state, moment))
+        highest = class_of(ordered[0], moment.now)
+        groups: dict[Hashable, list[RequestState]] = {}
+        for state in ordered:
+            if class_of(state, moment.now) == highest:
+                groups.setdefault(state.key, []).append(state)
+        key = self.pick(groups, moment)
+        batch = [state for state in ordered if state.key == key][: moment.limit(key)]
+        self.chosen(key, batch, moment)
+        return batch
+
+    def chosen(self, key: Hashable, batch: Sequence[RequestState], moment: Moment) -> None:  # noqa: B027
+        """Hears of every batch that was chosen."""
 
 
 class FifoPolicy(Policy):
     """Oldest first, without head-of-line blocking: keys take turns, and within a key the oldest requests run.
 
-    A key that has not run for the longest time is next; among keys that never ran, that of the oldest request. So a
+    The key that has not run for the longest time is next; among keys that never ran, that of the oldest request. So a
     short request never waits for a long one of another shape, and requests whose calls alternate between two keys
     (with and without the prompt) fall into step and share both.
     """
@@ -29,11 +85,85 @@ class FifoPolicy(Policy):
         self._turns = count(1)
         self._last_turn: dict[Hashable, int] = {}
 
-    def choose(self, ready: Sequence[RequestState], limit: Limit) -> list[RequestState]:
-        by_key: dict[Hashable, list[RequestState]] = {}
-        for state in sorted(ready, key=lambda state: state.arrival):
-            by_key.setdefault(state.key, []).append(state)
-        key = min(by_key, key=lambda key: (self._last_turn.get(key, 0), by_key[key][0].arrival))
-        self._last_turn = {known: turn for known, turn in self._last_turn.items() if known in by_key}
+    def rank(self, state: RequestState, moment: Moment) -> Rank:
+        return (float(state.arrival),)
+
+    def pick(self, groups: Groups, moment: Moment) -> Hashable:
+        self._last_turn = {key: turn for key, turn in self._last_turn.items() if key in groups}
+        return min(groups, key=lambda key: (self._last_turn.get(key, 0), groups[key][0].arrival))
+
+    def chosen(self, key: Hashable, batch: Sequence[RequestState], moment: Moment) -> None:
         self._last_turn[key] = next(self._turns)
-        return by_key[key][: limit(key)]
+
+
+class DrrPolicy(Policy):
+    """Deficit round robin over flows, each the requests of one tenant and one key: model time is shared evenly.
+
+    A flow's turn gives it a quantum, the cost of the dearest batch; it runs while its deficit covers its own. So a
+    tenant with costly requests gets fewer turns, not more time. (Shreedhar and Varghese, SIGCOMM 1995.)
+    """
+
+    def __init__(self) -> None:
+        self._ring: deque[tuple[str, Hashable]] = deque()
+        self._deficit: dict[tuple[str, Hashable], float] = {}
+
+    def rank(self, state: RequestState, moment: Moment) -> Rank:
+        return (float(state.arrival),)
+
+    def pick(self, groups: Groups, moment: Moment) -> Hashable:
+        costs: dict[tuple[str, Hashable], float] = {}
+        for key, members in groups.items():
+            for state in members:
+                flow = state.request.tenant, key
+                costs[flow] = min(costs.get(flow, 0.0) + moment.seconds(key), moment.limit(key) * moment.seconds(key))
+        self._ring = deque(flow for flow in self._ring if flow in costs)
+        self._ring.extend(flow for flow in costs if flow not in self._deficit or flow not in self._ring)
+        self._deficit = {flow: self._deficit.get(flow, 0.0) for flow in costs}
+        quantum = max(costs.values())
+        while self._deficit[self._ring[0]] < costs[self._ring[0]]:
+            self._deficit[self._ring[0]] += quantum
+            if self._deficit[self._ring[0]] < costs[self._ring[0]]:
+                self._ring.rotate(-1)
+        flow = self._ring[0]
+        self._deficit[flow] -= costs[flow]
+        if self._deficit[flow] < costs[flow]:
+            self._ring.rotate(-1)
+        return flow[1]
+
+
+class SrptPolicy(Policy):
+    """Shortest remaining processing time first, which gives the least mean latency.
+
+    Every second of waiting counts as AGING seconds less to do, so that long requests have their turn too.
+    """
+
+    preempts = True
+    AGING: ClassVar[float] = 0.3
+
+    def rank(self, state: RequestState, moment: Moment) -> Rank:
+        return (moment.seconds_left(state) - self.AGING * (moment.now - state.arrived),)
+
+    def pick(self, groups: Groups, moment: Moment) -> Hashable:
+        return min(groups, key=lambda key: self.order(groups[key][0], moment))
+
+
+class EdfPolicy(Policy):
+    """Earliest deadline first, among those that can still be met; a deadline that is lost drags no other one down.
+
+    Requests without a deadline, and those that cannot meet theirs any more, run in order of arrival when no other can
+    use the time; they rise by their class's aging.
+    """
+
+    preempts = True
+
+    def rank(self, state: RequestState, moment: Moment) -> Rank:
+        deadline = state.request.deadline
+        if deadline is None or moment.now + moment.seconds_left(state) > deadline:
+            return (1.0, float(state.arrival))
+        return (0.0, deadline)
+
+    def pick(self, groups: Groups, moment: Moment) -> Hashable:
+        return min(groups, key=lambda key: self.order(groups[key][0], moment))
+
+
+POLICIES: dict[str, type[Policy]] = {"fifo": FifoPolicy, "drr": DrrPolicy, "srpt": SrptPolicy, "edf": EdfPolicy}

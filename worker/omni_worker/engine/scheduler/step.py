@@ -4,12 +4,18 @@ from collections.abc import Hashable
 
 from omni_worker.engine.scheduler.base import BaseScheduler
 from omni_worker.engine.scheduler.batch_size import BatchSizes
-from omni_worker.engine.scheduler.interface import RunnerOutput, SchedulerEvent, SchedulerOutput
-from omni_worker.engine.scheduler.policies import FifoPolicy, Policy
+from omni_worker.engine.scheduler.interface import (
+    RequestState,
+    RunnerOutput,
+    SchedulerEvent,
+    SchedulerOutput,
+    Status,
+)
+from omni_worker.engine.scheduler.policies import FifoPolicy, Moment, Policy, class_of
 
 
 class StepScheduler(BaseScheduler):
-    """Admits up to `max_num_seqs` requests, and lets `policy` choose which of the prepared ones run next.
+    """Runs up to `max_num_seqs` requests, and lets `policy` choose who they are and which of them are next.
 
     With `find_batch_size` a batch grows only as far as that pays, by what earlier batches of its key took.
     """
@@ -20,10 +26,11 @@ class StepScheduler(BaseScheduler):
         self._find_batch_size = find_batch_size
         self._sizes = BatchSizes(max_num_seqs)
 
-    def schedule(self) -> SchedulerOutput:
-        admitted = self._admit()
+    def schedule(self, now: float = 0.0) -> SchedulerOutput:
+        moment = Moment(now, self.limit, self._sizes.seconds)
+        admitted = self._fill(moment)
         ready = [state for state in self._running.values() if state.prepared]
-        batch = self._policy.choose(ready, self.limit) if ready else []
+        batch = self._policy.choose(ready, moment) if ready else []
         return self._output(new=[state for state in admitted if not state.prepared], cached=batch)
 
     def limit(self, key: Hashable) -> int:
@@ -41,3 +48,30 @@ class StepScheduler(BaseScheduler):
             if state is not None and state.key is not None:
                 self._sizes.measured(state.key, len(scheduled.cached), output.call_seconds)
         return super().update_from_output(scheduled, output)
+
+    def _fill(self, moment: Moment) -> list[RequestState]:
+        """Let the first of the waiting run: in free places, and in those of requests that give way."""
+        admitted: list[RequestState] = []
+        while self._waiting and not self._is_settled():
+            first = min(self._waiting.values(), key=lambda state: self._policy.order(state, moment))
+            if len(self._running) == self.max_num_seqs:
+                last = max(self._running.values(), key=lambda state: self._policy.order(state, moment))
+                if not self._gives_way(last, first, moment):
+                    break
+                self.preempt(last.id)
+            admitted.append(self._admit(first))
+        return [state for state in admitted if state.status is Status.RUNNING]
+
+    def _is_settled(self) -> bool:
+        """Whether nobody could be admitted now: spares the search where many wait, which is when it would cost."""
+        if len(self._running) < self.max_num_seqs or self._policy.preempts:
+            return False
+        held = (*self._running.values(), *self._waiting.values())
+        return len({state.request.priority for state in held}) == 1
+
+    def _gives_way(self, running: RequestState, waiting: RequestState, moment: Moment) -> bool:
+        if not running.prepared:
+            return False
+        if class_of(running, moment.now) < class_of(waiting, moment.now):
+            return True
+        return self._policy.preempts and self._policy.order(waiting, moment) < self._policy.order(running, moment)
