@@ -129,6 +129,10 @@ def test_many_at_once_use_both_replicas_and_are_not_mixed_up(pipeline):
     assert all(count >= 2 for count in served.values()), served
 
 
+def test_a_request_may_say_how_urgent_it_is(pipeline):
+    assert draw(pipeline, seed=1, priority=5, deadline=30, tenant="a-team")
+
+
 def test_the_models_route_names_the_served_model(pipeline):
     assert [model.id for model in client_of(pipeline.head.port).models.list()] == ["digits"]
     assert client_of(pipeline.head.port).models.retrieve("digits").id == "digits"
@@ -149,6 +153,8 @@ def test_the_models_route_names_the_served_model(pipeline):
         pytest.param({"prompt": "x", "stepz": 4}, "stepz", "unknown parameter", id="an unknown parameter"),
         pytest.param({"prompt": "x", "steps": 0}, "steps", "greater", id="no steps"),
         pytest.param({"prompt": "x", "seed": -1}, "seed", "greater", id="a negative seed"),
+        pytest.param({"prompt": "x", "deadline": 0}, "deadline", "greater than 0", id="a deadline that is over"),
+        pytest.param({"prompt": "x", "priority": 1000}, "priority", "less", id="a priority out of bounds"),
         pytest.param({"prompt": "x", "guidance": "high"}, "guidance", "number", id="guidance in words"),
         pytest.param({"prompt": "x", "response_format": "url"}, "response_format", "b64_json", id="pictures as links"),
         pytest.param({"prompt": "x", "model": "dall-e-3"}, "model", "no model 'dall-e-3'", id="another model"),
