@@ -17,7 +17,7 @@ if __package__ in (None, ""):  # run as `python3 hack/cluster`
 from hack.cluster import context, kind, lifecycle, packages
 from hack.cluster.build import build
 from hack.cluster.dns import follow
-from hack.cluster.images import build_images, load_archive, load_images
+from hack.cluster.images import load_archive, update_images
 from hack.cluster.instance import Instance
 from hack.cluster.node import advertise_gpus
 from hack.cluster.shell import ClusterError
@@ -86,9 +86,7 @@ def _embedded(args: argparse.Namespace) -> None:
         case "gpus":
             advertise_gpus(instance, args.count)
         case "images":
-            build_images()
-            if not args.no_load:
-                load_images(instance)
+            update_images(None if args.no_load else instance)
         case "kubeconfig":
             if not instance.kubeconfig.exists():
                 raise ClusterError(

@@ -6,17 +6,16 @@ About five minutes on two cores. A build that was interrupted goes on where it s
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from pathlib import Path
 
 from hack.cluster import packages
+from hack.cluster.cache import CACHE, locked
 from hack.cluster.shell import run, say, step
 
 KUBERNETES_VERSION = "1.20.2"
 COMPONENTS = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"]
-CACHE = Path(os.environ.get("OMNI_CLUSTER_CACHE") or Path.home() / ".cache/omni-cluster")
 BIN = CACHE / f"kubernetes-{KUBERNETES_VERSION}" / "bin"
 
 REPOSITORY = "k8s.io/kubernetes"
@@ -27,9 +26,7 @@ def build() -> None:
     """Have every binary in BIN; does nothing when they are there."""
     if _missing() == []:
         return
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked("build-kubernetes"):
         if _missing() == []:
             return  # another process built them while this one waited
         packages.install([*packages.RUNTIME, *packages.BUILD])

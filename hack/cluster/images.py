@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from hack.cluster import packages
-from hack.cluster.build import CACHE
+from hack.cluster.cache import CACHE, locked
 from hack.cluster.instance import Instance
 from hack.cluster.shell import ClusterError, run, say, step, succeeds
 
@@ -42,9 +42,19 @@ def image_name(name: str) -> str:
     return f"localhost/omnipipeline/{name}:dev"
 
 
-def build_images() -> None:
-    """Bring both images in the cache up to date with the working tree."""
+def update_images(instance: Instance | None) -> None:
+    """Bring both images up to date with the working tree: in the cache, and on an instance's node."""
     packages.install(packages.IMAGES)
+    with locked("images"):
+        _build_images()
+        if instance is None:
+            return
+        for name in NAMES:
+            with step(f"loading the image {name}"):
+                _load_layout(instance, LAYOUTS / name)
+
+
+def _build_images() -> None:
     for name in NAMES:
         with tempfile.TemporaryDirectory(prefix="omni-images-") as work:
             context = Path(work) / "context"
@@ -59,13 +69,6 @@ def build_images() -> None:
                 record.write_text(inputs)
 
 
-def load_images(instance: Instance) -> None:
-    """Send both images to the node, less what it has already."""
-    for name in NAMES:
-        with step(f"loading the image {name}"):
-            _load_layout(instance, LAYOUTS / name)
-
-
 def load_archive(instance: Instance, archive: Path) -> None:
     """Import an image saved as a tar (OCI or Docker); it keeps the name that is written in it."""
     if not archive.exists():
@@ -78,6 +81,7 @@ def pause_image() -> Path:
     archive = CACHE / "pause.tar"
     if not archive.exists():
         packages.install(packages.IMAGES)
+        CACHE.mkdir(parents=True, exist_ok=True)
         container = run(*BUILDAH, "from", "scratch").strip()
         run(*BUILDAH, "copy", container, "/bin/busybox", "/bin/sleep")
         run(*BUILDAH, "config", "--entrypoint", '["/bin/sleep", "2147483647"]', container)
@@ -150,6 +154,7 @@ def _build(name: str, context: Path, work: Path) -> None:
     LAYOUTS.mkdir(parents=True, exist_ok=True)
     log = LAYOUTS / f"{name}.log"
     log.unlink(missing_ok=True)
+    run(*BUILDAH, "rm", "--all")  # what a build that was killed left behind
     arguments = ["--build-arg", "TORCH_INDEX="] if name == "worker" and _has_own_torch() else []
     run(
         *BUILDAH, "bud", "--isolation", "chroot", "--layers", "--pull-never", *_host_settings(work), *arguments,
@@ -236,7 +241,10 @@ def _blob(layout: Path, digest: str) -> Path:
 
 
 def _prune(layout: Path) -> None:
-    """Remove what earlier builds left in a layout."""
+    """Remove what earlier builds left in a layout: an index keeps every image that ever had the name."""
+    index = json.loads((layout / "index.json").read_text())
+    index["manifests"] = [each for each in index["manifests"] if "annotations" in each]
+    (layout / "index.json").write_text(json.dumps(index))
     kept = {_blob(layout, digest) for digest in _blobs(layout)}
     for file in (layout / "blobs").rglob("*"):
         if file.is_file() and file not in kept:
@@ -244,8 +252,7 @@ def _prune(layout: Path) -> None:
 
 
 def _load_layout(instance: Instance, layout: Path) -> None:
-    if not (layout / "index.json").exists():
-        raise ClusterError("the images have not been built; run `python3 hack/cluster images`")
+    """Send an image to the node, less the layers that are there."""
     there = set(run(*_ctr(instance, "content", "ls", "--quiet")).split())
     command = [str(a) for a in _ctr(instance, "images", "import", "--all-platforms", "-")]
     with subprocess.Popen(

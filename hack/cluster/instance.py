@@ -6,15 +6,12 @@ in a sandbox of its own (see sandbox.py), and holds one /30 of 10.200.0.0/24 to 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.cluster.build import CACHE
+from hack.cluster.cache import locked
 from hack.cluster.shell import Argument, ClusterError, run
 
 ROOT = Path(os.environ.get("OMNI_CLUSTER_DIR") or "/var/tmp/omni-cluster")
@@ -60,19 +57,9 @@ class Instance:
     def _slot(self) -> int:
         return int((self.state / "slot").read_text())
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Only one command at a time changes this instance."""
-        (CACHE / "locks").mkdir(parents=True, exist_ok=True)
-        with (CACHE / "locks" / self.name).open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-
     def create(self) -> None:
         """Make the state directory and take the first free /30."""
-        (CACHE / "locks").mkdir(parents=True, exist_ok=True)
-        with (CACHE / "locks" / "slots").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locked("slots"):
             taken = {int(file.read_text()) for file in ROOT.glob("*/slot")}
             in_use = run("ip", "-oneline", "-4", "addr")
             free = (n for n in range(64) if n not in taken and f" 10.200.0.{4 * n + 1}/" not in in_use)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hack.cluster import packages
 from hack.cluster.build import build
+from hack.cluster.cache import locked
 from hack.cluster.certificates import issue
 from hack.cluster.control_plane import Api, start_control_plane
 from hack.cluster.instance import Instance
@@ -17,7 +18,7 @@ def up(instance: Instance, node: bool = True) -> None:
     packages.require_machine()
     build()
     packages.install(packages.RUNTIME)
-    with instance.lock():
+    with locked(instance.name):
         if _is_up(instance):
             if not node or (instance.state / "node-ready").exists():
                 say(f"{instance.name} is up already")
@@ -41,7 +42,7 @@ def up(instance: Instance, node: bool = True) -> None:
 def down(instance: Instance) -> None:
     """Stop it and remove every trace but the cache."""
     packages.require_machine()
-    with instance.lock():
+    with locked(instance.name):
         close_sandbox(instance)
     say(f"{instance.name} is down")
 
