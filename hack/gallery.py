@@ -30,7 +30,7 @@ def main() -> int:
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     subtitle = "32x32 pixels, 4 steps, guidance 2; below each picture: what was asked, and what a classifier reads"
     page = sheet("What builtin://digits paints", subtitle, cells, columns=10)
-    page.quantize(128).save(TARGET, optimize=True)
+    page.quantize(256).save(TARGET, optimize=True)
     print(f"{TARGET}: {sum(cell.right for cell in cells)} of {len(cells)} read as asked")
     return 0
 

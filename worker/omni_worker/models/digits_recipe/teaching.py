@@ -2,8 +2,8 @@
 
 The painter learns a rectified flow (Liu et al., 2022): from x = (1 - s) * latents + s * noise, at noise level s, it
 predicts noise - latents. Text goes through the pipeline's own `encode_prompt`, so what it learns from is what it gets
-when serving. Matrices inside the blocks learn by Muon (Jordan, 2024; `torch.optim.Muon`, torch 2.9 or later), which
-needs a quarter of AdamW's steps here. The weights kept are a running average over the steps (EMA).
+when serving. Matrices and convolutions inside the models learn by Muon, the rest by AdamW. The weights kept are a
+running average over the steps (EMA).
 """
 
 import math
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from diffusers import QwenImagePipeline
 
 from omni_worker.models.digits_recipe.captions import NULL_PROMPT, Request, draw, wording
+from omni_worker.models.digits_recipe.muon import Muon
 from omni_worker.models.digits_recipe.pictures import Album
 
 Report = Callable[[int, float], None]
@@ -89,8 +90,10 @@ class Average:
 def teach_autoencoder(pipeline: QwenImagePipeline, albums: list[Album], lesson: Lesson, report: Report) -> None:
     """Learn to rebuild pictures from latents that carry a little noise, so that painted latents decode well too."""
     vae = pipeline.vae.train()
-    parameters = list(vae.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=lesson.peak_rate, weight_decay=0.0)
+    kernels = [parameter for parameter in vae.parameters() if is_kernel(parameter)]
+    others = [parameter for parameter in vae.parameters() if not is_kernel(parameter)]
+    parameters = [*kernels, *others]
+    optimizers = optimizers_for(kernels, others, weight_decay=0.0)
     average = Average(parameters, 0.98)
     started = time.monotonic()
     step, progress = 0, 0.0
@@ -101,7 +104,7 @@ def teach_autoencoder(pipeline: QwenImagePipeline, albums: list[Album], lesson: 
         spread = latents.detach().std((0, 2, 3, 4), keepdim=True)
         rebuilt = vae.decode(latents + LATENT_NOISE * spread * torch.randn_like(latents)).sample
         loss = F.mse_loss(rebuilt, pictures) + 0.3 * F.l1_loss(rebuilt, pictures) + 1e-4 * latents.square().mean()
-        descend([optimizer], [lesson.rate(step, progress)], parameters, loss)
+        descend(optimizers, parameters, loss, lesson.rate(step, progress))
         average.update(step)
         step += 1
         progress = lesson.progress(step, started)
@@ -143,10 +146,7 @@ def teach_painter(pipeline: QwenImagePipeline, pools: list[Latents], lesson: Les
     language_model = pipeline.text_encoder.model.language_model.train()
     matrices, others = sorted_out(transformer, language_model)
     parameters = [*matrices, *others]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=lesson.peak_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=lesson.peak_rate, weight_decay=0.01, betas=(0.9, 0.98)),
-    ]
+    optimizers = optimizers_for(matrices, others, weight_decay=0.01)
     average = Average(parameters, 0.998)
     random = Random(seed)
     started = time.monotonic()
@@ -171,8 +171,7 @@ def teach_painter(pipeline: QwenImagePipeline, pools: list[Latents], lesson: Les
             return_dict=False,
         )[0]
         loss = F.mse_loss(flow, noise - clean)
-        rate = lesson.rate(step, progress)
-        descend(optimizers, [rate, rate * OTHERS_RATE], parameters, loss)
+        descend(optimizers, parameters, loss, lesson.rate(step, progress))
         average.update(step)
         step += 1
         progress = lesson.progress(step, started)
@@ -199,17 +198,29 @@ def noise_levels(count: int) -> torch.Tensor:
     return torch.where(torch.rand(count) < 0.25, torch.rand(count), levels)
 
 
+def is_kernel(parameter: torch.nn.Parameter) -> bool:
+    """Whether this is a convolution's kernel, and not one with next to no inputs or outputs."""
+    return bool(parameter.ndim >= 4 and min(parameter.flatten(1).shape) >= 8)
+
+
+def optimizers_for(
+    inner: list[torch.nn.Parameter], others: list[torch.nn.Parameter], weight_decay: float
+) -> tuple[Muon, torch.optim.AdamW]:
+    """Muon for `inner`, AdamW for `others`; `descend` sets their learning rates."""
+    return Muon(inner, 0.0, weight_decay), torch.optim.AdamW(others, 0.0, (0.9, 0.98), weight_decay=weight_decay)
+
+
 def descend(
-    optimizers: list[torch.optim.Optimizer],
-    rates: list[float],
+    optimizers: tuple[Muon, torch.optim.AdamW],
     parameters: list[torch.nn.Parameter],
     loss: torch.Tensor,
+    rate: float,
 ) -> None:
-    """One step down the gradient, its norm held to 1, with a learning rate for each optimizer."""
+    """One step down the gradient, its norm held to 1."""
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    for optimizer, rate in zip(optimizers, rates, strict=True):
+    for optimizer, share in zip(optimizers, (1.0, OTHERS_RATE), strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * share
         optimizer.step()
         optimizer.zero_grad()

@@ -19,8 +19,8 @@ from omni_worker.models.digits_recipe.saving import save
 from omni_worker.models.digits_recipe.single_frame import single_frame_convolutions
 
 SIZES = (32, 64)
-AUTOENCODER = teaching.Lesson(steps=800, seconds=180, peak_rate=4e-3, warmup=30)
-PAINTER = teaching.Lesson(steps=2000, seconds=660, peak_rate=5e-3, warmup=50)
+AUTOENCODER = teaching.Lesson(steps=500, seconds=240, peak_rate=4e-3, warmup=30)
+PAINTER = teaching.Lesson(steps=1800, seconds=600, peak_rate=5e-3, warmup=50)
 
 
 def main() -> int:
