@@ -55,11 +55,19 @@ def find(
 
 
 def running_here(pipeline: str | None) -> Endpoint | None:
-    found = [run for run in runs.running() if pipeline in (None, run.pipeline)]
+    found = [run for run in runs.running() if pipeline in (None, run.pipeline) and answers(run.url)]
     if len(found) > 1:
         several = ", ".join(f"{run.pipeline} at {run.url}" for run in found)
         raise NoEndpoint(f"several pipelines run on this machine ({several}); choose one with --pipeline or --url")
     return Endpoint(found[0].url, f"{found[0].pipeline} on this machine") if found else None
+
+
+def answers(url: str) -> bool:
+    """Whether a head lives there: process ids are reused, so a note alone proves little."""
+    try:
+        return httpx.get(f"{url}/livez", timeout=5.0, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def in_cluster(pipeline: str | None, namespace: str | None, timeout: float, tell: Callable[[str], None]) -> Endpoint:

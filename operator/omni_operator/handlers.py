@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
     )
     for chatty in ("kopf", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    if args.probe_port:
+        require_free_port(args.probe_port)
     operator = Operator(Cluster(), args.worker_image, tuple(args.namespace))
     wait_for_definition(operator.cluster, operator.namespaces)
     kopf.run(
@@ -81,6 +84,21 @@ def run(args: argparse.Namespace) -> int:
         liveness_endpoint=f"http://0.0.0.0:{args.probe_port}/healthz" if args.probe_port else None,
     )
     return 0
+
+
+class PortInUse(Exception):
+    """The probes have nowhere to be."""
+
+    exit_code = 1
+
+
+def require_free_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError as error:
+            raise PortInUse(f"--probe-port {port}: {error.strerror}; choose another port, or 0 for no probes") from None
 
 
 def wait_for_definition(cluster: Cluster, namespaces: tuple[str, ...]) -> None:

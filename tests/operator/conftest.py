@@ -3,8 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
+
+# A loaded machine is no failure.
+hypothesis.settings.register_profile("omnipipeline", deadline=None)
+hypothesis.settings.load_profile("omnipipeline")
 
 EXAMPLE = Path(__file__).parents[2] / "examples/digits.yaml"
 

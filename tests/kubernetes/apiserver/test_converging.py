@@ -78,10 +78,11 @@ def test_the_operator_answers_its_probe(kubectl: Kubectl, operator: Operator) ->
     assert eventually(answer, "an answer").json() == {"operator": "ok"}
 
 
-def test_a_pipeline_becomes_owned_children_and_pods(
+def test_a_pipeline_becomes_owned_children_and_pods_and_is_left_alone_then(
     kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
 ) -> None:
-    serve(kubectl, digits)
+    before = serve(kubectl, digits)
+    writes = operator.writes()
     pipeline = kubectl.get("op", "digits")
     for child in kubectl.children().values():
         (owner,) = child["metadata"]["ownerReferences"]
@@ -90,6 +91,12 @@ def test_a_pipeline_becomes_owned_children_and_pods(
     assert len(painters) == 2
     assert painters[0]["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
     assert len(kubectl.items("pods", "omnipipeline.dev/role=head")) == 1
+    metadata = pipeline["metadata"]
+    assert "finalizers" not in metadata
+    assert [key for key in metadata["annotations"] if "kubectl" not in key] == []
+    time.sleep(5)
+    assert kubectl.versions() == before
+    assert operator.writes() == writes
 
 
 def test_the_status_counts_and_tells_why_pods_wait(
@@ -115,23 +122,6 @@ def test_the_status_counts_and_tells_why_pods_wait(
     }
     row = kubectl("get", "op", "digits", "--no-headers").split()
     assert row[:6] == ["digits", "False", "Unschedulable", "2", "0", "builtin://digits"]
-
-
-def test_the_operator_leaves_no_marks_on_the_pipeline(
-    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
-) -> None:
-    serve(kubectl, digits)
-    metadata = kubectl.get("op", "digits")["metadata"]
-    assert "finalizers" not in metadata
-    assert [key for key in metadata["annotations"] if "kubectl" not in key] == []
-
-
-def test_a_settled_pipeline_is_not_written_to(kubectl: Kubectl, operator: Operator, digits: dict[str, Any]) -> None:
-    before = serve(kubectl, digits)
-    writes = operator.writes()
-    time.sleep(10)
-    assert kubectl.versions() == before
-    assert operator.writes() == writes
 
 
 def test_a_restarted_operator_writes_nothing(
