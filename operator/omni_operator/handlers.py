@@ -21,7 +21,8 @@ import kopf
 
 from omni_operator.cluster import CHILDREN, PIPELINES, PODS, ApiError, Cluster, Unreachable, WatchHealth
 from omni_operator.keyed_queue import KeyedQueue
-from omni_operator.manifests.labels import MANAGED_SELECTOR, PIPELINE
+from omni_operator.manifests.labels import MANAGED_SELECTOR
+from omni_operator.manifests.ownership import pipeline_of
 from omni_operator.reconcile import Incomplete, reconcile
 from omni_operator.spec import GROUP, PLURAL, VERSION
 
@@ -148,10 +149,9 @@ class Operator:
         """What a watch calls, from its thread, with a child that changed."""
 
         def hear(child: dict[str, Any]) -> None:
-            metadata = child["metadata"]
-            pipeline = (metadata.get("labels") or {}).get(PIPELINE)
+            pipeline = pipeline_of(child)
             if pipeline and not loop.is_closed():
-                loop.call_soon_threadsafe(self.queue.add, (metadata["namespace"], pipeline))
+                loop.call_soon_threadsafe(self.queue.add, (child["metadata"]["namespace"], pipeline))
 
         return hear
 

@@ -25,6 +25,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "every policy: random": {"spec.loadBalancing.policy": "random"},
     "every policy: round-robin": {"spec.loadBalancing.policy": "round-robin"},
     "every policy: least-queue-length": {"spec.loadBalancing.policy": "least-queue-length"},
+    "another order": {"spec.stages.0.scheduling.policy": "srpt"},
     "shortest times": {
         "spec.loadBalancing.heartbeatTimeoutSeconds": 3,
         "spec.stages.0.drain.timeoutSeconds": 1,

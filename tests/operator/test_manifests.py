@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from omni_operator.manifests import children
-from omni_operator.manifests.ownership import SPEC_HASH, controller_uid
+from omni_operator.manifests.ownership import SPEC_HASH, controller_uid, pipeline_of
 from omni_operator.spec import parse
 from omni_operator.topology import in_cluster
 from tests.operator.edits import edited
@@ -185,6 +185,16 @@ def test_what_restarts(digits: dict[str, Any], row: str) -> None:
     edits, expected = RESTARTS[row]
     after = edited(digits, edits)
     assert {name for name in ("digits-head", "digits-painter") if pod(after, name) != pod(digits, name)} == expected
+
+
+def test_a_child_knows_its_pipeline_by_owner_and_a_pod_by_label(digits: dict[str, Any]) -> None:
+    service = made(digits)["Service", "digits"]
+    service["metadata"]["labels"] = {}
+    assert pipeline_of(service) == "digits"
+    replica = pod(digits)
+    replica["metadata"]["ownerReferences"] = [{"kind": "ReplicaSet", "name": "digits-painter-x", "controller": True}]
+    assert pipeline_of(replica) == "digits"
+    assert pipeline_of({"metadata": {"name": "stray"}}) is None
 
 
 def test_the_same_manifest_makes_the_same_objects(digits: dict[str, Any]) -> None:

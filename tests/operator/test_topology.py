@@ -75,6 +75,7 @@ SETTINGS = {
     "mode step": ({"spec.stages.0.scheduling.mode": "step"}, "replica", "--step-execution", ""),
     "mode request": ({"spec.stages.0.scheduling.mode": "request"}, "replica", "--no-step-execution", ""),
     "maxNumSeqs": ({"spec.stages.0.scheduling.maxNumSeqs": 3}, "replica", "--max-num-seqs", "3"),
+    "policy": ({"spec.stages.0.scheduling.policy": "edf"}, "replica", "--scheduling-policy", "edf"),
     "drain of a replica": ({"spec.stages.0.drain.timeoutSeconds": 7}, "replica", "--drain-timeout", "7"),
     "drain of the head": ({"spec.stages.0.drain.timeoutSeconds": 7}, "head", "--drain-timeout", "7"),
     "startup": ({"spec.stages.0.startupTimeoutSeconds": 77}, "replica", "--stage-init-timeout", "77"),

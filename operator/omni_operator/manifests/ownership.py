@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from omni_operator.manifests.labels import PIPELINE
 from omni_operator.spec import API_VERSION, KIND, OmniPipeline
 
 SPEC_HASH = "omnipipeline.dev/spec-hash"
@@ -25,6 +26,15 @@ def controller_uid(child: Mapping[str, Any]) -> str | None:
     """The uid of the object that controls a child, if one does."""
     references = child["metadata"].get("ownerReferences") or []
     return next((str(reference["uid"]) for reference in references if reference.get("controller")), None)
+
+
+def pipeline_of(child: Mapping[str, Any]) -> str | None:
+    """The name of the pipeline that a child belongs to: of its owner, or, for pods, of their label."""
+    metadata = child["metadata"]
+    for reference in metadata.get("ownerReferences") or []:
+        if reference.get("controller") and reference["kind"] == KIND:
+            return str(reference["name"])
+    return (metadata.get("labels") or {}).get(PIPELINE)
 
 
 def content_hash(content: Any) -> str:

@@ -217,11 +217,13 @@ def test_what_someone_changes_is_changed_back_and_what_they_add_stays(
     serve(kubectl, digits)
     kubectl("scale", "deployment/digits-painter", "--replicas=9")
     kubectl("patch", "configmap", "digits", "--type=merge", "-p", '{"data": {"stages.json": "{}", "mine": "1"}}')
-    kubectl("label", "service/digits", "omnipipeline.dev/pipeline-", "team=a")
     eventually(lambda: kubectl.get("deployment", "digits-painter")["spec"]["replicas"] == 2, "the count")
     eventually(lambda: "painter" in kubectl.get("configmap", "digits")["data"]["stages.json"], "the stage config")
-    eventually(lambda: "digits" in str(kubectl.get("service", "digits")["metadata"]["labels"]), "the label")
     assert kubectl.get("configmap", "digits")["data"]["mine"] == "1"
+    kubectl.settled()
+    kubectl("label", "service/digits", "omnipipeline.dev/pipeline-", "team=a")
+    label = "omnipipeline.dev/pipeline"
+    eventually(lambda: kubectl.get("service", "digits")["metadata"]["labels"].get(label) == "digits", "the label")
     assert kubectl.get("service", "digits")["metadata"]["labels"]["team"] == "a"
 
 
