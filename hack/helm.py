@@ -95,7 +95,15 @@ def find_kubeconfig(given: Path | None) -> Path:
             raise UsageError(f"there is no kubeconfig {path}")
         return path
     found = subprocess.run(
-        [sys.executable, str(PROJECT / "hack/cluster"), "kubeconfig"], capture_output=True, text=True, check=False
+        [
+            sys.executable,
+            str(PROJECT / "hack/cluster"),
+            "kubeconfig",
+            f"--kind={os.environ.get('CLUSTER', 'embedded')}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if found.returncode:
         raise UsageError("which cluster? Start one with `make cluster`, or set KUBECONFIG")

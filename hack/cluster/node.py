@@ -92,6 +92,8 @@ def _start_kubelet(instance: Instance) -> None:
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{instance.name}",
         "failSwapOn": False,
+        # This kubelet notices some ends of pods only when it looks at each anew; its default is once a minute.
+        "syncFrequency": "5s",
         "clusterDNS": [DNS_ADDRESS],
         "clusterDomain": "cluster.local",
         "resolvConf": "",

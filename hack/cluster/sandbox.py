@@ -75,8 +75,13 @@ def close_sandbox(instance: Instance) -> None:
         for pid in [*map(int, children), holder]:
             _kill(pid)
     _remove_cgroup(instance.name)
+    # Out of sight at once: nobody shall find a kubeconfig whose address already belongs to another cluster.
+    trash = ROOT / f".{instance.name}.removing"
+    if trash.exists():
+        shutil.rmtree(trash)
     if instance.state.exists():
-        shutil.rmtree(instance.state)
+        instance.state.rename(trash)
+        shutil.rmtree(trash)
     if ROOT.exists() and not any(ROOT.iterdir()):
         ROOT.rmdir()
 

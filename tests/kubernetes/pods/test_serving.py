@@ -95,7 +95,8 @@ def test_kubectl_scale_adds_a_painter_that_serves(digits: Kubectl, pipeline: Pip
 
 
 def test_an_edit_removes_painters_which_finish_what_they_were_doing(digits: Kubectl, pipeline: Pipeline) -> None:
-    long = [Wish(3, "red", seed=seed, steps=400) for seed in range(3)]
+    eventually(pipeline.is_idle, "replicas that report that they are idle")
+    long = [Wish(3, "red", seed=seed, steps=250) for seed in range(3)]
     ids = [f"long-{seed}" for seed in range(3)]
     with ThreadPoolExecutor(3) as pool:
         drawing = [pool.submit(pipeline.draw, wish, request_id) for wish, request_id in zip(long, ids, strict=True)]

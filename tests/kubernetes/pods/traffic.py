@@ -69,6 +69,11 @@ class Pipeline:
     def completed(self) -> dict[str, int]:
         return {pod: each["completed"] for pod, each in self.replicas().items()}
 
+    def is_idle(self) -> bool:
+        return not any(
+            each["queue_length"] or each["running"] or each["in_flight"] for each in self.replicas().values()
+        )
+
     def running(self) -> dict[str, str]:
         """The requests that run now, and the replica of each."""
         listed = httpx.get(f"{self._url}/omni/requests", timeout=30).json()["requests"]
