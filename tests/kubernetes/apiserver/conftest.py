@@ -20,7 +20,7 @@ INSTANCE = "apiserver-tests"
 NOWHERE = {"spec": {"nodeSelector": {"omnipipeline.dev/such-a-node-is-not-there": "true"}}}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kubeconfig() -> Iterator[str]:
     """The kubeconfig of a cluster where the tests may do anything."""
     given = os.environ.get("OMNI_KUBECONFIG")
@@ -36,7 +36,7 @@ def kubeconfig() -> Iterator[str]:
         subprocess.run([*cluster, "down", name], check=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def definition(kubeconfig: str) -> None:
     """The CRD, as the project ships it."""
     kubectl = Kubectl(kubeconfig, "default")
