@@ -94,6 +94,9 @@ def _start_kubelet(instance: Instance) -> None:
         "failSwapOn": False,
         # This kubelet notices some ends of pods only when it looks at each anew; its default is once a minute.
         "syncFrequency": "5s",
+        # How soon it says that it is ready. What has not changed it repeats once a minute.
+        "nodeStatusUpdateFrequency": "1s",
+        "nodeStatusReportFrequency": "1m",
         "clusterDNS": [DNS_ADDRESS],
         "clusterDomain": "cluster.local",
         "resolvConf": "",

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 NAME = "omni-recovery"
 STATE = Path(os.environ.get("OMNI_CLUSTER_DIR") or "/var/tmp/omni-cluster") / NAME
 
-pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.apiserver
 
 
 def cluster(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import yaml
 from tests.kubernetes.apiserver.operators import ROOT, Kubectl
 from tests.kubernetes.pods.traffic import forwarded
 
-pytestmark = [pytest.mark.pods, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.pods
 
 SERVE = "import http.server as h; print('serving', flush=True); h.test(h.SimpleHTTPRequestHandler, port=8000)"
 

@@ -13,7 +13,7 @@ import yaml
 from tests.kubernetes.apiserver.operators import CHILDREN, EXAMPLE, LABEL, Kubectl, eventually
 from tests.kubernetes.pods.traffic import COLOURS, Pipeline, Wish, forwarded
 
-pytestmark = [pytest.mark.pods, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.pods
 
 # Patience for pods that load a model while two cores do all the rest.
 PATIENCE = 600

@@ -1,0 +1,19 @@
+"""What all tests on a real Kubernetes share: kubectl on the PATH, and the patience a first start needs."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+# On a machine that has never had the cluster, the first test of a session waits until Kubernetes is compiled.
+FIRST_START_SECONDS = 1800
+
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.timeout(FIRST_START_SECONDS))
