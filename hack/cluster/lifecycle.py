@@ -18,7 +18,7 @@ def up(instance: Instance, node: bool = True) -> None:
     packages.require_machine()
     build()
     packages.install(packages.RUNTIME)
-    with locked(instance.name):
+    with locked(f"cluster-{instance.name}"):
         if _is_up(instance):
             if not node or (instance.state / "node-ready").exists():
                 say(f"{instance.name} is up already")
@@ -42,7 +42,7 @@ def up(instance: Instance, node: bool = True) -> None:
 def down(instance: Instance) -> None:
     """Stop it and remove every trace but the cache."""
     packages.require_machine()
-    with locked(instance.name):
+    with locked(f"cluster-{instance.name}"):
         close_sandbox(instance)
     say(f"{instance.name} is down")
 

@@ -16,6 +16,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from hack.cluster.cache import locked
 from hack.cluster.instance import ROOT, Instance
 from hack.cluster.shell import Argument, run, wait_until
 
@@ -24,13 +25,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 # The holder's child is process 1 inside: it makes the place its own, says so, and then reaps what is orphaned to it.
 # /run is new, so that nothing of the container runtime shows outside; the directories whose paths are fixed in
 # Kubernetes and CNI are the instance's own.
+FIXED = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/pods", "/var/log/containers")
 HOLD = """
 import os, subprocess, sys, time
 state = sys.argv[1]
 call = lambda *argv: subprocess.run(argv, check=True)
 call("mount", "--make-rshared", "/")
 call("mount", "-t", "tmpfs", "tmpfs", "/run")
-for path in ("/var/lib/kubelet", "/var/lib/cni", "/var/log/pods", "/var/log/containers"):
+for path in sys.argv[2:]:
     os.makedirs(path, exist_ok=True)
     os.makedirs(state + path, exist_ok=True)
     call("mount", "--bind", state + path, path)
@@ -49,7 +51,7 @@ def open_sandbox(instance: Instance) -> None:
     with (instance.state / "sandbox.log").open("ab") as log:
         holder = subprocess.Popen(
             ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-             "python3", "-c", HOLD, str(instance.state)],
+             "python3", "-c", HOLD, str(instance.state), *FIXED],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
         )  # fmt: skip
     (instance.state / "sandbox.pid").write_text(f"{holder.pid}\n")
@@ -82,8 +84,13 @@ def close_sandbox(instance: Instance) -> None:
     if instance.state.exists():
         instance.state.rename(trash)
         shutil.rmtree(trash)
-    if ROOT.exists() and not any(ROOT.iterdir()):
-        ROOT.rmdir()
+    with locked("slots"):
+        if ROOT.exists() and not any(ROOT.iterdir()):
+            ROOT.rmdir()
+            # Nobody's mounts hang on these now; those that were made for us are empty.
+            for path in FIXED:
+                with contextlib.suppress(OSError):
+                    Path(path).rmdir()
 
 
 def _lay_link(instance: Instance) -> None:
