@@ -46,7 +46,10 @@ def update_images(instance: Instance | None) -> None:
     """Bring both images up to date with the working tree: in the cache, and on an instance's node."""
     packages.install(packages.IMAGES)
     with locked("images"):
-        _build_images()
+        try:
+            _build_images()
+        finally:
+            _release_store()
         if instance is None:
             return
         for name in NAMES:
@@ -88,7 +91,13 @@ def pause_image() -> Path:
         fresh = archive.with_suffix(".new")
         run(*BUILDAH, "commit", "--rm", container, f"oci-archive:{fresh}:localhost/pause:1")
         fresh.replace(archive)
+        _release_store()
     return archive
+
+
+def _release_store() -> None:
+    """Undo the mount that buildah leaves on its own store, so that the cache is nothing but files again."""
+    succeeds("umount", CACHE / "buildah/overlay")
 
 
 # ---- building

@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 import yaml
 
-from tests.kubernetes.apiserver.operators import ROOT, Kubectl
+from tests.kubernetes.apiserver.operators import ROOT, Kubectl, eventually
 from tests.kubernetes.pods.traffic import forwarded
 
 pytestmark = pytest.mark.pods
@@ -49,17 +49,24 @@ def inside(kubectl: Kubectl, code: str) -> str:
     return kubectl("exec", "deployment/web", "--", "python3", "-c", code).strip()
 
 
+def tried_inside(kubectl: Kubectl, code: str) -> str:
+    """The same; nothing where it fails."""
+    return kubectl.tried("exec", "deployment/web", "--", "python3", "-c", code).stdout.strip()
+
+
 def test_pods_reach_a_service_by_its_name(web: Kubectl) -> None:
     address = f"http://web.{web.namespace}.svc"
     code = f"import urllib.request as u; print([u.urlopen('{address}', timeout=10).status for _ in range(8)])"
-    assert inside(web, code) == str([200] * 8)
+    # A Service routes to pods a moment after they are ready.
+    routed = eventually(lambda: "200" in (found := tried_inside(web, code)) and found, "an answer of the Service")
+    assert routed == str([200] * 8)
 
 
 def test_a_headless_service_names_every_pod(web: Kubectl) -> None:
     code = "import json, socket; print(json.dumps(sorted(socket.gethostbyname_ex('each')[2])))"
     addresses = sorted(pod["status"]["podIP"] for pod in web.items("pods", "app=web"))
-    assert json.loads(inside(web, code)) == addresses
     assert len(addresses) == 2
+    eventually(lambda: tried_inside(web, code) == json.dumps(addresses), "the addresses of both pods")
 
 
 def test_port_forward_reaches_a_service(web: Kubectl) -> None:
