@@ -2,7 +2,9 @@
 
 import base64
 import contextlib
+import functools
 import io
+import os
 import signal
 import socket
 import subprocess
@@ -15,7 +17,7 @@ import httpx
 from openai import OpenAI
 from PIL import Image
 
-START_SECONDS = 180
+START_SECONDS = 90
 
 
 def free_ports(count: int) -> list[int]:
@@ -38,6 +40,7 @@ def eventually(check, what: str, seconds: float = START_SECONDS):
     raise AssertionError(f"{what}: not within {seconds:g} s")
 
 
+@functools.cache
 def client_of(port: int) -> OpenAI:
     """The official client, without retries of its own."""
     return OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=120)
@@ -62,7 +65,10 @@ class Process:
     def start(self) -> None:
         """Start it, again if it ran before."""
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "omni_worker.cli", "serve", *self.argv], stdout=self._log, stderr=self._log
+            [sys.executable, "-m", "omni_worker.cli", "serve", *self.argv],
+            stdout=self._log,
+            stderr=self._log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # several replicas share this machine's few cores
         )
 
     @property

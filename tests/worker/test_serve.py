@@ -23,7 +23,7 @@ from . import serving
 from .serving import Pipeline, client_of, eventually, free_ports
 
 pytestmark = pytest.mark.processes
-LONG = {"num_inference_steps": 600}
+LONG = {"num_inference_steps": 1000}
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +120,13 @@ def test_many_at_once_use_both_replicas_and_are_not_mixed_up(pipeline):
         replica["id"]: replica["completed"] - before[replica["id"]]
         for replica in eventually(
             lambda: (
-                sum(one["completed"] for one in pipeline.replicas()) == sum(before.values()) + 16
+                sum(one["completed"] for one in pipeline.replicas()) >= sum(before.values()) + 16
                 and pipeline.replicas()
             ),
             "the replicas' own counts",
         )
     }
-    assert all(count >= 2 for count in served.values()), served
+    assert all(count >= 4 for count in served.values()), served
 
 
 def test_a_request_may_say_how_urgent_it_is(pipeline):
