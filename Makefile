@@ -23,6 +23,7 @@ demo: install ## Serve examples/digits.yaml on this machine, draw 24 prompts, wr
 test: install ## Run all tests, those on a real Kubernetes node too (needs root on Debian 12, or OMNI_KUBECONFIG)
 	@[ -n "$$OMNI_KUBECONFIG" ] || $(PYTHON) hack/cluster check || \
 	    { echo "make test: no cluster can run here, and OMNI_KUBECONFIG names none; make test-local runs all other tests" >&2; exit 1; }
+	@[ -n "$$OMNI_KUBECONFIG" ] || { $(PYTHON) hack/cluster build && $(PYTHON) hack/cluster images --no-load; }
 	@$(PYTHON) -m pytest
 
 test-local: install ## Run the tests that need no Kubernetes
@@ -61,7 +62,8 @@ images: install ## Build both images, and load them into the cluster
 	@$(PYTHON) hack/cluster images --kind=$(CLUSTER)
 
 deploy: install ## Install or upgrade the operator in the cluster, with Helm
-	@$(PYTHON) hack/helm.py upgrade --install --crds --wait omnipipeline charts/omnipipeline --values hack/cluster/values.yaml
+	@$(PYTHON) hack/helm.py upgrade --install --crds --wait omnipipeline charts/omnipipeline \
+	    --values hack/cluster/values.yaml --set podAnnotations.deployed=at-$$(date +%s)
 
 undeploy: install ## Remove the operator; pipelines go on serving
 	@$(PYTHON) hack/helm.py uninstall omnipipeline

@@ -48,6 +48,13 @@ def test_least_queue_length_takes_the_emptiest_and_shares_ties():
 def test_least_queue_length_believes_its_own_count_over_a_stale_report():
     stale = [Candidate((0, 0), in_flight=9, reported=0), Candidate((0, 1), in_flight=0, reported=4)]
     assert LeastQueueLengthBalancer().choose(stale).key == (0, 1)
+    after_a_burst = [Candidate((0, 0), in_flight=1, reported=0), Candidate((0, 1), in_flight=0, reported=3)]
+    assert LeastQueueLengthBalancer().choose(after_a_burst).key == (0, 1)
+
+
+def test_a_report_breaks_the_tie_between_replicas_that_hold_none_of_our_requests():
+    orphaned = [Candidate((0, 0), in_flight=0, reported=2), Candidate((0, 1), in_flight=0, reported=0)]
+    assert LeastQueueLengthBalancer().choose(orphaned).key == (0, 1)
 
 
 def test_every_policy_has_its_balancer_and_others_are_refused():

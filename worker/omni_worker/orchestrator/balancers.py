@@ -18,9 +18,9 @@ class Candidate:
     reported: int
 
     @property
-    def load(self) -> int:
-        """Requests it holds, as far as is known: a report is late, the own count does not know other clients."""
-        return max(self.in_flight, self.reported)
+    def load(self) -> tuple[int, int]:
+        """The own count first, which is exact; a report, which may be from before the last burst, only breaks ties."""
+        return self.in_flight, self.reported
 
 
 class Balancer(ABC):
