@@ -1,9 +1,10 @@
 """Throughput of the engine against diffusers' own loop, as ratios within one process.
 
 24 requests a cell, closed batch, the built-in model. Baseline: `pipe(...)`, one request after another. Rows: the engine
-one request at a time, and with up to 8 and 16 together. The cells are interleaved (forward and backward, `--repeats`
-times), and the median of the paired ratios is reported with its range, since an absolute time on a shared machine
-means nothing. Pictures are compared too: a cell whose pictures differ by more than two levels is marked.
+one request at a time, with up to 8 and 16 together, and as it is served by default. The cells are interleaved (forward
+and backward, `--repeats` times), and the median of the paired ratios is reported with its range, since an absolute time
+on a shared machine means nothing. Pictures are compared too: a cell whose pictures differ by more than two levels is
+marked.
 
     python benchmarks/throughput.py [--repeats 3] [--output benchmarks/results/throughput.json]
 """
@@ -25,6 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 from omni_worker import model_source
+from omni_worker.config import AUTO_MAX_NUM_SEQS
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
 from omni_worker.engine.runner.diffusion import StepRunner
@@ -42,7 +44,7 @@ CELLS = {
     "both sizes, mixed steps": lambda i: ((32, 64)[i % 2], STEPS[i % len(STEPS)]),
     "128x128, 4 steps": lambda i: (128, 4),
 }
-BATCHES = (1, 8, 16)
+BATCHES = (1, 8, 16, None)
 
 
 def requests_of(cell: str) -> list[GenerationParams]:
@@ -61,10 +63,11 @@ def baseline(pipeline, params: list[GenerationParams]) -> list[np.ndarray]:
         return [to_uint8(pipeline._pipe(**pipeline._arguments.build(one)).images)[0] for one in params]
 
 
-def engine(pipeline, params: list[GenerationParams], batch: int) -> list[np.ndarray]:
-    """The engine with at most `batch` requests together."""
+def engine(pipeline, params: list[GenerationParams], batch: int | None) -> list[np.ndarray]:
+    """The engine with at most `batch` requests together; None as it is served by default, finding the size itself."""
     events: queue.Queue = queue.Queue()
-    running = Engine(StepScheduler(batch), UniProcExecutor(StepRunner(pipeline)), events.put)
+    scheduler = StepScheduler(AUTO_MAX_NUM_SEQS, find_batch_size=True) if batch is None else StepScheduler(batch)
+    running = Engine(scheduler, UniProcExecutor(StepRunner(pipeline)), events.put)
     for i, one in enumerate(params):
         running.submit(SchedulerRequest(str(i), one))
     running.start()
@@ -89,7 +92,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     pipeline = load(model_source.parse("builtin://digits"), step_execution=True).pipeline
     rows = {"diffusers": lambda params: baseline(pipeline, params)} | {
-        f"engine, up to {batch}": lambda params, batch=batch: engine(pipeline, params, batch) for batch in BATCHES
+        f"engine, {f'up to {batch}' if batch else 'auto'}": lambda params, batch=batch: engine(pipeline, params, batch)
+        for batch in BATCHES
     }
     order = [name for _ in range(args.repeats) for names in (list(rows), list(rows)[::-1]) for name in names]
     figures: dict[str, dict] = {}
