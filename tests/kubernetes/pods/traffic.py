@@ -29,7 +29,7 @@ class Wish:
     colour: str
     background: str = "black"
     seed: int = 1
-    steps: int = 8
+    steps: int = 4
 
     @property
     def prompt(self) -> str:
