@@ -202,12 +202,8 @@ class Cluster:
                 for item in items:
                     hear(item)
                 self._follow(resource, namespace, selector, version, hear, health)
-            except (
-                ApiError,
-                Unreachable,
-                ValueError,
-                KeyError,
-            ) as error:  # the latter two: not what a watch should say
+            # The last two: an answer that is not what a watch should say.
+            except (ApiError, Unreachable, ValueError, KeyError) as error:
                 failures += 1
                 delay = min(30.0, 0.2 * 2.0 ** min(failures, 10)) * random.uniform(0.8, 1.2)
                 logger.warning("watch of %s: %s; again in %.1f s", resource.plural, error, delay)

@@ -5,8 +5,10 @@ import json
 
 import pytest
 
-from omni_worker.config import add_arguments, from_arguments
+from omni_worker.config import LB_POLICIES, SCHEDULING_POLICIES, add_arguments, from_arguments
+from omni_worker.engine.scheduler import POLICIES
 from omni_worker.errors import UsageError
+from omni_worker.orchestrator.balancers import BALANCERS
 
 
 def parse(*argv):
@@ -33,6 +35,11 @@ def test_headless_replicas_find_the_head_by_its_address():
     assert config.head is None
     assert config.replica(0).master_address == "head"
     assert (config.replica(0).address, config.replica(0).bind_host) == ("10.0.0.7", "0.0.0.0")
+
+
+def test_the_flags_offer_exactly_the_policies_that_there_are():
+    assert set(LB_POLICIES) == set(BALANCERS)
+    assert set(SCHEDULING_POLICIES) == set(POLICIES)
 
 
 def test_the_stage_config_names_the_stages(tmp_path):

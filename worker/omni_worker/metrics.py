@@ -1,6 +1,6 @@
 """The metrics of a process, in Prometheus' terms. Names start with `omni_`; times are seconds."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -32,8 +32,3 @@ class HeadMetrics:
     def retried(self, stage: str) -> None:
         """Count a repeated run."""
         self._retries.labels(stage).inc()
-
-
-def render(registry: CollectorRegistry) -> bytes:
-    """The text that Prometheus reads."""
-    return generate_latest(registry)

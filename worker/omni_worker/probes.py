@@ -6,12 +6,10 @@ That a probe is answered at all proves that the event loop turns. 200 or 503, wi
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-
-from omni_worker.metrics import render
 
 Check = Callable[[], str | None]
 
@@ -28,7 +26,7 @@ class Probes:
         """The four routes."""
 
         async def metrics(request: Request) -> Response:
-            return Response(render(registry), media_type=CONTENT_TYPE_LATEST)
+            return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
         return [
             Route("/livez", _endpoint(self.alive)),

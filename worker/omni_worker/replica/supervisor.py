@@ -81,11 +81,6 @@ class Supervisor:
         """Whether every replica has its weights."""
         return all(child.was_up for child in self.children)
 
-    @property
-    def are_registered(self) -> bool:
-        """Whether every replica is known to the head and reports to it."""
-        return all(child.is_registered for child in self.children)
-
     async def _keep(self, child: Child) -> None:
         backoff, longest = BACKOFF_SECONDS
         while not self._draining:

@@ -26,6 +26,7 @@ class StepRunner(Runner):
         self._pipeline = pipeline
         self._states: dict[str, StepState] = {}
         self._call_seconds: float | None = None
+        self._on_gpu = torch.cuda.is_available()
 
     def execute(self, output: SchedulerOutput) -> RunnerOutput:
         torch.set_grad_enabled(False)  # for the whole thread: the requests' own no_grad blocks interleave
@@ -73,7 +74,7 @@ class StepRunner(Runner):
             self._call_seconds = None
             return outputs
         if len(self._pipeline.batches.verdicts) == proofs:
-            if torch.cuda.is_available():
+            if self._on_gpu:
                 torch.cuda.synchronize()
             self._call_seconds = time.perf_counter() - began
         return [self._resume(state, answer) for state, answer in zip(states, predictions, strict=True)]

@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Status(Enum):
-    """Where a request is in its life. The last three are final."""
+    """Where a request is in its life; it ends in one of the last three."""
 
     WAITING = auto()
     RUNNING = auto()
@@ -21,11 +21,6 @@ class Status(Enum):
     COMPLETED = auto()
     ABORTED = auto()
     FAILED = auto()
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the request has ended."""
-        return self in (Status.COMPLETED, Status.ABORTED, Status.FAILED)
 
 
 @dataclass(frozen=True)

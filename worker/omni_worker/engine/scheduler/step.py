@@ -37,11 +37,6 @@ class StepScheduler(BaseScheduler):
         """How many calls of `key` go into one batch."""
         return self._sizes.limit(key) if self._find_batch_size else self.max_num_seqs
 
-    @property
-    def batch_sizes(self) -> list[int]:
-        """The limit of every key that was measured."""
-        return [self.limit(key) for key in self._sizes.known]
-
     def update_from_output(self, scheduled: SchedulerOutput, output: RunnerOutput) -> list[SchedulerEvent]:
         if scheduled.cached and output.call_seconds is not None:
             state = self._running.get(scheduled.cached[0])
