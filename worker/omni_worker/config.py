@@ -40,6 +40,16 @@ class HeadConfig:
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    """How a replica runs its requests; `step_execution` None steps where the pipeline can."""
+
+    step_execution: bool | None
+    max_num_seqs: int
+    find_batch_size: bool
+    scheduling_policy: str
+
+
+@dataclass(frozen=True)
 class ReplicaConfig:
     """What one replica process needs; the supervisor hands it over as JSON."""
 
@@ -52,10 +62,7 @@ class ReplicaConfig:
     bind_host: str
     address: str | None
     data_port: int
-    step_execution: bool | None
-    max_num_seqs: int
-    find_batch_size: bool
-    scheduling_policy: str
+    engine: EngineConfig
     drain_timeout: float
     log_level: str = "info"
 
@@ -74,10 +81,7 @@ class ServeConfig:
     local_replicas: int
     replica_address: str | None
     replica_port: int
-    step_execution: bool | None
-    max_num_seqs: int
-    find_batch_size: bool
-    scheduling_policy: str
+    engine: EngineConfig
     stage_init_timeout: float
     drain_timeout: float
     log_level: str
@@ -96,10 +100,7 @@ class ServeConfig:
             bind_host="127.0.0.1" if self.head and not self.replica_address else "0.0.0.0",
             address=self.replica_address or ("127.0.0.1" if self.head else None),
             data_port=self.replica_port + index,
-            step_execution=self.step_execution,
-            max_num_seqs=self.max_num_seqs,
-            find_batch_size=self.find_batch_size,
-            scheduling_policy=self.scheduling_policy,
+            engine=self.engine,
             drain_timeout=self.drain_timeout,
             log_level=self.log_level,
         )
@@ -210,10 +211,12 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
         local_replicas=args.omni_dp_size_local,
         replica_address=args.omni_replica_address,
         replica_port=args.omni_replica_port,
-        step_execution=args.step_execution,
-        max_num_seqs=AUTO_MAX_NUM_SEQS if args.max_num_seqs == "auto" else args.max_num_seqs,
-        find_batch_size=args.max_num_seqs == "auto",
-        scheduling_policy=args.scheduling_policy,
+        engine=EngineConfig(
+            step_execution=args.step_execution,
+            max_num_seqs=AUTO_MAX_NUM_SEQS if args.max_num_seqs == "auto" else args.max_num_seqs,
+            find_batch_size=args.max_num_seqs == "auto",
+            scheduling_policy=args.scheduling_policy,
+        ),
         stage_init_timeout=args.stage_init_timeout,
         drain_timeout=args.drain_timeout,
         log_level=args.log_level,

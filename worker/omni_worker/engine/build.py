@@ -1,8 +1,8 @@
-"""Puts an engine together from a replica's configuration: pipeline, runner, executor, scheduler."""
+"""Puts an engine together from its configuration: pipeline, runner, executor, scheduler."""
 
 from collections.abc import Callable
 
-from omni_worker.config import ReplicaConfig
+from omni_worker.config import EngineConfig
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
 from omni_worker.engine.runner import Runner
@@ -15,7 +15,7 @@ from omni_worker.requests import ModelCard
 
 
 def build_engine(
-    config: ReplicaConfig,
+    config: EngineConfig,
     source: ModelSource,
     on_event: Callable[[SchedulerEvent], None],
     on_failure: Callable[[Exception], None],

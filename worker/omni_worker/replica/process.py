@@ -17,6 +17,8 @@ import threading
 import time
 from typing import Any
 
+import msgspec
+
 from omni_worker import model_source
 from omni_worker.config import ReplicaConfig
 from omni_worker.coordinator.messages import Register, State
@@ -54,7 +56,7 @@ class ReplicaProcess:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._failure: str | None = None
-        self._server = ReplicaServer(config.max_num_seqs)
+        self._server = ReplicaServer(config.engine.max_num_seqs)
 
     async def run(self) -> int:
         """Until told to stop; returns the exit code."""
@@ -95,7 +97,7 @@ class ReplicaProcess:
         from omni_worker.engine.build import build_engine
 
         source = model_source.parse(self._config.model, self._config.revision)
-        engine, card = build_engine(self._config, source, self._server.on_event, self._on_engine_failure)
+        engine, card = build_engine(self._config.engine, source, self._server.on_event, self._on_engine_failure)
         self._server.engine = engine
         self._server.default_steps = card.defaults.num_inference_steps or 0
         engine.start()
@@ -116,7 +118,7 @@ class ReplicaProcess:
             engine="diffusion",
             digest=digest,
             card=card,
-            capacity=self._config.max_num_seqs,
+            capacity=self._config.engine.max_num_seqs,
             host=socket.gethostname(),
         )
 
@@ -177,7 +179,7 @@ def _end_with_parent() -> None:
 def main() -> int:
     """Read the configuration, run, and report a failure to load as one line."""
     report = Report()
-    config = ReplicaConfig(**json.loads(sys.stdin.buffer.readline()))
+    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=ReplicaConfig)
     configure_logging(config.log_level, f"replica {config.index}")
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
