@@ -1,0 +1,1 @@
+"""Tiny random pipelines of diffusers' own classes, built offline from their own components: one `Specimen` a class."""
