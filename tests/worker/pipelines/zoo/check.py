@@ -57,7 +57,7 @@ def main() -> None:
                 }.items()
                 if bad
             ]
-            print(f"{specimen.name}: {', '.join(faults) or 'ok'}  build {built - began:.2f} s, call {ran - built:.2f} s")
+            print(specimen.name, ", ".join(faults) or "ok", f"build {built - began:.2f} s, call {ran - built:.2f} s")
         except Exception:
             print(f"{specimen.name}: FAILED")
             traceback.print_exc(limit=-3)
