@@ -76,6 +76,9 @@ def assemble(pipeline_class: type, **components: Any) -> Any:
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
     pipe = pipeline_class(**components)
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.eval()  # some classes build further models of those they are given
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
