@@ -36,11 +36,13 @@ def _union(pipeline_class: type) -> Any:
 
 
 def _xs(pipeline: Callable[..., Any], unet: Callable[..., Any]) -> Callable[[type], Any]:
+    two = {"layers_per_block": 2}  # the adapter knows no other number
+
     def build(pipeline_class: type) -> Any:
         adapter = d.ControlNetXSAdapter.from_unet(
-            unet(), size_ratio=0.5, conditioning_embedding_out_channels=(8, 16), num_attention_heads=2
+            unet(**two), size_ratio=0.5, conditioning_embedding_out_channels=(8, 16), num_attention_heads=2
         )
-        return pipeline(pipeline_class, controlnet=adapter)
+        return pipeline(pipeline_class, two, controlnet=adapter)
 
     return build
 
@@ -61,28 +63,25 @@ def _inpaint(i: int) -> dict[str, Any]:
     return _image(i) | {"mask_image": mask_image(SIZE)}
 
 
-MODE = {"control_mode": [1]}
+def _one(inputs: Callable[[int], dict[str, Any]]) -> Callable[[int], dict[str, Any]]:
+    """The second kind of control of a union."""
+    return lambda i: inputs(i) | {"control_mode": [1], "control_image": [image(i + 10, SIZE)]}
+
 
 SPECIMENS = [
-    specimen("Stable Diffusion", "ControlNet", d.StableDiffusionControlNetPipeline, sd_with_control, _control),
-    specimen("Stable Diffusion", "ControlNet", d.StableDiffusionControlNetPipeline, _several, _controls, " of two"),
-    specimen("Stable Diffusion", "ControlNet", d.StableDiffusionControlNetImg2ImgPipeline, sd_with_control, _image),
-    specimen("Stable Diffusion", "ControlNet", d.StableDiffusionControlNetInpaintPipeline, sd_with_control, _inpaint),
-    specimen("Stable Diffusion XL", "ControlNet", d.StableDiffusionXLControlNetPipeline, sdxl_with_control, _control),
-    specimen("Stable Diffusion XL", "ControlNet", d.StableDiffusionXLControlNetImg2ImgPipeline, sdxl_with_control, _image),
-    specimen("Stable Diffusion XL", "ControlNet", d.StableDiffusionXLControlNetInpaintPipeline, sdxl_with_control, _inpaint),
-    specimen(
-        "Stable Diffusion XL", "ControlNet", d.StableDiffusionXLControlNetUnionPipeline, _union,
-        lambda i: MODE | {"control_image": [image(i, SIZE)]},
-    ),
-    specimen(
-        "Stable Diffusion XL", "ControlNet", d.StableDiffusionXLControlNetUnionImg2ImgPipeline, _union,
-        lambda i: MODE | _image(i) | {"control_image": [image(i, SIZE)]},
-    ),
-    specimen(
-        "Stable Diffusion XL", "ControlNet", d.StableDiffusionXLControlNetUnionInpaintPipeline, _union,
-        lambda i: MODE | _inpaint(i) | {"control_image": [image(i, SIZE)]},
-    ),
-    specimen("Stable Diffusion", "ControlNet", d.StableDiffusionControlNetXSPipeline, _xs(sd, sd_unet), _control),
-    specimen("Stable Diffusion XL", "ControlNet", d.StableDiffusionXLControlNetXSPipeline, _xs(sdxl, sdxl_unet), _control),
-]  # fmt: skip
+    specimen(f"Stable Diffusion{family}", "ControlNet", pipeline_class, build, inputs, *suffix)
+    for family, pipeline_class, build, inputs, *suffix in (
+        ("", d.StableDiffusionControlNetPipeline, sd_with_control, _control),
+        ("", d.StableDiffusionControlNetPipeline, _several, _controls, " of two"),
+        ("", d.StableDiffusionControlNetImg2ImgPipeline, sd_with_control, _image),
+        ("", d.StableDiffusionControlNetInpaintPipeline, sd_with_control, _inpaint),
+        ("", d.StableDiffusionControlNetXSPipeline, _xs(sd, sd_unet), _control),
+        (" XL", d.StableDiffusionXLControlNetPipeline, sdxl_with_control, _control),
+        (" XL", d.StableDiffusionXLControlNetImg2ImgPipeline, sdxl_with_control, _image),
+        (" XL", d.StableDiffusionXLControlNetInpaintPipeline, sdxl_with_control, _inpaint),
+        (" XL", d.StableDiffusionXLControlNetXSPipeline, _xs(sdxl, sdxl_unet), _control),
+        (" XL", d.StableDiffusionXLControlNetUnionPipeline, _union, _one(lambda i: {})),
+        (" XL", d.StableDiffusionXLControlNetUnionImg2ImgPipeline, _union, _one(_image)),
+        (" XL", d.StableDiffusionXLControlNetUnionInpaintPipeline, _union, _one(_inpaint)),
+    )
+]

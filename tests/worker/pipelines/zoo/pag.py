@@ -1,4 +1,4 @@
-"""Perturbed-attention guidance on Stable Diffusion and Stable Diffusion XL: a third branch beside the two of guidance."""
+"""Perturbed-attention guidance, a third branch beside the two of guidance, on Stable Diffusion and its XL."""
 
 from typing import Any
 
