@@ -1,4 +1,4 @@
-"""Kandinsky 2.1, 2.2 and 3, and UnCLIP: a prior from text to an embedding of an image, a decoder from that to pixels."""
+"""Kandinsky 2.1, 2.2 and 3, and UnCLIP: a prior from text to an embedding of an image, a decoder to pixels."""
 
 from typing import Any
 
@@ -112,7 +112,7 @@ def _inputs(pipeline_class: type) -> Any:
 
 def _kandinsky3(pipeline_class: type) -> Any:
     unet = d.Kandinsky3UNet(
-        block_out_channels=(32, 64), attention_head_dim=16, groups=8, layers_per_block=1, time_embedding_dim=16,
+        block_out_channels=(32, 64), attention_head_dim=16, groups=8, layers_per_block=2, time_embedding_dim=16,
         cross_attention_dim=32, encoder_hid_dim=32,
     )  # fmt: skip
     text = {"text_encoder": t5_encoder(), "tokenizer": t5_tokenizer(128)}

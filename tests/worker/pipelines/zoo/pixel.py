@@ -20,9 +20,10 @@ def _if(pipeline_class: type) -> Any:
     )  # fmt: skip
     scheduler = {"beta_schedule": "squaredcos_cap_v2", "thresholding": True, "variance_type": "learned_range"}
     shared = {
-        "image_noising_scheduler": d.DDPMScheduler(beta_schedule="squaredcos_cap_v2"), "scheduler": d.DDPMScheduler(**scheduler),
-        "text_encoder": t5_encoder(), "tokenizer": t5_tokenizer(), "unet": unet, "feature_extractor": None,
-        "safety_checker": None, "watermarker": None, "requires_safety_checker": False,
+        "image_noising_scheduler": d.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+        "scheduler": d.DDPMScheduler(**scheduler), "text_encoder": t5_encoder(), "tokenizer": t5_tokenizer(),
+        "unet": unet, "feature_extractor": None, "safety_checker": None, "watermarker": None,
+        "requires_safety_checker": False,
     }  # fmt: skip
     return assemble(pipeline_class, **accepted(pipeline_class.__init__, shared))
 
