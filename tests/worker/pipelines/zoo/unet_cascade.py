@@ -33,25 +33,18 @@ def _stable_cascade(pipeline_class: type) -> Any:
         "block_types_per_layer": [["SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"]],
         "block_out_channels": [32], "num_attention_heads": [2], "down_num_layers_per_block": [1],
         "up_num_layers_per_block": [1], "down_blocks_repeat_mappers": [1], "up_blocks_repeat_mappers": [1],
-        "conditioning_dim": 32, "clip_text_pooled_in_channels": 32, "in_channels": 4, "out_channels": 4, "dropout": [0.1],
-        "timestep_ratio_embedding_dim": 32,
+        "conditioning_dim": 32, "clip_text_pooled_in_channels": 32, "in_channels": 4, "out_channels": 4,
+        "dropout": [0.1], "timestep_ratio_embedding_dim": 32,
     }  # fmt: skip
     prior = d.StableCascadeUNet(
         **blocks,
-        in_channels=4,
-        out_channels=4,
         clip_text_in_channels=32,
         clip_image_in_channels=32,
         switch_level=[False],
     )
     decoder = d.StableCascadeUNet(**blocks, patch_size=2, effnet_in_channels=4, timestep_conditioning_type=("sca",))
     vision = {"image_encoder": clip_vision(), "feature_extractor": clip_image_processor()}
-    return _cascade(
-        pipeline_class.__name__,
-        pipeline_class,
-        {"prior": prior} | _text(True) | vision,
-        {"decoder": decoder} | _text(True),
-    )
+    return _cascade(pipeline_class, {"prior": prior} | _text(True) | vision, {"decoder": decoder} | _text(True))
 
 
 def _cascade(pipeline_class: type, prior: dict[str, Any], decoder: dict[str, Any]) -> Any:
@@ -87,9 +80,9 @@ def _amused(pipeline_class: type) -> Any:
         num_attention_heads=2, block_num_heads=2, intermediate_size=40, sample_size=8,
     )  # fmt: skip
     vqvae = d.VQModel(
-        block_out_channels=(32, 32), norm_num_groups=8, latent_channels=32, down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, num_vq_embeddings=32, lookup_from_codebook=True,
-        mid_block_add_attention=False,
+        block_out_channels=(32, 32), norm_num_groups=8, latent_channels=32,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, num_vq_embeddings=32,
+        lookup_from_codebook=True, mid_block_add_attention=False,
     )  # fmt: skip
     return assemble(
         pipeline_class,
