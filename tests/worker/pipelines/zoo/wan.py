@@ -30,8 +30,8 @@ from diffusers import (
     WanVideoToVideoPipeline,
 )
 
-from tests.worker.pipelines.zoo.specimen import Specimen
-from tests.worker.pipelines.zoo.text import (
+from .specimen import Specimen
+from .text import (
     assemble,
     call,
     clip_image_processor,
