@@ -27,13 +27,15 @@ class Tokenizer:
 
 
 def _text_encoder() -> ChatGLMModel:
-    return ChatGLMModel(
-        ChatGLMConfig(
-            num_layers=2, padded_vocab_size=T5_VOCABULARY, hidden_size=32, ffn_hidden_size=40, kv_channels=8,
-            num_attention_heads=4, seq_length=256, add_qkv_bias=True, multi_query_attention=True,
-            multi_query_group_num=2, original_rope=True,
-        )
+    config = ChatGLMConfig(
+        num_layers=2, padded_vocab_size=T5_VOCABULARY, hidden_size=32, ffn_hidden_size=40, kv_channels=8,
+        num_attention_heads=4, seq_length=256, add_qkv_bias=True, multi_query_attention=True,
+        multi_query_group_num=2, original_rope=True,
     )  # fmt: skip
+    encoder = ChatGLMModel(config)
+    for parameter in encoder.parameters():  # the class leaves them as the memory was
+        torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.1)
+    return encoder
 
 
 def _unet() -> UNet2DConditionModel:
