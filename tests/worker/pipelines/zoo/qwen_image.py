@@ -68,6 +68,11 @@ def _strong(i: int, *inputs: str, **more: Any) -> dict[str, Any]:
     return _call(i, *inputs, strength=0.8, num_inference_steps=(5, 6, 8, 4)[i % 4], **more)
 
 
+def _edit_inpaint(i: int) -> dict[str, Any]:
+    """Its output would be a million pixels too: latents do."""
+    return _strong(i, "image", "mask_image", size=None, output_type="latent")
+
+
 def longer(i: int) -> str:
     """A prompt of a length of its own for each i of four."""
     return prompt(i) + " quality" * (2 * i % 8)
@@ -97,8 +102,6 @@ SPECIMENS = [
     _specimen("ControlNet", "ControlNet", lambda i: _call(i, "control_image"), extra=0),
     _specimen("ControlNetInpaint", "ControlNet", lambda i: _call(i, "control_image", "control_mask"), extra=4),
     _specimen("Edit", "image editing", lambda i: _call(i, "image", size=128), build=_edit),
-    _specimen("EditInpaint", "inpainting", lambda i: _strong(i, "image", "mask_image", size=128), build=_edit),
-    _specimen(
-        "EditPlus", "image editing", lambda i: _call(i, size=128, image=[image(i), image(i + 10)]), build=_edit
-    ),
+    _specimen("EditInpaint", "inpainting", _edit_inpaint, build=_edit),
+    _specimen("EditPlus", "image editing", lambda i: _call(i, size=128, image=[image(i)]), build=_edit),
 ]  # fmt: skip
