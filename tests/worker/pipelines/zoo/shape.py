@@ -1,7 +1,8 @@
 """Shap-E: the weights of an implicit function, denoised.
 
-They are what is compared: the renderer draws 20 views in batches of 4096 rays, of which 32 pixels a side are the least that fill
-them, and takes minutes for it."""
+They are what is compared: the renderer draws 20 views in batches of exactly 4096 rays, too slow at the least size that
+fills them, 32 pixels a side.
+"""
 
 from typing import Any
 

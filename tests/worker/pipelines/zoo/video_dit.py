@@ -70,8 +70,8 @@ def ltx_vae(**changes: Any) -> AutoencoderKLLTXVideo:
 
 def _ltx(cls: type, timestep_conditioning: bool = False, scheduler: Any = None) -> Any:
     transformer = LTXVideoTransformer3DModel(
-        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16, num_layers=2,
-        caption_channels=32,
+        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
+        num_layers=2, caption_channels=32,
     )  # fmt: skip
     vae = ltx_vae(timestep_conditioning=timestep_conditioning)
     return _t5_pipe(cls, transformer, vae, scheduler or FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True))
@@ -131,7 +131,8 @@ SPECIMENS = [
         lambda i: _ltx_video(i, image=image(i), decode_timestep=0.05, decode_noise_scale=0.025),
     ),
     Specimen(
-        "LTXConditionPipeline", "LTX", "image-to-video", lambda: _ltx(LTXConditionPipeline, scheduler=FlowMatchEulerDiscreteScheduler()),
+        "LTXConditionPipeline", "LTX", "image-to-video",
+        lambda: _ltx(LTXConditionPipeline, scheduler=FlowMatchEulerDiscreteScheduler()),
         lambda i: _ltx_video(i, 9, image=image(i), strength=0.9),
     ),
     Specimen(

@@ -130,8 +130,8 @@ SPECIMENS = [
     Specimen(
         "HunyuanVideoImageToVideoPipeline", "HunyuanVideo", "image-to-video",
         lambda: _hunyuan(
-            HunyuanVideoImageToVideoPipeline, 2 * LATENT + 1, image_condition_type="latent_concat", image_processor=None,
-            guidance_embeds=False,
+            HunyuanVideoImageToVideoPipeline, 2 * LATENT + 1, image_condition_type="latent_concat",
+            image_processor=None, guidance_embeds=False,
         ),
         _embedded,
     ),
