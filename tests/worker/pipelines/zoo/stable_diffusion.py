@@ -5,7 +5,8 @@ from typing import Any
 import diffusers as d
 import torch
 from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
-from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from transformers import CLIPConfig, DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 
 from .text import (
     clip_image_processor,
@@ -41,6 +42,13 @@ def _with_unet(**unet: Any) -> Any:
 
 def _with(scheduler: type, **settings: Any) -> Any:
     return lambda pipeline_class: sd(pipeline_class, scheduler=scheduler.from_config(ddim().config, **settings))
+
+
+def _checked(pipeline_class: type) -> Any:
+    sizes = {"hidden_size": 32, "intermediate_size": 40, "num_attention_heads": 4, "num_hidden_layers": 2}
+    config = CLIPConfig(vision_config=sizes | {"image_size": 30, "patch_size": 15}, projection_dim=32)
+    checker = {"safety_checker": StableDiffusionSafetyChecker(config), "feature_extractor": clip_image_processor()}
+    return sd(pipeline_class, **checker, requires_safety_checker=True)
 
 
 def _depth(pipeline_class: type) -> Any:
@@ -101,6 +109,8 @@ def _family(task: str, pipeline_class: type, build: Any = sd, inputs: Any = lamb
 SPECIMENS = [
     _family("text-to-image", d.StableDiffusionPipeline),
     _family("text-to-image", d.StableDiffusionPipeline, _with(d.PNDMScheduler, skip_prk_steps=True), suffix=", PNDM"),
+    _family("text-to-image", d.StableDiffusionPipeline, _with(d.EulerAncestralDiscreteScheduler), suffix=", ancestral"),
+    _family("text-to-image", d.StableDiffusionPipeline, _checked, suffix=", checked"),
     _family("image-to-image", d.StableDiffusionImg2ImgPipeline, inputs=_strong),
     _family("inpainting", d.StableDiffusionInpaintPipeline, _with_unet(in_channels=9), _inpaint),
     _family("inpainting", d.StableDiffusionInpaintPipeline, sd, _inpaint, ", four channels"),

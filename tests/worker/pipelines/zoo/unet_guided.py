@@ -3,6 +3,7 @@
 from typing import Any
 
 import diffusers as d
+import torch
 from diffusers.pipelines.stable_diffusion.clip_image_project_model import CLIPImageProjection
 from transformers import CLIPProcessor
 
@@ -12,13 +13,14 @@ from .text import (
     clip_text,
     clip_tokenizer,
     clip_vision,
+    generator,
     image,
     kl_vae,
     mask_image,
     noise,
     prompt,
 )
-from .unet_parts import SIZE, ddim, sd, specimen
+from .unet_parts import SIZE, ddim, sd, sdxl, specimen
 
 
 def _boxes(i: int) -> dict[str, Any]:
@@ -39,6 +41,28 @@ def _gligen(pipeline_class: type) -> Any:
 
 def _semantic(i: int) -> dict[str, Any]:
     return {"editing_prompt": [prompt(i + 3)], "edit_warmup_steps": 1, "edit_guidance_scale": 3.0}
+
+
+def _ledits(build: Any) -> Any:
+    """The image is inverted by a method of its own, before the calls, and kept on the pipeline."""
+
+    def inverted(pipeline_class: type) -> Any:
+        scheduler = d.DPMSolverMultistepScheduler.from_config(ddim().config, algorithm_type="sde-dpmsolver++")
+        pipe = build(pipeline_class, scheduler=scheduler)
+        with torch.no_grad():
+            pipe.invert(image=image(0), num_inversion_steps=6, skip=0.2, generator=generator(0))
+        return pipe
+
+    return inverted
+
+
+def _edit(i: int) -> dict[str, Any]:
+    return {
+        "editing_prompt": [prompt(i)],
+        "edit_guidance_scale": 3.0 + i,
+        "edit_threshold": 0.7,
+        "use_intersect_mask": False,
+    }
 
 
 def _invertible(pipeline_class: type) -> Any:
@@ -95,4 +119,6 @@ SPECIMENS = [
     _family("text-to-image", d.StableDiffusionModelEditingPipeline),
     _family("inpainting", d.StableDiffusionInpaintPipelineLegacy,
             inputs=lambda i: {"image": image(i, SIZE), "mask_image": mask_image(SIZE), "strength": 0.8}),
+    specimen("LEDITS++", "image editing", d.LEditsPPPipelineStableDiffusion, _ledits(sd), _edit),
+    specimen("LEDITS++", "image editing", d.LEditsPPPipelineStableDiffusionXL, _ledits(sdxl), _edit),
 ]  # fmt: skip

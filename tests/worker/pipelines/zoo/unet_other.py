@@ -122,8 +122,8 @@ def _vq(pipeline_class: type) -> Any:
 
 
 SPECIMENS = [
-    specimen(family, task, pipeline_class, build, inputs)
-    for family, task, pipeline_class, build, inputs in (
+    specimen(family, task, pipeline_class, build, inputs, *suffix)
+    for family, task, pipeline_class, build, inputs, *suffix in (
         ("latent diffusion", "text-to-image", d.LDMTextToImagePipeline, _ldm, lambda i: {}),
         ("Stable Diffusion", "inpainting", d.PaintByExamplePipeline, _paint,
          lambda i: {"image": image(i, SIZE), "mask_image": mask_image(SIZE), "example_image": image(i + 10)}),
@@ -135,6 +135,8 @@ SPECIMENS = [
         ("AltDiffusion", "image-to-image", d.AltDiffusionImg2ImgPipeline, _alt,
          lambda i: {"image": image(i, SIZE), "strength": 0.8}),
         ("UniDiffuser", "text-to-image", d.UniDiffuserPipeline, _unidiffuser, lambda i: {}),
+        ("UniDiffuser", "other", d.UniDiffuserPipeline, _unidiffuser,
+         lambda i: {"prompt": None, "negative_prompt": None}, ", image and text"),
         ("Versatile Diffusion", "text-to-image", d.VersatileDiffusionTextToImagePipeline, _versatile, lambda i: {}),
         ("Versatile Diffusion", "image-to-image", d.VersatileDiffusionImageVariationPipeline, _versatile,
          lambda i: {"image": image(i), "negative_prompt": None}),
