@@ -188,6 +188,11 @@ SPECIMENS = [
         lambda i: _forcing(i) | {"prompt": None},
     ),
     Specimen(
+        "SkyReelsV2DiffusionForcingPipeline-asynchronous", "SkyReelsV2", "text-to-video",
+        lambda: _pipe(SkyReelsV2DiffusionForcingPipeline, _denoiser(SkyReelsV2Transformer3DModel)),
+        lambda i: _forcing(i, num_frames=9, ar_step=2, causal_block_size=1) | {"prompt": None, "base_num_frames": 9},
+    ),
+    Specimen(
         "SkyReelsV2DiffusionForcingImageToVideoPipeline", "SkyReelsV2", "image-to-video",
         lambda: _pipe(SkyReelsV2DiffusionForcingImageToVideoPipeline, _denoiser(SkyReelsV2Transformer3DModel)),
         lambda i: _forcing(i, image=image(i, SIDE)),
