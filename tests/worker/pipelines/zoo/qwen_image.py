@@ -58,6 +58,13 @@ def _edit(name: str, **changes: Any) -> Any:
     return _build(name, processor=True, vae=qwen_vae(4, 5, 0, dim_mult=[1] * 6), **changes)
 
 
+def _layers(name: str) -> Any:
+    """Images of four channels, which latents must not have."""
+    vae = qwen_vae(4, 5, 0, dim_mult=[1] * 6, input_channels=4, z_dim=8, latents_mean=[0.1] * 8, latents_std=[1.1] * 8)
+    layered = {"use_additional_t_cond": True, "use_layer3d_rope": True}
+    return _build(name, processor=True, vae=vae, in_channels=32, out_channels=8, **layered)
+
+
 def _call(i: int, *inputs: str, size: int | None = SIZE, **more: Any) -> dict[str, Any]:
     drawn = {name: mask_image(SIZE) if "mask" in name else image(i + 10 * k, SIZE) for k, name in enumerate(inputs)}
     scales = {"guidance_scale": None, "true_cfg_scale": (4.0, 3.0, 5.0, 2.0)[i % 4], "negative_prompt": "bad quality"}
@@ -71,6 +78,11 @@ def _strong(i: int, *inputs: str, **more: Any) -> dict[str, Any]:
 def _edit_inpaint(i: int) -> dict[str, Any]:
     """Its output would be a million pixels too: latents do."""
     return _strong(i, "image", "mask_image", size=None, output_type="latent")
+
+
+def _layered(i: int) -> dict[str, Any]:
+    """One layer of 640 pixels a side, the least there is."""
+    return _call(i, size=None, image=image(i).convert("RGBA"), layers=1, resolution=640)
 
 
 def longer(i: int) -> str:
@@ -104,4 +116,5 @@ SPECIMENS = [
     _specimen("Edit", "image editing", lambda i: _call(i, "image", size=128), build=_edit),
     _specimen("EditInpaint", "inpainting", _edit_inpaint, build=_edit),
     _specimen("EditPlus", "image editing", lambda i: _call(i, size=128, image=[image(i)]), build=_edit),
+    _specimen("Layered", "image editing", _layered, build=_layers),
 ]  # fmt: skip

@@ -57,10 +57,12 @@ def _specimen(name: str, task: str, arguments: Any, suffix: str = "", **build: A
     return Specimen(name + suffix, "Z-Image", task, lambda: _build(name, **build), arguments)
 
 
+OMNI = {"transformer": {"siglip_feat_dim": 32}, "siglip": None, "siglip_processor": None}
 SPECIMENS = [
     _specimen("", "text-to-image", _call),
     _specimen("", "text-to-image", lambda i: _call(i, prompt=longer(i)), "-lengths"),
     _specimen("", "text-to-image", _embeddings, "-blocks"),
+    _specimen("Omni", "text-to-image", _call, **OMNI),
     _specimen("Img2Img", "image-to-image", lambda i: _strong(i, "image")),
     _specimen("Inpaint", "inpainting", lambda i: _strong(i, "image", "mask_image")),
     _specimen("ControlNet", "ControlNet", lambda i: _call(i, "control_image"), control=4),
