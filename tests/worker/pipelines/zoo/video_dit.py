@@ -53,7 +53,7 @@ def _video(i: int, num_frames: int | None = 5, **more: Any) -> dict[str, Any]:
     return call(i, **(size | more))
 
 
-def _ltx_video(i: int, num_frames: int = 5, **more: Any) -> dict[str, Any]:
+def _wide(i: int, num_frames: int | None = 5, **more: Any) -> dict[str, Any]:
     return _video(i, num_frames, height=32, width=32, **more)
 
 
@@ -80,7 +80,7 @@ def _ltx(cls: type, timestep_conditioning: bool = False, scheduler: Any = None) 
 def _cog(cls: type, in_channels: int = 4, scheduler: Any = None, **changes: Any) -> Any:
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=in_channels, out_channels=4, time_embed_dim=4,
-        text_embed_dim=32, num_layers=2, sample_width=2, sample_height=2, sample_frames=5, max_text_seq_length=16,
+        text_embed_dim=32, num_layers=2, sample_width=4, sample_height=4, sample_frames=5, max_text_seq_length=16,
         **changes,
     )  # fmt: skip
     vae = AutoencoderKLCogVideoX(
@@ -124,21 +124,21 @@ def _latte() -> Any:
 
 
 SPECIMENS = [
-    Specimen("LTXPipeline", "LTX", "text-to-video", lambda: _ltx(LTXPipeline), _ltx_video),
+    Specimen("LTXPipeline", "LTX", "text-to-video", lambda: _ltx(LTXPipeline), _wide),
     Specimen(
         "LTXImageToVideoPipeline", "LTX", "image-to-video",
         lambda: _ltx(LTXImageToVideoPipeline, timestep_conditioning=True),
-        lambda i: _ltx_video(i, image=image(i), decode_timestep=0.05, decode_noise_scale=0.025),
+        lambda i: _wide(i, image=image(i), decode_timestep=0.05, decode_noise_scale=0.025),
     ),
     Specimen(
         "LTXConditionPipeline", "LTX", "image-to-video",
         lambda: _ltx(LTXConditionPipeline, scheduler=FlowMatchEulerDiscreteScheduler()),
-        lambda i: _ltx_video(i, 9, image=image(i), strength=0.9),
+        lambda i: _wide(i, 9, image=image(i), strength=0.9),
     ),
     Specimen(
         "LTXI2VLongMultiPromptPipeline", "LTX", "image-to-video",
         lambda: _ltx(LTXI2VLongMultiPromptPipeline, scheduler=LTXEulerAncestralRFScheduler()),
-        lambda i: _ltx_video(i, 17, cond_image=image(i), temporal_tile_size=8, temporal_overlap=4, seed=i),
+        lambda i: _wide(i, 17, cond_image=image(i), temporal_tile_size=8, temporal_overlap=4, seed=i),
     ),
     Specimen(
         "LTXLatentUpsamplePipeline", "LTX", "super-resolution",
@@ -150,22 +150,22 @@ SPECIMENS = [
             "video": frames(i, 5), "height": SIDE, "width": SIDE, "generator": generator(i), "output_type": "np",
         },
     ),
-    Specimen("CogVideoXPipeline", "CogVideoX", "text-to-video", lambda: _cog(CogVideoXPipeline), _video),
+    Specimen("CogVideoXPipeline", "CogVideoX", "text-to-video", lambda: _cog(CogVideoXPipeline), _wide),
     Specimen(
         "CogVideoXImageToVideoPipeline", "CogVideoX", "image-to-video",
         lambda: _cog(
             CogVideoXImageToVideoPipeline, 8, CogVideoXDPMScheduler(), use_rotary_positional_embeddings=True,
             use_learned_positional_embeddings=True,
         ),
-        lambda i: _video(i, image=image(i, SIDE)),
+        lambda i: _wide(i, image=image(i)),
     ),
     Specimen(
         "CogVideoXVideoToVideoPipeline", "CogVideoX", "video-to-video", lambda: _cog(CogVideoXVideoToVideoPipeline),
-        lambda i: _video(i, None, video=frames(i, 5), strength=0.8),
+        lambda i: _wide(i, None, video=frames(i, 5, 32), strength=0.8),
     ),
     Specimen(
         "CogVideoXFunControlPipeline", "CogVideoX", "video-to-video", lambda: _cog(CogVideoXFunControlPipeline, 8),
-        lambda i: _video(i, None, control_video=frames(i, 5)),
+        lambda i: _wide(i, None, control_video=frames(i, 5, 32)),
     ),
     Specimen("MochiPipeline", "Mochi", "text-to-video", _mochi, lambda i: _video(i, 7)),
     Specimen(

@@ -42,7 +42,7 @@ from .text import (
 )
 
 SIDE = 16
-FRAMES = 2
+FRAMES = 3  # not 2, which the batch of guidance is
 CHANNELS = (16, 32)
 
 
