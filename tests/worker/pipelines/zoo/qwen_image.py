@@ -10,6 +10,7 @@ from diffusers import (
     QwenImageControlNetModel,
     QwenImageTransformer2DModel,
 )
+from diffusers.models.autoencoders.vae import DecoderOutput
 
 from .specimen import Specimen
 from .text import assemble, call, image, mask_image, noise, prompt
@@ -19,13 +20,28 @@ SIZE = 32
 HIDDEN = 32
 
 
-def qwen_vae(base: int = 8, halvings: int = 2, blocks: int = 1, **changes: Any) -> AutoencoderKLQwenImage:
+def qwen_vae(kind: type = AutoencoderKLQwenImage, **changes: Any) -> Any:
     config = {
-        "base_dim": base, "z_dim": 4, "dim_mult": [1] + [2] * halvings, "num_res_blocks": blocks,
-        "temperal_downsample": [False] * halvings, "latents_mean": [0.1, -0.2, 0.0, 0.2],
-        "latents_std": [1.0, 0.9, 1.2, 1.1],
+        "base_dim": 8, "z_dim": 4, "dim_mult": [1, 2, 2], "num_res_blocks": 1, "temperal_downsample": [False] * 2,
+        "latents_mean": [0.1, -0.2, 0.0, 0.2], "latents_std": [1.0, 0.9, 1.2, 1.1],
     }  # fmt: skip
-    return AutoencoderKLQwenImage(**(config | changes))
+    return kind(**(config | changes))
+
+
+class _Coarse(AutoencoderKLQwenImage):
+    """Sees a pixel of sixteen a side, for the pipelines that scale what they are given to a million pixels."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.temperal_downsample = [False] * 6  # whose length tells the pipelines how often a side is halved
+
+    def _encode(self, x: torch.Tensor) -> torch.Tensor:
+        return super()._encode(x[..., ::16, ::16])
+
+    def _decode(self, z: torch.Tensor, return_dict: bool = True) -> Any:
+        (sample,) = super()._decode(z, return_dict=False)
+        sample = sample.repeat_interleave(16, dim=-1).repeat_interleave(16, dim=-2)
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
 
 
 def _transformer(kind: type = QwenImageTransformer2DModel, **changes: Any) -> Any:
@@ -53,14 +69,13 @@ def _build(name: str, *, text: bool = True, processor: bool = False, extra: int 
     )
 
 
-def _edit(name: str, **changes: Any) -> Any:
-    """Edits scale what they are given to a million pixels: the VAE is cheap there and halves five times."""
-    return _build(name, processor=True, vae=qwen_vae(4, 5, 0, dim_mult=[1] * 6), **changes)
+def _edit(name: str) -> Any:
+    return _build(name, processor=True, vae=qwen_vae(_Coarse))
 
 
 def _layers(name: str) -> Any:
     """Images of four channels, which latents must not have."""
-    vae = qwen_vae(4, 5, 0, dim_mult=[1] * 6, input_channels=4, z_dim=8, latents_mean=[0.1] * 8, latents_std=[1.1] * 8)
+    vae = qwen_vae(_Coarse, input_channels=4, z_dim=8, latents_mean=[0.1] * 8, latents_std=[1.1] * 8)
     layered = {"use_additional_t_cond": True, "use_layer3d_rope": True}
     return _build(name, processor=True, vae=vae, in_channels=32, out_channels=8, **layered)
 
@@ -73,11 +88,6 @@ def _call(i: int, *inputs: str, size: int | None = SIZE, **more: Any) -> dict[st
 
 def _strong(i: int, *inputs: str, **more: Any) -> dict[str, Any]:
     return _call(i, *inputs, strength=0.8, num_inference_steps=(5, 6, 8, 4)[i % 4], **more)
-
-
-def _edit_inpaint(i: int) -> dict[str, Any]:
-    """Its output would be a million pixels too: latents do."""
-    return _strong(i, "image", "mask_image", size=None, output_type="latent")
 
 
 def _layered(i: int) -> dict[str, Any]:
@@ -114,7 +124,7 @@ SPECIMENS = [
     _specimen("ControlNet", "ControlNet", lambda i: _call(i, "control_image"), extra=0),
     _specimen("ControlNetInpaint", "ControlNet", lambda i: _call(i, "control_image", "control_mask"), extra=4),
     _specimen("Edit", "image editing", lambda i: _call(i, "image", size=128), build=_edit),
-    _specimen("EditInpaint", "inpainting", _edit_inpaint, build=_edit),
-    _specimen("EditPlus", "image editing", lambda i: _call(i, size=128, image=[image(i)]), build=_edit),
+    _specimen("EditInpaint", "inpainting", lambda i: _strong(i, "image", "mask_image", size=None), build=_edit),
+    _specimen("EditPlus", "image editing", lambda i: _call(i, size=128, image=[image(i), image(i + 10)]), build=_edit),
     _specimen("Layered", "image editing", _layered, build=_layers),
 ]  # fmt: skip
