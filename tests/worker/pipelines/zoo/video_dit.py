@@ -138,7 +138,9 @@ SPECIMENS = [
     Specimen(
         "LTXI2VLongMultiPromptPipeline", "LTX", "image-to-video",
         lambda: _ltx(LTXI2VLongMultiPromptPipeline, scheduler=LTXEulerAncestralRFScheduler()),
-        lambda i: _wide(i, 17, cond_image=image(i), temporal_tile_size=8, temporal_overlap=4, seed=i, decode_horizontal_tiles=1),
+        lambda i: _wide(
+            i, 17, cond_image=image(i), temporal_tile_size=8, temporal_overlap=4, seed=i, decode_horizontal_tiles=1,
+        ),
     ),
     Specimen(
         "LTXLatentUpsamplePipeline", "LTX", "super-resolution",
