@@ -4,6 +4,9 @@ A `CommandError` ends a command with a message and an exit code. A `RequestError
 wire between replica and head as its fields.
 """
 
+import pickle
+from typing import Any
+
 
 class CommandError(Exception):
     """A command cannot go on; the message says why and what to do."""
@@ -33,6 +36,18 @@ class RequestError(Exception):
         self.message = message
         self.param = param
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kind, self.message, self.param), self.__dict__
+
 
 class ReplicaLost(Exception):
     """The replica went away while it held a request; the request may run again elsewhere."""
+
+
+def portable(error: Exception) -> Exception:
+    """The error, in a form that pickle brings to another process: itself, or a RuntimeError that names it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
