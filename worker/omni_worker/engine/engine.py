@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from omni_worker.engine.executor import Executor
+from omni_worker.engine.executor import Executor, ExecutorFailed
 from omni_worker.engine.scheduler import (
     Finished,
     SchedulerEvent,
@@ -54,13 +54,15 @@ class Engine:
         self._entering = 0
         self._wake = threading.Condition()
         self._stopping = False
+        self._lost: Exception | None = None
         self._load = Load()
         self.steps = 0
         self.step_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Start the loop thread."""
+        """Start the loop thread. From now on the loss of the executor's workers ends it, while it is idle too."""
+        self._executor.watch(self._lose)
         self._thread.start()
 
     def submit(self, request: SchedulerRequest) -> None:
@@ -109,15 +111,22 @@ class Engine:
         try:
             while True:
                 with self._wake:
-                    self._wake.wait_for(lambda: self._inbox or self._stopping or self._scheduler.has_work)
+                    self._wake.wait_for(lambda: self._inbox or self._stopping or self._lost or self._scheduler.has_work)
                 if self._stopping:
                     break
+                if self._lost is not None:
+                    raise self._lost
                 self.step()
         except Exception as error:
             log.exception("the engine failed; this replica ends")
             self._on_failure(error)
         finally:
             self._executor.shutdown()
+
+    def _lose(self, error: Exception) -> None:
+        with self._wake:
+            self._lost = error
+            self._wake.notify()
 
     def _take_inbox(self) -> None:
         while self._inbox:
@@ -142,6 +151,8 @@ class Engine:
             answers = self._executor.collective_rpc(call.method, call.args, call.deadline - time.monotonic())
         except Exception as error:
             call.future.set_exception(error)
+            if isinstance(error, ExecutorFailed):
+                raise
         else:
             call.future.set_result(answers)
 

@@ -1,6 +1,9 @@
-"""Runs a scheduler's output on worker processes; knows no request state."""
+"""Runs a scheduler's output on worker processes; knows no request state.
 
-from omni_worker.engine.executor.abstract import Executor
+`multiproc` is imported by who needs it: it brings torch and ZeroMQ with it.
+"""
+
+from omni_worker.engine.executor.abstract import Executor, ExecutorFailed
 from omni_worker.engine.executor.uniproc import UniProcExecutor
 
-__all__ = ["Executor", "UniProcExecutor"]
+__all__ = ["Executor", "ExecutorFailed", "UniProcExecutor"]

@@ -1,8 +1,9 @@
 """The executor for a replica of one process: the runner lives in the engine's own thread, and no message is copied."""
 
+from collections.abc import Callable
 from typing import Any
 
-from omni_worker.engine.executor.abstract import Executor
+from omni_worker.engine.executor.abstract import Executor, ExecutorFailed
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import RunnerOutput, SchedulerOutput
 
@@ -13,13 +14,14 @@ class UniProcExecutor(Executor):
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
+    def watch(self, on_failure: Callable[[ExecutorFailed], None]) -> None:
+        """There is no process here that could be lost without this one."""
+
     def execute(self, output: SchedulerOutput) -> RunnerOutput:
         return self._runner.execute(output)
 
     def collective_rpc(self, method: str, args: tuple[Any, ...], timeout: float) -> list[Any]:
-        if method not in self._runner.rpc_methods:
-            raise ValueError(f"the runner has no method {method!r}; there are: {', '.join(self._runner.rpc_methods)}")
-        return [getattr(self._runner, method)(*args)]
+        return [self._runner.call(method, args)]
 
     def shutdown(self) -> None:
         self._runner.close()

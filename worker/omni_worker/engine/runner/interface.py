@@ -15,6 +15,12 @@ class Runner(ABC):
     def execute(self, output: SchedulerOutput) -> RunnerOutput:
         """Run one output. Never raises for a request's failure: that is in the request's entry."""
 
+    def call(self, method: str, args: tuple[Any, ...]) -> Any:
+        """Call one of `rpc_methods`. Raises ValueError where it is none, and what the method raises."""
+        if method not in self.rpc_methods:
+            raise ValueError(f"the runner has no method {method!r}; there are: {', '.join(self.rpc_methods)}")
+        return getattr(self, method)(*args)
+
     @abstractmethod
     def stats(self) -> dict[str, Any]:
         """Counters since the start, for metrics."""

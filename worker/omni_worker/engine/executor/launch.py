@@ -1,0 +1,103 @@
+"""Starts the worker processes of an executor: a fresh interpreter each, with its devices and its share of the cores."""
+
+import logging
+import os
+import pickle
+import secrets
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from omni_worker.errors import UsageError
+
+MAIN = "omni_worker.engine.executor.worker"
+
+
+@dataclass(frozen=True)
+class RunnerSpec:
+    """How a worker builds its runner: `factory` names a function, as `module:function`.
+
+    It is called as `factory(ranks, *args)` in every worker, and returns the runner, and whatever the executor's owner
+    is to know of it (`MultiprocExecutor.card`). The arguments travel by pickle.
+    """
+
+    factory: str
+    args: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker is told when it starts: who it is, its channel, and the descriptors that it inherits.
+
+    `store` is a memory file in which the ranks find each other; `seed` makes their random numbers the same.
+    """
+
+    rank: int
+    size: int
+    endpoint: str
+    broadcast: int
+    results: int
+    store: int
+    seed: int
+    runner: RunnerSpec
+    log_level: str
+
+
+def start(setup: Setup, hash_seed: int, devices: list[str]) -> subprocess.Popen[bytes]:
+    """Start the worker. It ends when its stdin closes: the kernel does that for a parent that dies."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", MAIN],
+        stdin=subprocess.PIPE,
+        stdout=2,  # what a library prints is no answer
+        pass_fds=(setup.broadcast, setup.results, setup.store),
+        env=_environment(setup, hash_seed, devices),
+    )
+    assert process.stdin is not None
+    try:
+        process.stdin.write(pickle.dumps(setup))
+        process.stdin.flush()
+    except BaseException as error:
+        process.kill()
+        process.communicate()
+        if not isinstance(error, BrokenPipeError):  # a worker that died already is noticed as any other
+            raise
+    return process
+
+
+def devices_of(size: int) -> list[str]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them; none on a CPU. Raises UsageError."""
+    count = torch.cuda.device_count()
+    if count and count < size:
+        raise UsageError(
+            f"--cfg-parallel-size {size} needs a device for each of its {size} processes, and there are {count}: "
+            "give the replica more, or ask for less"
+        )
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return [name for name in named.split(",") if name][:count] or [str(number) for number in range(count)]
+
+
+def new_seeds() -> tuple[int, int]:
+    """For torch, and for the order of Python's sets: the ranks must walk through everything in the same order."""
+    return secrets.randbits(63), secrets.randbits(32)
+
+
+def log_level() -> str:
+    """The level that this process logs from."""
+    return logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
+
+
+def _environment(setup: Setup, hash_seed: int, devices: list[str]) -> dict[str, str]:
+    share = len(devices) // setup.size
+    cores = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
+    changes = {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PYTHONHASHSEED": str(hash_seed),
+        "OMP_NUM_THREADS": str(max(1, cores // setup.size)),
+        "GLOO_SOCKET_IFNAME": "lo",  # all ranks are on this host
+    }
+    if share:
+        changes["CUDA_VISIBLE_DEVICES"] = ",".join(devices[setup.rank * share : (setup.rank + 1) * share])
+    return {**os.environ, **changes}

@@ -1,0 +1,127 @@
+"""The main of a worker process: `python -m omni_worker.engine.executor.worker`, with its Setup pickled on stdin.
+
+Every rank builds the same runner and runs the same messages; only the calls that the runner spreads over its ranks are
+divided. Rank 0 alone sends what came out; the others say which requests failed. It ends when its stdin closes, for
+then its executor is gone; signals to the whole group are the executor's to handle.
+"""
+
+import importlib
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Hashable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import zmq
+
+from omni_worker.engine.executor.channel import Answer, Call, Execute, Stop, decode, encode, make_socket
+from omni_worker.engine.executor.launch import Setup
+from omni_worker.engine.executor.shared_memory import Reader, Writer
+from omni_worker.engine.runner import Runner
+from omni_worker.engine.scheduler import RequestOutput, RunnerOutput
+from omni_worker.errors import portable
+from omni_worker.logs import configure_logging
+from omni_worker.pipelines.ranks import Ranks
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One rank: receive → run → answer, one message after another."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._is_first = setup.rank == 0
+        self._broadcast = Reader(setup.broadcast, readers=setup.size, number=setup.rank)
+        self._results = Writer(setup.results, readers=1)
+        for descriptor in (setup.broadcast, setup.results):
+            os.close(descriptor)
+        self._socket = make_socket(zmq.Context.instance())
+        self._socket.connect(setup.endpoint)
+        self._keys: dict[Hashable, int] = {}
+
+    def run(self) -> None:
+        """Until a Stop comes."""
+        try:
+            ranks = Ranks.join(self._setup.rank, self._setup.size, f"/proc/self/fd/{self._setup.store}")
+            os.close(self._setup.store)
+            runner, card = self._build(ranks)
+        except Exception as error:
+            self._send(Answer(0, error=_noted(error)))
+            self._receive()
+            return
+        self._send(Answer(0, card if self._is_first else None))
+        while not isinstance(message := self._receive(), Stop):
+            self._send(self._answer(runner, message))
+        runner.close()
+        ranks.close()
+
+    def _build(self, ranks: Ranks) -> tuple[Runner, Any]:
+        module, _, function = self._setup.runner.factory.partition(":")
+        runner, card = getattr(importlib.import_module(module), function)(ranks, *self._setup.runner.args)
+        return runner, card
+
+    def _answer(self, runner: Runner, message: Execute | Call) -> Answer:
+        try:
+            if isinstance(message, Execute):
+                return Answer(message.number, self._outcome(runner.execute(message.output)))
+            return Answer(message.number, runner.call(message.method, message.args))
+        except Exception as error:
+            return Answer(message.number, error=_noted(error))
+
+    def _outcome(self, output: RunnerOutput) -> RunnerOutput:
+        """What the executor is sent: from the first rank all, from the others the failures."""
+        entries = [self._entry(one) for one in output.outputs if self._is_first or one.error is not None]
+        return replace(output, outputs=tuple(entries))
+
+    def _entry(self, output: RequestOutput) -> RequestOutput:
+        # A key is opaque to the engine: a number for it is short, and can be sent whatever the key is made of.
+        key = None if output.key is None else self._keys.setdefault(output.key, len(self._keys))
+        return replace(output, key=key, error=None if output.error is None else portable(output.error))
+
+    def _receive(self) -> Any:
+        return decode(self._socket.recv_multipart(), self._broadcast)
+
+    def _send(self, message: Answer) -> None:
+        try:
+            frames = encode(message, self._results)
+        except Exception as error:  # whatever pickle says to an answer that it cannot take
+            frames = encode(Answer(message.number, error=_noted(error)), self._results)
+        self._socket.send_multipart(frames)
+
+
+def _noted(error: Exception) -> Exception:
+    """The error as it can be sent, with where it was raised and its causes in a note."""
+    text = "".join(traceback.format_exception(error))
+    sent = portable(error)
+    sent.add_note(text.rstrip())
+    return sent
+
+
+def _end_with_parent() -> None:
+    """End this process at once when its stdin closes."""
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+def main() -> int:
+    """Read the setup, and serve the executor."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    setup: Setup = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    configure_logging(setup.log_level, f"rank {setup.rank}")
+    torch.manual_seed(setup.seed)
+    Worker(setup).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""The worker processes of an executor, from their start to their end: sends to all, receives from each, sees them die.
+
+Nothing outlives this object, or its process however that ends: the workers read a pipe that closes then, and the shared
+memory and the sockets have no names that could stay behind.
+"""
+
+import math
+import os
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import zmq
+
+from omni_worker.engine.executor import launch
+from omni_worker.engine.executor.abstract import ExecutorFailed
+from omni_worker.engine.executor.channel import Answer, Stop, decode, encode, make_socket, new_endpoint
+from omni_worker.engine.executor.launch import RunnerSpec, Setup
+from omni_worker.engine.executor.shared_memory import Reader, Writer, create_pool
+
+
+class Worker(NamedTuple):
+    """One rank. `death` is its process's descriptor, which is readable once the process is dead."""
+
+    rank: int
+    process: subprocess.Popen[bytes]
+    death: int
+    socket: "zmq.Socket[Any]"
+    results: Reader
+
+    @property
+    def obituary(self) -> str:
+        """How it died."""
+        code = self.process.wait()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"the worker of rank {self.rank} (process {self.process.pid}) {how}"
+
+
+class Workers:
+    """`size` processes with one runner each. Used by one thread; `watch` has another of its own."""
+
+    def __init__(self, runner: RunnerSpec, size: int) -> None:
+        self._context = zmq.Context()
+        self._ended = os.eventfd(0, os.EFD_CLOEXEC)
+        self._watcher: threading.Thread | None = None
+        self._workers: list[Worker] = []
+        self.have_ended = False
+        broadcast, store = create_pool(), os.memfd_create("omni-store", os.MFD_CLOEXEC)
+        self._broadcast = Writer(broadcast, readers=size)
+        try:
+            self._start(runner, size, broadcast, store)
+        except BaseException:
+            self.kill()
+            raise
+        finally:
+            os.close(broadcast)
+            os.close(store)
+        self._poller = zmq.Poller()
+        for worker in self._workers:
+            self._poller.register(worker.socket, zmq.POLLIN)
+            self._poller.register(worker.death, zmq.POLLIN)
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids in rank order."""
+        return [worker.process.pid for worker in self._workers]
+
+    def send(self, message: Any) -> None:
+        """Send to all ranks. Raises what pickle raises where the message cannot be sent: then nobody got it."""
+        frames = encode(message, self._broadcast)
+        for worker in self._workers:
+            worker.socket.send_multipart(frames)
+
+    def receive(self, timeout: float | None) -> list[tuple[int, Answer]]:
+        """What has come by now, or comes next, with the rank it is from; nothing where `timeout` seconds were too few.
+
+        Raises ExecutorFailed where a worker is dead.
+        """
+        ready = dict(self._poller.poll(None if timeout is None else math.ceil(timeout * 1e3)))
+        received = [
+            (worker.rank, decode(worker.socket.recv_multipart(), worker.results))
+            for worker in self._workers
+            if worker.socket in ready
+        ]
+        if not received:
+            for worker in self._workers:
+                if worker.death in ready:
+                    raise ExecutorFailed(worker.obituary)
+        return received
+
+    def death(self, timeout: float) -> str | None:
+        """How the first worker that is dead died; None where none is, or dies within `timeout` seconds."""
+        ready = select.select([worker.death for worker in self._workers], [], [], timeout)[0]
+        return next((worker.obituary for worker in self._workers if worker.death in ready), None)
+
+    def watch(self, on_death: Callable[[str], None]) -> None:
+        """From now on, as soon as a worker dies, kill the others, and call `on_death` from a thread of its own."""
+        self._watcher = threading.Thread(target=self._watch, args=(on_death,), name="executor-watch", daemon=True)
+        self._watcher.start()
+
+    def stop(self, grace: float) -> None:
+        """Have all workers end in order, and kill those that have not within `grace` seconds."""
+        if self.have_ended:
+            return
+        self._stop_watching()
+        self.send(Stop())
+        deadline = time.monotonic() + grace
+        for worker in self._workers:
+            with suppress(subprocess.TimeoutExpired):
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+        self.kill()
+
+    def kill(self) -> None:
+        """End all workers at once, and free what they and this object held."""
+        if self.have_ended:
+            return
+        self.have_ended = True
+        self._stop_watching()
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.wait()
+            assert worker.process.stdin is not None
+            worker.process.stdin.close()
+            os.close(worker.death)
+            worker.socket.close()
+            worker.results.close()
+        self._workers.clear()  # a result that is still in use keeps its memory, and nothing here does
+        self._broadcast.close()
+        self._context.destroy(linger=0)
+        os.close(self._ended)
+
+    def _start(self, runner: RunnerSpec, size: int, broadcast: int, store: int) -> None:
+        devices, (seed, hash_seed) = launch.devices_of(size), launch.new_seeds()
+        for rank in range(size):
+            endpoint, results = new_endpoint(), create_pool()
+            socket = make_socket(self._context)
+            socket.set(zmq.IPC_FILTER_UID, os.getuid())
+            socket.bind(endpoint)
+            try:
+                reader = Reader(results, readers=1)
+                setup = Setup(rank, size, endpoint, broadcast, results, store, seed, runner, launch.log_level())
+                process = launch.start(setup, hash_seed, devices)
+            finally:
+                os.close(results)
+            self._workers.append(Worker(rank, process, os.pidfd_open(process.pid), socket, reader))
+
+    def _watch(self, on_death: Callable[[str], None]) -> None:
+        deaths = {worker.death: worker for worker in self._workers}
+        ready = select.select([self._ended, *deaths], [], [])[0]
+        if self._ended not in ready:
+            obituary = deaths[ready[0]].obituary
+            for worker in self._workers:
+                worker.process.kill()
+            on_death(obituary)
+
+    def _stop_watching(self) -> None:
+        if self._watcher is not None:
+            os.eventfd_write(self._ended, 1)
+            if self._watcher is not threading.current_thread():
+                self._watcher.join()
+            self._watcher = None
