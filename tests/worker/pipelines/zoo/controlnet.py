@@ -8,6 +8,7 @@ import diffusers as d
 from .text import image, mask_image
 from .unet_parts import (
     SIZE,
+    louder,
     sd,
     sd_controlnet,
     sd_unet,
@@ -42,7 +43,7 @@ def _xs(pipeline: Callable[..., Any], unet: Callable[..., Any]) -> Callable[[typ
         adapter = d.ControlNetXSAdapter.from_unet(
             unet(**two), size_ratio=0.5, conditioning_embedding_out_channels=(8, 16), num_attention_heads=2
         )
-        return pipeline(pipeline_class, two, controlnet=adapter)
+        return pipeline(pipeline_class, two, controlnet=louder(adapter, 4.0))
 
     return build
 

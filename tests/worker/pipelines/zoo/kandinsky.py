@@ -20,7 +20,7 @@ from .text import (
     t5_tokenizer,
     word_tokenizer,
 )  # fmt: skip
-from .unet_parts import SIZE, accepted, ddim, sd_unet, specimen
+from .unet_parts import SIZE, accepted, ddim, louder, sd_unet, specimen
 
 HINT = 4 * SIZE  # the hint's network quarters each side of what is eight times a latent
 
@@ -34,10 +34,12 @@ def _movq() -> d.VQModel:
 
 
 def _prior() -> dict[str, Any]:
+    prior = d.PriorTransformer(
+        num_attention_heads=2, attention_head_dim=12, embedding_dim=32, num_layers=1, num_embeddings=77
+    )
+    louder(prior.proj_in, 10.0)
     return {
-        "prior": d.PriorTransformer(
-            num_attention_heads=2, attention_head_dim=12, embedding_dim=32, num_layers=1, num_embeddings=77
-        ),
+        "prior": prior,
         "image_encoder": clip_vision(), "image_processor": clip_image_processor(),
         "text_encoder": clip_text(32, projection=True), "tokenizer": clip_tokenizer(),
         "scheduler": d.UnCLIPScheduler(
@@ -55,7 +57,10 @@ def _unet(addition: str, **changes: Any) -> d.UNet2DConditionModel:
         "addition_embed_type": addition, "encoder_hid_dim": 32,
         "encoder_hid_dim_type": "text_image_proj" if addition == "text_image" else "image_proj",
     }  # fmt: skip
-    return sd_unet(**(simple | changes))
+    unet = sd_unet(**(simple | changes))
+    if addition == "image_hint":
+        louder(unet.add_embedding.input_hint_block, 3.0)
+    return unet
 
 
 def _v21_text() -> MultilingualCLIP:

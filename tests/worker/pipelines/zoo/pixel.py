@@ -7,6 +7,8 @@ import diffusers as d
 from .text import assemble, image, kl_vae, mask_image, t5_encoder, t5_tokenizer
 from .unet_parts import SIZE, accepted, sd_unet, specimen
 
+LITTLE = {"sigma_max": 0.5}  # noise; with more of it, what the model says would leave the range of pixels
+
 
 def _if(pipeline_class: type) -> Any:
     upscales = "SuperResolution" in pipeline_class.__name__
@@ -50,8 +52,10 @@ def _unet(**changes: Any) -> d.UNet2DModel:
     return d.UNet2DModel(**(config | changes))
 
 
-def _pixels(scheduler: type, **changes: Any) -> Any:
-    return lambda pipeline_class: assemble(pipeline_class, unet=_unet(**changes), scheduler=scheduler())
+def _pixels(scheduler: type, settings: dict[str, Any] | None = None, **changes: Any) -> Any:
+    return lambda pipeline_class: assemble(
+        pipeline_class, unet=_unet(**changes), scheduler=scheduler(**(settings or {}))
+    )
 
 
 def _repaint(i: int) -> dict[str, Any]:
@@ -90,9 +94,9 @@ SPECIMENS = [
 ] + [
     specimen("unconditional", "unconditional", d.DDPMPipeline, _pixels(d.DDPMScheduler)),
     specimen("unconditional", "unconditional", d.DDIMPipeline, _pixels(d.DDIMScheduler)),
-    specimen("unconditional", "unconditional", d.PNDMPipeline, _pixels(d.PNDMScheduler)),
-    specimen("unconditional", "unconditional", d.ScoreSdeVePipeline, _pixels(d.ScoreSdeVeScheduler)),
-    specimen("unconditional", "unconditional", d.KarrasVePipeline, _pixels(d.KarrasVeScheduler)),
+    specimen("unconditional", "unconditional", d.PNDMPipeline, _pixels(d.PNDMScheduler, {"beta_end": 0.001})),
+    specimen("unconditional", "unconditional", d.ScoreSdeVePipeline, _pixels(d.ScoreSdeVeScheduler, LITTLE)),
+    specimen("unconditional", "unconditional", d.KarrasVePipeline, _pixels(d.KarrasVeScheduler, LITTLE)),
     specimen("unconditional", "inpainting", d.RePaintPipeline, _pixels(d.RePaintScheduler, sample_size=32), _repaint),
     specimen("unconditional", "unconditional", d.ConsistencyModelPipeline,
              _pixels(d.CMStochasticIterativeScheduler, num_class_embeds=10), lambda i: {"class_labels": i % 10}),

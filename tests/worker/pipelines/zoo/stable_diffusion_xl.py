@@ -4,8 +4,8 @@ from typing import Any
 
 import diffusers as d
 
-from .text import image, mask_image
-from .unet_parts import SIZE, sdxl, specimen
+from .text import clip_text, image, mask_image
+from .unet_parts import SIZE, louder, sdxl, specimen
 
 
 def _image(i: int) -> dict[str, Any]:
@@ -22,7 +22,10 @@ def _adapter() -> d.T2IAdapter:
 
 def _refiner(pipeline_class: type) -> Any:
     unet = {"projection_class_embeddings_input_dim": 5 * 8 + 32, "cross_attention_dim": 32}
-    return sdxl(pipeline_class, unet, text_encoder=None, tokenizer=None, requires_aesthetics_score=True)
+    text = louder(clip_text(32, projection=True), 4.0)
+    return sdxl(
+        pipeline_class, unet, text_encoder_2=text, text_encoder=None, tokenizer=None, requires_aesthetics_score=True
+    )
 
 
 def _family(task, pipeline_class, build=sdxl, inputs=lambda i: {}, suffix=""):

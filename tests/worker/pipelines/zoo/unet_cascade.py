@@ -3,6 +3,7 @@
 from typing import Any
 
 import diffusers as d
+import torch
 from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel, WuerstchenDiffNeXt, WuerstchenPrior
 
 from .text import assemble, clip_image_processor, clip_text, clip_tokenizer, clip_vision, image, mask_image, noise
@@ -16,7 +17,9 @@ def _text(projection: bool) -> dict[str, Any]:
 
 
 def _vqgan() -> PaellaVQModel:
-    return PaellaVQModel(bottleneck_blocks=1, num_vq_embeddings=16, levels=2, embed_dim=32)
+    vqgan = PaellaVQModel(bottleneck_blocks=1, num_vq_embeddings=16, levels=2, embed_dim=32)
+    torch.nn.init.constant_(vqgan.out_block[0].bias, 0.5)  # the middle of the range of pixels
+    return vqgan
 
 
 def _wuerstchen(pipeline_class: type) -> Any:

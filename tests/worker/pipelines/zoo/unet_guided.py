@@ -20,7 +20,7 @@ from .text import (
     noise,
     prompt,
 )
-from .unet_parts import SIZE, ddim, sd, sdxl, specimen
+from .unet_parts import SIZE, ddim, louder, sd, sdxl, specimen
 
 
 def _boxes(i: int) -> dict[str, Any]:
@@ -32,11 +32,23 @@ def _boxes(i: int) -> dict[str, Any]:
 
 def _gligen(pipeline_class: type) -> Any:
     if pipeline_class is d.StableDiffusionGLIGENPipeline:
-        return sd(pipeline_class, {"attention_type": "gated"})
-    return sd(
+        return _opened(sd(pipeline_class, {"attention_type": "gated"}))
+    pipe = sd(
         pipeline_class, {"attention_type": "gated-text-image"}, text_encoder=clip_text(32), image_encoder=clip_vision(),
         processor=CLIPProcessor(clip_image_processor(), clip_tokenizer()), image_project=CLIPImageProjection(32),
     )  # fmt: skip
+    return _opened(pipe)
+
+
+def _opened(pipe: Any) -> Any:
+    """With the gates open that start as shut."""
+    louder(pipe.unet.position_net, 8.0)
+    for name, parameter in pipe.unet.named_parameters():
+        if name.endswith(("alpha_attn", "alpha_dense")):
+            torch.nn.init.constant_(parameter, 3.0)
+        elif ".fuser." in name:
+            parameter.data.mul_(3.0)
+    return pipe
 
 
 def _semantic(i: int) -> dict[str, Any]:

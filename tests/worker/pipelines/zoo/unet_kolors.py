@@ -34,7 +34,7 @@ def _text_encoder() -> ChatGLMModel:
     )  # fmt: skip
     encoder = ChatGLMModel(config)
     for parameter in encoder.parameters():  # the class leaves them as the memory was
-        torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.1)
+        torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.5)
     return encoder
 
 

@@ -27,7 +27,7 @@ from .text import (
     mask_image,
     word_tokenizer,
 )  # fmt: skip
-from .unet_parts import SIZE, accepted, ddim, sd, sd_unet, specimen
+from .unet_parts import SIZE, accepted, ddim, louder, sd, sd_unet, specimen
 
 
 def _ldm(pipeline_class: type) -> Any:
@@ -39,7 +39,7 @@ def _ldm(pipeline_class: type) -> Any:
         head_dim=16,
         d_model=32,
     )
-    parts = {"vqvae": kl_vae(), "bert": LDMBertModel(bert), "tokenizer": clip_tokenizer()}
+    parts = {"vqvae": kl_vae(), "bert": louder(LDMBertModel(bert), 10.0), "tokenizer": clip_tokenizer()}
     return assemble(pipeline_class, unet=sd_unet(), scheduler=ddim(), **parts)
 
 
@@ -67,7 +67,7 @@ def _alt(pipeline_class: type) -> Any:
         hidden_size=32, project_dim=32, intermediate_size=40, num_attention_heads=4, num_hidden_layers=2,
         vocab_size=T5_VOCABULARY, max_position_embeddings=90,
     )  # fmt: skip
-    text = {"text_encoder": RobertaSeriesModelWithTransformation(config), "tokenizer": word_tokenizer(77)}
+    text = {"text_encoder": louder(RobertaSeriesModelWithTransformation(config), 10.0), "tokenizer": word_tokenizer(77)}
     return sd(pipeline_class, image_encoder=None, **text)
 
 
@@ -97,8 +97,8 @@ def _versatile(pipeline_class: type) -> Any:
     )  # fmt: skip
     parts = {
         "tokenizer": clip_tokenizer(), "image_feature_extractor": clip_image_processor(),
-        "image_encoder": clip_vision(), "text_encoder": clip_text(projection=True), "image_unet": sd_unet(),
-        "text_unet": text_unet, "vae": kl_vae(), "scheduler": ddim(),
+        "image_encoder": clip_vision(), "text_encoder": louder(clip_text(projection=True), 5.0),
+        "image_unet": sd_unet(), "text_unet": text_unet, "vae": kl_vae(), "scheduler": ddim(),
     }  # fmt: skip
     return assemble(pipeline_class, **accepted(pipeline_class.__init__, parts))
 
@@ -115,7 +115,8 @@ def _vq(pipeline_class: type) -> Any:
     )  # fmt: skip
     free = LearnedClassifierFreeSamplingEmbeddings(learnable=False)
     return assemble(
-        pipeline_class, vqvae=vqvae, text_encoder=clip_text(), tokenizer=clip_tokenizer(), transformer=transformer,
+        pipeline_class, vqvae=vqvae, text_encoder=clip_text(), tokenizer=clip_tokenizer(),
+        transformer=louder(transformer, 3.0),
         scheduler=d.VQDiffusionScheduler(num_vec_classes=13, num_train_timesteps=20),
         learned_classifier_free_sampling_embeddings=free,
     )  # fmt: skip

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from diffusers import ControlNetModel, ControlNetUnionModel, DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
 
 from .specimen import Specimen
@@ -24,6 +25,17 @@ _UNET = {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "sample_size": S
 _CONTROL = {"conditioning_embedding_out_channels": (8, 16)}
 
 
+def louder(module: torch.nn.Module, gain: float) -> Any:
+    """The module with larger weights, and what starts as zero drawn as large, so that its input is well heard."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.05 * gain)
+            elif parameter.ndim > 1:
+                parameter.mul_(gain)
+    return module
+
+
 def sd_unet(**changes: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(**(_SD | _UNET | changes))
 
@@ -33,16 +45,16 @@ def sdxl_unet(**changes: Any) -> UNet2DConditionModel:
 
 
 def sd_controlnet(**changes: Any) -> ControlNetModel:
-    return ControlNetModel(**(_SD | _CONTROL | changes))
+    return louder(ControlNetModel(**(_SD | _CONTROL | changes)), 4.0)
 
 
 def sdxl_controlnet(**changes: Any) -> ControlNetModel:
-    return ControlNetModel(**(_SDXL | _CONTROL | changes))
+    return louder(ControlNetModel(**(_SDXL | _CONTROL | changes)), 4.0)
 
 
 def sdxl_controlnet_union(**changes: Any) -> ControlNetUnionModel:
     union = {"num_trans_channel": 32, "num_trans_head": 2, "num_proj_channel": 32, "num_control_type": 2}
-    return ControlNetUnionModel(**(_SDXL | _CONTROL | union | changes))
+    return louder(ControlNetUnionModel(**(_SDXL | _CONTROL | union | changes)), 4.0)
 
 
 def ddim(**changes: Any) -> DDIMScheduler:
@@ -63,8 +75,9 @@ def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[st
 def sd(pipeline_class: type, unet: dict[str, Any] | None = None, **changes: Any) -> Any:
     """A pipeline with the components of Stable Diffusion; `unet` changes the UNet's configuration."""
     shared = {
-        "vae": kl_vae(), "text_encoder": clip_text(32), "tokenizer": clip_tokenizer(), "unet": sd_unet(**(unet or {})),
-        "scheduler": ddim(), "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False,
+        "vae": kl_vae(scaling_factor=1.0), "text_encoder": clip_text(32), "tokenizer": clip_tokenizer(),
+        "unet": sd_unet(**(unet or {})), "scheduler": ddim(),
+        "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False,
     }  # fmt: skip
     return assemble(pipeline_class, **(accepted(pipeline_class.__init__, shared) | changes))
 
@@ -72,7 +85,7 @@ def sd(pipeline_class: type, unet: dict[str, Any] | None = None, **changes: Any)
 def sdxl(pipeline_class: type, unet: dict[str, Any] | None = None, **changes: Any) -> Any:
     """A pipeline with the components of Stable Diffusion XL; `unet` changes the UNet's configuration."""
     shared = {
-        "vae": kl_vae(), "text_encoder": clip_text(32), "tokenizer": clip_tokenizer(),
+        "vae": kl_vae(scaling_factor=1.0), "text_encoder": clip_text(32), "tokenizer": clip_tokenizer(),
         "text_encoder_2": clip_text(32, projection=True), "tokenizer_2": clip_tokenizer(),
         "unet": sdxl_unet(**(unet or {})), "scheduler": euler(), "add_watermarker": False,
     }  # fmt: skip
