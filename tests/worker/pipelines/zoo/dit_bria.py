@@ -14,8 +14,9 @@ from diffusers import (
     PRXTransformer2DModel,
 )
 
+from .dit_gain import assemble
 from .specimen import Specimen
-from .text import assemble, call, image, kl_vae, noise, prompt, t5_encoder, t5_tokenizer
+from .text import call, image, kl_vae, noise, prompt, t5_encoder, t5_tokenizer
 from .text_llm import llm_tokenizer, qwen2_5_vl, qwen2_processor, qwen3, smollm3
 
 SIZE = 32
@@ -51,7 +52,7 @@ def _fibo(name: str) -> Any:
     transformer = BriaFiboTransformer2DModel(
         in_channels=4, text_encoder_dim=32, **(WIDTH | {"joint_attention_dim": 64})
     )
-    return _build(name, transformer, smollm3(), llm_tokenizer(), wan_vae(4))
+    return _build(name, transformer, smollm3(), llm_tokenizer(), wan_vae(4), gain=3.0)
 
 
 def _ovis() -> Any:
@@ -77,7 +78,7 @@ def _prx(name: str, channels: int, **parts: Any) -> Any:
     return assemble(
         getattr(diffusers, name),
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(), text_encoder=None, tokenizer=None,
-        **parts,
+        gain=3.0, **parts,
     )  # fmt: skip
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import diffusers
 from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 
+from .dit_gain import assemble
 from .specimen import Specimen
-from .text import assemble, call, image, mask_image
+from .text import call, image, mask_image
 from .text_llm import llm_tokenizer, mistral3, qwen3
 
 LAYERS = (0, 1, 2)  # of the text encoder, whose hidden states are concatenated

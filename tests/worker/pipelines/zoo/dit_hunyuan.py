@@ -16,9 +16,9 @@ from diffusers import (
 from diffusers.guiders import AdaptiveProjectedMixGuidance
 from transformers import BertConfig, BertModel
 
+from .dit_gain import assemble
 from .specimen import Specimen
 from .text import (
-    assemble,
     call,
     clip_text,
     clip_tokenizer,

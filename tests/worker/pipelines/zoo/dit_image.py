@@ -14,8 +14,9 @@ from diffusers import (
     LuminaNextDiT2DModel,
 )
 
+from .dit_gain import assemble
 from .specimen import Specimen
-from .text import assemble, call, image, kl_vae, mask_image, t5_encoder, t5_tokenizer, umt5_encoder
+from .text import call, image, kl_vae, mask_image, t5_encoder, t5_tokenizer, umt5_encoder
 from .text_llm import gemma, gemma2, glm, llm_tokenizer
 
 SIZE = 32

@@ -15,10 +15,10 @@ from diffusers import (
 
 from .dit_bria import wan_vae
 from .dit_flux2 import flux2_vae
+from .dit_gain import assemble
 from .dit_qwen3 import SmallImages
 from .specimen import Specimen
 from .text import (
-    assemble,
     call,
     clip_text,
     clip_tokenizer,
@@ -71,7 +71,7 @@ def _joy_plus() -> Any:
     pipe = assemble(
         diffusers.JoyImageEditPlusPipeline,
         scheduler=FlowMatchEulerDiscreteScheduler(), vae=wan_vae(), text_encoder=qwen3_vl(), tokenizer=llm_tokenizer(),
-        transformer=transformer, processor=qwen3_processor(),
+        transformer=transformer, processor=qwen3_processor(), gain=4.0,
     )  # fmt: skip
     pipe.image_processor = SmallImages(vae_scale_factor=4)
     return pipe

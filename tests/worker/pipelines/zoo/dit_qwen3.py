@@ -20,9 +20,10 @@ from diffusers.pipelines.joyimage.image_processor import JoyImageEditImageProces
 
 from .dit_bria import wan_vae
 from .dit_flux2 import flux2_vae
+from .dit_gain import assemble
 from .qwen_image import qwen_vae
 from .specimen import Specimen
-from .text import assemble, call, image
+from .text import call, image
 from .text_llm import llm_tokenizer, mistral3, qwen3_processor, qwen3_vl
 
 SIZE = 32
@@ -92,7 +93,7 @@ def _joy() -> Any:
     )  # fmt: skip
     pipe = _build(
         "JoyImageEdit", vae=wan_vae(), text_encoder=qwen3_vl(), tokenizer=llm_tokenizer(), transformer=transformer,
-        processor=qwen3_processor(),
+        processor=qwen3_processor(), gain=4.0,
     )  # fmt: skip
     pipe.vae_image_processor = SmallImages(vae_scale_factor=4)
     return pipe
@@ -123,7 +124,13 @@ def _dreamlite(name: str) -> Any:
         num_decoder_blocks=(1, 1),
     )  # fmt: skip
     return _build(
-        name, text_encoder=qwen3_vl(), tokenizer=llm_tokenizer(), processor=qwen3_processor(), vae=vae, unet=unet
+        name,
+        text_encoder=qwen3_vl(),
+        tokenizer=llm_tokenizer(),
+        processor=qwen3_processor(),
+        vae=vae,
+        unet=unet,
+        gain=3.0,
     )
 
 

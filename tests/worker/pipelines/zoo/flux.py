@@ -8,9 +8,9 @@ from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from transformers import SiglipVisionConfig, SiglipVisionModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from .dit_gain import assemble
 from .specimen import Specimen
 from .text import (
-    assemble,
     call,
     clip_text,
     clip_tokenizer,
@@ -143,6 +143,6 @@ SPECIMENS = [
     ),
     Specimen(
         "VisualClozePipeline", "Flux", "image editing", lambda: _visual_cloze("VisualCloze"),
-        lambda i: _cloze(i, upsampling_height=SIZE, upsampling_width=SIZE),
+        lambda i: _cloze(i, upsampling_height=SIZE, upsampling_width=SIZE, upsampling_strength=0.6),
     ),
 ]  # fmt: skip

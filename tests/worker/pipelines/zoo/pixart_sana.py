@@ -13,8 +13,9 @@ from diffusers import (
     SCMScheduler,
 )
 
+from .dit_gain import assemble
 from .specimen import Specimen
-from .text import assemble, call, image, kl_vae, t5_encoder, t5_tokenizer
+from .text import call, image, kl_vae, t5_encoder, t5_tokenizer
 from .text_llm import gemma2, llm_tokenizer
 
 SIZE = 32
@@ -113,7 +114,7 @@ SPECIMENS = [
     _specimen("Sana", "text-to-image", _instructed, "-instruction"),
     _specimen("SanaPAG", "text-to-image", _sana_call, **PAG),
     _specimen("SanaSprint", "text-to-image", _sprint),
-    _specimen("SanaSprintImg2Img", "image-to-image", lambda i: _sprint(i, image=image(i, SIZE), strength=0.8)),
+    _specimen("SanaSprintImg2Img", "image-to-image", lambda i: _sprint(i, image=image(i, SIZE), strength=0.5)),
     _specimen(
         "SanaControlNet", "ControlNet", lambda i: _sana_call(i, control_image=image(i, SIZE)), controlnet=True
     ),

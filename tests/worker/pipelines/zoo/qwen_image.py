@@ -12,8 +12,9 @@ from diffusers import (
 )
 from diffusers.models.autoencoders.vae import DecoderOutput
 
+from .dit_gain import assemble
 from .specimen import Specimen
-from .text import assemble, call, image, mask_image, noise, prompt
+from .text import call, image, mask_image, noise, prompt
 from .text_llm import llm_tokenizer, qwen2_5_vl, qwen2_processor
 
 SIZE = 32

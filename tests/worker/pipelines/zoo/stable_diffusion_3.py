@@ -5,8 +5,9 @@ from typing import Any
 import diffusers
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3ControlNetModel, SD3Transformer2DModel
 
+from .dit_gain import assemble
 from .specimen import Specimen
-from .text import assemble, call, clip_text, clip_tokenizer, image, kl_vae, mask_image, t5_encoder, t5_tokenizer
+from .text import call, clip_text, clip_tokenizer, image, kl_vae, mask_image, t5_encoder, t5_tokenizer
 
 SIZE = 32
 

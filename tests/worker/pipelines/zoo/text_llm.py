@@ -73,7 +73,7 @@ def _text(hidden: int, layers: int, changes: dict[str, Any]) -> dict[str, Any]:
     return {
         "vocab_size": VOCABULARY, "hidden_size": hidden, "intermediate_size": hidden + 8, "num_hidden_layers": layers,
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 512,
-        "pad_token_id": IDS["<pad>"], "bos_token_id": IDS["<s>"], "eos_token_id": IDS["</s>"],
+        "pad_token_id": IDS["<pad>"], "bos_token_id": IDS["<s>"], "eos_token_id": IDS["</s>"], "initializer_range": 0.3,
     } | changes  # fmt: skip
 
 

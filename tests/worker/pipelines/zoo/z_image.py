@@ -5,9 +5,10 @@ from typing import Any
 import diffusers
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImageControlNetModel, ZImageTransformer2DModel
 
+from .dit_gain import assemble
 from .qwen_image import longer
 from .specimen import Specimen
-from .text import assemble, call, image, kl_vae, mask_image, noise
+from .text import call, image, kl_vae, mask_image, noise
 from .text_llm import llm_tokenizer, qwen3
 
 SIZE = 32
