@@ -9,8 +9,8 @@ from omni_worker.engine.runner import Runner
 from omni_worker.engine.runner.diffusion import RequestRunner, StepRunner
 from omni_worker.engine.scheduler import POLICIES, RequestScheduler, SchedulerEvent, SchedulerInterface, StepScheduler
 from omni_worker.model_source import ModelSource
-from omni_worker.pipelines.interception import WholePipeline
 from omni_worker.pipelines.loading import load
+from omni_worker.pipelines.whole import WholePipeline
 from omni_worker.requests import ModelCard
 
 

@@ -13,7 +13,9 @@ import transformers
 
 from omni_worker.errors import CommandError
 from omni_worker.model_source import ModelSource
-from omni_worker.pipelines.interception import InterceptedPipeline, WholePipeline, denoisers
+from omni_worker.pipelines.interception import InterceptedPipeline
+from omni_worker.pipelines.models import denoisers
+from omni_worker.pipelines.whole import WholePipeline
 from omni_worker.requests import ServingDefaults
 
 log = logging.getLogger(__name__)

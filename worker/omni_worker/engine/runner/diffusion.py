@@ -13,8 +13,8 @@ import torch
 from omni_worker.engine.runner.interface import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
 from omni_worker.errors import RequestError
-from omni_worker.pipelines.interception import InterceptedPipeline, WholePipeline
-from omni_worker.pipelines.protocol import StepState
+from omni_worker.pipelines.protocol import StepState, SupportsStepExecution
+from omni_worker.pipelines.whole import WholePipeline
 
 log = logging.getLogger(__name__)
 
@@ -22,31 +22,24 @@ log = logging.getLogger(__name__)
 class StepRunner(Runner):
     """Runs a step pipeline. Every payload is a GenerationParams, every result a GenerationResult."""
 
-    def __init__(self, pipeline: InterceptedPipeline) -> None:
+    def __init__(self, pipeline: SupportsStepExecution) -> None:
         self._pipeline = pipeline
         self._states: dict[str, StepState] = {}
         self._call_seconds: float | None = None
+        self._out_of_memory = False
         self._on_gpu = torch.cuda.is_available()
 
     def execute(self, output: SchedulerOutput) -> RunnerOutput:
-        torch.set_grad_enabled(False)  # for the whole thread: the requests' own no_grad blocks interleave
+        torch.set_grad_enabled(False)
         for id in output.finished:
             self._drop(id)
         prepared = [self._prepare(request) for request in output.new]
-        self._call_seconds = None
+        self._call_seconds, self._out_of_memory = None, False
         advanced = self._advance([self._states[id] for id in output.cached]) if output.cached else []
-        return RunnerOutput(output.step_id, (*prepared, *advanced), self._call_seconds)
+        return RunnerOutput(output.step_id, (*prepared, *advanced), self._call_seconds, self._out_of_memory)
 
     def stats(self) -> dict[str, Any]:
-        batches = self._pipeline.batches
-        verdicts = list(batches.verdicts.values())
-        return {
-            "states": len(self._states),
-            "batched_calls": batches.batched_calls,
-            "single_calls": batches.single_calls,
-            "keys_batched": sum(verdict is not None for verdict in verdicts),
-            "keys_alone": sum(verdict is None for verdict in verdicts),
-        }
+        return {"states": len(self._states), **self._pipeline.stats()}
 
     def close(self) -> None:
         for id in list(self._states):
@@ -63,7 +56,7 @@ class StepRunner(Runner):
         return self._outcome(state)
 
     def _advance(self, states: Sequence[StepState]) -> list[RequestOutput]:
-        proofs, began = len(self._pipeline.batches.verdicts), time.perf_counter()
+        proofs, began = self._pipeline.proofs, time.perf_counter()
         try:
             predictions = self._pipeline.denoise_step(states)
         except Exception as error:
@@ -71,15 +64,17 @@ class StepRunner(Runner):
                 return [self._failed(states[0], error)]
             log.warning("a batch of %d failed and is run again one by one: %s", len(states), error)
             outputs = [output for state in states for output in self._advance([state])]
-            self._call_seconds = None
+            self._call_seconds, self._out_of_memory = None, _is_out_of_memory(error)
             return outputs
-        if len(self._pipeline.batches.verdicts) == proofs:
+        if self._pipeline.proofs == proofs:
             if self._on_gpu:
                 torch.cuda.synchronize()
             self._call_seconds = time.perf_counter() - began
         return [self._resume(state, answer) for state, answer in zip(states, predictions, strict=True)]
 
     def _resume(self, state: StepState, prediction: Any) -> RequestOutput:
+        if prediction is None:
+            return self._failed(state, RequestError("aborted", "the pipeline was interrupted"))
         try:
             self._pipeline.step_scheduler(state, prediction)
         except Exception as error:
@@ -88,7 +83,7 @@ class StepRunner(Runner):
 
     def _outcome(self, state: StepState) -> RequestOutput:
         if not state.is_done:
-            return RequestOutput(state.request_id, state.key, state.step, state.total_steps)
+            return RequestOutput(state.request_id, state.key, state.in_loop, state.step, state.total_steps)
         try:
             result = self._pipeline.post_decode(state)
         except Exception as error:
@@ -103,6 +98,11 @@ class StepRunner(Runner):
     def _drop(self, id: str) -> None:
         if (state := self._states.pop(id, None)) is not None:
             self._pipeline.close(state)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # The CPU's allocator raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 class RequestRunner(Runner):

@@ -61,7 +61,8 @@ class BaseScheduler(SchedulerInterface):
             return self._end(state, Status.FAILED, error=answer.error)
         if answer.key is None:
             return self._end(state, Status.COMPLETED, result=answer.result)
-        state.key, state.step, state.total_steps, state.prepared = answer.key, answer.step, answer.total_steps, True
+        state.key, state.in_loop, state.prepared = answer.key, answer.in_loop, True
+        state.step, state.total_steps = answer.step, answer.total_steps
         return Progress(state.id, state.step, state.total_steps)
 
     def _admit(self, state: RequestState) -> RequestState:

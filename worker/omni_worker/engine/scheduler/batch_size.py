@@ -48,6 +48,7 @@ class BatchSizes:
     def __init__(self, bound: int) -> None:
         self._bound = bound
         self._fits: dict[Hashable, _Fit] = {}
+        self._bounds: dict[Hashable, int] = {}
 
     def measured(self, key: Hashable, size: int, seconds: float) -> None:
         """A batch of `size` calls took `seconds`."""
@@ -57,16 +58,24 @@ class BatchSizes:
         if len(self._fits) > MAX_KEYS:
             del self._fits[next(iter(self._fits))]
 
+    def too_large(self, key: Hashable, size: int) -> None:
+        """A batch of `size` calls did not fit into the device's memory."""
+        self._bounds[key] = max(1, min(self.bound(key), size // 2))
+
+    def bound(self, key: Hashable) -> int:
+        """How many calls of a key may be put together at all."""
+        return self._bounds.get(key, self._bound)
+
     def limit(self, key: Hashable) -> int:
         """The size where growing stops paying; the bound where that is not known."""
         fit = self._fits.get(key)
         line = fit.line if fit else None
         if line is None or line[1] <= 0.0:
-            return self._bound
+            return self.bound(key)
         a, b = line
         gain = 2.0 - WORTH_DOUBLING  # from 2(a + bB) = WORTH_DOUBLING · (a + 2bB)
         enough = gain * max(a, 0.0) / (2.0 * (WORTH_DOUBLING - 1.0) * b)
-        return max(1, min(self._bound, int(enough + 1e-6)))
+        return max(1, min(self.bound(key), int(enough + 1e-6)))
 
     def seconds(self, key: Hashable) -> float:
         """About how many seconds one more call of `key` adds to a batch; those of an average key where not known."""

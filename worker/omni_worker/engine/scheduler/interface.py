@@ -45,6 +45,7 @@ class SchedulerRequest:
 class RequestState:
     """A request inside a scheduler. `key` is that of its next model call: None until the runner has prepared it.
 
+    `in_loop` says whether that call is one of the denoising loop, and not of the encoding before or the decoding after.
     `arrival` counts requests, `arrived` is in seconds on the scheduler's clock.
     """
 
@@ -53,6 +54,7 @@ class RequestState:
     arrived: float = 0.0
     status: Status = Status.WAITING
     key: Hashable | None = None
+    in_loop: bool = True
     step: int = 0
     total_steps: int = 0
     prepared: bool = False
@@ -94,6 +96,7 @@ class RequestOutput:
 
     id: str
     key: Hashable | None = None
+    in_loop: bool = True
     step: int = 0
     total_steps: int = 0
     result: Any = None
@@ -105,11 +108,13 @@ class RunnerOutput:
     """The answer to one SchedulerOutput: one entry for each of its `new` and `cached`, in any order.
 
     `call_seconds` is what the one model call for `cached` took; None where there was none, or it was no usual one.
+    `out_of_memory`: the batch was too large for the device, and was run in parts.
     """
 
     step_id: int
     outputs: tuple[RequestOutput, ...] = ()
     call_seconds: float | None = None
+    out_of_memory: bool = False
 
 
 @dataclass(frozen=True)

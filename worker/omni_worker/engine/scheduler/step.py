@@ -17,6 +17,9 @@ from omni_worker.engine.scheduler.policies import FifoPolicy, Moment, Policy, cl
 class StepScheduler(BaseScheduler):
     """Runs up to `max_num_seqs` requests, and lets `policy` choose who they are and which of them are next.
 
+    Calls of the denoising loop and others (text encoding, decoding) take turns where both are ready: so the loop never
+    waits for more than one call of another kind, and newcomers and finished requests pass through at once.
+
     With `find_batch_size` a batch grows only as far as that pays, by what earlier batches of its key took.
     """
 
@@ -25,22 +28,31 @@ class StepScheduler(BaseScheduler):
         self._policy = policy or FifoPolicy()
         self._find_batch_size = find_batch_size
         self._sizes = BatchSizes(max_num_seqs)
+        self._loop_is_next = True
 
     def schedule(self, now: float = 0.0) -> SchedulerOutput:
         moment = Moment(now, self.limit, self._sizes.seconds)
         admitted = self._fill(moment)
         ready = [state for state in self._running.values() if state.prepared]
-        batch = self._policy.choose(ready, moment) if ready else []
+        batch = self._policy.choose(self._of_turn(ready), moment) if ready else []
         return self._output(new=[state for state in admitted if not state.prepared], cached=batch)
+
+    def _of_turn(self, ready: list[RequestState]) -> list[RequestState]:
+        """Those of the ready whose kind of call is next: the other kind than last time, where there is one."""
+        turn = [state for state in ready if state.in_loop is self._loop_is_next] or ready
+        self._loop_is_next = not turn[0].in_loop
+        return turn
 
     def limit(self, key: Hashable) -> int:
         """How many calls of `key` go into one batch."""
-        return self._sizes.limit(key) if self._find_batch_size else self.max_num_seqs
+        return self._sizes.limit(key) if self._find_batch_size else self._sizes.bound(key)
 
     def update_from_output(self, scheduled: SchedulerOutput, output: RunnerOutput) -> list[SchedulerEvent]:
-        if scheduled.cached and output.call_seconds is not None:
-            state = self._running.get(scheduled.cached[0])
-            if state is not None and state.key is not None:
+        state = self._running.get(scheduled.cached[0]) if scheduled.cached else None
+        if state is not None and state.key is not None:
+            if output.out_of_memory:
+                self._sizes.too_large(state.key, len(scheduled.cached))
+            elif output.call_seconds is not None:
                 self._sizes.measured(state.key, len(scheduled.cached), output.call_seconds)
         return super().update_from_output(scheduled, output)
 

@@ -1,0 +1,125 @@
+"""What of the process's state belongs to one request while its pipeline runs: switched as a thread's registers are.
+
+A pipeline's own code may turn gradients on, draw from the global random generator, set attention processors by name or
+hang a hook on a layer. Its greenlet is suspended in the midst of that, and others run on the same models; so each gets
+its own when it goes on, and leaves things as they were when it stops.
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+DEVICES = ("cpu", "cuda")
+
+
+class ModelState:
+    """What pipelines change in models that all requests share: attention processors, switches, hooks."""
+
+    def __init__(self, models: Sequence[torch.nn.Module]) -> None:
+        layers = {id(layer): layer for model in models for layer in model.modules()}.values()
+        self._usual = [
+            (vars(layer), name, value)
+            for layer in layers
+            for name, value in vars(layer).items()
+            if name == "processor" or (isinstance(value, bool) and name != "training")
+        ]
+        self._hooks = [vars(layer)[name] for layer in layers for name in HOOKS]
+        self._usual_hooks = [dict(hooks) for hooks in self._hooks]
+        self._has_usual_hooks = any(self._usual_hooks)
+
+    def take_changes(self) -> "Changes | None":
+        """What differs from how the models were loaded, which is put back; None where nothing does."""
+        values = {i: own[name] for i, (own, name, usual) in enumerate(self._usual) if own[name] is not usual}
+        hooks = {}
+        if self._has_usual_hooks or any(self._hooks):
+            hooks = {i: dict(own) for i, own in enumerate(self._hooks) if own != self._usual_hooks[i]}
+        if not values and not hooks:
+            return None
+        self.install({i: self._usual[i][2] for i in values}, {i: self._usual_hooks[i] for i in hooks})
+        return Changes(self, values, hooks)
+
+    def install(self, values: dict[int, Any], hooks: dict[int, dict[int, Any]]) -> None:
+        """Put values and hooks, known by their places, into the models."""
+        for i, value in values.items():
+            own, name, _ = self._usual[i]
+            own[name] = value
+        for i, own_hooks in hooks.items():
+            self._hooks[i].clear()
+            self._hooks[i].update(own_hooks)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The changes that one request has made to the models."""
+
+    state: ModelState
+    values: dict[int, Any]
+    hooks: dict[int, dict[int, Any]]
+
+    @property
+    def signature(self) -> Hashable | None:
+        """Equal for changes of equal effect; None where that cannot be known."""
+        if self.hooks or any(getattr(value, "__dict__", None) for value in self.values.values()):
+            return None
+        return tuple((i, value if isinstance(value, bool) else type(value)) for i, value in self.values.items())
+
+    def install(self) -> None:
+        """Make them again."""
+        self.state.install(self.values, self.hooks)
+
+
+class RequestContext:
+    """One request's own state; `active` puts it in place of the caller's, and back.
+
+    random_state: of the global random generator as the request sees it
+    """
+
+    def __init__(self, request_id: str, models: ModelState, seed: int | None = None) -> None:
+        self.request_id = request_id
+        self._models = models
+        self._changes: Changes | None = None
+        self._grad = False
+        self._autocast: tuple[tuple[bool, torch.dtype], ...] = tuple(_autocast(device) for device in DEVICES)
+        self.random_state = torch.get_rng_state() if seed is None else torch.Generator().manual_seed(seed).get_state()
+
+    @property
+    def may_share(self) -> bool:
+        """Whether its calls may run together with those of a request of the same `signature`."""
+        return not self._grad and (self._changes is None or self._changes.signature is not None)
+
+    @property
+    def signature(self) -> Hashable:
+        """What the answer of a call depends on beside its arguments."""
+        return self._autocast, self._changes and self._changes.signature
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Run a part of the request's own code, or one of its calls."""
+        grad, random = torch.is_grad_enabled(), torch.get_rng_state()
+        autocast = tuple(_autocast(device) for device in DEVICES)
+        self._enter(self._grad, self.random_state, self._autocast)
+        if self._changes is not None:
+            self._changes.install()
+        try:
+            yield
+        finally:
+            self._grad, self.random_state = torch.is_grad_enabled(), torch.get_rng_state()
+            self._autocast = tuple(_autocast(device) for device in DEVICES)
+            self._changes = self._models.take_changes()
+            self._enter(grad, random, autocast)
+
+    def _enter(self, grad: bool, random: torch.Tensor, autocast: tuple[tuple[bool, torch.dtype], ...]) -> None:
+        torch._C._set_grad_enabled(grad)
+        torch.set_rng_state(random)
+        for device, (enabled, dtype) in zip(DEVICES, autocast, strict=True):
+            if (enabled, dtype) != _autocast(device):
+                torch.set_autocast_enabled(device, enabled)
+                torch.set_autocast_dtype(device, dtype)
+
+
+def _autocast(device: str) -> tuple[bool, torch.dtype]:
+    return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)

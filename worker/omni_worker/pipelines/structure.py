@@ -1,0 +1,81 @@
+"""The arguments and answers of model calls as trees: their tensors in order, and what must be equal beside them."""
+
+import enum
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PLAIN = (str, int, float, bool, bytes, complex, type(None), torch.dtype, torch.device, enum.Enum, range, np.generic)
+LASTING = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, torch.nn.Module)
+
+
+class Opaque(Exception):
+    """A value that nothing is known of: whoever holds it cannot be put together with another."""
+
+
+def describe(value: Any, tensor: Callable[[str, Tensor], Any], name: str = "") -> Any:
+    """All of a tree that is not in its tensors, as a hashable value; `tensor` says what is to be known of each of them.
+
+    `name` is the argument's own. Generators are all alike: whether one is used is found out when a batch is proven.
+    Raises Opaque for a value that two calls cannot be known to share.
+    """
+    if isinstance(value, Tensor):
+        return tensor(name, value)
+    if isinstance(value, dict):
+        return type(value), tuple((key, describe(item, tensor, str(key))) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return type(value), tuple([describe(item, tensor, name) for item in value])
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, torch.Generator):
+        return torch.Generator
+    if isinstance(value, LASTING):
+        return type(value), id(value)
+    raise Opaque(f"{name} is a {type(value).__name__}")
+
+
+def walk(value: Any) -> Iterator[Any]:
+    """Every value of a tree that is neither a mapping nor a sequence, in order."""
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from walk(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from walk(item)
+    else:
+        yield value
+
+
+def mapped(value: Any, tensor: Callable[[Tensor], Tensor]) -> Any:
+    """A tree like `value`, with another tensor in place of each, in order."""
+    if isinstance(value, Tensor):
+        return tensor(value)
+    if isinstance(value, dict):
+        return {name: mapped(item, tensor) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return rebuilt(value, [mapped(item, tensor) for item in value])
+    return value
+
+
+def rebuilt(template: Any, items: list[Any]) -> Any:
+    """A list or tuple (named ones too) like `template`, of other items."""
+    if hasattr(template, "_fields"):
+        return type(template)(*items)
+    return type(template)(items)
+
+
+def attributes(value: Any) -> dict[str, Any] | None:
+    """The fields of an object that holds tensors, such as a distribution or a cache; None for all other objects."""
+    if isinstance(value, PLAIN + LASTING + (torch.Generator, np.ndarray)):
+        return None
+    return getattr(value, "__dict__", None)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether every number in a tree of tensors is one."""
+    floats = (item for item in walk(value) if isinstance(item, Tensor) and item.is_floating_point())
+    return all(bool(torch.isfinite(item).all()) for item in floats)
