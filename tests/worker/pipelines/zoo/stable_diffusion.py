@@ -16,7 +16,7 @@ from .text import (
     image,
     mask_image,
 )
-from .unet_parts import SIZE, ddim, euler, sd, specimen
+from .unet_parts import SIZE, ddim, euler, louder, sd, specimen
 
 CROSS_FIRST = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -56,7 +56,7 @@ def _depth(pipeline_class: type) -> Any:
         hidden_size=16, num_hidden_layers=4, num_attention_heads=4, intermediate_size=24, image_size=SIZE, patch_size=4,
         backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, is_hybrid=False,
     )  # fmt: skip
-    estimator = DPTForDepthEstimation(config)
+    estimator = louder(DPTForDepthEstimation(config), 3.0)  # depths far apart, as they are scaled to fill a range
     torch.nn.init.ones_(estimator.head.head[-2].bias)  # else all depths are less than nothing, and cut off
     processor = DPTImageProcessor(size={"height": SIZE, "width": SIZE})
     return sd(pipeline_class, {"in_channels": 5}, depth_estimator=estimator, feature_extractor=processor)

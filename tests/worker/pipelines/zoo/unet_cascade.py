@@ -23,7 +23,9 @@ def _vqgan() -> PaellaVQModel:
 
 
 def _wuerstchen(pipeline_class: type) -> Any:
-    prior = {"prior": WuerstchenPrior(c_in=4, c=32, depth=2, c_cond=32, c_r=32, nhead=2)} | _text(False)
+    model = WuerstchenPrior(c_in=4, c=32, depth=2, c_cond=32, c_r=32, nhead=2)
+    model.out[1].weight.data.mul_(0.2)  # it divides by one less the half of its output, which must not come near one
+    prior = {"prior": model} | _text(False)
     decoder = WuerstchenDiffNeXt(
         c_cond=32, c_hidden=[32], nhead=[2], blocks=[1], level_config=["CTA"], inject_effnet=[True], c_r=32,
         clip_embd=32, effnet_embd=4,

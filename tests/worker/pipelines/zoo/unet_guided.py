@@ -42,12 +42,12 @@ def _gligen(pipeline_class: type) -> Any:
 
 def _opened(pipe: Any) -> Any:
     """With the gates open that start as shut."""
-    louder(pipe.unet.position_net, 8.0)
+    louder(pipe.unet.position_net, 4.0)
     for name, parameter in pipe.unet.named_parameters():
         if name.endswith(("alpha_attn", "alpha_dense")):
-            torch.nn.init.constant_(parameter, 3.0)
-        elif ".fuser." in name:
-            parameter.data.mul_(3.0)
+            torch.nn.init.constant_(parameter, 2.0)
+        elif ".fuser." in name and parameter.ndim > 1:
+            parameter.data.mul_(2.0)
     return pipe
 
 
@@ -116,7 +116,7 @@ SPECIMENS = [
     _family("text-to-image", d.StableDiffusionPanoramaPipeline, inputs=lambda i: {"width": 4 * SIZE}),
     _family("text-to-image", d.StableDiffusionGLIGENPipeline, _gligen, _boxes),
     _family("text-to-image", d.StableDiffusionGLIGENTextImagePipeline, _gligen,
-            lambda i: _boxes(i) | {"gligen_images": [image(i)], "gligen_normalize_constant": 1.0}),
+            lambda i: _boxes(i) | {"gligen_images": [image(i)], "gligen_normalize_constant": 8.0}),
     _family("text-to-image", d.StableDiffusionAttendAndExcitePipeline,
             inputs=lambda i: {"token_indices": [2, 7], "attn_res": (4, 4), "max_iter_to_alter": 2, "thresholds": {}}),
     _family("text-to-image", d.StableDiffusionSAGPipeline, _one_width, lambda i: {"sag_scale": 0.5 + 0.1 * i}),
