@@ -18,8 +18,11 @@ import zmq
 from omni_worker.engine.executor.shared_memory import Block, Reader, Writer
 
 POOLED_BYTES = 64 << 10
-_PLACE = struct.Struct("=iQQ")
-_INLINE = Block(-1, 0, 0)
+_PLACE = struct.Struct("=IQQ")
+_COUNT = struct.Struct("=I")
+_FLOATS = (torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
+_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_NUMPY_DTYPES = frozenset((*_FLOATS, *_INTEGERS))
 
 # ---- executor → worker
 
@@ -68,54 +71,54 @@ def make_socket(context: "zmq.Context[Any]") -> "zmq.Socket[Any]":
     return socket
 
 
-def encode(message: Any, pool: Writer) -> list[Any]:
-    """The frames of a message. Raises what pickle raises where it cannot be sent."""
-    large: list[np.ndarray] = []
+def encode(message: Any, pool: Writer) -> memoryview:
+    """A message as bytes: the pickle, the places of its large buffers, and how many these are.
+
+    Raises what pickle raises where it cannot be sent.
+    """
+    places: list[bytes] = []
 
     def stays(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        if raw.nbytes <= POOLED_BYTES:
+        if raw.nbytes <= POOLED_BYTES or (block := pool.put(np.frombuffer(raw, np.uint8))) is None:
             return True
-        large.append(np.frombuffer(raw, np.uint8))
+        places.append(_PLACE.pack(*block))
         return False
 
     stream = BytesIO()
-    _Pickler(stream, protocol=5, buffer_callback=stays).dump(message)
-    if not large:
-        return [stream.getbuffer()]
-    places, inline = [], []
-    for data in large:
-        block = pool.put(data)
-        places.append(_PLACE.pack(*(block or _INLINE)))
-        if block is None:
-            inline.append(data)
-    return [stream.getbuffer(), b"".join(places), *inline]
+    try:
+        _Pickler(stream, protocol=5, buffer_callback=stays).dump(message)
+    except BaseException:
+        for place in _PLACE.iter_unpack(b"".join(places)):
+            pool.discard(Block(*place))
+        raise
+    stream.write(b"".join((*places, _COUNT.pack(len(places)))))
+    return stream.getbuffer()
 
 
-def decode(frames: list[Any], pool: Reader) -> Any:
-    """The message in `frames`. Its arrays and CPU tensors are views of the pool where that is safe."""
-    if len(frames) == 1:
-        return pickle.loads(frames[0])
-    payload, places, *inline = frames
-    rest = iter(inline)
-    blocks = (Block(*place) for place in _PLACE.iter_unpack(places))
-    return pickle.loads(
-        payload, buffers=[pool.take(block) if block.number >= 0 else bytearray(next(rest)) for block in blocks]
-    )
+def decode(data: bytes | memoryview, pool: Reader) -> Any:
+    """The message in `data`. Its large arrays and tensors are views of the pool where that is safe."""
+    end = len(data) - _COUNT.size
+    (count,) = _COUNT.unpack_from(data, end)
+    places = _PLACE.iter_unpack(data[end - count * _PLACE.size : end])
+    return pickle.loads(data, buffers=[pool.take(Block(*place)) for place in places])  # which stops where it ends
 
 
 def _reduce_tensor(tensor: torch.Tensor) -> Any:
     """A tensor as a buffer of its bytes: it arrives on the CPU, contiguous and without its graph."""
     if tensor.layout is not torch.strided or tensor.is_quantized:
         return tensor.__reduce_ex__(5)
-    flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
-    return _rebuild_tensor, (pickle.PickleBuffer(flat.numpy()), tensor.dtype, tuple(tensor.shape))
+    dtype, shape = tensor.dtype, tuple(tensor.shape)
+    if dtype not in _NUMPY_DTYPES:
+        tensor = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    array = np.ascontiguousarray(tensor.numpy(force=True))
+    return _rebuild_tensor, (pickle.PickleBuffer(array), str(dtype)[len("torch.") :], shape)
 
 
-def _rebuild_tensor(buffer: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+def _rebuild_tensor(buffer: Any, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
     if 0 in shape:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(buffer, dtype=dtype).reshape(shape)
+        return torch.empty(shape, dtype=getattr(torch, dtype))
+    return torch.frombuffer(buffer, dtype=getattr(torch, dtype)).view(shape)
 
 
 def _reduce_array(array: np.ndarray) -> Any:

@@ -11,7 +11,6 @@ full, `put` says so, and the caller sends the buffer another way.
 """
 
 import contextlib
-import ctypes
 import mmap
 import os
 import weakref
@@ -81,6 +80,10 @@ class Writer(_Mapping):
         insort(self._held, (offset, offset + size, index))
         return Block(index, offset, size)
 
+    def discard(self, block: Block) -> None:
+        """Take back a block that no reader was told of."""
+        self._map[block.number * self._readers : (block.number + 1) * self._readers] = bytes(self._readers)
+
     @property
     def blocks_held(self) -> int:
         """How many blocks some reader has not released yet."""
@@ -109,19 +112,19 @@ class Reader(_Mapping):
     def __init__(self, descriptor: int, readers: int, number: int = 0) -> None:
         super().__init__(descriptor, readers)
         self._number = number
-        self._views: dict[int, weakref.ref[ctypes.Array[ctypes.c_ubyte]]] = {}
+        self._views: dict[int, weakref.ref[np.ndarray]] = {}
 
-    def take(self, block: Block) -> ctypes.Array[ctypes.c_ubyte] | np.ndarray:
-        """The buffer in `block`, to keep and to write to.
+    def take(self, block: Block) -> np.ndarray:
+        """The buffer in `block` as a flat uint8 array, to keep and to write to.
 
         Where this is the only reader, it is a view, and whatever is built on it holds the block: the last to go
         releases it. Where there are others it is a copy, since one's writing would reach them all.
         """
+        view = np.frombuffer(self._map, np.uint8, block.size, block.offset)
         if self._readers > 1:
-            copy = np.frombuffer(self._map, np.uint8, block.size, block.offset).copy()
+            copy = view.copy()
             self._release(block.number)
             return copy
-        view = (ctypes.c_ubyte * block.size).from_buffer(self._map, block.offset)
         self._views[block.number] = weakref.ref(view, lambda _: self._release(block.number))
         return view
 

@@ -58,7 +58,9 @@ class Worker:
             return
         self._send(Answer(0, card if self._is_first else None))
         while not isinstance(message := self._receive(), Stop):
-            self._send(self._answer(runner, message))
+            answer = self._answer(runner, message)
+            del message  # before the next one is written, so that it can take the same place
+            self._send(answer)
         runner.close()
         ranks.close()
 
@@ -86,14 +88,14 @@ class Worker:
         return replace(output, key=key, error=None if output.error is None else portable(output.error))
 
     def _receive(self) -> Any:
-        return decode(self._socket.recv_multipart(), self._broadcast)
+        return decode(self._socket.recv(), self._broadcast)
 
     def _send(self, message: Answer) -> None:
         try:
-            frames = encode(message, self._results)
+            data = encode(message, self._results)
         except Exception as error:  # whatever pickle says to an answer that it cannot take
-            frames = encode(Answer(message.number, error=_noted(error)), self._results)
-        self._socket.send_multipart(frames)
+            data = encode(Answer(message.number, error=_noted(error)), self._results)
+        self._socket.send(data)
 
 
 def _noted(error: Exception) -> Exception:

@@ -72,9 +72,9 @@ class Workers:
 
     def send(self, message: Any) -> None:
         """Send to all ranks. Raises what pickle raises where the message cannot be sent: then nobody got it."""
-        frames = encode(message, self._broadcast)
+        data = encode(message, self._broadcast)
         for worker in self._workers:
-            worker.socket.send_multipart(frames)
+            worker.socket.send(data)
 
     def receive(self, timeout: float | None) -> list[tuple[int, Answer]]:
         """What has come by now, or comes next, with the rank it is from; nothing where `timeout` seconds were too few.
@@ -83,7 +83,7 @@ class Workers:
         """
         ready = dict(self._poller.poll(None if timeout is None else math.ceil(timeout * 1e3)))
         received = [
-            (worker.rank, decode(worker.socket.recv_multipart(), worker.results))
+            (worker.rank, decode(worker.socket.recv(), worker.results))
             for worker in self._workers
             if worker.socket in ready
         ]
