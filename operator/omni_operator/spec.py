@@ -149,6 +149,16 @@ class Accelerator(Record):
     count: int = Field(default=1, description="Devices of one replica.", ge=1, le=64)
 
 
+class Parallelism(Record):
+    cfg: int = Field(
+        default=1,
+        description="Processes of each replica, a device each, over which the rows of a batched model call are spread:"
+        " the branches with and without guidance are such rows.",
+        ge=1,
+        le=64,
+    )
+
+
 class Scheduling(Record):
     mode: Literal["step", "request"] = Field(
         default="step",
@@ -202,6 +212,9 @@ class Stage(Record):
         default=1, description="Replicas in each headless pod, each with its own devices.", ge=1, le=16
     )
     accelerator: Accelerator | None = Field(default=None, description="Devices of each replica; absent means the CPU.")
+    parallelism: Parallelism = Field(
+        default_factory=Parallelism, description="How a replica divides its work over its devices."
+    )
     scheduling: Scheduling = Field(default_factory=Scheduling, description="How a replica orders its work.")
     rollout: Rollout = Field(default_factory=Rollout, description="How a change of the pods is rolled out.")
     drain: Drain = Field(default_factory=Drain, description="How a replica stops.")
@@ -347,6 +360,23 @@ def head_stage_exists(pipeline: OmniPipeline) -> Iterable[Problem]:
         )
 
 
+def devices_are_used(pipeline: OmniPipeline) -> Iterable[Problem]:
+    for index, stage in enumerate(pipeline.spec.stages):
+        ranks, count = stage.parallelism.cfg, stage.accelerator.count if stage.accelerator else None
+        if count is not None and count != ranks:
+            yield Problem(
+                f"spec.stages[{index}].parallelism.cfg",
+                f"is {ranks}, and accelerator.count is {count}: each process of a replica uses one device; set both to"
+                " the same number",
+            )
+        if ranks > 1 and stage.scheduling.mode == "request":
+            yield Problem(
+                f"spec.stages[{index}].parallelism.cfg",
+                f"is {ranks}, and scheduling.mode is request: a request that runs whole cannot be divided; set mode to"
+                " step, or cfg to 1",
+            )
+
+
 def rollout_can_move(pipeline: OmniPipeline) -> Iterable[Problem]:
     for index, stage in enumerate(pipeline.spec.stages):
         if all(value in (0, "0%") for value in (stage.rollout.max_unavailable, stage.rollout.max_surge)):
@@ -368,6 +398,7 @@ RULES: tuple[Callable[[OmniPipeline], Iterable[Problem]], ...] = (
     stage_names_are_unique,
     one_stage_only,
     head_stage_exists,
+    devices_are_used,
     rollout_can_move,
     templates_can_be_merged,
 )

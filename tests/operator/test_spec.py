@@ -65,6 +65,23 @@ REFUSED = {
         {"spec.stages.0.rollout": {"maxUnavailable": "0%", "maxSurge": 0}},
         "a rollout could never begin; set one of them to 1",
     ),
+    "a device that no process uses": (
+        {"spec.stages.0.accelerator.count": 2},
+        "spec.stages[0].parallelism.cfg: is 1, and accelerator.count is 2",
+    ),
+    "a process without a device": (
+        {"spec.stages.0.parallelism.cfg": 2},
+        "spec.stages[0].parallelism.cfg: is 2, and accelerator.count is 1",
+    ),
+    "whole requests over several processes": (
+        {
+            "spec.stages.0.accelerator": None,
+            "spec.stages.0.parallelism.cfg": 2,
+            "spec.stages.0.scheduling.mode": "request",
+        },
+        "a request that runs whole cannot be divided; set mode to step, or cfg to 1",
+    ),
+    "no process at all": ({"spec.stages.0.parallelism.cfg": 0}, "spec.stages[0].parallelism.cfg: 0"),
     "a percentage of no form": ({"spec.stages.0.rollout": {"maxSurge": "5"}}, "or a percentage like '25%'"),
     "a batch of nothing": (
         {"spec.stages.0.scheduling.maxNumSeqs": 0},
@@ -93,6 +110,8 @@ ACCEPTED = {
     "a model in a folder": {"spec.model.source": "/models/qwen"},
     "percentages": {"spec.stages.0.rollout": {"maxUnavailable": "25%", "maxSurge": "0%"}},
     "a fixed batch": {"spec.stages.0.scheduling.maxNumSeqs": 8},
+    "a process for each device": {"spec.stages.0.accelerator.count": 2, "spec.stages.0.parallelism.cfg": 2},
+    "processes on the CPU": {"spec.stages.0.accelerator": REMOVED, "spec.stages.0.parallelism.cfg": 2},
     "null for what may be absent": {"spec.stages.0.replicas": None, "spec.stages.0.accelerator": None},
     "no replica at all": {"spec.replicas": 0},
     "what a cluster adds": {"metadata.managedFields": [], "metadata.labels": {"a": "b"}, "status": {"replicas": 2}},

@@ -54,7 +54,13 @@ def test_replicas_in_a_cluster_find_the_head_by_its_service_name(digits: dict[st
 
 def test_devices_are_those_of_all_replicas_in_the_process(digits: dict[str, Any]) -> None:
     manifest = edited(
-        digits, {"spec.head.localReplicas": 1, "spec.stages.0.localReplicas": 2, "spec.stages.0.accelerator.count": 4}
+        digits,
+        {
+            "spec.head.localReplicas": 1,
+            "spec.stages.0.localReplicas": 2,
+            "spec.stages.0.accelerator.count": 4,
+            "spec.stages.0.parallelism.cfg": 4,
+        },
     )
     topology = in_cluster(parse(manifest))
     assert topology.head.devices == 4
@@ -76,6 +82,12 @@ SETTINGS = {
     "mode request": ({"spec.stages.0.scheduling.mode": "request"}, "replica", "--no-step-execution", ""),
     "maxNumSeqs": ({"spec.stages.0.scheduling.maxNumSeqs": 3}, "replica", "--max-num-seqs", "3"),
     "policy": ({"spec.stages.0.scheduling.policy": "edf"}, "replica", "--scheduling-policy", "edf"),
+    "parallelism": (
+        {"spec.stages.0.parallelism.cfg": 2, "spec.stages.0.accelerator.count": 2},
+        "replica",
+        "--cfg-parallel-size",
+        "2",
+    ),
     "drain of a replica": ({"spec.stages.0.drain.timeoutSeconds": 7}, "replica", "--drain-timeout", "7"),
     "drain of the head": ({"spec.stages.0.drain.timeoutSeconds": 7}, "head", "--drain-timeout", "7"),
     "startup": ({"spec.stages.0.startupTimeoutSeconds": 77}, "replica", "--stage-init-timeout", "77"),

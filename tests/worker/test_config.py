@@ -37,6 +37,12 @@ def test_headless_replicas_find_the_head_by_its_address():
     assert (config.replica(0).address, config.replica(0).bind_host) == ("10.0.0.7", "0.0.0.0")
 
 
+def test_a_replica_is_told_of_its_processes():
+    engine = parse("--cfg-parallel-size", "2", "--step-timeout", "30").replica(0).engine
+    assert (engine.parallel_size, engine.step_timeout) == (2, 30.0)
+    assert parse().replica(0).engine.parallel_size == 1
+
+
 def test_the_flags_offer_exactly_the_policies_that_there_are():
     assert set(LB_POLICIES) == set(BALANCERS)
     assert set(SCHEDULING_POLICIES) == set(POLICIES)
@@ -56,6 +62,9 @@ def test_the_stage_config_names_the_stages(tmp_path):
             ["--headless", "--omni-master-address", "h", "--omni-dp-size-local", "0"],
             "at least 1",
             id="headless without replicas",
+        ),
+        pytest.param(
+            ["--cfg-parallel-size", "2", "--no-step-execution"], "divides single steps", id="whole requests over ranks"
         ),
         pytest.param(["--stage-config", "/nowhere.yaml"], "No such file", id="a stage config that is not there"),
     ],
@@ -80,6 +89,7 @@ def test_a_stage_config_of_another_form_is_refused(tmp_path, text):
         ["--port", "http"],
         ["--omni-dp-size-local", "-1"],
         ["--max-num-seqs", "0"],
+        ["--cfg-parallel-size", "0"],
         ["--omni-heartbeat-timeout", "never"],
         ["--drain-timeout", "inf"],
         ["--omni-lb-policy", "fastest"],

@@ -41,12 +41,18 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How a replica runs its requests; `step_execution` None steps where the pipeline can."""
+    """How a replica runs its requests; `step_execution` None steps where the pipeline can.
+
+    parallel_size: its processes, over which batched model calls are spread
+    step_timeout: seconds after which a step in them has failed
+    """
 
     step_execution: bool | None
     max_num_seqs: int
     find_batch_size: bool
     scheduling_policy: str
+    parallel_size: int = 1
+    step_timeout: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="who runs next: in order (fifo), fair shares (drr), the shortest (srpt), the earliest deadline (edf)",
     )
     parser.add_argument(
+        "--cfg-parallel-size",
+        type=_at_least(1),
+        default=1,
+        metavar="N",
+        help="processes of each replica, a device each, over which the rows of a batched model call are spread (1)",
+    )
+    parser.add_argument(
+        "--step-timeout",
+        type=_seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="with several processes: time after which a step has failed, and the replica is started again (600)",
+    )
+    parser.add_argument(
         "--stage-init-timeout", type=_seconds, default=600.0, metavar="SECONDS", help="time to load the model (600)"
     )
     parser.add_argument("--stage-config", metavar="FILE", help="head: YAML or JSON that names the pipeline's stages")
@@ -189,6 +209,8 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
         raise UsageError("--headless needs --omni-master-address: where the head is")
     if args.headless and args.omni_dp_size_local == 0:
         raise UsageError("--omni-dp-size-local 0 is for a head; a headless process needs at least 1")
+    if args.cfg_parallel_size > 1 and args.step_execution is False:
+        raise UsageError("--cfg-parallel-size above 1 divides single steps: it does not go with --no-step-execution")
     stages = _stages(args.stage_config, args.stage_id)
     if args.stage_id not in {stage.id for stage in stages}:
         raise UsageError(f"--stage-id {args.stage_id}: --stage-config names only {[stage.id for stage in stages]}")
@@ -216,6 +238,8 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
             max_num_seqs=AUTO_MAX_NUM_SEQS if args.max_num_seqs == "auto" else args.max_num_seqs,
             find_batch_size=args.max_num_seqs == "auto",
             scheduling_policy=args.scheduling_policy,
+            parallel_size=args.cfg_parallel_size,
+            step_timeout=args.step_timeout,
         ),
         stage_init_timeout=args.stage_init_timeout,
         drain_timeout=args.drain_timeout,

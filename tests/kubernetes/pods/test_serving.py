@@ -135,7 +135,9 @@ def test_a_pipeline_that_asks_for_more_gpus_than_there_are_says_so(digits: Kubec
     there = sum(int(node["status"]["allocatable"].get("nvidia.com/gpu", 0)) for node in digits.items("nodes"))
     manifest = yaml.safe_load(EXAMPLE.read_text())
     manifest["spec"]["replicas"] = 1
-    manifest["spec"]["stages"][0]["accelerator"]["count"] = there + 1
+    stage = manifest["spec"]["stages"][0]
+    stage["accelerator"]["count"] = there + 1
+    stage["parallelism"] = {"cfg": there + 1}
     digits.apply(manifest)
     blocked = eventually(
         lambda: (found := digits.condition("Ready")).get("reason") == "Unschedulable" and found,
