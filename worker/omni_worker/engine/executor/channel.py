@@ -111,7 +111,7 @@ def _reduce_tensor(tensor: torch.Tensor) -> Any:
     dtype, shape = tensor.dtype, tuple(tensor.shape)
     if dtype not in _NUMPY_DTYPES:
         tensor = tensor.detach().contiguous().view(-1).view(torch.uint8)
-    array = np.ascontiguousarray(tensor.numpy(force=True))
+    array: Any = np.ascontiguousarray(tensor.numpy(force=True))
     return _rebuild_tensor, (pickle.PickleBuffer(array), str(dtype)[len("torch.") :], shape)
 
 
