@@ -173,6 +173,13 @@ class Scheduling(Record):
         default="auto",
         description="Requests that a replica runs at one time; auto: 32, in batches that grow as far as that pays.",
     )
+    max_waiting: int = Field(
+        default=256,
+        description="Requests that wait at a replica beyond those. When all replicas hold so many, more are answered"
+        " with 429 and a Retry-After.",
+        ge=0,
+        le=100_000,
+    )
 
 
 class Rollout(Record):

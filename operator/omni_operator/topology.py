@@ -248,6 +248,7 @@ def engine(stage: Stage) -> list[str]:
     return [
         "--step-execution" if stage.scheduling.mode == "step" else "--no-step-execution",
         f"--max-num-seqs={stage.scheduling.max_num_seqs}",
+        f"--max-waiting={stage.scheduling.max_waiting}",
         f"--scheduling-policy={stage.scheduling.policy}",
         f"--cfg-parallel-size={stage.parallelism.cfg}",
         f"--stage-init-timeout={stage.startup_timeout_seconds}",

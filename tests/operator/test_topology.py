@@ -81,6 +81,7 @@ SETTINGS = {
     "mode step": ({"spec.stages.0.scheduling.mode": "step"}, "replica", "--step-execution", ""),
     "mode request": ({"spec.stages.0.scheduling.mode": "request"}, "replica", "--no-step-execution", ""),
     "maxNumSeqs": ({"spec.stages.0.scheduling.maxNumSeqs": 3}, "replica", "--max-num-seqs", "3"),
+    "maxWaiting": ({"spec.stages.0.scheduling.maxWaiting": 0}, "replica", "--max-waiting", "0"),
     "policy": ({"spec.stages.0.scheduling.policy": "edf"}, "replica", "--scheduling-policy", "edf"),
     "parallelism": (
         {"spec.stages.0.parallelism.cfg": 2, "spec.stages.0.accelerator.count": 2},

@@ -49,6 +49,7 @@ class EngineConfig:
 
     step_execution: bool | None
     max_num_seqs: int
+    max_waiting: int
     find_batch_size: bool
     scheduling_policy: str
     parallel_size: int = 1
@@ -171,6 +172,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="requests that a replica runs at one time; auto: 32, batched as far as that pays (default: auto)",
     )
     parser.add_argument(
+        "--max-waiting",
+        type=_at_least(0),
+        default=256,
+        metavar="N",
+        help="requests that wait at a replica beyond those; more are told to come again later: HTTP 429 (default: 256)",
+    )
+    parser.add_argument(
         "--scheduling-policy",
         choices=SCHEDULING_POLICIES,
         default="fifo",
@@ -236,6 +244,7 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
         engine=EngineConfig(
             step_execution=args.step_execution,
             max_num_seqs=AUTO_MAX_NUM_SEQS if args.max_num_seqs == "auto" else args.max_num_seqs,
+            max_waiting=args.max_waiting,
             find_batch_size=args.max_num_seqs == "auto",
             scheduling_policy=args.scheduling_policy,
             parallel_size=args.cfg_parallel_size,
