@@ -6,6 +6,7 @@ import pickle
 import secrets
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,7 @@ class Setup:
 
 def start(setup: Setup, hash_seed: int, devices: list[str]) -> subprocess.Popen[bytes]:
     """Start the worker. It ends when its stdin closes: the kernel does that for a parent that dies."""
+    told = pickle.dumps(setup)
     process = subprocess.Popen(
         [sys.executable, "-m", MAIN],
         stdin=subprocess.PIPE,
@@ -56,14 +58,9 @@ def start(setup: Setup, hash_seed: int, devices: list[str]) -> subprocess.Popen[
         env=_environment(setup, hash_seed, devices),
     )
     assert process.stdin is not None
-    try:
-        process.stdin.write(pickle.dumps(setup))
+    with suppress(BrokenPipeError):  # a worker that died already is noticed as any other
+        process.stdin.write(told)
         process.stdin.flush()
-    except BaseException as error:
-        process.kill()
-        process.communicate()
-        if not isinstance(error, BrokenPipeError):  # a worker that died already is noticed as any other
-            raise
     return process
 
 
@@ -91,7 +88,7 @@ def log_level() -> str:
 
 def _environment(setup: Setup, hash_seed: int, devices: list[str]) -> dict[str, str]:
     share = len(devices) // setup.size
-    cores = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
+    cores = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or len(os.sched_getaffinity(0)))
     changes = {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "PYTHONHASHSEED": str(hash_seed),

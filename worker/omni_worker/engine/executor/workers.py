@@ -126,7 +126,8 @@ class Workers:
         for worker in self._workers:
             worker.process.wait()
             assert worker.process.stdin is not None
-            worker.process.stdin.close()
+            with suppress(BrokenPipeError):
+                worker.process.stdin.close()
             os.close(worker.death)
             worker.socket.close()
             worker.results.close()
