@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers.guiders import BaseGuidance
 from greenlet import getcurrent, greenlet
 
 from omni_worker.pipelines.arguments import CallArguments
@@ -104,6 +105,8 @@ class InterceptedPipeline:
                 own[name] = self._stand_in(part, context)
             elif isinstance(part, SchedulerMixin):
                 own[name] = own_solver(part, state, self._concurrent)
+            elif isinstance(part, BaseGuidance):  # remembers the step, and sums over the steps before
+                own[name] = copy.deepcopy(part)
             elif isinstance(part, DiffusionPipeline):
                 own[name] = self._shell(part, state, context)
         return shell

@@ -25,6 +25,7 @@ class Treatment(Enum):
     """What becomes of one tensor argument."""
 
     JOIN = auto()  # one call's rows after another's
+    JOIN_SECOND = auto()  # the same, where the rows are the second dimension
     SHARE = auto()  # the same for all, so taken once
     EXPAND = auto()  # one number, or one row, for all rows of a call
     NONE = auto()  # there is none: it stands in a list that is joined, or the plan does not fit
@@ -67,12 +68,16 @@ def plans(calls: Sequence[Call], equal: Sequence[bool]) -> Iterator[Plan]:
 
 def _ways(call: Call, equal: Sequence[bool]) -> list[tuple[Treatment, ...]]:
     """What may become of each leaf: rows are joined; then, one leaf at a time and all of them, they are shared where
-    they are the same in all calls, for they may look like rows by accident."""
+    they are the same in all calls, for they may look like rows by accident; then one is joined at its second dimension.
+    """
     lengths = [leaf.value.shape[0] if leaf.value.dim() else 0 for leaf in call.leaves]
     joined = [_treatment(length, call.rows, is_equal) for length, is_equal in zip(lengths, equal, strict=True)]
     doubtful = [i for i, length in enumerate(lengths) if equal[i] and length == call.rows]
     sets = [[], *([i] for i in doubtful), doubtful] if len(doubtful) > 1 else [[], doubtful]
     ways = [tuple(Treatment.SHARE if i in shared else way for i, way in enumerate(joined)) for shared in sets]
+    second = [leaf.value.dim() > 2 and leaf.value.shape[1] == call.rows for leaf in call.leaves]
+    for i in [i for i, is_likely in enumerate(second) if is_likely and not equal[i]]:
+        ways.append((*joined[:i], Treatment.JOIN_SECOND, *joined[i + 1 :]))
     return list(dict.fromkeys(ways))
 
 
@@ -162,6 +167,11 @@ class _Merge:
             return values[0]
         if treatment is Treatment.EXPAND:
             values = [value.reshape(1, *value.shape[1:]).expand(self._rows, *value.shape[1:]) for value in values]
+        if treatment is Treatment.JOIN_SECOND:
+            return self._concatenated([value.transpose(0, 1) for value in values]).transpose(0, 1)
+        return self._concatenated(values)
+
+    def _concatenated(self, values: Sequence[Tensor]) -> Tensor:
         if not self._plan.by_rows:
             return torch.cat(list(values))
         return torch.stack([value.unflatten(0, (self._rows, -1)) for value in values], dim=1).flatten(0, 2)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import types
 from typing import Any
 
 from omni_worker.pipelines.protocol import StepState
@@ -13,19 +14,28 @@ def own_solver(solver: Any, state: StepState, is_shared: bool) -> Any:
     Where requests run side by side (`is_shared`) it is a deep copy; one that runs alone uses the original's tables.
     """
     own = copy.deepcopy(solver) if is_shared else copy.copy(solver)
-    kind = type(own)
-    if not hasattr(kind, "step"):
-        return own
+    if hasattr(type(own), "step"):
+        vars(own)["step"] = CountedStep(own, state)
+    return own
 
-    @functools.wraps(kind.step)
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        outcome = kind.step(self, *args, **kwargs)
-        if self is own:  # a pipeline may make copies of its own, for the sound of a video
-            state.step += 1
-            skipped = getattr(self, "begin_index", None) or 0
-            state.total_steps = max(len(self.timesteps) - skipped, state.step)
+
+class CountedStep:
+    """The `step` of a timestep scheduler, which counts."""
+
+    def __init__(self, solver: Any, state: StepState) -> None:
+        self._solver = solver
+        self._state = state
+        self._step = types.MethodType(type(solver).step, solver)
+        functools.update_wrapper(self, self._step)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        outcome = self._step(*args, **kwargs)
+        skipped = getattr(self._solver, "begin_index", None) or 0
+        self._state.step += 1
+        self._state.total_steps = max(len(self._solver.timesteps) - skipped, self._state.step)
         return outcome
 
-    # A class of its own, not an attribute of the object: a copy's step must be the copy's.
-    own.__class__ = type(kind.__name__, (kind,), {"step": step, "__module__": kind.__module__, "__doc__": kind.__doc__})
-    return own
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A pipeline may copy its timestep scheduler, for the sound of a video: the copy's step is the copy's own."""
+        duplicate = memo.get(id(self._solver))
+        return self if duplicate is None else types.MethodType(type(duplicate).step, duplicate)

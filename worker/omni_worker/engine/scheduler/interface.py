@@ -46,7 +46,7 @@ class RequestState:
     """A request inside a scheduler. `key` is that of its next model call: None until the runner has prepared it.
 
     `in_loop` says whether that call is one of the denoising loop, and not of the encoding before or the decoding after.
-    `arrival` counts requests, `arrived` is in seconds on the scheduler's clock.
+    `arrival` counts requests, `arrived` is in seconds on the scheduler's clock, `served` numbers its last batch.
     """
 
     request: SchedulerRequest
@@ -58,6 +58,7 @@ class RequestState:
     step: int = 0
     total_steps: int = 0
     prepared: bool = False
+    served: int = 0
 
     @property
     def id(self) -> str:

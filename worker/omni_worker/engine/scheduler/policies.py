@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import ClassVar
 
 from omni_worker.engine.scheduler.interface import RequestState
@@ -66,34 +65,25 @@ class Policy(ABC):
                 groups.setdefault(state.key, []).append(state)
         key = self.pick(groups, moment)
         batch = [state for state in ordered if state.key == key][: moment.limit(key)]
-        self.chosen(key, batch, moment)
         return batch
-
-    def chosen(self, key: Hashable, batch: Sequence[RequestState], moment: Moment) -> None:  # noqa: B027
-        """Hears of every batch that was chosen."""
 
 
 class FifoPolicy(Policy):
     """Oldest first, without head-of-line blocking: keys take turns, and within a key the oldest requests run.
 
-    The key that has not run for the longest time is next; among keys that never ran, that of the oldest request. So a
-    short request never waits for a long one of another shape, and requests whose calls alternate between two keys
-    (with and without the prompt) fall into step and share both.
+    The key is next whose batch holds the request that was served least recently; among those never served, the oldest.
+    So a short request never waits for a long one of another shape, and requests whose calls alternate between keys
+    (with and without the prompt, one model and another) wait for each other, fall into step and share them all.
     """
-
-    def __init__(self) -> None:
-        self._turns = count(1)
-        self._last_turn: dict[Hashable, int] = {}
 
     def rank(self, state: RequestState, moment: Moment) -> Rank:
         return (float(state.arrival),)
 
     def pick(self, groups: Groups, moment: Moment) -> Hashable:
-        self._last_turn = {key: turn for key, turn in self._last_turn.items() if key in groups}
-        return min(groups, key=lambda key: (self._last_turn.get(key, 0), groups[key][0].arrival))
+        def least_recent(key: Hashable) -> tuple[int, int]:
+            return min((state.served, state.arrival) for state in groups[key][: moment.limit(key)])
 
-    def chosen(self, key: Hashable, batch: Sequence[RequestState], moment: Moment) -> None:
-        self._last_turn[key] = next(self._turns)
+        return min(groups, key=least_recent)
 
 
 class DrrPolicy(Policy):

@@ -1,6 +1,7 @@
 """Step mode: every output advances one batch by one model call, so requests join and leave between any two calls."""
 
 from collections.abc import Hashable
+from itertools import count
 
 from omni_worker.engine.scheduler.base import BaseScheduler
 from omni_worker.engine.scheduler.batch_size import BatchSizes
@@ -29,12 +30,16 @@ class StepScheduler(BaseScheduler):
         self._find_batch_size = find_batch_size
         self._sizes = BatchSizes(max_num_seqs)
         self._loop_is_next = True
+        self._turns = count(1)
 
     def schedule(self, now: float = 0.0) -> SchedulerOutput:
         moment = Moment(now, self.limit, self._sizes.seconds)
         admitted = self._fill(moment)
         ready = [state for state in self._running.values() if state.prepared]
         batch = self._policy.choose(self._of_turn(ready), moment) if ready else []
+        turn = next(self._turns)
+        for state in batch:
+            state.served = turn
         return self._output(new=[state for state in admitted if not state.prepared], cached=batch)
 
     def _of_turn(self, ready: list[RequestState]) -> list[RequestState]:
