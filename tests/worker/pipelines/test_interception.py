@@ -1,164 +1,263 @@
-"""Intercepted pipelines give diffusers' own pictures: to the bit alone, to rounding among others."""
+"""What interception does beside giving the right pictures (`test_zoo`): progress, abort, failures, state of its own."""
 
 import numpy as np
 import pytest
 import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
-from omni_worker.engine.runner.diffusion import StepRunner
-from omni_worker.engine.scheduler import SchedulerRequest, Status, StepScheduler
+from omni_worker.engine.library import generate
+from omni_worker.engine.runner.diffusion import RequestRunner, StepRunner
+from omni_worker.engine.scheduler import (
+    Finished,
+    Progress,
+    RequestScheduler,
+    SchedulerRequest,
+    Status,
+    StepScheduler,
+)
 from omni_worker.errors import RequestError
 from omni_worker.pipelines.arguments import CallArguments
+from omni_worker.pipelines.calls import Keys
 from omni_worker.pipelines.interception import InterceptedPipeline
 from omni_worker.pipelines.loading import LoadError, wrap
-from omni_worker.pipelines.protocol import StepState, SupportsStepExecution, can_step, to_uint8
+from omni_worker.pipelines.protocol import StepState, SupportsStepExecution, can_step
+from omni_worker.pipelines.whole import WholePipeline
 from omni_worker.requests import GenerationParams, ServingDefaults
 
-from .tiny import FAMILIES, qwen_image
+from .zoo import flux, qwen_image, stable_diffusion_3, stable_diffusion_xl
+from .zoo.check import arrays
 
 # Tiny models gain nothing from a second thread, and lose much where another process has that core.
 torch.set_num_threads(1)
-STEPS_AND_GUIDANCE = [(4, 4.0), (8, 3.0), (6, 5.0), (8, 2.0)]
 
 
-class Embedded(InterceptedPipeline):
-    """Takes prompt embeddings drawn from the seed where there is no text encoder to make them."""
-
-    def __init__(self, pipe, embed, guidance, size):
-        super().__init__(pipe, ServingDefaults(width=size, height=size))
-        build = self._arguments.build
-
-        def with_embeddings(params):
-            kwargs = build(params) | embed(torch.Generator().manual_seed(params.seed))
-            return {name: value for name, value in kwargs.items() if name not in ("prompt", "negative_prompt")}
-
-        self._arguments.build = with_embeddings
-
-    def reference(self, params):
-        """The picture of diffusers' own call."""
-        return to_uint8(self._pipe(**self._arguments.build(params)).images)[0]
+def specimen(module, name):
+    return next(one for one in module.SPECIMENS if one.name == name)
 
 
-@pytest.fixture(params=FAMILIES, scope="module")
-def pipeline(request):
+QWEN = specimen(qwen_image, "QwenImagePipeline")
+SDXL = specimen(stable_diffusion_xl, "StableDiffusionXLPipeline")
+
+
+def build(one):
     torch.manual_seed(0)
-    pipe, *rest = FAMILIES[request.param]()
-    for name in ("transformer", "unet", "vae"):
-        if getattr(pipe, name, None) is not None:
-            getattr(pipe, name).eval()
-    return Embedded(pipe, *rest)
+    return one.build()
 
 
-def params_of(i):
-    steps, guidance = STEPS_AND_GUIDANCE[i]
-    return GenerationParams(prompt="p", seed=i, steps=steps, guidance=guidance)
+@pytest.fixture(scope="module")
+def qwen():
+    return build(QWEN)
 
 
-def generate(pipeline, requests, max_num_seqs=8):
-    """Run requests through a real engine; {id: Finished}, and the events in order."""
-    ended, events = {}, []
-    scheduler = StepScheduler(max_num_seqs)
-    engine = Engine(scheduler, UniProcExecutor(StepRunner(pipeline)), events.append)
-    for id, params in requests.items():
-        engine.submit(SchedulerRequest(id, params))
-    while len(ended) < len(requests):
-        engine.step()
-        ended = {event.id: event for event in events if hasattr(event, "status")}
-    engine.step()
-    return ended, events
+def picture(output):
+    return arrays(output)[0]
 
 
-def test_alone_it_is_diffusers_own_picture_to_the_bit(pipeline):
-    for i in range(2):
-        ended, _ = generate(pipeline, {"r": params_of(i)})
-        assert ended["r"].status is Status.COMPLETED, ended["r"].error
-        assert np.array_equal(ended["r"].result.images[0], pipeline.reference(params_of(i)))
+def expected(pipe, one, i):
+    with torch.no_grad():
+        return picture(pipe(**one.arguments(i)))
 
 
-def test_among_others_it_is_the_same_within_two_levels(pipeline):
-    ended, _ = generate(pipeline, {f"r{i}": params_of(i) for i in range(4)})
-    again, _ = generate(pipeline, {f"r{i}": params_of(i) for i in range(4)})  # the first run proved the keys
-    for i in range(4):
-        expected = pipeline.reference(params_of(i)).astype(int)
-        for run in (ended, again):
-            assert np.abs(run[f"r{i}"].result.images[0].astype(int) - expected).max() <= 2
-    assert pipeline.batches.batched_calls > 0
-    assert None not in pipeline.batches.verdicts.values()
+class OneAtATime(StepScheduler):
+    """Requests run interleaved, and no two calls share a batch: so every bit must be as alone."""
+
+    def limit(self, key):
+        return 1
 
 
-def test_progress_counts_the_timestep_schedulers_steps(pipeline):
-    _, events = generate(pipeline, {"r": params_of(1)})
-    steps = [(event.step, event.total_steps) for event in events if hasattr(event, "step")]
-    assert max(steps) == (8, 8)
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(UniPCMultistepScheduler, id="UniPC"),
+        pytest.param(DPMSolverMultistepScheduler, id="DPM++ 2M"),
+        pytest.param(HeunDiscreteScheduler, id="Heun"),
+        pytest.param(EulerAncestralDiscreteScheduler, id="Euler ancestral, with seeds"),
+    ],
+)
+def test_no_state_of_a_solver_leaks_between_interleaved_requests(solver):
+    pipe = build(SDXL)
+    pipe.scheduler = solver.from_config(pipe.scheduler.config)
+    alone = [expected(pipe, SDXL, i) for i in range(4)]
+    before = {name: value for name, value in vars(pipe.scheduler).items() if not isinstance(value, torch.Tensor)}
+    ended = generate(InterceptedPipeline(pipe), [SDXL.arguments(i) for i in range(4)], scheduler=OneAtATime(4))
+    for one, end in zip(alone, ended, strict=True):
+        assert np.array_equal(one, picture(end.result))
+    assert all(vars(pipe.scheduler)[name] is value for name, value in before.items()), "the model's own is as it was"
+
+
+def test_a_solver_is_copied_only_where_another_request_can_run_beside(monkeypatch):
+    pipe = build(SDXL)
+    copied = []
+    monkeypatch.setattr(
+        type(pipe.scheduler), "__deepcopy__", lambda self, memo: copied.append(1) or self, raising=False
+    )
+    generate(InterceptedPipeline(pipe, concurrent=False), [SDXL.arguments(0)], max_num_seqs=1)
+    assert not copied
+    generate(InterceptedPipeline(pipe, concurrent=True), [SDXL.arguments(0)])
+    assert copied
+
+
+def test_progress_counts_the_timestep_schedulers_steps(qwen):
+    events = []
+    arguments = QWEN.arguments(1)
+    generate(InterceptedPipeline(qwen), [arguments], on_event=events.append)
+    steps = [(event.step, event.total_steps) for event in events if isinstance(event, Progress)]
+    assert max(steps) == (arguments["num_inference_steps"],) * 2
     assert sorted(steps) == steps
 
 
-def test_the_pipelines_own_models_are_left_as_they_were(pipeline):
-    before = {name: getattr(pipeline._pipe, name) for name in pipeline._stand_ins}
-    generate(pipeline, {"r": params_of(0)})
-    assert all(getattr(pipeline._pipe, name) is model for name, model in before.items())
-    assert "forward" not in vars(next(iter(before.values())))
+def test_the_pipelines_own_models_are_left_as_they_were(qwen):
+    before = {name: (part, dict(vars(part))) for name, part in vars(qwen).items() if isinstance(part, torch.nn.Module)}
+    generate(InterceptedPipeline(qwen), [QWEN.arguments(0)])
+    for name, (part, attributes) in before.items():
+        assert getattr(qwen, name) is part
+        assert vars(part).keys() == attributes.keys()
 
 
-def test_an_abort_in_the_middle_leaves_nothing_behind(pipeline):
-    runner, events = StepRunner(pipeline), []
+def test_an_abort_in_the_middle_leaves_nothing_behind(qwen):
+    runner, events = StepRunner(InterceptedPipeline(qwen)), []
     engine = Engine(StepScheduler(4), UniProcExecutor(runner), events.append)
-    for id in ("stays", "goes"):
-        engine.submit(SchedulerRequest(id, params_of(1)))
-    for _ in range(4):
+    for id, i in (("stays", 0), ("goes", 1)):
+        engine.submit(SchedulerRequest(id, QWEN.arguments(i)))
+    for _ in range(8):
         engine.step()
     engine.abort("goes")
-    while not any(getattr(event, "id", "") == "stays" and hasattr(event, "status") for event in events):
-        engine.step()
-    ended = {event.id: event for event in events if hasattr(event, "status")}
     engine.step()
-    assert ended["goes"].status is Status.ABORTED
-    assert np.abs(ended["stays"].result.images[0].astype(int) - pipeline.reference(params_of(1)).astype(int)).max() <= 2
+    assert [event.status for event in events if isinstance(event, Finished)] == [Status.ABORTED]
+    assert runner.stats()["states"] == 1, "freed within the step"
+    while len(ends := [event for event in events if isinstance(event, Finished)]) < 2:
+        engine.step()
+    engine.step()
+    assert np.abs(picture(ends[1].result) - expected(qwen, QWEN, 0)).max() * 255 <= 2
     assert runner.stats()["states"] == 0
 
 
-def test_a_request_that_the_pipeline_refuses_is_invalid_and_fails_alone():
-    pipeline = Embedded(*qwen_image())
-    bad = GenerationParams(prompt="p", seed=1, steps=4, guidance=1.0, width=64, height=64)
-    build = pipeline._arguments.build
-
-    def without_mask(params):
-        kwargs = build(params)
-        if params.seed == 1:
-            kwargs["callback_on_step_end_tensor_inputs"] = ["nonsense"]
-        return kwargs
-
-    pipeline._arguments.build = without_mask
-    ended, _ = generate(pipeline, {"bad": bad, "good": params_of(0)})
-    assert ended["good"].status is Status.COMPLETED
-    assert isinstance(ended["bad"].error, RequestError)
-    assert ended["bad"].error.kind == "invalid"
-    assert "nonsense" in ended["bad"].error.message
+def test_the_abort_of_the_only_request_frees_its_state(qwen):
+    runner, events = StepRunner(InterceptedPipeline(qwen)), []
+    engine = Engine(StepScheduler(4), UniProcExecutor(runner), events.append)
+    engine.submit(SchedulerRequest("only", QWEN.arguments(0)))
+    for _ in range(5):
+        engine.step()
+    engine.abort("only")
+    engine.step()
+    assert runner.stats()["states"] == 0
 
 
-def test_only_the_culprit_of_a_failed_batch_fails():
-    pipeline = Embedded(*qwen_image())
+def test_a_request_that_the_pipeline_refuses_is_invalid_and_fails_alone(qwen):
+    bad = QWEN.arguments(1) | {"callback_on_step_end_tensor_inputs": ["nonsense"]}
+    good, failed = generate(InterceptedPipeline(qwen), [QWEN.arguments(0), bad])
+    assert good.status is Status.COMPLETED
+    assert isinstance(failed.error, RequestError)
+    assert failed.error.kind == "invalid"
+    assert "nonsense" in failed.error.message
+
+
+def raises(pipe, i, kwargs):
+    raise RuntimeError("poisoned in its step")
+
+
+@pytest.mark.parametrize(
+    ("poison", "message"),
+    [
+        pytest.param({"generator": "no generator"}, "", id="raises before its first call"),
+        pytest.param({"callback_on_step_end": lambda *_: raises(*_[:3])}, "in its step", id="raises in its step"),
+        pytest.param({"output_type": "np", "attention_kwargs": {"nonsense": object()}}, "", id="raises in the model"),
+        pytest.param({"output_type": "nonsense"}, "nonsense", id="raises after its last call"),
+    ],
+)
+def test_a_poisoned_request_fails_alone_with_its_cause(qwen, poison, message):
+    pipeline = InterceptedPipeline(qwen)
+    requests = [QWEN.arguments(i) for i in range(3)]
+    requests[1] |= poison
+    ended = generate(pipeline, requests)
+    for i in (0, 2):
+        assert ended[i].status is Status.COMPLETED
+        assert np.abs(picture(ended[i].result) - expected(qwen, QWEN, i)).max() * 255 <= 2
+    if ended[1].status is not Status.COMPLETED:  # an unknown attention argument is only warned of
+        assert message in str(ended[1].error)
+
+
+def test_only_the_culprit_of_a_failed_batch_fails(qwen):
+    pipeline = InterceptedPipeline(qwen)
     real = pipeline.denoise_step
 
-    def fails_on_seed_two(states):
-        if any(state.params.seed == 2 and state.step == 1 for state in states):
+    def fails_with_two(states):
+        if any(state.request_id == "2" and state.step == 1 for state in states):
             raise RuntimeError("poisoned")
         return real(states)
 
-    pipeline.denoise_step = fails_on_seed_two
-    ended, _ = generate(pipeline, {f"r{i}": params_of(i) for i in range(4)})
-    assert {id: event.status for id, event in ended.items()} == {
-        "r0": Status.COMPLETED,
-        "r1": Status.COMPLETED,
-        "r2": Status.FAILED,
-        "r3": Status.COMPLETED,
-    }
-    assert "poisoned" in str(ended["r2"].error)
+    pipeline.denoise_step = fails_with_two
+    ended = generate(pipeline, [QWEN.arguments(i) for i in range(4)])
+    assert [end.status for end in ended] == [Status.COMPLETED, Status.COMPLETED, Status.FAILED, Status.COMPLETED]
+    assert "poisoned" in str(ended[2].error)
 
 
-def test_whether_a_pipeline_steps_is_its_word_not_the_mere_presence_of_the_attribute():
-    pipeline = Embedded(*qwen_image())
+def test_a_batch_that_asks_for_too_much_memory_is_run_in_parts_from_then_on(qwen):
+    pipeline = InterceptedPipeline(qwen)
+    real, sizes = pipeline.denoise_step, []
+
+    def has_room_for_two(states):
+        sizes.append(len(states))
+        if len(states) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(states)
+
+    pipeline.denoise_step = has_room_for_two
+    ended = generate(pipeline, [QWEN.arguments(i) for i in range(4)])
+    assert all(end.status is Status.COMPLETED for end in ended)
+    assert sizes.count(4) <= 6, "once for each key, not once for each step"
+
+
+def test_an_interrupted_request_reaches_neither_its_solver_nor_the_decoder(qwen):
+    pipeline = InterceptedPipeline(qwen)
+    real, resumed = pipeline.denoise_step, []
+    pipeline.denoise_step = lambda states: [
+        None if state.request_id == "0" and state.step == 2 else answer
+        for state, answer in zip(states, real(states), strict=True)
+    ]
+    step_scheduler = pipeline.step_scheduler
+    pipeline.step_scheduler = lambda state, answer: resumed.append(answer) or step_scheduler(state, answer)
+    ended = generate(pipeline, [QWEN.arguments(i) for i in range(2)])
+    assert ended[0].error.kind == "aborted"
+    assert ended[1].status is Status.COMPLETED
+    assert all(answer is not None for answer in resumed)
+
+
+def test_values_that_are_no_numbers_fail_their_own_request():
+    pipe = build(QWEN)
+    pipeline = InterceptedPipeline(pipe, ServingDefaults(width=32, height=32))
+    real = pipeline.denoise_step
+
+    def poison(states):
+        return [
+            tuple(item * float("nan") for item in answer) if state.params.seed == 1 and state.in_loop else answer
+            for state, answer in zip(states, real(states), strict=True)
+        ]
+
+    pipeline.denoise_step = poison
+    prompts = [GenerationParams(prompt=QWEN.arguments(i)["prompt"], seed=i, steps=3) for i in range(3)]
+    ended = generate(pipeline, prompts)
+    assert [end.status for end in ended] == [Status.COMPLETED, Status.FAILED, Status.COMPLETED]
+    assert "no numbers" in str(ended[1].error)
+
+
+def test_request_mode_runs_the_same_pipeline_whole(qwen):
+    events = []
+    engine = Engine(RequestScheduler(), UniProcExecutor(RequestRunner(WholePipeline(qwen))), events.append)
+    engine.submit(SchedulerRequest("r", QWEN.arguments(0)))
+    engine.step()
+    assert np.array_equal(picture(events[0].result), expected(qwen, QWEN, 0))
+
+
+def test_whether_a_pipeline_steps_is_its_word_not_the_mere_presence_of_the_attribute(qwen):
+    pipeline = InterceptedPipeline(qwen)
     assert can_step(pipeline)
     assert isinstance(pipeline, SupportsStepExecution)
     pipeline.supports_step_execution = False
@@ -181,9 +280,9 @@ def test_a_pipeline_without_a_denoiser_is_refused_when_told_to_step_and_runs_who
     assert wrap(Painter(), source, step_execution=None, concurrent=True).card.mode == "request"
 
 
-def test_close_before_the_end_runs_the_pipelines_own_clean_up():
-    pipeline = Embedded(*qwen_image())
-    state = StepState("r", params_of(0))
+def test_close_before_the_end_runs_the_pipelines_own_clean_up(qwen):
+    pipeline = InterceptedPipeline(qwen)
+    state = StepState("r", QWEN.arguments(0))
     pipeline.prepare_encode(state)
     run = state.extra["run"]
     pipeline.close(state)
@@ -193,8 +292,38 @@ def test_close_before_the_end_runs_the_pipelines_own_clean_up():
 
 
 def test_guidance_goes_to_the_argument_that_the_model_listens_to():
-    for family, name in (("qwen_image", "true_cfg_scale"), ("flux", "guidance_scale"), ("sd3", "guidance_scale")):
-        pipe, *_ = FAMILIES[family]()
-        kwargs = CallArguments(pipe, ServingDefaults()).build(GenerationParams(prompt="p", guidance=3.0))
-        assert kwargs[name] == 3.0
-        assert ("negative_prompt" in kwargs) == (family == "qwen_image"), "without one, the scale would do nothing"
+    for module, name, argument in (
+        (qwen_image, "QwenImagePipeline", "true_cfg_scale"),
+        (flux, "FluxPipeline", "guidance_scale"),
+        (stable_diffusion_3, "StableDiffusion3Pipeline", "guidance_scale"),
+    ):
+        kwargs = CallArguments(build(specimen(module, name)), ServingDefaults()).build(
+            GenerationParams(prompt="p", guidance=3.0)
+        )
+        assert kwargs[argument] == 3.0
+        assert ("negative_prompt" in kwargs) == (argument == "true_cfg_scale"), (
+            "without one, the scale would do nothing"
+        )
+
+
+def test_text_encoding_denoising_and_decoding_are_each_batched(qwen):
+    pipeline, sizes = InterceptedPipeline(qwen), {}
+    real = pipeline.denoise_step
+
+    def count(states):
+        sizes.setdefault(states[0].key.phase, []).append(len(states))
+        return real(states)
+
+    pipeline.denoise_step = count
+    generate(pipeline, [QWEN.arguments(0) for _ in range(4)])
+    assert {phase: max(own) for phase, own in sizes.items()} == {"encode": 4, "denoise": 4, "decode": 4}
+
+
+def test_prompts_of_different_lengths_share_a_batch():
+    one = specimen(qwen_image, "QwenImagePipeline-lengths")
+    pipeline = InterceptedPipeline(build(one))
+    keys = set()
+    key_of = pipeline.batches.key_of
+    pipeline.batches.key_of = lambda call: keys.add((call.phase, Keys.of(pipeline.batches._keys, call))) or key_of(call)
+    generate(pipeline, [one.arguments(i) for i in range(4)])
+    assert sum(phase == "denoise" for phase, _ in keys) == 1

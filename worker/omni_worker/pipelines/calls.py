@@ -98,7 +98,7 @@ class Call:
 
     def run(self) -> Any:
         """The answer, computed as the pipeline would have: alone, and in its request's own context."""
-        with self.context.active():
+        with self.context.active(runs_model=True):
             return self.target(*self.args, **self.kwargs)
 
 

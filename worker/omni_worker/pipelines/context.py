@@ -17,35 +17,54 @@ DEVICES = ("cpu", "cuda")
 
 
 class ModelState:
-    """What pipelines change in models that all requests share: attention processors, switches, hooks."""
+    """What pipelines change in models that all requests share: attention processors, switches, hooks.
+
+    A model may change these itself when it runs, once for all (transformers hangs its hooks so): that is kept.
+    """
 
     def __init__(self, models: Sequence[torch.nn.Module]) -> None:
         layers = {id(layer): layer for model in models for layer in model.modules()}.values()
-        self._usual = [
-            (vars(layer), name, value)
+        self._places = [
+            (vars(layer), name)
             for layer in layers
             for name, value in vars(layer).items()
             if name == "processor" or (isinstance(value, bool) and name != "training")
         ]
+        self._usual = [own[name] for own, name in self._places]
         self._hooks = [vars(layer)[name] for layer in layers for name in HOOKS]
         self._usual_hooks = [dict(hooks) for hooks in self._hooks]
-        self._has_usual_hooks = any(self._usual_hooks)
+        self._usual_counts = list(map(len, self._hooks))
 
     def take_changes(self) -> "Changes | None":
-        """What differs from how the models were loaded, which is put back; None where nothing does."""
-        values = {i: own[name] for i, (own, name, usual) in enumerate(self._usual) if own[name] is not usual}
+        """What differs from the usual after some of a request's own code, and is put back; None where nothing does."""
+        values = {i: own[name] for i, (own, name) in enumerate(self._places) if own[name] is not self._usual[i]}
         hooks = {}
-        if self._has_usual_hooks or any(self._hooks):
+        if list(map(len, self._hooks)) != self._usual_counts:
+            self._keep_lasting_hooks()
             hooks = {i: dict(own) for i, own in enumerate(self._hooks) if own != self._usual_hooks[i]}
         if not values and not hooks:
             return None
-        self.install({i: self._usual[i][2] for i in values}, {i: self._usual_hooks[i] for i in hooks})
+        self.install({i: self._usual[i] for i in values}, {i: self._usual_hooks[i] for i in hooks})
         return Changes(self, values, hooks)
+
+    def _keep_lasting_hooks(self) -> None:
+        """Those that transformers hangs on a model once, to collect its outputs, when a part of it is first called."""
+        for own, usual in zip(self._hooks, self._usual_hooks, strict=True):
+            if len(own) > len(usual):
+                usual.update({id: hook for id, hook in own.items() if hook.__module__.startswith("transformers.")})
+        self._usual_counts = list(map(len, self._usual_hooks))
+
+    def keep(self) -> None:
+        """Let what differs after a model has run be the usual."""
+        self._usual = [own[name] for own, name in self._places]
+        counts = list(map(len, self._hooks))
+        if counts != self._usual_counts:
+            self._usual_counts, self._usual_hooks = counts, [dict(hooks) for hooks in self._hooks]
 
     def install(self, values: dict[int, Any], hooks: dict[int, dict[int, Any]]) -> None:
         """Put values and hooks, known by their places, into the models."""
         for i, value in values.items():
-            own, name, _ = self._usual[i]
+            own, name = self._places[i]
             own[name] = value
         for i, own_hooks in hooks.items():
             self._hooks[i].clear()
@@ -97,8 +116,8 @@ class RequestContext:
         return self._autocast, self._changes and self._changes.signature
 
     @contextmanager
-    def active(self) -> Iterator[None]:
-        """Run a part of the request's own code, or one of its calls."""
+    def active(self, runs_model: bool = False) -> Iterator[None]:
+        """Run a part of the request's own code, or one of its calls (`runs_model`)."""
         grad, random = torch.is_grad_enabled(), torch.get_rng_state()
         autocast = tuple(_autocast(device) for device in DEVICES)
         self._enter(self._grad, self.random_state, self._autocast)
@@ -109,7 +128,10 @@ class RequestContext:
         finally:
             self._grad, self.random_state = torch.is_grad_enabled(), torch.get_rng_state()
             self._autocast = tuple(_autocast(device) for device in DEVICES)
-            self._changes = self._models.take_changes()
+            if runs_model and self._changes is None:
+                self._models.keep()
+            else:
+                self._changes = self._models.take_changes()
             self._enter(grad, random, autocast)
 
     def _enter(self, grad: bool, random: torch.Tensor, autocast: tuple[tuple[bool, torch.dtype], ...]) -> None:

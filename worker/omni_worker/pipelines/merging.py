@@ -110,7 +110,7 @@ def run_merged(calls: Sequence[Call], plan: Plan, lengths: Sequence[int] = ()) -
     merge = _Merge(plan, first.rows)
     args = merge.values([call.args for call in calls])
     kwargs = merge.values([call.kwargs for call in calls])
-    with first.context.active():
+    with first.context.active(runs_model=True):
         answer = first.target(*args, **kwargs)
     split = _Split(plan, first.rows, len(calls))
     answers = [split.part(answer, i) for i in range(len(calls))]
