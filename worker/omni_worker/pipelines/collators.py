@@ -62,10 +62,12 @@ class Collator:
         own = torch.ones(sequence.shape[:2], dtype=torch.long, device=sequence.device)
         return pad(own, [0, length - sequence.shape[1]])
 
-    def cut(self, value: Any, length: int, padded_length: int) -> Any:
-        """An answer without what was computed for the padding."""
-        if self.cuts_answer and isinstance(value, Tensor) and value.dim() > 1 and value.shape[1] == padded_length:
+    def cut(self, value: Tensor, length: int, padded_length: int) -> Tensor:
+        """A tensor of the answer without what was computed for the padding."""
+        if value.dim() > 1 and value.shape[1] == padded_length:
             return value[:, :length]
+        if value.dim() == 4 and value.shape[2] == padded_length:  # the keys and values of an attention
+            return value[:, :, :length]
         return value
 
 

@@ -30,6 +30,8 @@ from omni_worker.pipelines.results import result_of
 from omni_worker.pipelines.solvers import own_solver
 from omni_worker.requests import ServingDefaults
 
+BOOKKEEPING = frozenset({"_diffusers_hook"})  # diffusers' registry of caches, made where there is none
+
 
 class InterceptedPipeline:
     """A step pipeline around a loaded `diffusers.DiffusionPipeline`; `concurrent`: whether requests run interleaved."""
@@ -138,7 +140,9 @@ class Door:
         @functools.wraps(self._real)
         def suspend(*args: Any, **kwargs: Any) -> Any:
             driver = getcurrent().parent
-            is_changed = any(twin_as_made.get(name) is not value for name, value in vars(twin).items())
+            is_changed = any(
+                twin_as_made.get(name) is not value for name, value in vars(twin).items() if name not in BOOKKEEPING
+            )
             real = types.MethodType(self._function, twin) if is_changed and self._function else self._real
             if driver is None:  # not inside a request: nobody would resume it
                 return real(*args, **kwargs)
