@@ -25,19 +25,22 @@ class RequestError(Exception):
 
     - `invalid`: the request itself is wrong; never retried (HTTP 400, `param` names the field)
     - `failed`: the model failed on it; never retried, since it would fail elsewhere too (HTTP 500)
-    - `refused`: the replica takes nothing new (it drains or is full); retried on another one
+    - `refused`: the replica takes nothing new, for it drains; retried on another one
+    - `busy`: the replica's queue is full; tried on the others, and once all are (HTTP 429, to come again in
+      `retry_after` seconds) given up
     - `unavailable`: no replica could take it in time (HTTP 503)
     - `aborted`: somebody asked for its end
     """
 
-    def __init__(self, kind: str, message: str, param: str | None = None) -> None:
+    def __init__(self, kind: str, message: str, param: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.param = param
+        self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.kind, self.message, self.param), self.__dict__
+        return type(self), (self.kind, self.message, self.param, self.retry_after), self.__dict__
 
 
 class ReplicaLost(Exception):

@@ -9,7 +9,12 @@ class HeadMetrics:
     """What a head counts as requests go by."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._requests = Counter("omni_requests", "Requests that ended, by outcome", ["outcome"], registry=registry)
+        self._requests = Counter(
+            "omni_requests",
+            "Requests that ended, by outcome: completed, or why not (busy: all queues were full)",
+            ["outcome"],
+            registry=registry,
+        )
         self._retries = Counter(
             "omni_request_retries",
             "Runs of a request that were repeated on another replica",

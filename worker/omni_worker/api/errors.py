@@ -1,5 +1,7 @@
 """Errors as OpenAI shapes them: {"error": {message, type, param, code}}."""
 
+import math
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -7,14 +9,16 @@ from starlette.exceptions import HTTPException
 
 from omni_worker.errors import RequestError
 
-STATUS_OF_KIND = {"invalid": 400, "failed": 500, "refused": 503, "unavailable": 503, "aborted": 499}
+STATUS_OF_KIND = {"invalid": 400, "failed": 500, "refused": 503, "busy": 429, "unavailable": 503, "aborted": 499}
 CODE_OF_KIND = {
     "invalid": "invalid_value",
     "failed": "generation_failed",
     "refused": "unavailable",
+    "busy": "rate_limit_exceeded",
     "unavailable": "unavailable",
     "aborted": "aborted",
 }
+RETRY_SECONDS = 5.0  # where nothing says when it is worth trying again
 
 
 class ApiError(Exception):
@@ -28,11 +32,15 @@ class ApiError(Exception):
         self.code = code
 
 
-def error_response(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
-    """The response for an error; a client's mistake and a server's have different types."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
+def error_response(
+    status: int, message: str, param: str | None = None, code: str | None = None, retry_after: float | None = None
+) -> JSONResponse:
+    """The response for an error; a client's mistake and a server's have different types. Times are in seconds."""
+    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
     body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    headers = {"Retry-After": "5"} if status == 503 else None
+    headers = None
+    if status in (429, 503):
+        headers = {"Retry-After": str(max(1, math.ceil(RETRY_SECONDS if retry_after is None else retry_after)))}
     return JSONResponse(body, status_code=status, headers=headers)
 
 
@@ -45,7 +53,9 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestError)
     async def request_error(request: Request, error: RequestError) -> JSONResponse:
-        return error_response(STATUS_OF_KIND[error.kind], error.message, error.param, CODE_OF_KIND[error.kind])
+        return error_response(
+            STATUS_OF_KIND[error.kind], error.message, error.param, CODE_OF_KIND[error.kind], error.retry_after
+        )
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:

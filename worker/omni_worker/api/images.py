@@ -29,7 +29,7 @@ def image_routes(orchestrator: Orchestrator, model: str) -> APIRouter:
     @router.post(
         "/v1/images/generations",
         response_model=ImageGenerationResponse,
-        responses={status: {"model": ErrorResponse} for status in (400, 404, 500, 503)},
+        responses={status: {"model": ErrorResponse} for status in (400, 404, 429, 500, 503)},
     )
     async def generate(body: ImageGenerationRequest, request: Request) -> ImageGenerationResponse:
         """Draw `n` pictures of `prompt`."""

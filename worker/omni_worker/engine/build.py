@@ -26,8 +26,8 @@ def build_engine(
     runner: Runner
     scheduler: SchedulerInterface
     if isinstance(pipeline, WholePipeline):
-        runner, scheduler = RequestRunner(pipeline), RequestScheduler(policy)
+        runner, scheduler = RequestRunner(pipeline), RequestScheduler(policy, config.max_waiting)
     else:
         runner = StepRunner(pipeline)
-        scheduler = StepScheduler(config.max_num_seqs, policy, find_batch_size=config.find_batch_size)
+        scheduler = StepScheduler(config.max_num_seqs, policy, config.find_batch_size, config.max_waiting)
     return Engine(scheduler, UniProcExecutor(runner), on_event, on_failure), pipeline.card

@@ -11,29 +11,35 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from omni_worker.engine.executor import Executor, ExecutorFailed
 from omni_worker.engine.scheduler import (
     Finished,
+    QueueFull,
     SchedulerEvent,
     SchedulerInterface,
     SchedulerRequest,
+    SchedulerStats,
     Status,
 )
 from omni_worker.engine.scheduler.interface import Load
+from omni_worker.errors import RequestError
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Rpc:
-    """A call of a runner method; its deadline covers the wait for its turn."""
+Answer = TypeVar("Answer")
 
-    method: str
-    args: tuple[Any, ...]
+
+@dataclass
+class Call(Generic[Answer]):
+    """Something to do between two steps: `run` is given what the wait for its turn left of the time, in seconds."""
+
+    name: str
+    run: Callable[[float], Answer]
     deadline: float
-    future: "Future[list[Any]]" = field(default_factory=Future)
+    future: "Future[Answer]" = field(default_factory=Future)
 
 
 class Engine:
@@ -50,7 +56,7 @@ class Engine:
         self._executor = executor
         self._on_event = on_event
         self._on_failure = on_failure or (lambda error: None)
-        self._inbox: deque[SchedulerRequest | str | Rpc] = deque()
+        self._inbox: deque[SchedulerRequest | str | Call[Any]] = deque()
         self._entering = 0
         self._wake = threading.Condition()
         self._stopping = False
@@ -75,9 +81,15 @@ class Engine:
 
     def rpc(self, method: str, *args: Any, timeout: float = 10.0) -> "Future[list[Any]]":
         """Call a method of the runner between two steps; TimeoutError if its turn has not come in `timeout` seconds."""
-        call = Rpc(method, args, time.monotonic() + timeout)
-        self._put(call)
-        return call.future
+        return self._between_steps(
+            method, lambda left: self._executor.collective_rpc(method, args, left), time.monotonic() + timeout
+        )
+
+    def scheduler_stats(self, timeout: float = 10.0) -> "Future[SchedulerStats]":
+        """What the scheduler tells of itself between two steps; TimeoutError as for `rpc`."""
+        return self._between_steps(
+            "stats", lambda left: self._scheduler.stats(time.monotonic()), time.monotonic() + timeout
+        )
 
     def stop(self) -> None:
         """End the loop after the step that runs, and shut the executor down."""
@@ -133,34 +145,47 @@ class Engine:
             item = self._inbox.popleft()
             if isinstance(item, str):
                 self._emit(self._scheduler.abort([item]))
-            elif isinstance(item, Rpc):
+            elif isinstance(item, Call):
                 self._answer(item)
             else:
                 with self._wake:
                     self._entering -= 1
-                try:
-                    self._scheduler.add_request(item, time.monotonic())
-                except ValueError as error:
-                    self._emit([Finished(item.id, Status.FAILED, error=error)])
+                self._add(item)
 
-    def _answer(self, call: Rpc) -> None:
+    def _add(self, request: SchedulerRequest) -> None:
+        error: Exception
+        try:
+            self._scheduler.add_request(request, time.monotonic())
+            return
+        except QueueFull as full:
+            error = RequestError("busy", str(full), retry_after=full.retry_after)
+        except ValueError as invalid:
+            error = invalid
+        self._emit([Finished(request.id, Status.FAILED, error=error)])
+
+    def _answer(self, call: Call[Any]) -> None:
         if time.monotonic() > call.deadline:
-            call.future.set_exception(TimeoutError(f"{call.method}: its turn did not come in time"))
+            call.future.set_exception(TimeoutError(f"{call.name}: its turn did not come in time"))
             return
         try:
-            answers = self._executor.collective_rpc(call.method, call.args, call.deadline - time.monotonic())
+            answer = call.run(call.deadline - time.monotonic())
         except Exception as error:
             call.future.set_exception(error)
             if isinstance(error, ExecutorFailed):
                 raise
         else:
-            call.future.set_result(answers)
+            call.future.set_result(answer)
 
     def _emit(self, events: list[SchedulerEvent]) -> None:
         for event in events:
             self._on_event(event)
 
-    def _put(self, item: SchedulerRequest | str | Rpc, entering: int = 0) -> None:
+    def _between_steps(self, name: str, run: Callable[[float], Answer], deadline: float) -> "Future[Answer]":
+        call = Call(name, run, deadline)
+        self._put(call)
+        return call.future
+
+    def _put(self, item: SchedulerRequest | str | Call[Any], entering: int = 0) -> None:
         with self._wake:
             self._entering += entering
             self._inbox.append(item)

@@ -1,7 +1,8 @@
 """Drives one request through the stages. It knows nothing of membership or sockets: pools do.
 
 No request is lost with a replica: what ran on one that went away, or that takes nothing new, runs again on another
-with the same seed, and so gives the same picture.
+with the same seed, and so gives the same picture. A request is turned away only before any replica has taken it, and
+only when the queue of each that is up is full.
 """
 
 import asyncio
@@ -71,8 +72,9 @@ class Orchestrator:
     async def _run_stage(self, pool: StagePool, request: GenerationRequest, running: Running) -> GenerationResult:
         lost, began = 0, time.monotonic()
         avoid: frozenset[str] = frozenset()
+        busy: dict[str, RequestError] = {}
         while True:
-            member = await pool.pick(avoid)
+            member = await pool.pick(avoid, busy)
             running.stage, running.replica = pool.stage.name, f"{pool.stage.name}-{member.name}"
             running.step, running.total_steps, running.state = 0, 0, "running"
 
@@ -82,9 +84,12 @@ class Orchestrator:
             try:
                 # An id of its own for every attempt: a late answer to an earlier one must not be taken for this one's.
                 attempt = f"{request.id}#{next(self._attempts)}"
-                return await member.client.generate(attempt, _remaining(request.params, began), on_progress)
+                return await member.client.generate(
+                    attempt, _remaining(request.params, began), on_progress, refusable=not lost
+                )
             except ReplicaLost as error:
                 lost += 1
+                busy.clear()  # none of them may turn it away from now on
                 log.warning("request %s: lost replica %s: %s", request.id, running.replica, error)
                 if lost == MAX_LOST:
                     raise RequestError(
@@ -92,6 +97,9 @@ class Orchestrator:
                         f"the request lost {lost} replicas of stage {pool.stage.name!r}; it is not tried again",
                     ) from error
             except RequestError as error:
+                if error.kind == "busy":
+                    busy[member.replica.uid] = error
+                    continue
                 if error.kind != "refused":
                     raise
                 await asyncio.sleep(0.05)  # the news that it drains is on its way

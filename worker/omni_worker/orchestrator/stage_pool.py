@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 
 from omni_worker.config import Stage
@@ -68,10 +68,11 @@ class StagePool:
             self._members[replica.key] = Member(replica, client)
         self._in_background(self._notify())
 
-    async def pick(self, avoid: frozenset[str] = frozenset()) -> Member:
+    async def pick(self, avoid: frozenset[str] = frozenset(), busy: Mapping[str, RequestError] | None = None) -> Member:
         """A replica that is up, waiting for one if there is none; one whose uid is in `avoid` only if all are.
 
-        Raises RequestError of kind `unavailable` after DISPATCH_SECONDS.
+        `busy` are the uids of those that turned the request away, with what they said. Raises RequestError of kind
+        `busy` where no other is up, and `unavailable` after DISPATCH_SECONDS.
         """
         try:
             async with asyncio.timeout(DISPATCH_SECONDS), self._changed:
@@ -79,8 +80,12 @@ class StagePool:
                     await self._changed.wait()
         except TimeoutError:
             raise RequestError("unavailable", f"no replica of stage {self.stage.name!r} is up") from None
-        members = {member.replica.key: member for member in up if member.replica.uid not in avoid} or {
-            member.replica.key: member for member in up
+        busy = busy or {}
+        free = [member for member in up if member.replica.uid not in busy]
+        if not free:
+            raise _all_busy(self.stage, [busy[member.replica.uid] for member in up])
+        members = {member.replica.key: member for member in free if member.replica.uid not in avoid} or {
+            member.replica.key: member for member in free
         }
         chosen = self._balancer.choose(
             [
@@ -110,3 +115,13 @@ class StagePool:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def _all_busy(stage: Stage, answers: Sequence[RequestError]) -> RequestError:
+    """What a request is told that every replica turned away: to come again when the first of them has room."""
+    waits = [answer.retry_after for answer in answers if answer.retry_after is not None]
+    return RequestError(
+        "busy",
+        f"all replicas of stage {stage.name!r} have as many requests as they may hold; try again later",
+        retry_after=min(waits, default=None),
+    )

@@ -50,15 +50,19 @@ class ReplicaClient:
         """Requests that were sent and not yet answered."""
         return len(self._results)
 
-    async def generate(self, id: str, params: GenerationParams, on_progress: OnProgress) -> GenerationResult:
+    async def generate(
+        self, id: str, params: GenerationParams, on_progress: OnProgress, refusable: bool = True
+    ) -> GenerationResult:
         """Run one request; `id` is new to this replica. Cancelled, it aborts the request there.
+
+        One that is not `refusable` is taken though the queue be full.
 
         Raises RequestError (the replica's answer) or ReplicaLost.
         """
         future = self._results[id] = asyncio.get_running_loop().create_future()
         self._progress[id] = on_progress
         try:
-            await self._socket.send(encode(Add(id, params)))
+            await self._socket.send(encode(Add(id, params, refusable)))
             result: GenerationResult = await future
             return result
         except (asyncio.CancelledError, ReplicaLost):
@@ -124,4 +128,4 @@ class ReplicaClient:
             if isinstance(message, Output):
                 future.set_result(unpack_result(message, buffers))
             else:
-                future.set_exception(RequestError(message.kind, message.message, message.param))
+                future.set_exception(RequestError(message.kind, message.message, message.param, message.retry_after))

@@ -15,10 +15,12 @@ from omni_worker.requests import GenerationParams, GenerationResult
 
 
 class Add(msgspec.Struct, frozen=True, tag="add"):
-    """Run a request. One Output or Error will answer it."""
+    """Run a request. One Output or Error will answer it. One that is not `refusable` is taken though the queue be full:
+    another replica had taken it already."""
 
     id: str
     params: GenerationParams
+    refusable: bool = True
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -69,6 +71,7 @@ class Error(msgspec.Struct, frozen=True, tag="error"):
     kind: str
     message: str
     param: str | None = None
+    retry_after: float | None = None
 
 
 class RpcResult(msgspec.Struct, frozen=True, tag="rpc-result"):

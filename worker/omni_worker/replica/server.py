@@ -72,7 +72,7 @@ class ReplicaServer:
         """Run a request of this process's own (the warm-up) through the engine."""
         self._internal[id] = self._loop.create_future()
         assert self.engine is not None
-        self.engine.submit(SchedulerRequest(id, params))
+        self.engine.submit(SchedulerRequest(id, params, refusable=False))
         return await self._internal[id]
 
     async def drain(self, timeout: float) -> bool:
@@ -130,12 +130,13 @@ class ReplicaServer:
         else:
             self._askers[message.id] = peer
             self._idle.clear()
-            self.engine.submit(self._scheduled(message.id, message.params))
+            self.engine.submit(self._scheduled(message))
 
-    def _scheduled(self, id: str, params: GenerationParams) -> SchedulerRequest:
+    def _scheduled(self, message: Add) -> SchedulerRequest:
+        params = message.params
         deadline = None if params.deadline_seconds is None else time.monotonic() + params.deadline_seconds
         steps = params.steps or self.default_steps
-        return SchedulerRequest(id, params, params.priority, params.tenant, deadline, steps)
+        return SchedulerRequest(message.id, params, params.priority, params.tenant, deadline, steps, message.refusable)
 
     def _call(self, peer: bytes, message: Rpc) -> None:
         if self.engine is None:
@@ -191,6 +192,7 @@ def _error(event: Finished) -> Error:
     if event.status is Status.ABORTED:
         return Error(event.id, "aborted", "the request was aborted")
     if isinstance(event.error, RequestError):
-        return Error(event.id, event.error.kind, event.error.message, event.error.param)
+        error = event.error
+        return Error(event.id, error.kind, error.message, error.param, error.retry_after)
     log.error("request %s failed", event.id, exc_info=event.error)
     return Error(event.id, "failed", f"{type(event.error).__name__}: {event.error}")

@@ -1,12 +1,15 @@
 """Which requests run next: pure state machines that import neither torch nor zmq.
 
 `interface` is the contract, `base` holds the waiting and the running, `request` runs each request whole, `step`
-advances a batch by one model call, `policies` choose the batch.
+advances a batch by one model call, `policies` choose the batch, `waiting` keeps the queue in their order, `batch_size`
+learns how far a batch should grow, and `forecast` how long those that wait will wait.
 """
 
 from omni_worker.engine.scheduler.interface import (
     Finished,
+    KeyStats,
     Progress,
+    QueueFull,
     RequestOutput,
     RequestState,
     RunnerOutput,
@@ -14,6 +17,7 @@ from omni_worker.engine.scheduler.interface import (
     SchedulerInterface,
     SchedulerOutput,
     SchedulerRequest,
+    SchedulerStats,
     Status,
 )
 from omni_worker.engine.scheduler.policies import POLICIES, DrrPolicy, EdfPolicy, FifoPolicy, Policy, SrptPolicy
@@ -26,8 +30,10 @@ __all__ = [
     "EdfPolicy",
     "FifoPolicy",
     "Finished",
+    "KeyStats",
     "Policy",
     "Progress",
+    "QueueFull",
     "RequestOutput",
     "RequestScheduler",
     "RequestState",
@@ -36,6 +42,7 @@ __all__ = [
     "SchedulerInterface",
     "SchedulerOutput",
     "SchedulerRequest",
+    "SchedulerStats",
     "SrptPolicy",
     "Status",
     "StepScheduler",

@@ -13,9 +13,12 @@ MAX_KEYS = 256
 
 
 @dataclass
-class _Fit:
-    """Weighted sums of a least-squares line through (B, t); old measurements fade."""
+class Fit:
+    """The batches of one key: their number, that of their calls, and the weighted sums of a least-squares line through
+    (B, t), in which old measurements fade."""
 
+    batches: int = 0
+    calls: int = 0
     weight: float = 0.0
     size: float = 0.0
     time: float = 0.0
@@ -43,20 +46,23 @@ class _Fit:
 
 
 class BatchSizes:
-    """Learns from `measured`, and says in `limit` how far a batch of a key should grow, at most `bound`."""
+    """Learns from what `ran`, and says in `limit` how far a batch of a key should grow, at most `bound`."""
 
     def __init__(self, bound: int) -> None:
         self._bound = bound
-        self._fits: dict[Hashable, _Fit] = {}
+        self.fits: dict[Hashable, Fit] = {}
         self._bounds: dict[Hashable, int] = {}
 
-    def measured(self, key: Hashable, size: int, seconds: float) -> None:
-        """A batch of `size` calls took `seconds`."""
-        fit = self._fits.pop(key, None) or _Fit()
-        fit.add(size, seconds)
-        self._fits[key] = fit
-        if len(self._fits) > MAX_KEYS:
-            del self._fits[next(iter(self._fits))]
+    def ran(self, key: Hashable, size: int, seconds: float | None) -> None:
+        """A batch of `size` calls took `seconds`; None where it was no usual one, to learn from."""
+        fit = self.fits.pop(key, None) or Fit()
+        fit.batches += 1
+        fit.calls += size
+        if seconds is not None:
+            fit.add(size, seconds)
+        self.fits[key] = fit
+        if len(self.fits) > MAX_KEYS:
+            del self.fits[next(iter(self.fits))]
 
     def too_large(self, key: Hashable, size: int) -> None:
         """A batch of `size` calls did not fit into the device's memory."""
@@ -68,7 +74,7 @@ class BatchSizes:
 
     def limit(self, key: Hashable) -> int:
         """The size where growing stops paying; the bound where that is not known."""
-        fit = self._fits.get(key)
+        fit = self.fits.get(key)
         line = fit.line if fit else None
         if line is None or line[1] <= 0.0:
             return self.bound(key)
@@ -79,13 +85,18 @@ class BatchSizes:
 
     def seconds(self, key: Hashable) -> float:
         """About how many seconds one more call of `key` adds to a batch; those of an average key where not known."""
-        if (fit := self._fits.get(key)) is not None and fit.size > 0.0:
+        if (fit := self.fits.get(key)) is not None and fit.size > 0.0:
             line = fit.line
             return line[1] if line and line[1] > 0.0 else fit.time / fit.size
-        total = sum(fit.size for fit in self._fits.values())
-        return sum(fit.time for fit in self._fits.values()) / total if total > 0.0 else 1.0
+        total = sum(fit.size for fit in self.fits.values())
+        return sum(fit.time for fit in self.fits.values()) / total if total > 0.0 else 1.0
 
-    @property
-    def known(self) -> dict[Hashable, int]:
-        """The limit of every key that was measured."""
-        return {key: self.limit(key) for key in self._fits}
+    def batch_seconds(self, key: Hashable, size: int) -> float:
+        """About how many seconds a batch of `size` calls takes; 0 where nothing is known."""
+        fit = self.fits.get(key)
+        if fit is None or fit.size == 0.0 or size == 0:
+            return 0.0
+        line = fit.line
+        if line and line[1] > 0.0:
+            return max(line[0], 0.0) + line[1] * size
+        return fit.time / fit.size * size

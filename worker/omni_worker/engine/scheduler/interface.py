@@ -31,6 +31,7 @@ class SchedulerRequest:
     tenant: who asked, for fair shares
     deadline: when its result is wanted, in seconds on the clock that `schedule` is given; None is whenever
     steps: how many steps it is expected to take, until the runner knows; 0 where nobody does
+    refusable: whether it may be turned away for want of room, and not one that was taken before
     """
 
     id: str
@@ -39,6 +40,17 @@ class SchedulerRequest:
     tenant: str = ""
     deadline: float | None = None
     steps: int = 0
+    refusable: bool = True
+
+
+class QueueFull(ValueError):
+    """There is no room for the request. `retry_after`: about how many seconds until there will be."""
+
+    def __init__(self, held: int, retry_after: float) -> None:
+        super().__init__(
+            f"the queue is full: {held} requests are held; there will be room in about {retry_after:.0f} s"
+        )
+        self.retry_after = retry_after
 
 
 @dataclass
@@ -148,12 +160,42 @@ class Load:
     running: int = 0
 
 
+@dataclass(frozen=True)
+class KeyStats:
+    """What is known of the batches of one key.
+
+    limit: how many calls go into one
+    line: (a, b) where a batch of B calls takes a + b·B seconds; None while that is not known
+    batches, calls: how many were run so far, as long as the key is remembered
+    """
+
+    key: Hashable
+    limit: int
+    line: tuple[float, float] | None
+    batches: int
+    calls: int
+
+
+@dataclass(frozen=True)
+class SchedulerStats:
+    """What the metrics show of a scheduler.
+
+    wait: about how many seconds a request that came now would wait until it begins
+    refused: how many were turned away so far for want of room
+    keys: what is known of the batches of each key
+    """
+
+    wait: float
+    refused: int
+    keys: tuple[KeyStats, ...] = ()
+
+
 class SchedulerInterface(ABC):
     """A state machine over requests. Not thread-safe: the engine's loop is its only driver."""
 
     @abstractmethod
     def add_request(self, request: SchedulerRequest, now: float = 0.0) -> None:
-        """Take a request. Raises ValueError if one with its id is held already."""
+        """Take a request. Raises ValueError if one with its id is held already, and QueueFull if there is no room."""
 
     @abstractmethod
     def schedule(self, now: float = 0.0) -> SchedulerOutput:
@@ -169,7 +211,11 @@ class SchedulerInterface(ABC):
 
     @abstractmethod
     def preempt(self, id: str) -> None:
-        """Put a running request back to the front of the waiting; it resumes where it was. Raises KeyError."""
+        """Put a running request back to the waiting; it resumes where it was. Raises KeyError."""
+
+    @abstractmethod
+    def stats(self, now: float = 0.0) -> SchedulerStats:
+        """What the metrics show."""
 
     @property
     @abstractmethod

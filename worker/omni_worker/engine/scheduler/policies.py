@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import ClassVar
 
 from omni_worker.engine.scheduler.interface import RequestState
@@ -49,7 +50,8 @@ class Policy(ABC):
 
     @abstractmethod
     def pick(self, groups: Groups, moment: Moment) -> Hashable:
-        """The key to run. `groups` are the requests of the highest class by key, each in order of rank."""
+        """The key to run. `groups` are the requests of the highest class by key, each in order of rank; the key whose
+        first request ranks first comes first."""
 
     def order(self, state: RequestState, moment: Moment) -> Rank:
         """The request's place among all: by class, by rank, by arrival."""
@@ -57,14 +59,14 @@ class Policy(ABC):
 
     def choose(self, ready: Sequence[RequestState], moment: Moment) -> list[RequestState]:
         """The next batch: requests of one key, at most its limit. Lower classes may fill it up: that costs little."""
-        ordered = sorted(ready, key=lambda state: self.order(state, moment))
-        highest = class_of(ordered[0], moment.now)
+        ordered = sorted(((self.order(state, moment), state) for state in ready), key=itemgetter(0))
+        highest = ordered[0][0][0]
         groups: dict[Hashable, list[RequestState]] = {}
-        for state in ordered:
-            if class_of(state, moment.now) == highest:
+        for order, state in ordered:
+            if order[0] == highest:
                 groups.setdefault(state.key, []).append(state)
         key = self.pick(groups, moment)
-        batch = [state for state in ordered if state.key == key][: moment.limit(key)]
+        batch = [state for _, state in ordered if state.key == key][: moment.limit(key)]
         return batch
 
 
@@ -124,17 +126,18 @@ class DrrPolicy(Policy):
 class SrptPolicy(Policy):
     """Shortest remaining processing time first, which gives the least mean latency.
 
-    Every second of waiting counts as AGING seconds less to do, so that long requests have their turn too.
+    Every second of waiting counts as AGING seconds less to do, so that long requests have their turn too. All gain at
+    the same rate, so that to compare them it is enough to add AGING times their arrival.
     """
 
     preempts = True
     AGING: ClassVar[float] = 0.3
 
     def rank(self, state: RequestState, moment: Moment) -> Rank:
-        return (moment.seconds_left(state) - self.AGING * (moment.now - state.arrived),)
+        return (moment.seconds_left(state) + self.AGING * state.arrived,)
 
     def pick(self, groups: Groups, moment: Moment) -> Hashable:
-        return min(groups, key=lambda key: self.order(groups[key][0], moment))
+        return next(iter(groups))
 
 
 class EdfPolicy(Policy):
@@ -153,7 +156,7 @@ class EdfPolicy(Policy):
         return (0.0, deadline)
 
     def pick(self, groups: Groups, moment: Moment) -> Hashable:
-        return min(groups, key=lambda key: self.order(groups[key][0], moment))
+        return next(iter(groups))
 
 
 POLICIES: dict[str, type[Policy]] = {"fifo": FifoPolicy, "drr": DrrPolicy, "srpt": SrptPolicy, "edf": EdfPolicy}

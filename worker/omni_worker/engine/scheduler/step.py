@@ -1,15 +1,18 @@
 """Step mode: every output advances one batch by one model call, so requests join and leave between any two calls."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from itertools import count
 
 from omni_worker.engine.scheduler.base import BaseScheduler
 from omni_worker.engine.scheduler.batch_size import BatchSizes
+from omni_worker.engine.scheduler.forecast import Together
 from omni_worker.engine.scheduler.interface import (
+    KeyStats,
     RequestState,
     RunnerOutput,
     SchedulerEvent,
     SchedulerOutput,
+    SchedulerStats,
     Status,
 )
 from omni_worker.engine.scheduler.policies import FifoPolicy, Moment, Policy, class_of
@@ -24,15 +27,20 @@ class StepScheduler(BaseScheduler):
     With `find_batch_size` a batch grows only as far as that pays, by what earlier batches of its key took.
     """
 
-    def __init__(self, max_num_seqs: int, policy: Policy | None = None, find_batch_size: bool = False) -> None:
-        super().__init__(max_num_seqs)
-        self._policy = policy or FifoPolicy()
+    def __init__(
+        self,
+        max_num_seqs: int,
+        policy: Policy | None = None,
+        find_batch_size: bool = False,
+        max_waiting: int | None = None,
+    ) -> None:
+        super().__init__(max_num_seqs, policy or FifoPolicy(), max_waiting)
         self._find_batch_size = find_batch_size
         self._sizes = BatchSizes(max_num_seqs)
         self._loop_is_next = True
         self._turns = count(1)
 
-    def schedule(self, now: float = 0.0) -> SchedulerOutput:
+    def _select(self, now: float) -> tuple[Sequence[RequestState], Sequence[RequestState]]:
         moment = Moment(now, self.limit, self._sizes.seconds)
         admitted = self._fill(moment)
         ready = [state for state in self._running.values() if state.prepared]
@@ -40,7 +48,7 @@ class StepScheduler(BaseScheduler):
         turn = next(self._turns)
         for state in batch:
             state.served = turn
-        return self._output(new=[state for state in admitted if not state.prepared], cached=batch)
+        return [state for state in admitted if not state.prepared], batch
 
     def _of_turn(self, ready: list[RequestState]) -> list[RequestState]:
         """Those of the ready whose kind of call is next: the other kind than last time, where there is one."""
@@ -53,37 +61,60 @@ class StepScheduler(BaseScheduler):
         return self._sizes.limit(key) if self._find_batch_size else self._sizes.bound(key)
 
     def update_from_output(self, scheduled: SchedulerOutput, output: RunnerOutput) -> list[SchedulerEvent]:
-        state = self._running.get(scheduled.cached[0]) if scheduled.cached else None
-        if state is not None and state.key is not None:
-            if output.out_of_memory:
-                self._sizes.too_large(state.key, len(scheduled.cached))
-            elif output.call_seconds is not None:
-                self._sizes.measured(state.key, len(scheduled.cached), output.call_seconds)
-        return super().update_from_output(scheduled, output)
+        size = len(scheduled.cached)
+        state = self._state(scheduled.cached[0]) if scheduled.cached else None
+        if state is None or state.key is None:
+            return super().update_from_output(scheduled, output)
+        key, is_loop = state.key, state.in_loop
+        self._sizes.ran(key, size, output.call_seconds)
+        if output.out_of_memory:
+            self._sizes.too_large(key, size)
+        events = super().update_from_output(scheduled, output)
+        if self._turn is not None:
+            self._turn.modelled = self._turn.steps * self._sizes.batch_seconds(key, size) / size
+            self._turn.is_usual = self._turn.modelled > 0.0 or not (is_loop and self._turn.steps)
+        return events
+
+    def stats(self, now: float = 0.0) -> SchedulerStats:
+        base = super().stats(now)
+        keys = (
+            KeyStats(key, self.limit(key), fit.line, fit.batches, fit.calls) for key, fit in self._sizes.fits.items()
+        )
+        return SchedulerStats(base.wait, base.refused, tuple(keys))
+
+    def _known_key(self, state: RequestState) -> Hashable | None:
+        return state.key if state.in_loop and self._sizes.batch_seconds(state.key, 1) > 0.0 else None
+
+    def _round_seconds(self, together: Together) -> float:
+        modelled = 0.0
+        for key, calls in together.items():
+            if key is not None:
+                full, rest = divmod(calls, limit := self.limit(key))
+                modelled += full * self._sizes.batch_seconds(key, limit) + self._sizes.batch_seconds(key, rest)
+        return modelled * self._pace.stretch + together[None] * self._pace.step_seconds
 
     def _fill(self, moment: Moment) -> list[RequestState]:
         """Let the first of the waiting run: in free places, and in those of requests that give way."""
         admitted: list[RequestState] = []
-        while self._waiting and not self._is_settled():
-            first = min(self._waiting.values(), key=lambda state: self._policy.order(state, moment))
+        while (first := self._waiting.first(moment)) is not None:
             if len(self._running) == self.max_num_seqs:
-                last = max(self._running.values(), key=lambda state: self._policy.order(state, moment))
-                if not self._gives_way(last, first, moment):
+                last = self._giving_way(first, moment)
+                if last is None:
                     break
                 self.preempt(last.id)
             admitted.append(self._admit(first))
         return [state for state in admitted if state.status is Status.RUNNING]
 
-    def _is_settled(self) -> bool:
-        """Whether nobody could be admitted now: spares the search where many wait, which is when it would cost."""
-        if len(self._running) < self.max_num_seqs or self._policy.preempts:
-            return False
-        held = (*self._running.values(), *self._waiting.values())
-        return len({state.request.priority for state in held}) == 1
-
-    def _gives_way(self, running: RequestState, waiting: RequestState, moment: Moment) -> bool:
-        if not running.prepared:
-            return False
-        if class_of(running, moment.now) < class_of(waiting, moment.now):
-            return True
-        return self._policy.preempts and self._policy.order(waiting, moment) < self._policy.order(running, moment)
+    def _giving_way(self, waiting: RequestState, moment: Moment) -> RequestState | None:
+        """The running request that gives way to one that waits: the last of those that come after it, if any."""
+        limit = class_of(waiting, moment.now)
+        if not self._policy.preempts and all(class_of(one, moment.now) >= limit for one in self._running.values()):
+            return None  # the usual case where many wait: spares ranking those that run
+        prepared = [state for state in self._running.values() if state.prepared]
+        if not prepared:
+            return None
+        last = max(prepared, key=lambda state: self._policy.order(state, moment))
+        if class_of(last, moment.now) < limit:
+            return last
+        after = self._policy.preempts and self._policy.order(waiting, moment) < self._policy.order(last, moment)
+        return last if after else None
