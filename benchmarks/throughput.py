@@ -1,146 +1,89 @@
-"""Throughput of the engine against diffusers' own loop, as ratios within one process.
+"""Throughput of one replica against plain diffusers, at 16, 64, 256 and 1024 image tokens, as ratios within one run.
 
-24 requests a cell, closed batch, the built-in model. Baseline: `pipe(...)`, one request after another. Rows: the engine
-one request at a time, with up to 8 and 16 together, and as it is served by default. The cells are interleaved (forward
-and backward, `--repeats` times), and the median of the paired ratios is reported with its range, since an absolute time
-on a shared machine means nothing. Pictures are compared too: a cell whose pictures differ by more than two levels is
-marked.
+A closed batch of requests with mixed step counts (4, 20 and 50 in the ratio 50 : 35 : 15), all there at the beginning.
+Baseline: `pipe(...)`, one request after another. The picture of every request is compared with the baseline's: a cell
+whose pictures differ by more than two of 255 levels is marked. 48 requests at 16 tokens, fewer at more tokens, and 4
+steps only at 1024, to keep the run short. A batch that had to be proven while it was measured is counted (`proofs`).
 
-    python benchmarks/throughput.py [--repeats 3] [--output benchmarks/results/throughput.json]
+    python -m benchmarks.throughput [--quick]
 """
 
-import argparse
-import json
-import os
-import platform
-import queue
-import statistics
-import time
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
-import numpy as np
-import torch
-from rich.console import Console
+from benchmarks import common, systems
 from rich.progress import track
 from rich.table import Table
 
-from omni_worker import model_source
-from omni_worker.config import AUTO_MAX_NUM_SEQS
-from omni_worker.engine.engine import Engine
-from omni_worker.engine.executor import UniProcExecutor
-from omni_worker.engine.runner.diffusion import StepRunner
-from omni_worker.engine.scheduler import Finished, SchedulerRequest, StepScheduler
-from omni_worker.pipelines.loading import load
-from omni_worker.pipelines.protocol import to_uint8
 from omni_worker.requests import GenerationParams
 
-REQUESTS = 24
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-STEPS = (4,) * 8 + (20,) * 6 + (50,) * 2
-CELLS = {
-    "32x32, mixed steps": lambda i: (32, STEPS[i % len(STEPS)]),
-    "64x64, mixed steps": lambda i: (64, STEPS[i % len(STEPS)]),
-    "both sizes, mixed steps": lambda i: ((32, 64)[i % 2], STEPS[i % len(STEPS)]),
-    "128x128, 4 steps": lambda i: (128, 4),
+MOST_LEVELS = 2
+SYSTEMS = {
+    systems.REQUEST_MODE: systems.request_mode,
+    systems.PEER: systems.peer_mode,
+    "ours, at most 8": systems.step_mode(most=8),
+    "ours, at most 16": systems.step_mode(most=16),
+    "ours, as served": systems.step_mode(),
 }
-BATCHES = (1, 8, 16, None)
-
-
-def requests_of(cell: str) -> list[GenerationParams]:
-    shapes = [CELLS[cell](i) for i in range(REQUESTS)]
-    return [
-        GenerationParams(
-            prompt=f"a red {WORDS[i % 10]} on black background", seed=i, width=side, height=side, steps=steps
-        )
-        for i, (side, steps) in enumerate(shapes)
-    ]
-
-
-def baseline(pipeline, params: list[GenerationParams]) -> list[np.ndarray]:
-    """diffusers' own call, one request after another."""
-    with torch.no_grad():
-        return [to_uint8(pipeline._pipe(**pipeline._arguments.build(one)).images)[0] for one in params]
-
-
-def engine(pipeline, params: list[GenerationParams], batch: int | None) -> list[np.ndarray]:
-    """The engine with at most `batch` requests together; None as it is served by default, finding the size itself."""
-    events: queue.Queue = queue.Queue()
-    scheduler = StepScheduler(AUTO_MAX_NUM_SEQS, find_batch_size=True) if batch is None else StepScheduler(batch)
-    running = Engine(scheduler, UniProcExecutor(StepRunner(pipeline)), events.put)
-    for i, one in enumerate(params):
-        running.submit(SchedulerRequest(str(i), one))
-    running.start()
-    pictures: dict[str, np.ndarray] = {}
-    while len(pictures) < len(params):
-        event = events.get(timeout=600)
-        if isinstance(event, Finished):
-            if event.error:
-                raise event.error
-            pictures[event.id] = event.result.images[0]
-    running.stop()
-    return [pictures[str(i)] for i in range(len(params))]
+SHORT = ((4, 0.7), (20, 0.3))
+CELLS: dict[str, Callable[[], list[GenerationParams]]] = {
+    "16 tokens": lambda: systems.mixed(48, [32]),
+    "64 tokens": lambda: systems.mixed(32, [64]),
+    "16 and 64 tokens": lambda: systems.mixed(32, [32, 64]),
+    "256 tokens": lambda: systems.mixed(16, [128], SHORT),
+    "1024 tokens": lambda: systems.mixed(6, [256], ((4, 1.0),)),
+}
+QUICK = {
+    "16 tokens": lambda: systems.mixed(12, [32], SHORT),
+    "16 and 64 tokens": lambda: systems.mixed(8, [32, 64], SHORT),
+}
 
 
 def main() -> None:
     """Measure every cell and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3, help="times each cell is run forward and backward")
-    parser.add_argument("--threads", type=int, default=1, help="torch's threads")
-    parser.add_argument("--output", type=Path, help="where to write the figures as JSON")
+    parser = common.parser(__doc__, "throughput")
+    parser.add_argument("--sweeps", type=int, default=2, help="good pairs wanted of each system and cell")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    pipeline = load(model_source.parse("builtin://digits"), step_execution=True).pipeline
-    rows = {"diffusers": lambda params: baseline(pipeline, params)} | {
-        f"engine, {f'up to {batch}' if batch else 'auto'}": lambda params, batch=batch: engine(pipeline, params, batch)
-        for batch in BATCHES
-    }
-    order = [name for _ in range(args.repeats) for names in (list(rows), list(rows)[::-1]) for name in names]
-    figures: dict[str, dict] = {}
-    for cell in CELLS:
-        params = requests_of(cell)
-        pictures = {name: run(params) for name, run in rows.items()}  # warms up, and proves the keys
-        seconds: dict[str, list[float]] = {name: [] for name in rows}
-        for name in track(order, description=cell):
-            began = time.perf_counter()
-            rows[name](params)
-            seconds[name].append(time.perf_counter() - began)
+    common.start(args)
+    before, model = common.machine(), systems.Model()
+    common.settle()
+    cells = QUICK if args.quick else CELLS
+    figures = {}
+    for cell in track(cells, description="cells", console=common.console):
+        params = cells[cell]()
+        runs = {systems.DIFFUSERS: partial(systems.run_diffusers, model, params)} | {
+            name: partial(systems.run_engine, make, model, params) for name, make in SYSTEMS.items()
+        }
+        pictures = {name: run() for name, run in runs.items()}  # warms up, and proves the batches
+        proofs = model.stepped.proofs
+        pairs = common.compare(runs, args.sweeps)
         figures[cell] = {
-            name: {
-                "ratios": [base / own for base, own in zip(seconds["diffusers"], seconds[name], strict=True)],
-                "levels": max(
-                    int(np.abs(a.astype(int) - b.astype(int)).max())
-                    for a, b in zip(pictures["diffusers"], pictures[name], strict=True)
-                ),
-            }
-            for name in rows
+            "requests": len(params),
+            "steps": sum(one.steps or 0 for one in params),
+            "proofs": model.stepped.proofs - proofs,
+            "systems": {
+                name: {**pair.figures(), "levels": systems.levels(pictures[systems.DIFFUSERS], pictures[name])}
+                for name, pair in pairs.items()
+            },
         }
     show(figures)
-    if args.output:
-        machine = {
-            "cores": os.cpu_count(), "threads": args.threads, "machine": platform.machine(),
-            "load": os.getloadavg(), "python": platform.python_version(),
-            "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
-        }  # fmt: skip
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"machine": machine, "cells": figures}, indent=1) + "\n")
+    common.write(args.output, before, {"cells": figures})
 
 
 def show(figures: dict[str, dict]) -> None:
-    table = Table(title=f"requests per second against diffusers' own loop ({REQUESTS} requests a cell)")
+    """Print the ratios."""
+    table = Table(title="requests per second, plain diffusers = 1")
     table.add_column("")
-    for name in next(iter(figures.values())):
+    for name in SYSTEMS:
         table.add_column(name, justify="right")
-    for cell, row in figures.items():
-        texts = []
-        for name, measured in row.items():
-            ratios = measured["ratios"]
-            text = f"{statistics.median(ratios):.2f}x"
-            if name != "diffusers":
-                text += f" [{min(ratios):.2f}..{max(ratios):.2f}]"
-            texts.append(text + (f" DIFFERS by {measured['levels']}" if measured["levels"] > 2 else ""))
-        table.add_row(cell, *texts)
-    Console(width=140).print(table)
+    for cell, measured in figures.items():
+        row = (measured["systems"][name] for name in SYSTEMS)
+        table.add_row(cell, *(common.text(one) + _mark(one) for one in row))
+    common.console.print(table)
+
+
+def _mark(figures: dict) -> str:
+    return f" DIFFERS by {figures['levels']}" if figures["levels"] > MOST_LEVELS else ""
 
 
 if __name__ == "__main__":
