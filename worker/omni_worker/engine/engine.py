@@ -1,7 +1,8 @@
 """The engine's loop: the only driver of its scheduler and its executor.
 
-Other threads hand in work through `submit`, `abort` and `rpc`, which only put it into an inbox; the loop takes it
-between two steps. Events leave through a callback that the loop thread calls.
+Other threads hand in requests through `submit`, which asks the scheduler at once whether there is room: one that is
+turned away learns so without waiting for a step to end. What `abort` and `rpc` hand in is put into an inbox, and the
+loop takes it between two steps. The scheduler is only touched with the lock held, and never while it runs its output.
 """
 
 import logging
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from omni_worker.engine.executor import Executor, ExecutorFailed
 from omni_worker.engine.scheduler import (
@@ -29,21 +30,21 @@ from omni_worker.errors import RequestError
 log = logging.getLogger(__name__)
 
 
-Answer = TypeVar("Answer")
-
-
 @dataclass
-class Call(Generic[Answer]):
-    """Something to do between two steps: `run` is given what the wait for its turn left of the time, in seconds."""
+class Rpc:
+    """A call of a runner method; its deadline covers the wait for its turn."""
 
-    name: str
-    run: Callable[[float], Answer]
+    method: str
+    args: tuple[Any, ...]
     deadline: float
-    future: "Future[Answer]" = field(default_factory=Future)
+    future: "Future[list[Any]]" = field(default_factory=Future)
 
 
 class Engine:
-    """Runs in a thread of its own: `start`, then `submit` from anywhere, then `stop`."""
+    """Runs in a thread of its own: `start`, then `submit` from anywhere, then `stop`.
+
+    `on_event` is called in that thread, or in the one that calls `submit`.
+    """
 
     def __init__(
         self,
@@ -56,12 +57,10 @@ class Engine:
         self._executor = executor
         self._on_event = on_event
         self._on_failure = on_failure or (lambda error: None)
-        self._inbox: deque[SchedulerRequest | str | Call[Any]] = deque()
-        self._entering = 0
+        self._inbox: deque[str | Rpc] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._lost: Exception | None = None
-        self._load = Load()
         self.steps = 0
         self.step_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -72,8 +71,18 @@ class Engine:
         self._thread.start()
 
     def submit(self, request: SchedulerRequest) -> None:
-        """Hand in a request; exactly one Finished event will follow."""
-        self._put(request, entering=1)
+        """Hand in a request; exactly one Finished event will follow, at once where the request is turned away."""
+        error: Exception
+        try:
+            with self._wake:
+                self._scheduler.add_request(request, time.monotonic())
+                self._wake.notify()
+            return
+        except QueueFull as full:
+            error = RequestError("busy", str(full), retry_after=full.retry_after)
+        except ValueError as refusal:
+            error = refusal
+        self._emit([Finished(request.id, Status.FAILED, error=error)])
 
     def abort(self, id: str) -> None:
         """End a request at the next step boundary. An id that is not held is passed over."""
@@ -81,15 +90,9 @@ class Engine:
 
     def rpc(self, method: str, *args: Any, timeout: float = 10.0) -> "Future[list[Any]]":
         """Call a method of the runner between two steps; TimeoutError if its turn has not come in `timeout` seconds."""
-        return self._between_steps(
-            method, lambda left: self._executor.collective_rpc(method, args, left), time.monotonic() + timeout
-        )
-
-    def scheduler_stats(self, timeout: float = 10.0) -> "Future[SchedulerStats]":
-        """What the scheduler tells of itself between two steps; TimeoutError as for `rpc`."""
-        return self._between_steps(
-            "stats", lambda left: self._scheduler.stats(time.monotonic()), time.monotonic() + timeout
-        )
+        call = Rpc(method, args, time.monotonic() + timeout)
+        self._put(call)
+        return call.future
 
     def stop(self) -> None:
         """End the loop after the step that runs, and shut the executor down."""
@@ -100,8 +103,15 @@ class Engine:
 
     @property
     def load(self) -> Load:
-        """What the scheduler held after the last step; requests still in the inbox count as waiting."""
-        return Load(waiting=self._load.waiting + self._entering, running=self._load.running)
+        """What the scheduler holds."""
+        with self._wake:
+            return self._scheduler.load
+
+    @property
+    def scheduler_stats(self) -> SchedulerStats:
+        """What the metrics show of the scheduler."""
+        with self._wake:
+            return self._scheduler.stats(time.monotonic())
 
     @property
     def is_alive(self) -> bool:
@@ -111,13 +121,15 @@ class Engine:
     def step(self) -> None:
         """One turn of the loop: take what came in, schedule, execute, update."""
         self._take_inbox()
-        scheduled = self._scheduler.schedule(time.monotonic())
+        with self._wake:
+            scheduled = self._scheduler.schedule(time.monotonic())
         if not scheduled.is_empty:
             began = time.perf_counter()
             output = self._executor.execute(scheduled)
             self.steps, self.step_seconds = self.steps + 1, self.step_seconds + time.perf_counter() - began
-            self._emit(self._scheduler.update_from_output(scheduled, output))
-        self._load = self._scheduler.load
+            with self._wake:
+                events = self._scheduler.update_from_output(scheduled, output)
+            self._emit(events)
 
     def _run(self) -> None:
         try:
@@ -144,49 +156,30 @@ class Engine:
         while self._inbox:
             item = self._inbox.popleft()
             if isinstance(item, str):
-                self._emit(self._scheduler.abort([item]))
-            elif isinstance(item, Call):
-                self._answer(item)
-            else:
                 with self._wake:
-                    self._entering -= 1
-                self._add(item)
+                    events = self._scheduler.abort([item])
+                self._emit(events)
+            else:
+                self._answer(item)
 
-    def _add(self, request: SchedulerRequest) -> None:
-        error: Exception
-        try:
-            self._scheduler.add_request(request, time.monotonic())
-            return
-        except QueueFull as full:
-            error = RequestError("busy", str(full), retry_after=full.retry_after)
-        except ValueError as invalid:
-            error = invalid
-        self._emit([Finished(request.id, Status.FAILED, error=error)])
-
-    def _answer(self, call: Call[Any]) -> None:
+    def _answer(self, call: Rpc) -> None:
         if time.monotonic() > call.deadline:
-            call.future.set_exception(TimeoutError(f"{call.name}: its turn did not come in time"))
+            call.future.set_exception(TimeoutError(f"{call.method}: its turn did not come in time"))
             return
         try:
-            answer = call.run(call.deadline - time.monotonic())
+            answers = self._executor.collective_rpc(call.method, call.args, call.deadline - time.monotonic())
         except Exception as error:
             call.future.set_exception(error)
             if isinstance(error, ExecutorFailed):
                 raise
         else:
-            call.future.set_result(answer)
+            call.future.set_result(answers)
 
     def _emit(self, events: list[SchedulerEvent]) -> None:
         for event in events:
             self._on_event(event)
 
-    def _between_steps(self, name: str, run: Callable[[float], Answer], deadline: float) -> "Future[Answer]":
-        call = Call(name, run, deadline)
-        self._put(call)
-        return call.future
-
-    def _put(self, item: SchedulerRequest | str | Call[Any], entering: int = 0) -> None:
+    def _put(self, item: str | Rpc) -> None:
         with self._wake:
-            self._entering += entering
             self._inbox.append(item)
             self._wake.notify()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from omni_worker.replica.supervisor import Child
@@ -13,13 +13,20 @@ COUNTERS = {
     "completed": "Requests completed",
     "batched_calls": "Model calls that shared a forward pass",
     "single_calls": "Model calls that ran alone",
+    "refused": "Requests turned away, for the queue was full",
 }
 GAUGES = {
     "waiting": "Requests waiting in the scheduler",
+    "predicted_wait_seconds": "Time that a request which came now would wait until it begins, as predicted",
     "running": "Requests running in the scheduler",
     "states": "Request states held by the runner",
     "keys_batched": "Kinds of call proven to batch",
     "keys_alone": "Kinds of call found to run right only alone",
+}
+FOUND = {
+    "limit": "Calls that go into one batch: as many as pay, or as fit",
+    "fixed_seconds": "What a batch takes however many calls are in it: a in t(B) = a + b B, fitted to its batches",
+    "call_seconds": "What every call of a batch adds to that: b in t(B) = a + b B",
 }
 
 
@@ -40,7 +47,28 @@ class ChildCollector(Collector):
             for child in self._children:
                 gauge.add_metric([str(child.index)], child.stats.get(name, 0))
             yield gauge
+        yield from self._batches()
         restarts = CounterMetricFamily("omni_replica_restarts", "Times the replica was started again", labels=["index"])
         for child in self._children:
             restarts.add_metric([str(child.index)], child.restarts)
         yield restarts
+
+    def _batches(self) -> Iterator[Metric]:
+        sizes = SummaryMetricFamily(
+            "omni_engine_batch_size",
+            "Calls that went into one batch: count of batches, and sum of their calls",
+            labels=["index", "phase", "model"],
+        )
+        found = [
+            GaugeMetricFamily(f"omni_engine_batch_{name}", text, labels=["index", "phase", "model", "variant"])
+            for name, text in FOUND.items()
+        ]
+        for child in self._children:
+            index = str(child.index)
+            for phase, model, batches, calls in child.stats.get("batch_counts", ()):
+                sizes.add_metric([index, phase, model], batches, calls)
+            for phase, model, variant, *values in child.stats.get("batch_sizes", ()):
+                for gauge, value in zip(found, values, strict=True):
+                    if value is not None:
+                        gauge.add_metric([index, phase, model, variant], value)
+        yield from (sizes, *found)

@@ -152,10 +152,14 @@ class ReplicaProcess:
         self._loop.call_soon_threadsafe(self._stop.set)
 
     async def _send_stats(self) -> None:
+        from omni_worker.replica.batch_report import BatchReport  # here, for it needs torch
+
+        batches = BatchReport()
         while True:
             engine = self._server.engine
             assert engine is not None
             runner = (await asyncio.wrap_future(engine.rpc("stats", timeout=60.0)))[0]
+            scheduler = engine.scheduler_stats
             load = self._server.load
             self._report(
                 "stats",
@@ -164,6 +168,9 @@ class ReplicaProcess:
                 waiting=load.queue_length,
                 running=load.running,
                 completed=load.completed,
+                predicted_wait_seconds=round(scheduler.wait, 3),
+                refused=scheduler.refused,
+                **batches.of(scheduler.keys),
                 **runner,
             )
             await asyncio.sleep(STATS_SECONDS)

@@ -110,7 +110,7 @@ class BaseScheduler(SchedulerInterface):
 
     def stats(self, now: float = 0.0) -> SchedulerStats:
         beyond = self._held - self.max_num_seqs
-        return SchedulerStats(0.0 if beyond < 0 else _at(self._end_times(), beyond), self._refused)
+        return SchedulerStats(0.0 if beyond < 0 else _at(self._end_times(now), beyond), self._refused)
 
     @property
     def load(self) -> Load:
@@ -171,15 +171,17 @@ class BaseScheduler(SchedulerInterface):
     def _until_room(self, now: float) -> float:
         """Seconds until there will be room for one more that was turned away."""
         if self._forecast is None or not 0.0 <= now - self._forecast[0] < FORECAST_SECONDS:
-            self._forecast = now, self._end_times()
+            self._forecast = now, self._end_times(now)
         place, self._turned_away = self._turned_away, min(self._turned_away + 1, self._held - 1)
         return _at(self._forecast[1], place)
 
-    def _end_times(self) -> list[float]:
+    def _end_times(self, now: float) -> list[float]:
         """When the first of the held requests will have ended, the second, … in seconds from now."""
+        elapsed = now - self._turn.began if self._turn is not None and self._running else 0.0
         running = [(state.steps_left, self._known_key(state)) for state in self._running.values()]
         waiting = ((state.steps_left, self._known_key(state)) for state in self._waiting)
-        return list(islice(end_times(running, waiting, self.max_num_seqs, self._round_seconds), HORIZON))
+        ends = end_times(running, waiting, self.max_num_seqs, self._round_seconds)
+        return [max(0.0, end - elapsed) for end in islice(ends, HORIZON)]
 
     def _known_key(self, state: RequestState) -> Hashable | None:
         """The key of the request's next steps, where it is known what those take."""

@@ -191,7 +191,7 @@ class SchedulerStats:
 
 
 class SchedulerInterface(ABC):
-    """A state machine over requests. Not thread-safe: the engine's loop is its only driver."""
+    """A state machine over requests. Not thread-safe: the engine has a lock around every call."""
 
     @abstractmethod
     def add_request(self, request: SchedulerRequest, now: float = 0.0) -> None:

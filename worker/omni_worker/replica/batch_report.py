@@ -1,0 +1,81 @@
+"""What a replica tells of its batches: counts by phase and model, and what was found of each kind of call.
+
+The scheduler treats keys as opaque; here they are given names. Their number is bounded, whatever clients ask for: the
+kinds of call that ran most have a name of their own, and the others of a phase and model share one.
+"""
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+from omni_worker.engine.scheduler import KeyStats
+from omni_worker.pipelines.calls import Key
+
+KEYS_NAMED = 16
+OTHERS = "others"
+ALONE = "alone"
+UNKNOWN = "unknown"
+
+
+class Name(NamedTuple):
+    """The labels of a kind of call. `variant` numbers the shapes of a model's calls, or says that none may join it."""
+
+    phase: str
+    model: str
+    variant: str
+
+
+def name_of(key: Hashable) -> Name:
+    """The key's name; of one that is no pipeline's, nothing is known."""
+    if not isinstance(key, Key):
+        return Name(UNKNOWN, UNKNOWN, OTHERS)
+    return Name(key.phase, key.model, ALONE if isinstance(key.variant, str) else str(key.variant))
+
+
+class BatchReport:
+    """Adds up what the scheduler counts for each key, and so outlives keys that the scheduler forgets."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Hashable, tuple[int, int]] = {}
+        self._counts: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def of(self, keys: Sequence[KeyStats]) -> dict[str, Any]:
+        """What to tell now, as JSON: `batch_counts` has phase, model, batches, calls; `batch_sizes` has phase, model,
+        variant, limit, a, b (both None while not known)."""
+        for one in keys:
+            batches, calls = self._seen.get(one.key, (0, 0))
+            if one.batches < batches:  # it had been forgotten meanwhile
+                batches, calls = 0, 0
+            name = name_of(one.key)[:2]
+            before = self._counts.get(name, (0, 0))
+            self._counts[name] = before[0] + one.batches - batches, before[1] + one.calls - calls
+        self._seen = {one.key: (one.batches, one.calls) for one in keys}
+        return {
+            "batch_counts": [[*name, *counts] for name, counts in self._counts.items()],
+            "batch_sizes": [[*name, *_merged(group)] for name, group in _grouped(keys).items()],
+        }
+
+
+def _grouped(keys: Sequence[KeyStats]) -> dict[Name, list[KeyStats]]:
+    groups: dict[Name, list[KeyStats]] = defaultdict(list)
+    named = 0
+    for one in sorted(keys, key=lambda one: -one.calls):
+        name = name_of(one.key)
+        if name.variant not in (ALONE, OTHERS):
+            named += 1
+            name = name if named <= KEYS_NAMED else name._replace(variant=OTHERS)
+        groups[name].append(one)
+    return groups
+
+
+def _merged(group: Sequence[KeyStats]) -> tuple[float, float | None, float | None]:
+    """Limit, a and b: the mean over a group's calls."""
+    limit = _mean([(one.limit, one.calls) for one in group])
+    assert limit is not None
+    lines = [(one.line, one.calls) for one in group if one.line is not None]
+    return limit, _mean([(line[0], calls) for line, calls in lines]), _mean([(line[1], calls) for line, calls in lines])
+
+
+def _mean(weighted: Sequence[tuple[float, int]]) -> float | None:
+    total = sum(weight for _, weight in weighted)
+    return sum(value * weight for value, weight in weighted) / total if total else None
