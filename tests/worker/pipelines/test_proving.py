@@ -5,8 +5,9 @@ import torch
 
 from omni_worker.pipelines.calls import DENOISE, ENCODE, Call, Keys
 from omni_worker.pipelines.collators import TEXT_ENCODER, Collator
+from omni_worker.pipelines.comparing import SameTensors, agree
 from omni_worker.pipelines.context import ModelState, RequestContext
-from omni_worker.pipelines.proving import ProvenBatches, SameTensors, agree
+from omni_worker.pipelines.proving import ProvenBatches
 
 MODELS = ModelState([])
 

@@ -7,27 +7,47 @@ its lengths may coincide with others by chance, and so is a batch whose masks di
 """
 
 import logging
-import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from omni_worker.pipelines.calls import Call, Key, Keys
+from omni_worker.pipelines.comparing import SameTensors, agree, version
 from omni_worker.pipelines.merging import CannotMerge, Plan, Treatment, evened_out, plans, run_merged
-from omni_worker.pipelines.structure import attributes, is_finite, mapped
+from omni_worker.pipelines.ranks import Ranks
+from omni_worker.pipelines.splitting import joined, pieces
+from omni_worker.pipelines.structure import is_finite, mapped
 
 log = logging.getLogger(__name__)
 
-# Relative difference (root mean square) that a batched answer may have from the answer alone, by precision.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 COMPARED_ALONE = 3
 FAILURES = 2
 REMEMBERED = 4096
 
 Pattern = tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Calls of one key, as the pipelines made them and as they are merged.
+
+    pattern: whether sequences had to be evened out (their `lengths`), and which of the watched tensors are equal in all
+    """
+
+    key: Key
+    pattern: Pattern
+    calls: Sequence[Call]
+    together: Sequence[Call]
+    lengths: Sequence[int]
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether the calls are as like as they can be: nothing could be gained by taking fewer of them."""
+        return not self.pattern[0] and all(self.pattern[1:])
 
 
 @dataclass
@@ -44,17 +64,22 @@ class Verdict:
 
 
 class ProvenBatches:
-    """Runs calls that share a key together where that is proven to be right, and alone where it is not."""
+    """Runs calls that share a key together where that is proven to be right, and alone where it is not.
 
-    def __init__(self) -> None:
+    Where a replica has several `ranks`, each takes its part of the calls, or of the rows of a single one.
+    """
+
+    def __init__(self, ranks: Ranks | None = None) -> None:
         self.verdicts: dict[tuple[Key, Pattern], Verdict] = {}
         self.batched_calls = 0
         self.single_calls = 0
         self.proofs = 0
+        self._ranks = ranks or Ranks()
         self._keys = Keys()
         self._same = SameTensors()
         self._refuted: set[Key] = set()
         self._watched: dict[Key, frozenset[int]] = {}
+        self._divisible: dict[Key, bool] = {}
 
     def key_of(self, call: Call) -> Key:
         """The call's key; one of its own where calls like it are known to run alone."""
@@ -63,23 +88,12 @@ class ProvenBatches:
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
         """The answer of each of `calls`, in their order. Raises what the model raises."""
-        if len(calls) == 1:
-            return self._alone(calls)
-        together, lengths = evened_out(calls)
-        key = self._keys.of(calls[0])
-        pattern = (bool(lengths), *self._pattern(key, together))
-        verdict = self._verdict(key, pattern)
-        if verdict.is_refuted:
-            return self._alone(calls) if _is_uniform(pattern) else self._in_groups(key, calls)
-        plan = verdict.plan_of_size.get(len(calls))
-        if plan is None:
-            return self._prove(Batch(key, pattern, calls, together, lengths), verdict)
-        try:
-            answers = run_merged(together, plan, lengths)
-        except CannotMerge:
-            return self._alone(calls)
-        self.batched_calls += len(calls)
-        return answers
+        if self._ranks.size == 1:
+            return self._run(calls)
+        if len(calls) < self._ranks.size and all(call.rows > 1 for call in calls):
+            return [self._divided(call) for call in calls]
+        shares = [self._ranks.share(len(calls), rank) for rank in range(self._ranks.size)]
+        return self._on_ranks([calls[share.start : share.stop] for share in shares if share])
 
     def stats(self) -> dict[str, int]:
         """Counters for metrics: calls that ran together and alone, keys whose calls may and may not share a batch."""
@@ -92,14 +106,82 @@ class ProvenBatches:
             "keys_alone": refuted,
         }
 
+    def _run(self, calls: Sequence[Call]) -> list[Any]:
+        if len(calls) == 1:
+            return self._alone(calls)
+        batch = self._batch(calls)
+        verdict = self._verdict(batch)
+        if verdict.is_refuted:
+            return self._alone(calls) if batch.is_uniform else self._in_groups(batch)
+        plan = verdict.plan_of_size.get(len(calls))
+        if plan is None:
+            return self._prove(batch, verdict)
+        try:
+            answers = run_merged(batch.together, plan, batch.lengths)
+        except CannotMerge:
+            return self._alone(calls)
+        self.batched_calls += len(calls)
+        return answers
+
     def _alone(self, calls: Sequence[Call]) -> list[Any]:
         self.single_calls += len(calls)
         return [call.run() for call in calls]
 
-    def _verdict(self, key: Key, pattern: Pattern) -> Verdict:
-        verdict = self.verdicts.get((key, pattern))
+    # ---- ranks
+
+    def _on_ranks(self, parts: Sequence[Sequence[Call]]) -> list[Any]:
+        """A part for each rank. One that has to be proven first runs on all of them, so that all know the verdict."""
+        answers: dict[int, list[Any]] = {}
+        for number, part in enumerate(parts):
+            if len(part) > 1 and not self._is_settled(part):
+                answers[number] = self._shared(self._run(part))
+        rest = [number for number in range(len(parts)) if number not in answers]
+        told = self._ranks.spread([partial(_run_and_tell, self._run, parts[number]) for number in rest])
+        for number, (own, randomness) in zip(rest, told, strict=True):
+            for call, states in zip(parts[number], randomness, strict=True):
+                _restore_randomness(call, states)
+            answers[number] = own
+        return [answer for number in range(len(parts)) for answer in answers[number]]
+
+    def _is_settled(self, calls: Sequence[Call]) -> bool:
+        batch = self._batch(calls)
+        verdict = self._verdict(batch)
+        return len(calls) in verdict.plan_of_size or (verdict.is_refuted and batch.is_uniform)
+
+    def _shared(self, answers: list[Any]) -> list[Any]:
+        """The first rank's answers, to the bit, on all."""
+        return list(self._ranks.spread([lambda: answers])[0])
+
+    def _divided(self, call: Call) -> Any:
+        """One call, its rows divided among the ranks where that is proven to be right."""
+        key = self._keys.of(call)
+        count = min(self._ranks.size, call.rows)
+        if key in self._divisible and not self._divisible[key]:
+            return self._on_ranks([[call]])[0]
+        if key not in self._divisible:
+            before, whole = _randomness(call), call.copy().run()
+            is_random = not _equal_states(before, _randomness(call))
+            self._divisible[key] = not is_random and _agrees(whole, partial(self._from_pieces, call.copy(), count))
+            self.proofs += 1
+            return self._shared([whole])[0]
+        return self._from_pieces(call, count)
+
+    def _from_pieces(self, call: Call, count: int) -> Any:
+        self.single_calls += 1
+        return joined(self._ranks.spread([piece.run for piece in pieces(call, count)]))
+
+    # ---- what is known
+
+    def _batch(self, calls: Sequence[Call]) -> Batch:
+        together, lengths = evened_out(calls)
+        key = self._keys.of(calls[0])
+        return Batch(key, (bool(lengths), *self._pattern(key, together)), calls, together, lengths)
+
+    def _verdict(self, batch: Batch) -> Verdict:
+        known = batch.key, batch.pattern
+        verdict = self.verdicts.get(known)
         if verdict is None:
-            verdict = self.verdicts[key, pattern] = Verdict()
+            verdict = self.verdicts[known] = Verdict()
             if len(self.verdicts) > REMEMBERED:
                 del self.verdicts[next(iter(self.verdicts))]
         return verdict
@@ -113,29 +195,26 @@ class ProvenBatches:
             if i in watched or (leaf.value.dim() and (leaf.value.shape[0] != first.rows or leaf.is_mask))
         )
 
-    def _in_groups(self, key: Key, calls: Sequence[Call]) -> list[Any]:
+    def _in_groups(self, batch: Batch) -> list[Any]:
         """Runs together those that are known, or not yet known, to share a batch, where all of them cannot."""
         groups: list[list[int]] = []
-        for i, call in enumerate(calls):
+        for i, call in enumerate(batch.calls):
             for group in groups:
-                if self._may_pair(key, calls[group[0]], call):
+                if not self._verdict(self._batch([batch.calls[group[0]], call])).is_refuted:
                     group.append(i)
                     break
             else:
                 groups.append([i])
         if len(groups) == 1:
-            return self._alone(calls)
+            return self._alone(batch.calls)
         answers: dict[int, Any] = {}
         for group in groups:
-            answers.update(zip(group, self.run([calls[i] for i in group]), strict=True))
-        return [answers[i] for i in range(len(calls))]
+            answers.update(zip(group, self._run([batch.calls[i] for i in group]), strict=True))
+        return [answers[i] for i in range(len(batch.calls))]
 
-    def _may_pair(self, key: Key, one: Call, other: Call) -> bool:
-        together, lengths = evened_out([one, other])
-        known = self.verdicts.get((key, (bool(lengths), *self._pattern(key, together))))
-        return known is None or not known.is_refuted
+    # ---- proofs
 
-    def _prove(self, batch: "Batch", verdict: Verdict) -> list[Any]:
+    def _prove(self, batch: Batch, verdict: Verdict) -> list[Any]:
         """Run the calls together and alone, compare, and remember. The answers are right, whatever comes out."""
         self.proofs += 1
         calls = batch.calls
@@ -157,13 +236,13 @@ class ProvenBatches:
         if answers is None:
             verdict.failures += 1
             log.warning("%s: %d calls give another answer together than alone", batch.key.model, len(calls))
-            if verdict.is_refuted and _is_uniform(batch.pattern):
+            if verdict.is_refuted and batch.is_uniform:
                 self._refuted.add(batch.key)
             return self._rest_alone(calls, alone)
         self.batched_calls += len(calls)
         return [alone.get(i, answer) for i, answer in enumerate(answers)]
 
-    def _first_right(self, batch: "Batch", verdict: Verdict, alone: dict[int, Any]) -> list[Any] | None:
+    def _first_right(self, batch: Batch, verdict: Verdict, alone: dict[int, Any]) -> list[Any] | None:
         """The answers by the first plan that gives those alone, which is remembered for this size."""
         together = batch.together
         equal = [
@@ -185,26 +264,15 @@ class ProvenBatches:
         self._remember(batch, right[0], frozenset(range(len(together[0].leaves))))
         return right[1]
 
-    def _remember(self, batch: "Batch", plan: Plan, watched: frozenset[int]) -> None:
+    def _remember(self, batch: Batch, plan: Plan, watched: frozenset[int]) -> None:
         if watched:
             self._watched[batch.key] = self._watched.get(batch.key, frozenset()) | watched
-        pattern = (batch.pattern[0], *self._pattern(batch.key, batch.together))
-        self._verdict(batch.key, pattern).plan_of_size[len(batch.together)] = plan
+            batch = replace(batch, pattern=(batch.pattern[0], *self._pattern(batch.key, batch.together)))
+        self._verdict(batch).plan_of_size[len(batch.together)] = plan
 
     def _rest_alone(self, calls: Sequence[Call], known: dict[int, Any]) -> list[Any]:
         self.single_calls += len(calls) - len(known)
         return [known[i] if i in known else call.run() for i, call in enumerate(calls)]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Calls to be proven: as the pipelines made them, and as they are merged."""
-
-    key: Key
-    pattern: Pattern
-    calls: Sequence[Call]
-    together: Sequence[Call]
-    lengths: Sequence[int]
 
 
 def _tried(calls: Sequence[Call], plan: Plan, lengths: Sequence[int] = ()) -> list[Any] | None:
@@ -215,6 +283,14 @@ def _tried(calls: Sequence[Call], plan: Plan, lengths: Sequence[int] = ()) -> li
     except Exception as error:  # whatever a model says to a batch that it cannot take
         log.debug("%s cannot run %d calls by %s: %s", calls[0].model, len(calls), plan, error)
         return None
+
+
+def _agrees(expected: Any, run: Callable[[], Any]) -> bool:
+    try:
+        return agree(expected, run())
+    except Exception as error:  # whatever a model says to a part of a call
+        log.debug("a call cannot be divided: %s", error)
+        return False
 
 
 def _holds_when_stirred(calls: Sequence[Call], plan: Plan) -> bool:
@@ -247,17 +323,19 @@ def _stirred(call: Call, plan: Plan, number: int, count: int) -> Call:
     return replace(call, args=mapped(call.args, stir), kwargs=mapped(call.kwargs, stir))
 
 
-def _is_uniform(pattern: Pattern) -> bool:
-    """Whether no sequence was evened out, and every watched tensor is the same in all calls."""
-    return not pattern[0] and all(pattern[1:])
+def _run_and_tell(
+    run: Callable[[Sequence[Call]], list[Any]], calls: Sequence[Call]
+) -> tuple[list[Any], list[list[Tensor]]]:
+    """The answers, and how they left the calls' random generators: other ranks have to know."""
+    return run(calls), [_randomness(call) for call in calls]
+
+
+def _versions(call: Call) -> list[int]:
+    return [version(leaf.value) for leaf in call.leaves]
 
 
 def _randomness(call: Call) -> list[Tensor]:
     return [call.context.random_state, *(generator.get_state() for generator in call.generators)]
-
-
-def _versions(call: Call) -> list[int]:
-    return [_version(leaf.value) for leaf in call.leaves]
 
 
 def _restore_randomness(call: Call, states: list[Tensor]) -> None:
@@ -268,55 +346,3 @@ def _restore_randomness(call: Call, states: list[Tensor]) -> None:
 
 def _equal_states(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(map(torch.equal, one, other))
-
-
-def agree(one: Any, other: Any) -> bool:
-    """Whether two answers are the same but for rounding."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, Tensor):
-        return _tensors_agree(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(agree(one[name], other[name]) for name in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(agree, one, other))
-    if (fields := attributes(one)) is not None:
-        return all(name in vars(other) and agree(value, vars(other)[name]) for name, value in fields.items())
-    return bool(one == other)
-
-
-def _tensors_agree(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    if not one.is_floating_point() and not one.is_complex():
-        return bool(torch.equal(one, other))
-    if one.is_complex():
-        one, other = torch.view_as_real(one), torch.view_as_real(other)
-    error, size = (one - other).double().norm(), one.double().norm()
-    return bool(error <= TOLERANCE.get(one.dtype, 0.0) * size) if torch.isfinite(size) else False
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
-class SameTensors:
-    """Whether two tensors have the same contents: looked at once for each pair of objects, as long as they live."""
-
-    def __init__(self) -> None:
-        self._known: dict[Hashable, tuple[weakref.ref[Tensor], weakref.ref[Tensor], bool]] = {}
-
-    def __call__(self, one: Tensor, other: Tensor) -> bool:
-        if one is other:
-            return True
-        if one.shape != other.shape or one.dtype != other.dtype:
-            return False
-        pair = id(one), _version(one), id(other), _version(other)
-        known = self._known.get(pair)
-        if known is not None and known[0]() is one and known[1]() is other:
-            return known[2]
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        result = bool(torch.equal(one, other))
-        self._known[pair] = weakref.ref(one), weakref.ref(other), result
-        return result
