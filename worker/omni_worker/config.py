@@ -15,6 +15,7 @@ from omni_worker.model_source import ModelSource
 
 LB_POLICIES = ("random", "round-robin", "least-queue-length")
 SCHEDULING_POLICIES = ("fifo", "drr", "srpt", "edf")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 AUTO_MAX_NUM_SEQS = 32
 
 
@@ -45,6 +46,8 @@ class EngineConfig:
 
     parallel_size: its processes, over which batched model calls are spread
     step_timeout: seconds after which a step in them has failed
+    dtype: of the weights; auto is float32 on a CPU and bfloat16 on a GPU
+    compile_backend: of torch.compile, for the denoisers; None leaves them as they are
     """
 
     step_execution: bool | None
@@ -54,6 +57,8 @@ class EngineConfig:
     scheduling_policy: str
     parallel_size: int = 1
     step_timeout: float = 600.0
+    dtype: str = "auto"
+    compile_backend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with several processes: time after which a step has failed, and the replica is started again (600)",
     )
     parser.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="of the weights (auto: bfloat16 on a GPU, float32 on a CPU)"
+    )
+    parser.add_argument(
+        "--compile",
+        nargs="?",
+        const="inductor",
+        metavar="BACKEND",
+        help="have torch compile the denoisers, by inductor if not told otherwise: slow to start, then faster",
+    )
+    parser.add_argument(
         "--stage-init-timeout", type=_seconds, default=600.0, metavar="SECONDS", help="time to load the model (600)"
     )
     parser.add_argument("--stage-config", metavar="FILE", help="head: YAML or JSON that names the pipeline's stages")
@@ -249,6 +264,8 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
             scheduling_policy=args.scheduling_policy,
             parallel_size=args.cfg_parallel_size,
             step_timeout=args.step_timeout,
+            dtype=args.dtype,
+            compile_backend=args.compile,
         ),
         stage_init_timeout=args.stage_init_timeout,
         drain_timeout=args.drain_timeout,

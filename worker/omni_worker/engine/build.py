@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 
+from omni_worker import model_source
 from omni_worker.config import EngineConfig
 from omni_worker.engine.engine import Engine
-from omni_worker.engine.executor import UniProcExecutor
+from omni_worker.engine.executor import Executor, UniProcExecutor
+from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.runner.diffusion import RequestRunner, StepRunner
 from omni_worker.engine.scheduler import POLICIES, RequestScheduler, SchedulerEvent, SchedulerInterface, StepScheduler
 from omni_worker.model_source import ModelSource
-from omni_worker.pipelines.loading import load
+from omni_worker.pipelines.loading import LoadError, load
+from omni_worker.pipelines.ranks import Ranks
 from omni_worker.pipelines.whole import WholePipeline
 from omni_worker.requests import ModelCard
 
@@ -21,13 +24,39 @@ def build_engine(
     on_failure: Callable[[Exception], None],
 ) -> tuple[Engine, ModelCard]:
     """Load the model and build the engine around it, not yet started. Raises LoadError."""
-    pipeline = load(source, config.step_execution, concurrent=config.max_num_seqs > 1).pipeline
-    policy = POLICIES[config.scheduling_policy]()
-    runner: Runner
-    scheduler: SchedulerInterface
-    if isinstance(pipeline, WholePipeline):
-        runner, scheduler = RequestRunner(pipeline), RequestScheduler(policy, config.max_waiting)
+    executor: Executor
+    if config.parallel_size > 1:
+        spec = RunnerSpec("omni_worker.engine.build:build_runner", (config, source.text, source.revision))
+        executor = several = MultiprocExecutor(spec, config.parallel_size, config.step_timeout)
+        card = several.card
     else:
-        runner = StepRunner(pipeline)
+        runner, card = build_runner(Ranks(), config, source.text, source.revision)
+        executor = UniProcExecutor(runner)
+    policy = POLICIES[config.scheduling_policy]()
+    scheduler: SchedulerInterface
+    if card.mode == "request":
+        scheduler = RequestScheduler(policy, config.max_waiting)
+    else:
         scheduler = StepScheduler(config.max_num_seqs, policy, config.find_batch_size, config.max_waiting)
-    return Engine(scheduler, UniProcExecutor(runner), on_event, on_failure), pipeline.card
+    return Engine(scheduler, executor, on_event, on_failure), card
+
+
+def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str | None) -> tuple[Runner, ModelCard]:
+    """Load the model into this process, one of `ranks`. Raises LoadError."""
+    source = model_source.parse(model, revision)
+    pipeline = load(
+        source,
+        config.step_execution,
+        concurrent=config.max_num_seqs > 1,
+        dtype=config.dtype,
+        compile_backend=config.compile_backend,
+        ranks=ranks,
+    ).pipeline
+    if not isinstance(pipeline, WholePipeline):
+        return StepRunner(pipeline), pipeline.card
+    if ranks.size > 1:
+        raise LoadError(
+            f"{source.text} runs requests whole, and {ranks.size} processes can only divide steps: "
+            "serve it with --cfg-parallel-size 1 (parallelism.cfg: 1)"
+        )
+    return RequestRunner(pipeline), pipeline.card

@@ -34,17 +34,27 @@ BOOKKEEPING = frozenset({"_diffusers_hook"})  # diffusers' registry of caches, m
 
 
 class InterceptedPipeline:
-    """A step pipeline around a loaded `diffusers.DiffusionPipeline`; `concurrent`: whether requests run interleaved."""
+    """A step pipeline around a loaded `diffusers.DiffusionPipeline`.
+
+    concurrent: whether requests run interleaved
+    batches: runs their calls, and knows which may run together
+    """
 
     supports_step_execution: ClassVar[bool] = True
 
-    def __init__(self, pipe: Any, defaults: ServingDefaults | None = None, concurrent: bool = True) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        defaults: ServingDefaults | None = None,
+        concurrent: bool = True,
+        batches: ProvenBatches | None = None,
+    ) -> None:
         pipe.set_progress_bar_config(disable=True)
         self._pipe = pipe
         self._concurrent = concurrent
         self._arguments = CallArguments(pipe, defaults or ServingDefaults())
         self.card = self._arguments.card(pipe, mode="step")
-        self.batches = ProvenBatches()
+        self.batches = batches or ProvenBatches()
         intercepted = models(pipe)
         self._model_state = ModelState(list(intercepted.values()))
         self._doors = {

@@ -13,13 +13,18 @@ import transformers
 
 from omni_worker.errors import CommandError
 from omni_worker.model_source import ModelSource
+from omni_worker.pipelines.acceleration import compile_denoisers, shorten_single_frames
 from omni_worker.pipelines.interception import InterceptedPipeline
-from omni_worker.pipelines.models import denoisers
+from omni_worker.pipelines.models import denoisers, models
+from omni_worker.pipelines.proving import ProvenBatches
+from omni_worker.pipelines.ranks import Ranks
 from omni_worker.pipelines.whole import WholePipeline
 from omni_worker.requests import ServingDefaults
 
 log = logging.getLogger(__name__)
 DEFAULTS_FILE = "omni.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BUCKETS = (1, 2, 4, 8, 16, 32)  # the batch sizes of a compiled model: each is compiled for itself
 
 
 class LoadError(CommandError):
@@ -34,27 +39,44 @@ class Loaded:
     device: str
 
 
-def load(source: ModelSource, step_execution: bool | None, concurrent: bool = True) -> Loaded:
-    """Load `source` onto this process's device, in float32 on a CPU and bfloat16 on a GPU.
+def load(
+    source: ModelSource,
+    step_execution: bool | None,
+    concurrent: bool = True,
+    dtype: str = "auto",
+    compile_backend: str | None = None,
+    ranks: Ranks | None = None,
+) -> Loaded:
+    """Load `source` onto this process's device, in `dtype`: by default float32 on a CPU and bfloat16 on a GPU.
 
     `step_execution` None steps where the pipeline can. Raises LoadError: the model is not there, is broken, or was
-    told to step and cannot.
+    told to step (or to run on several ranks) and cannot.
     """
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    usual = torch.bfloat16 if device == "cuda" else torch.float32
     try:
         pipe = diffusers.DiffusionPipeline.from_pretrained(
-            source.location, revision=source.revision, dtype=dtype, local_files_only=source.is_local
+            source.location, revision=source.revision, dtype=DTYPES.get(dtype, usual), local_files_only=source.is_local
         ).to(device)
     except Exception as error:  # diffusers raises whatever the part that failed raised
         raise LoadError(f"the model {source.text} cannot be loaded: {error}") from error
-    return Loaded(wrap(pipe, source, step_execution, concurrent), device)
+    for model in models(pipe).values():
+        shorten_single_frames(model)
+    if compile_backend is not None:
+        log.info("compiling %s when first called", ", ".join(compile_denoisers(pipe, compile_backend)))
+    buckets = BUCKETS if compile_backend is not None else ()
+    batches = ProvenBatches(ranks, buckets)
+    return Loaded(wrap(pipe, source, step_execution, concurrent, batches), device)
 
 
 def wrap(
-    pipe: Any, source: ModelSource, step_execution: bool | None, concurrent: bool
+    pipe: Any,
+    source: ModelSource,
+    step_execution: bool | None,
+    concurrent: bool,
+    batches: ProvenBatches | None = None,
 ) -> InterceptedPipeline | WholePipeline:
     """The loaded pipeline in the mode asked for. Raises LoadError."""
     can_step = bool(denoisers(pipe))
@@ -65,7 +87,7 @@ def wrap(
         )
     defaults = _serving_defaults(source)
     if can_step and step_execution is not False:
-        return InterceptedPipeline(pipe, defaults, concurrent)
+        return InterceptedPipeline(pipe, defaults, concurrent, batches)
     if step_execution is None:
         log.info("%s cannot be stepped: requests run whole, one at a time", type(pipe).__name__)
     return WholePipeline(pipe, defaults)

@@ -66,15 +66,17 @@ class Verdict:
 class ProvenBatches:
     """Runs calls that share a key together where that is proven to be right, and alone where it is not.
 
-    Where a replica has several `ranks`, each takes its part of the calls, or of the rows of a single one.
+    Where a replica has several `ranks`, each takes its part of the calls, or of the rows of a single one. Where there
+    are `buckets`, the last call is repeated until there are as many as one of these.
     """
 
-    def __init__(self, ranks: Ranks | None = None) -> None:
+    def __init__(self, ranks: Ranks | None = None, buckets: Sequence[int] = ()) -> None:
         self.verdicts: dict[tuple[Key, Pattern], Verdict] = {}
         self.batched_calls = 0
         self.single_calls = 0
         self.proofs = 0
         self._ranks = ranks or Ranks()
+        self._buckets = buckets
         self._keys = Keys()
         self._same = SameTensors()
         self._refuted: set[Key] = set()
@@ -109,6 +111,9 @@ class ProvenBatches:
     def _run(self, calls: Sequence[Call]) -> list[Any]:
         if len(calls) == 1:
             return self._alone(calls)
+        bucket = next((size for size in self._buckets if size >= len(calls)), len(calls))
+        if bucket > len(calls):
+            return self._run([*calls, *[calls[-1]] * (bucket - len(calls))])[: len(calls)]
         batch = self._batch(calls)
         verdict = self._verdict(batch)
         if verdict.is_refuted:
@@ -339,8 +344,9 @@ def _randomness(call: Call) -> list[Tensor]:
 
 
 def _restore_randomness(call: Call, states: list[Tensor]) -> None:
-    call.context.random_state = states[0]
-    for generator, state in zip(call.generators, states[1:], strict=True):
+    own, *others = [state.clone() for state in states]  # torch reads a state from the start of its storage
+    call.context.random_state = own
+    for generator, state in zip(call.generators, others, strict=True):
         generator.set_state(state)
 
 

@@ -16,7 +16,7 @@ from omni_worker.models.digits_recipe import scoring, teaching
 from omni_worker.models.digits_recipe.architecture import build
 from omni_worker.models.digits_recipe.pictures import Album
 from omni_worker.models.digits_recipe.saving import save
-from omni_worker.models.digits_recipe.single_frame import single_frame_convolutions
+from omni_worker.pipelines.acceleration import shorten_single_frames
 
 SIZES = (32, 64)
 AUTOENCODER = teaching.Lesson(steps=500, seconds=240, peak_rate=4e-3, warmup=30)
@@ -34,6 +34,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     pipeline = build()
+    shorten_single_frames(pipeline.vae)
     albums = [Album(size, options.seed) for size in SIZES]
     columns = (
         TextColumn("{task.description:<12}"),
@@ -44,7 +45,7 @@ def main() -> int:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, refresh_per_second=2) as progress, single_frame_convolutions():
+    with Progress(*columns, refresh_per_second=2) as progress:
         teaching.teach_autoencoder(pipeline, albums, AUTOENCODER, reporter(progress, "autoencoder", AUTOENCODER.steps))
         pools = teaching.latents_of(pipeline, albums)
         painter = reporter(progress, "painter", PAINTER.steps)
