@@ -2,6 +2,7 @@
 
 PYTHON := .venv/bin/python
 CLUSTER ?= embedded
+BENCHMARKS ?= scheduler executor step_overhead throughput trace_replay soak
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
@@ -74,8 +75,11 @@ kubeconfig: ## Print where the cluster's kubeconfig is
 cluster-down: ## Stop the cluster, and remove every trace of it but the build cache
 	@python3 hack/cluster down --kind=$(CLUSTER)
 
-bench: install ## Measure step batching against diffusers' own loop
-	@$(PYTHON) benchmarks/throughput.py
+bench: install ## Measure everything, into benchmarks/results (2 hours, and the machine should do nothing else)
+	@for name in $(BENCHMARKS); do \
+	    echo "benchmarks/$$name"; $(PYTHON) -m benchmarks.$$name --output benchmarks/results/$$name.json || exit 1; \
+	done
+	@$(PYTHON) -m benchmarks.plots
 
 clean: ## Remove what was built here; the cluster's build cache stays
 	@rm -rf .venv out build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -37,7 +37,7 @@ from omni_worker.pipelines.proving import ProvenBatches
 from omni_worker.requests import GenerationParams
 
 PAIRS = {4: 24, 20: 12, 50: 6}
-BATCHES = (1, 4, 16)
+BATCHES = (1, 8, 32)
 INTERCEPTION, ENGINE = "interception", "engine"
 PARTS = {
     "keys": (ProvenBatches, "key_of"),
@@ -57,7 +57,7 @@ def intercepted(model: systems.Model, params: GenerationParams) -> np.ndarray:
         pipeline.step_scheduler(state, prediction)
     result = pipeline.post_decode(state)
     pipeline.close(state)
-    return result.images[0]
+    return systems.picture(result)
 
 
 def ratios(model: systems.Model, pairs: dict[int, int]) -> dict[str, Any]:

@@ -56,11 +56,11 @@ class Model:
         self.pipe: Any = diffusers.DiffusionPipeline.from_pretrained(SOURCE.location, local_files_only=True)
         if around is not None:
             around(self.pipe)
-        self.whole = wrap(self.pipe, SOURCE, step_execution=False, concurrent=False)
-        self.whole.generate(request(0, 32, 1))
-        self.stepped = wrap(self.pipe, SOURCE, step_execution=True, concurrent=True)
-        assert isinstance(self.whole, WholePipeline)
-        assert isinstance(self.stepped, InterceptedPipeline)
+        whole = wrap(self.pipe, SOURCE, step_execution=False, concurrent=False)
+        stepped = wrap(self.pipe, SOURCE, step_execution=True, concurrent=True)
+        assert isinstance(whole, WholePipeline)
+        assert isinstance(stepped, InterceptedPipeline)
+        self.whole, self.stepped = whole, stepped
 
 
 def request(number: int, side: int, steps: int) -> GenerationParams:
@@ -111,13 +111,13 @@ def step_mode(policy: str = "fifo", most: int | None = None) -> Callable[[Model]
 
 def run_diffusers(model: Model, params: Sequence[GenerationParams]) -> list[np.ndarray]:
     """Plain diffusers: its own call, one request after another."""
-    return [model.whole.generate(one).images[0] for one in params]
+    return [picture(model.whole.generate(one)) for one in params]
 
 
 def run_engine(
     make: Callable[[Model], tuple[Runner, SchedulerInterface]], model: Model, params: Sequence[GenerationParams]
 ) -> list[np.ndarray]:
-    """All requests at once into an engine that this thread drives."""
+    """All requests at once into an engine that this thread drives. Raises what one of them failed with."""
     ended: dict[str, Finished] = {}
 
     def collect(event: SchedulerEvent) -> None:
@@ -131,15 +131,16 @@ def run_engine(
     while len(ended) < len(params):
         engine.step()
     runner.close()
-    return [picture(ended[str(i)]) for i in range(len(params))]
+    for event in ended.values():
+        if event.error is not None:
+            raise event.error
+    return [picture(ended[str(i)].result) for i in range(len(params))]
 
 
-def picture(event: Finished) -> np.ndarray:
-    """The picture of a request that completed. Raises what it failed with."""
-    if event.error is not None:
-        raise event.error
-    assert isinstance(event.result, GenerationResult)
-    return event.result.images[0]
+def picture(result: object) -> np.ndarray:
+    """The one picture of a result."""
+    assert isinstance(result, GenerationResult)
+    return result.images[0]
 
 
 def levels(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> int:

@@ -10,6 +10,7 @@ steps only at 1024, to keep the run short. A batch that had to be proven while i
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from benchmarks import common, systems
 from rich.progress import track
@@ -70,7 +71,7 @@ def main() -> None:
     common.write(args.output, before, {"cells": figures})
 
 
-def show(figures: dict[str, dict]) -> None:
+def show(figures: dict[str, dict[str, Any]]) -> None:
     """Print the ratios."""
     table = Table(title="requests per second, plain diffusers = 1")
     table.add_column("")
@@ -82,7 +83,7 @@ def show(figures: dict[str, dict]) -> None:
     common.console.print(table)
 
 
-def _mark(figures: dict) -> str:
+def _mark(figures: dict[str, Any]) -> str:
     return f" DIFFERS by {figures['levels']}" if figures["levels"] > MOST_LEVELS else ""
 
 

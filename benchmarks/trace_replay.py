@@ -40,6 +40,7 @@ TRIES = 2
 OURS = tuple(POLICIES)
 METRICS = ("mean", "p50", "p95", "p99", "slowdown", "in_time")
 
+Alone = dict[tuple[int, int], float]
 Make = Callable[[systems.Model, Callable[[SchedulerEvent], None]], Any]
 
 
@@ -102,7 +103,7 @@ def trace(seed: int, count: int) -> list[Arrival]:
     return arrivals
 
 
-def calibrate(model: systems.Model, repeats: int) -> dict[tuple[int, int], float]:
+def calibrate(model: systems.Model, repeats: int) -> Alone:
     """Seconds that plain diffusers takes for each kind of request."""
     times: dict[tuple[int, int], list[float]] = {}
     for i in range(repeats + 1):
@@ -116,7 +117,7 @@ def calibrate(model: systems.Model, repeats: int) -> dict[tuple[int, int], float
     return {kind: statistics.median(measured) for kind, measured in times.items()}
 
 
-def warm_up(model: systems.Model, most: int, count: int, alone: dict[tuple[int, int], float], rate: float) -> None:
+def warm_up(model: systems.Model, most: int, count: int, alone: Alone, rate: float) -> None:
     """Prove batches of every size up to `most` and every kind, so that no system pays for it while it is measured."""
     for side, _ in SIDES:
         for size in range(2, most + 1):
@@ -127,7 +128,7 @@ def warm_up(model: systems.Model, most: int, count: int, alone: dict[tuple[int, 
         replay(SYSTEMS[name], model, trace(0, count), rate, alone)
 
 
-def replay(make: Make, model: systems.Model, arrivals: Sequence[Arrival], rate: float, alone: dict) -> dict[str, Any]:
+def replay(make: Make, model: systems.Model, arrivals: Sequence[Arrival], rate: float, alone: Alone) -> dict[str, Any]:
     """Serve a trace at `rate` arrivals a second. Raises what a request failed with."""
     ends: dict[str, float] = {}
     errors: list[Exception] = []
