@@ -3,12 +3,12 @@
 Ratios: the same requests by plain diffusers, by the interception alone (a loop over the step protocol), and through
 scheduler, executor and engine. The pictures must be equal bit for bit. A ratio above 1 is slower than diffusers.
 
-Own time, measured directly and not as a difference of long times: the engine runs with clocks at its borders. Model
-time is that inside the models' own methods; pipeline time is from a switch into a request's greenlet to the entry of
-the stand-in that it calls next (or its end). What is left of the engine's whole time is ours: scheduler, executor,
-runner, keys, the merging of batches, the switching of contexts. The clocks themselves are in it. The setting up of the
-request (its copy of the pipeline, of the timestep scheduler) and its text encoder and decoder calls are spread over its
-steps.
+Own time, measured directly and not as a difference of long times: the engine runs with clocks at its borders, of the
+thread's processor time, so that whoever else is on the machine does not count. Model time is that inside the models'
+own methods; pipeline time is from a switch into a request's greenlet to the entry of the stand-in that it calls next,
+or its end. What is left of the engine's whole time is ours: scheduler, executor, runner, keys, the merging of batches,
+the switching of contexts, and the clocks themselves. What a request costs once (its copy of the pipeline and of the
+timestep scheduler, the calls of text encoder and decoder) is spread over its steps.
 
     python -m benchmarks.step_overhead [--quick]
 """
@@ -29,7 +29,7 @@ from rich.table import Table
 
 from omni_worker.engine.scheduler import StepScheduler
 from omni_worker.pipelines.calls import Call, Keys
-from omni_worker.pipelines.context import ModelState, RequestContext
+from omni_worker.pipelines.context import RequestContext
 from omni_worker.pipelines.interception import Door
 from omni_worker.pipelines.models import methods, models
 from omni_worker.pipelines.protocol import StepState
@@ -41,8 +41,6 @@ BATCHES = (1, 8, 32)
 INTERCEPTION, ENGINE = "interception", "engine"
 PARTS = {
     "keys": (ProvenBatches, "key_of"),
-    "contexts: enter": (RequestContext, "_enter"),
-    "contexts: what changed": (ModelState, "take_changes"),
     "scheduler: what runs": (StepScheduler, "schedule"),
     "scheduler: what came out": (StepScheduler, "update_from_output"),
 }
@@ -86,6 +84,11 @@ def _slower(figures: dict[str, Any]) -> dict[str, Any]:
     return {**figures, **common.spread(inverse), "ratios": inverse}
 
 
+def now() -> int:
+    """Nanoseconds of processor time of this thread, which others on the machine cannot spend."""
+    return time.thread_time_ns()
+
+
 class Clocks:
     """The nanoseconds spent in models, in pipelines' own code, and in parts of ours, by name."""
 
@@ -98,11 +101,11 @@ class Clocks:
         """A function that adds its time to `name`."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            began = time.perf_counter_ns()
+            began = now()
             try:
                 return function(*args, **kwargs)
             finally:
-                self.spent[name] = self.spent.get(name, 0) + time.perf_counter_ns() - began
+                self.spent[name] = self.spent.get(name, 0) + now() - began
 
         return timed
 
@@ -110,18 +113,18 @@ class Clocks:
         """A stand-in's method: its entry ends the pipeline's own time."""
 
         def suspend(*args: Any, **kwargs: Any) -> Any:
-            self._left = time.perf_counter_ns()
+            self._left = now()
             return function(*args, **kwargs)
 
         return suspend
 
     def switched(self, event: str, greenlets: tuple[greenlet, greenlet]) -> None:
         """Hears of every switch between the engine and a request's greenlet."""
-        now, (origin, target) = time.perf_counter_ns(), greenlets
+        at, (origin, target) = now(), greenlets
         if target.parent is not None:
-            self._entered, self._left = now, 0
+            self._entered, self._left = at, 0
         elif origin.parent is not None:
-            self.spent["pipeline"] = self.spent.get("pipeline", 0) + (self._left or now) - self._entered
+            self.spent["pipeline"] = self.spent.get("pipeline", 0) + (self._left or at) - self._entered
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -148,9 +151,9 @@ def own_time(rounds: int, steps: int) -> dict[str, Any]:
         for _ in range(rounds):
             clocks.spent.clear()
             with clocks.running():
-                began = time.perf_counter_ns()
+                began = now()
                 run()
-                whole = time.perf_counter_ns() - began
+                whole = now() - began
             spent = {name: clocks.spent[name] for name in ("model", "pipeline", *PARTS)}
             own = whole - spent["model"] - spent["pipeline"]
             rows.append({name: spent_on / 1e3 / (batch * steps) for name, spent_on in {"own": own, **spent}.items()})
@@ -165,23 +168,28 @@ def _clocked(clocks: Clocks, pipe: Any) -> None:
             vars(model)[method.name] = clocks.inside("model", getattr(model, method.name))
 
 
-def keys(model: systems.Model, repeats: int) -> dict[str, Any]:
-    """Microseconds of `Keys.of(call)` for each call of a request of one step, as the pipeline makes them."""
+def each_call(model: systems.Model, repeats: int) -> dict[str, Any]:
+    """Microseconds of `Keys.of(call)`, and of entering and leaving the request's context, for each call of a request of
+    one step, as the pipeline makes them."""
     figures: dict[str, Any] = {}
     state, pipeline = StepState("0", systems.request(0, 32, 1)), model.stepped
     pipeline.prepare_encode(state)
     while not state.is_done:
         call: Call = state.extra["call"]
-        figures[f"{call.phase}: {call.model}"] = _key_cost(call, repeats)
+        known = Keys()
+        known.of(call)
+        figures[f"{call.phase}: {call.model}"] = {
+            "key": common.spread([_each(known.of, [replace(call) for _ in range(repeats)]) for _ in range(7)]),
+            "context": common.spread([_each(_enter_and_leave, [call.context] * repeats) for _ in range(7)]),
+        }
         pipeline.step_scheduler(state, pipeline.denoise_step([state])[0])
     pipeline.close(state)
     return figures
 
 
-def _key_cost(call: Call, repeats: int) -> dict[str, float]:
-    known = Keys()
-    known.of(call)
-    return common.spread([_each(known.of, [replace(call) for _ in range(repeats)]) for _ in range(7)])
+def _enter_and_leave(context: RequestContext) -> None:
+    with context.active():
+        pass
 
 
 def _each(function: Callable[[Any], Any], values: Sequence[Any]) -> float:
@@ -203,7 +211,7 @@ def main() -> None:
     figures = {
         "ratios": ratios(model, {4: 2} if args.quick else PAIRS),
         "own_microseconds_a_step": own_time(2 if args.quick else 9, 20),
-        "key_microseconds_a_call": keys(model, 20 if args.quick else 300),
+        "microseconds_a_call": each_call(model, 20 if args.quick else 300),
     }
     show(figures)
     common.write(args.output, before, figures)
@@ -221,9 +229,9 @@ def show(figures: dict[str, Any]) -> None:
         row = (figures["own_microseconds_a_step"][column][name] for column in columns)
         table.add_row(name, *(common.text(one, "", 0) for one in row))
     common.console.print(table)
-    table = Table("call", "µs", title="Keys.of")
-    for name, row in figures["key_microseconds_a_call"].items():
-        table.add_row(name, common.text(row, "", 1))
+    table = Table("call", "its key", "its context", title="µs, again and again")
+    for name, row in figures["microseconds_a_call"].items():
+        table.add_row(name, *(common.text(row[part], "", 1) for part in ("key", "context")))
     common.console.print(table)
 
 
