@@ -122,13 +122,13 @@ def soak(model: systems.Model, seconds: float) -> dict[str, Any]:
         if ledger.room.acquire(timeout=0.05):
             ledger.poisons[request.id] = poison
             ledger.handed_in += 1
-            engine.submit(request)
+            engine.add(request)
             if after is not None:
                 aborts.append((now + after, request.id))
     for _ in range(IN_FLIGHT):
         if not ledger.room.acquire(timeout=60):
             raise SystemExit("a request did not end")
-    stats = engine.rpc("stats").result(timeout=10)[0]
+    stats = engine.collective_rpc("stats").result(timeout=10)[0]
     engine.stop()
     return report(ledger, samples, stats)
 

@@ -127,7 +127,7 @@ def run_engine(
     runner, scheduler = make(model)
     engine = Engine(scheduler, UniProcExecutor(runner), collect)
     for i, one in enumerate(params):
-        engine.submit(scheduled(str(i), one))
+        engine.add(scheduled(str(i), one))
     while len(ended) < len(params):
         engine.step()
     runner.close()

@@ -151,7 +151,7 @@ def replay(make: Make, model: systems.Model, arrivals: Sequence[Arrival], rate: 
     for i, arrival in enumerate(arrivals):
         time.sleep(max(0.0, due[i] - time.monotonic()))
         deadline = due[i] + allowed(alone[arrival.kind])
-        server.submit(systems.scheduled(str(i), arrival.params, deadline))
+        server.add(systems.scheduled(str(i), arrival.params, deadline))
         late = max(late, time.monotonic() - due[i])
     all_ended.wait()
     server.stop()

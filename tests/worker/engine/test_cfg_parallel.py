@@ -36,13 +36,13 @@ def pictures(parallel_size, requests):
         ended = {}
         for batch in requests:
             for id, params in batch.items():
-                engine.submit(SchedulerRequest(id, params))
+                engine.add(SchedulerRequest(id, params))
             while not batch.keys() <= ended.keys():
                 event = events.get(timeout=20)
                 if isinstance(event, Finished):
                     assert event.status is Status.COMPLETED, event.error
                     ended[event.id] = event.result.images[0]
-        stats = engine.rpc("stats").result(60)
+        stats = engine.collective_rpc("stats").result(60)
     finally:
         engine.stop()
     return ended, stats

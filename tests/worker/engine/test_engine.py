@@ -70,7 +70,7 @@ def next_end(events):
 def test_requests_from_other_threads_all_end(running):
     engine, _, events, _ = running
     threads = [
-        threading.Thread(target=lambda i=i: engine.submit(SchedulerRequest(f"r{i}", 3 + i % 4))) for i in range(20)
+        threading.Thread(target=lambda i=i: engine.add(SchedulerRequest(f"r{i}", 3 + i % 4))) for i in range(20)
     ]
     for thread in threads:
         thread.start()
@@ -79,33 +79,33 @@ def test_requests_from_other_threads_all_end(running):
 
 def test_an_abort_ends_a_request_at_the_next_step(running):
     engine, _, events, _ = running
-    engine.submit(SchedulerRequest("endless", 10**9))
+    engine.add(SchedulerRequest("endless", 10**9))
     engine.abort("endless")
     assert next_end(events).status is Status.ABORTED
-    assert engine.rpc("stats").result(10) == [{"states": 0}]
+    assert engine.collective_rpc("stats").result(10) == [{"states": 0}]
 
 
 def test_a_repeated_id_fails_and_leaves_the_first_alone(running):
     engine, runner, events, _ = running
     runner.gate.clear()
-    engine.submit(SchedulerRequest("a", 5))
-    engine.submit(SchedulerRequest("a", 5))
+    engine.add(SchedulerRequest("a", 5))
+    engine.add(SchedulerRequest("a", 5))
     runner.gate.set()
     assert [next_end(events).status, next_end(events).status] == [Status.FAILED, Status.COMPLETED]
 
 
 def test_an_rpc_runs_between_steps_and_its_deadline_covers_the_wait(running):
     engine, runner, events, _ = running
-    engine.submit(SchedulerRequest("a", 10**9))
+    engine.add(SchedulerRequest("a", 10**9))
     events.get(timeout=10)  # its first progress: it runs
-    assert engine.rpc("stats").result(10) == [{"states": 1}]
+    assert engine.collective_rpc("stats").result(10) == [{"states": 1}]
     runner.gate.clear()
-    late = engine.rpc("stats", timeout=0.0)
+    late = engine.collective_rpc("stats", 0.0)
     runner.gate.set()
     with pytest.raises(TimeoutError, match="stats"):
         late.result(10)
     with pytest.raises(ValueError, match="no method 'execute'"):
-        engine.rpc("execute").result(10)
+        engine.collective_rpc("execute").result(10)
     engine.abort("a")
     next_end(events)
 
@@ -114,8 +114,8 @@ def test_the_load_counts_what_has_not_entered_yet_and_no_rpc(running):
     engine, runner, _, _ = running
     runner.gate.clear()
     for i in range(4):
-        engine.submit(SchedulerRequest(f"r{i}", 1))
-    engine.rpc("stats")
+        engine.add(SchedulerRequest(f"r{i}", 1))
+    engine.collective_rpc("stats")
     assert engine.load.waiting + engine.load.running <= 4
     assert engine.load.waiting >= 2
 
@@ -124,7 +124,7 @@ def test_a_lost_device_ends_the_engine_and_tells_its_owner():
     failures, runner = queue.Queue(), CountingRunner()
     engine = Engine(StepScheduler(2), UniProcExecutor(runner), lambda event: None, failures.put)
     engine.start()
-    engine.submit(SchedulerRequest("a", "kill"))
+    engine.add(SchedulerRequest("a", "kill"))
     assert "device is lost" in str(failures.get(timeout=10))
     engine.stop()
     assert not engine.is_alive

@@ -174,7 +174,7 @@ def test_a_worker_that_dies_idle_ends_the_engine_at_once_and_tells_its_owner():
     pids = executor.pids
     engine = Engine(StepScheduler(2), executor, events.put, failures.put)
     engine.start()
-    engine.submit(SchedulerRequest("a", torch.zeros(1, 16)))
+    engine.add(SchedulerRequest("a", torch.zeros(1, 16)))
     while not isinstance(events.get(timeout=PATIENCE), Finished):
         pass
     os.kill(pids[0], signal.SIGKILL)

@@ -125,7 +125,7 @@ def test_an_abort_in_the_middle_leaves_nothing_behind(qwen):
     runner, events = StepRunner(InterceptedPipeline(qwen)), []
     engine = Engine(StepScheduler(4), UniProcExecutor(runner), events.append)
     for id, i in (("stays", 0), ("goes", 1)):
-        engine.submit(SchedulerRequest(id, QWEN.arguments(i)))
+        engine.add(SchedulerRequest(id, QWEN.arguments(i)))
     for _ in range(8):
         engine.step()
     engine.abort("goes")
@@ -142,7 +142,7 @@ def test_an_abort_in_the_middle_leaves_nothing_behind(qwen):
 def test_the_abort_of_the_only_request_frees_its_state(qwen):
     runner, events = StepRunner(InterceptedPipeline(qwen)), []
     engine = Engine(StepScheduler(4), UniProcExecutor(runner), events.append)
-    engine.submit(SchedulerRequest("only", QWEN.arguments(0)))
+    engine.add(SchedulerRequest("only", QWEN.arguments(0)))
     for _ in range(5):
         engine.step()
     engine.abort("only")
@@ -251,7 +251,7 @@ def test_values_that_are_no_numbers_fail_their_own_request():
 def test_request_mode_runs_the_same_pipeline_whole(qwen):
     events = []
     engine = Engine(RequestScheduler(), UniProcExecutor(RequestRunner(WholePipeline(qwen))), events.append)
-    engine.submit(SchedulerRequest("r", QWEN.arguments(0)))
+    engine.add(SchedulerRequest("r", QWEN.arguments(0)))
     engine.step()
     assert np.array_equal(picture(events[0].result), expected(qwen, QWEN, 0))
 

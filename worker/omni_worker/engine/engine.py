@@ -1,6 +1,6 @@
 """The engine's loop: the only driver of its scheduler and its executor.
 
-Other threads hand in requests through `submit`, which asks the scheduler at once whether there is room: one that is
+Other threads hand in requests through `add`, which asks the scheduler at once whether there is room: one that is
 turned away learns so without waiting for a step to end. What `abort` and `rpc` hand in is put into an inbox, and the
 loop takes it between two steps. The scheduler is only touched with the lock held, and never while it runs its output.
 """
@@ -41,9 +41,9 @@ class Rpc:
 
 
 class Engine:
-    """Runs in a thread of its own: `start`, then `submit` from anywhere, then `stop`.
+    """Runs in a thread of its own: `start`, then `add` from anywhere, then `stop`.
 
-    `on_event` is called in that thread, or in the one that calls `submit`.
+    `on_event` is called in that thread, or in the one that calls `add`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Engine:
         self._executor.watch(self._lose)
         self._thread.start()
 
-    def submit(self, request: SchedulerRequest) -> None:
+    def add(self, request: SchedulerRequest) -> None:
         """Hand in a request; exactly one Finished event will follow, at once where the request is turned away."""
         error: Exception
         try:
@@ -88,8 +88,11 @@ class Engine:
         """End a request at the next step boundary. An id that is not held is passed over."""
         self._put(id)
 
-    def rpc(self, method: str, *args: Any, timeout: float = 10.0) -> "Future[list[Any]]":
-        """Call a method of the runner between two steps; TimeoutError if its turn has not come in `timeout` seconds."""
+    def collective_rpc(self, method: str, timeout: float = 10.0, args: tuple[Any, ...] = ()) -> "Future[list[Any]]":
+        """Call a method of every worker's runner between two steps; their answers in rank order.
+
+        TimeoutError if they have not come within `timeout` seconds, the wait for its turn included.
+        """
         call = Rpc(method, args, time.monotonic() + timeout)
         self._put(call)
         return call.future
@@ -173,7 +176,10 @@ class Engine:
             if isinstance(error, ExecutorFailed):
                 raise
         else:
-            call.future.set_result(answers)
+            if time.monotonic() > call.deadline:
+                call.future.set_exception(TimeoutError(f"{call.method}: it took longer than its deadline"))
+            else:
+                call.future.set_result(answers)
 
     def _emit(self, events: list[SchedulerEvent]) -> None:
         for event in events:

@@ -33,7 +33,7 @@ def generate(
     runner = StepRunner(pipeline)
     engine = Engine(scheduler or StepScheduler(max_num_seqs), UniProcExecutor(runner), collect)
     for i, request in enumerate(requests):
-        engine.submit(SchedulerRequest(str(i), request))
+        engine.add(SchedulerRequest(str(i), request))
     try:
         while len(ended) < len(requests):
             engine.step()

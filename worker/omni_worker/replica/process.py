@@ -158,7 +158,7 @@ class ReplicaProcess:
         while True:
             engine = self._server.engine
             assert engine is not None
-            runner = (await asyncio.wrap_future(engine.rpc("stats", timeout=60.0)))[0]
+            runner = (await asyncio.wrap_future(engine.collective_rpc("stats", 60.0)))[0]
             scheduler = engine.scheduler_stats
             load = self._server.load
             self._report(

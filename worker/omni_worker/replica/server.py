@@ -72,7 +72,7 @@ class ReplicaServer:
         """Run a request of this process's own (the warm-up) through the engine."""
         self._internal[id] = self._loop.create_future()
         assert self.engine is not None
-        self.engine.submit(SchedulerRequest(id, params, refusable=False))
+        self.engine.add(SchedulerRequest(id, params, refusable=False))
         return await self._internal[id]
 
     async def drain(self, timeout: float) -> bool:
@@ -130,7 +130,7 @@ class ReplicaServer:
         else:
             self._askers[message.id] = peer
             self._idle.clear()
-            self.engine.submit(self._scheduled(message))
+            self.engine.add(self._scheduled(message))
 
     def _scheduled(self, message: Add) -> SchedulerRequest:
         params = message.params
@@ -142,7 +142,7 @@ class ReplicaServer:
         if self.engine is None:
             self._put(peer, encode(RpcResult(message.id, error="the engine is not running")))
             return
-        future = asyncio.wrap_future(self.engine.rpc(message.method, *message.args, timeout=message.timeout))
+        future = asyncio.wrap_future(self.engine.collective_rpc(message.method, message.timeout, tuple(message.args)))
 
         def answer(done: "asyncio.Future[list[Any]]") -> None:
             error = done.exception()
