@@ -69,9 +69,7 @@ def next_end(events):
 
 def test_requests_from_other_threads_all_end(running):
     engine, _, events, _ = running
-    threads = [
-        threading.Thread(target=lambda i=i: engine.add(SchedulerRequest(f"r{i}", 3 + i % 4))) for i in range(20)
-    ]
+    threads = [threading.Thread(target=lambda i=i: engine.add(SchedulerRequest(f"r{i}", 3 + i % 4))) for i in range(20)]
     for thread in threads:
         thread.start()
     assert {next_end(events).id for _ in range(20)} == {f"r{i}" for i in range(20)}

@@ -107,9 +107,13 @@ def _same(tensor: Tensor) -> Tensor:
 
 
 class Keys:
-    """Gives equal keys to calls of equal signatures. Comparing keys is cheap then, wherever they go."""
+    """Gives equal keys to calls of equal signatures. Comparing keys is cheap then, wherever they go.
+
+    reasons: why calls of a model, by its name, got a key of their own
+    """
 
     def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
         self._variants: dict[Hashable, int] = {}
         self._made = 0
 
@@ -118,10 +122,13 @@ class Keys:
         # Encoders of images are called once, and what follows may magnify any rounding.
         encodes_image = call.phase == ENCODE and "input_ids" not in call.kwargs
         if encodes_image or not call.may_share or not call.context.may_share:
+            if not encodes_image:
+                self.reasons[call.model] = "requests turn gradients on in it, or set hooks, processors or attributes"
             return self.alone(call)
         try:
             signature = call.signature
-        except Opaque:
+        except Opaque as opaque:
+            self.reasons[call.model] = f"nothing is known of an argument: {opaque}"
             return self.alone(call)
         variant = self._variants.get(signature)
         if variant is None:

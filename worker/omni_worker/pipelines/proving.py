@@ -97,6 +97,11 @@ class ProvenBatches:
         shares = [self._ranks.share(len(calls), rank) for rank in range(self._ranks.size)]
         return self._on_ranks([calls[share.start : share.stop] for share in shares if share])
 
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why calls of a model, by its name, run alone, or did once."""
+        return self._keys.reasons
+
     def stats(self) -> dict[str, int]:
         """Counters for metrics: calls that ran together and alone, keys whose calls may and may not share a batch."""
         refuted = sum(verdict.is_refuted for verdict in self.verdicts.values())
@@ -233,14 +238,19 @@ class ProvenBatches:
         if not all(map(is_finite, alone.values())):  # a poisoned request proves nothing about the others
             return self._rest_alone(calls, alone)
         answers = None
-        # A model that draws random numbers has to draw its own, and one that writes into its arguments has to see them.
-        if all(map(_equal_states, before, after)) and versions == [_versions(call) for call in calls]:
+        if not all(map(_equal_states, before, after)):
+            reason = "it draws random numbers"
+        elif versions != [_versions(call) for call in calls]:
+            reason = "it writes into its arguments"
+        else:
+            reason = f"{len(calls)} calls give another answer together than alone"
             answers = self._first_right(batch, verdict, alone)
         for call, state in zip(calls, after, strict=True):
             _restore_randomness(call, state)
         if answers is None:
             verdict.failures += 1
-            log.warning("%s: %d calls give another answer together than alone", batch.key.model, len(calls))
+            self._keys.reasons[batch.key.model] = reason
+            log.warning("calls of %s run alone: %s", batch.key.model, reason)
             if verdict.is_refuted and batch.is_uniform:
                 self._refuted.add(batch.key)
             return self._rest_alone(calls, alone)

@@ -35,7 +35,13 @@ def _family(task, pipeline_class, build=sdxl, inputs=lambda i: {}, suffix=""):
 SPECIMENS = [
     _family("text-to-image", d.StableDiffusionXLPipeline),
     _family("image-to-image", d.StableDiffusionXLImg2ImgPipeline, inputs=lambda i: _image(i) | {"strength": 0.8}),
-    _family("image-to-image", d.StableDiffusionXLImg2ImgPipeline, _refiner, _image, ", refiner"),
+    _family(
+        "image-to-image",
+        d.StableDiffusionXLImg2ImgPipeline,
+        _refiner,
+        lambda i: _image(i) | {"strength": 0.8},
+        ", refiner",
+    ),
     _family(
         "text-to-image",
         d.StableDiffusionXLPipeline,
