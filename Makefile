@@ -75,7 +75,7 @@ kubeconfig: ## Print where the cluster's kubeconfig is
 cluster-down: ## Stop the cluster, and remove every trace of it but the build cache
 	@python3 hack/cluster down --kind=$(CLUSTER)
 
-bench: install ## Measure everything, into benchmarks/results (2 hours, and the machine should do nothing else)
+bench: install ## Measure everything, into benchmarks/results (80 minutes, on a machine that does nothing else)
 	@for name in $(BENCHMARKS); do \
 	    echo "benchmarks/$$name"; $(PYTHON) -m benchmarks.$$name --output benchmarks/results/$$name.json || exit 1; \
 	done
