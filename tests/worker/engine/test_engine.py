@@ -126,3 +126,19 @@ def test_a_lost_device_ends_the_engine_and_tells_its_owner():
     assert "device is lost" in str(failures.get(timeout=10))
     engine.stop()
     assert not engine.is_alive
+
+
+def test_one_that_finds_no_room_is_turned_away_while_a_step_runs():
+    events, runner = queue.Queue(), CountingRunner()
+    engine = Engine(StepScheduler(1, max_waiting=1), UniProcExecutor(runner), events.put)
+    engine.start()
+    runner.gate.clear()
+    for id in "abc":
+        engine.add(SchedulerRequest(id, 2))
+    refused = next_end(events)
+    assert (refused.id, refused.error.kind) == ("c", "busy")
+    assert refused.error.retry_after > 0
+    assert engine.scheduler_stats.refused == 1
+    runner.gate.set()
+    assert [next_end(events).status, next_end(events).status] == [Status.COMPLETED] * 2
+    engine.stop()

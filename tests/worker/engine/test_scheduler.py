@@ -1,21 +1,14 @@
-"""The schedulers' invariants, by hand and over random sequences of operations."""
+"""What the schedulers do, case by case; `test_scheduler_properties` has what holds in all of them."""
 
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from omni_worker.engine.scheduler import (
-    DrrPolicy,
-    EdfPolicy,
-    FifoPolicy,
     Finished,
-    Progress,
     RequestOutput,
     RequestScheduler,
     RunnerOutput,
     SchedulerOutput,
     SchedulerRequest,
-    SrptPolicy,
     Status,
     StepScheduler,
 )
@@ -163,90 +156,3 @@ def test_request_mode_runs_one_at_a_time_in_order():
 def test_a_bound_below_one_is_refused(bound):
     with pytest.raises(ValueError, match="at least one request"):
         StepScheduler(bound)
-
-
-class StepSchedulerMachine(RuleBasedStateMachine):
-    """Whatever is added, aborted and preempted, every request ends once and the batch keeps its bound."""
-
-    policy = FifoPolicy
-
-    def __init__(self):
-        super().__init__()
-        self.scheduler, self.runner = StepScheduler(3, self.policy()), FakeRunner()
-        self.alive: list[str] = []
-        self.ended: list[str] = []
-        self.count = 0
-        self.now = 0.0
-
-    @rule(
-        key=st.sampled_from(["A", "B", "C", "fail"]),
-        calls=st.integers(1, 6),
-        priority=st.integers(-1, 1),
-        tenant=st.sampled_from(["x", "y"]),
-        deadline=st.none() | st.floats(0, 100),
-    )
-    def add(self, key, calls, priority, tenant, deadline):
-        payload = f"{self.count}:{key}:{calls}"
-        self.count += 1
-        self.runner.payloads[payload] = payload
-        request = SchedulerRequest(payload, payload, priority, tenant, deadline and self.now + deadline, calls)
-        self.scheduler.add_request(request, self.now)
-        self.alive.append(payload)
-
-    @rule(pause=st.floats(0, 40))
-    def step(self, pause):
-        self.now += pause
-        scheduled = self.scheduler.schedule(self.now)
-        events = self.scheduler.update_from_output(scheduled, self.runner.execute(scheduled))
-        keys = {id.split(":")[1] for id in scheduled.cached}
-        assert len(keys) <= 1
-        assert len(scheduled.cached) <= 3
-        assert all(isinstance(event, Progress) or event.id in self.alive for event in events)
-        self.take(events)
-
-    @precondition(lambda self: self.alive)
-    @rule(data=st.data())
-    def abort(self, data):
-        self.take(self.scheduler.abort([data.draw(st.sampled_from(self.alive)), "unknown"]))
-
-    @precondition(lambda self: self.scheduler.load.running)
-    @rule(data=st.data())
-    def preempt(self, data):
-        running = list(self.scheduler._running)
-        self.scheduler.preempt(data.draw(st.sampled_from(running)))
-
-    def take(self, events):
-        for event in events:
-            if isinstance(event, Finished):
-                self.alive.remove(event.id)
-                self.ended.append(event.id)
-
-    @invariant()
-    def bounds_hold(self):
-        load = self.scheduler.load
-        assert load.running <= 3
-        assert load.running + load.waiting == len(self.alive)
-
-    def teardown(self):
-        self.take(run_to_end(self.scheduler, self.runner))
-        assert not self.alive
-        assert len(self.ended) == len(set(self.ended)) == self.count
-        assert not self.runner.left
-
-
-class DrrMachine(StepSchedulerMachine):
-    policy = DrrPolicy
-
-
-class SrptMachine(StepSchedulerMachine):
-    policy = SrptPolicy
-
-
-class EdfMachine(StepSchedulerMachine):
-    policy = EdfPolicy
-
-
-TestFifo = StepSchedulerMachine.TestCase
-TestDrr = DrrMachine.TestCase
-TestSrpt = SrptMachine.TestCase
-TestEdf = EdfMachine.TestCase

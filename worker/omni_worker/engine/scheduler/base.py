@@ -37,6 +37,7 @@ class _Turn:
     steps: int = 0
     modelled: float = 0.0
     is_usual: bool = True
+    is_over: bool = False
 
 
 class BaseScheduler(SchedulerInterface):
@@ -77,6 +78,8 @@ class BaseScheduler(SchedulerInterface):
         if self._turn is not None and self._turn.is_usual:
             self._pace.turned(now - self._turn.began, self._turn.steps, self._turn.modelled)
         new, cached = self._select(now)
+        for state in new:
+            state.handed_over = True
         self._turn = _Turn(now) if new or cached else None
         ended, self._ended = frozenset(self._ended), set()
         return SchedulerOutput(
@@ -100,6 +103,8 @@ class BaseScheduler(SchedulerInterface):
         self._waiting.add(state)
 
     def update_from_output(self, scheduled: SchedulerOutput, output: RunnerOutput) -> list[SchedulerEvent]:
+        if self._turn is not None:
+            self._turn.is_over = True
         answers = {answer.id: answer for answer in output.outputs}
         events: list[SchedulerEvent] = []
         for id in (*(request.id for request in scheduled.new), *scheduled.cached):
@@ -159,12 +164,11 @@ class BaseScheduler(SchedulerInterface):
     def _end(
         self, state: RequestState, status: Status, result: object = None, error: Exception | None = None
     ) -> Finished:
-        was_known_to_runner = state.id in self._running or state.prepared
         self._waiting.remove(state.id)
         self._running.pop(state.id, None)
         self._turned_away = max(0, self._turned_away - 1)
         state.status = status
-        if was_known_to_runner:
+        if state.handed_over:
             self._ended.add(state.id)
         return Finished(state.id, status, result, error)
 
@@ -173,11 +177,13 @@ class BaseScheduler(SchedulerInterface):
         if self._forecast is None or not 0.0 <= now - self._forecast[0] < FORECAST_SECONDS:
             self._forecast = now, self._end_times(now)
         place, self._turned_away = self._turned_away, min(self._turned_away + 1, self._held - 1)
-        return _at(self._forecast[1], place)
+        times = self._forecast[1]
+        # A request that did its steps may have a dear decoding before it, which is only foreseen in the mean.
+        return max(_at(times, place), times[-1] * (place + 1) / len(times))
 
     def _end_times(self, now: float) -> list[float]:
         """When the first of the held requests will have ended, the second, … in seconds from now."""
-        elapsed = now - self._turn.began if self._turn is not None and self._running else 0.0
+        elapsed = now - self._turn.began if self._turn is not None and not self._turn.is_over else 0.0
         running = [(state.steps_left, self._known_key(state)) for state in self._running.values()]
         waiting = ((state.steps_left, self._known_key(state)) for state in self._waiting)
         ends = end_times(running, waiting, self.max_num_seqs, self._round_seconds)

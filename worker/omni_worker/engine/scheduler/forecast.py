@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from itertools import islice
 
 FORGET = 0.995
 UNKNOWN_SECONDS = 1.0
@@ -57,13 +58,11 @@ def end_times(
     A request is its steps left and its key. The waiting take places as they become free, in their order; of all that
     run, each does one step in every round of `round_seconds`.
     """
-    held = [(steps, number, key) for number, (steps, key) in enumerate(running)]
-    queue = iter(waiting)
-    number = len(held)
-    for (steps, key), _ in zip(queue, range(places - number), strict=False):
-        held.append((steps, number, key))
-        number += 1
+    first, queue = list(running), iter(waiting)
+    first += islice(queue, max(0, places - len(first)))
+    held = [(steps, number, key) for number, (steps, key) in enumerate(first)]
     heapify(held)
+    number = len(held)
     together: Together = Counter(key for _, _, key in held)
     rounds, seconds = 0, 0.0
     while held:

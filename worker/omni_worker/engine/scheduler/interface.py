@@ -55,7 +55,8 @@ class QueueFull(ValueError):
 
 @dataclass
 class RequestState:
-    """A request inside a scheduler. `key` is that of its next model call: None until the runner has prepared it.
+    """A request inside a scheduler. `key` is that of its next model call: None until the runner, to which it is
+    `handed_over` once, has prepared it.
 
     `in_loop` says whether that call is one of the denoising loop, and not of the encoding before or the decoding after.
     `arrival` counts requests, `arrived` is in seconds on the scheduler's clock, `served` numbers its last batch.
@@ -69,6 +70,7 @@ class RequestState:
     in_loop: bool = True
     step: int = 0
     total_steps: int = 0
+    handed_over: bool = False
     prepared: bool = False
     served: int = 0
 

@@ -38,6 +38,7 @@ class StepScheduler(BaseScheduler):
         self._find_batch_size = find_batch_size
         self._sizes = BatchSizes(max_num_seqs)
         self._loop_is_next = True
+        self._batch: tuple[Hashable, bool] = None, False
         self._turns = count(1)
 
     def _select(self, now: float) -> tuple[Sequence[RequestState], Sequence[RequestState]]:
@@ -48,6 +49,7 @@ class StepScheduler(BaseScheduler):
         turn = next(self._turns)
         for state in batch:
             state.served = turn
+            self._batch = state.key, state.in_loop
         return [state for state in admitted if not state.prepared], batch
 
     def _of_turn(self, ready: list[RequestState]) -> list[RequestState]:
@@ -61,11 +63,9 @@ class StepScheduler(BaseScheduler):
         return self._sizes.limit(key) if self._find_batch_size else self._sizes.bound(key)
 
     def update_from_output(self, scheduled: SchedulerOutput, output: RunnerOutput) -> list[SchedulerEvent]:
-        size = len(scheduled.cached)
-        state = self._state(scheduled.cached[0]) if scheduled.cached else None
-        if state is None or state.key is None:
+        if not scheduled.cached:
             return super().update_from_output(scheduled, output)
-        key, is_loop = state.key, state.in_loop
+        (key, is_loop), size = self._batch, len(scheduled.cached)
         self._sizes.ran(key, size, output.call_seconds)
         if output.out_of_memory:
             self._sizes.too_large(key, size)
