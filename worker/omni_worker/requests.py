@@ -11,7 +11,8 @@ SEED_LIMIT = 2**63
 class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What to generate, and how it is to be scheduled. A field that is None takes the model's own default.
 
-    Sizes are in pixels; the deadline is in seconds from when the request is handed in; a higher priority goes first.
+    Sizes are in pixels; the deadline is in seconds from when the request is handed in; a higher priority goes first; a
+    preview is made every `preview_every` steps (0: none).
     """
 
     prompt: str
@@ -24,6 +25,7 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     priority: int = 0
     tenant: str = ""
     deadline_seconds: float | None = None
+    preview_every: int = 0
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):

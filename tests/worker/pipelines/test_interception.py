@@ -1,5 +1,6 @@
 """What interception does beside giving the right pictures (`test_zoo`): progress, abort, failures, state of its own."""
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from omni_worker import model_source
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
 from omni_worker.engine.library import generate
@@ -23,10 +25,11 @@ from omni_worker.engine.scheduler import (
     StepScheduler,
 )
 from omni_worker.errors import RequestError
+from omni_worker.pipelines import previews
 from omni_worker.pipelines.arguments import CallArguments
 from omni_worker.pipelines.calls import Keys
 from omni_worker.pipelines.interception import InterceptedPipeline
-from omni_worker.pipelines.loading import LoadError, wrap
+from omni_worker.pipelines.loading import LoadError, load, wrap
 from omni_worker.pipelines.protocol import StepState, SupportsStepExecution, can_step
 from omni_worker.pipelines.whole import WholePipeline
 from omni_worker.requests import GenerationParams, ServingDefaults
@@ -327,3 +330,42 @@ def test_prompts_of_different_lengths_share_a_batch():
     pipeline.batches.key_of = lambda call: keys.add((call.phase, Keys.of(pipeline.batches._keys, call))) or key_of(call)
     generate(pipeline, [one.arguments(i) for i in range(4)])
     assert sum(phase == "denoise" for phase, _ in keys) == 1
+
+
+def previews_of(pipeline, params, **others):
+    events = []
+    ended = generate(pipeline, [params, *others.get("beside", ())], on_event=events.append)
+    assert all(end.status is Status.COMPLETED for end in ended), ended
+    shown = [event for event in events if isinstance(event, Progress) and event.preview is not None]
+    return ended[0].result.images[0], [(event.step, event.preview[0]) for event in shown if event.id == "0"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load(model_source.parse("builtin://digits"), step_execution=True).pipeline
+
+
+def test_previews_come_every_few_steps_and_look_more_and_more_like_the_end(digits, monkeypatch):
+    monkeypatch.setattr(previews, "LARGEST_SHARE", 1.0)
+    params = GenerationParams(prompt="a red three on black background", seed=3, steps=12)
+    plain = generate(digits, [params])[0].result.images[0]
+    beside = [GenerationParams(prompt="a blue one on white background", seed=i, steps=9) for i in range(2)]
+    final, shown = previews_of(digits, msgspec.structs.replace(params, preview_every=3), beside=beside)
+    assert np.abs(final.astype(int) - plain.astype(int)).max() <= 2, "previews leave the picture as it is"
+    assert [step for step, _ in shown] == [3, 6, 9]
+    distances = [np.abs(picture.astype(int) - final.astype(int)).mean() for _, picture in shown]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 10, "three steps before the end it is nearly there"
+
+
+def test_previews_that_cost_too_much_are_left_out(digits, monkeypatch):
+    monkeypatch.setattr(previews, "LARGEST_SHARE", 0.0)
+    params = GenerationParams(prompt="a red three on black background", steps=12, preview_every=1)
+    assert len(previews_of(digits, params)[1]) == 1
+    assert digits.stats()["preview_seconds"] > 0
+
+
+def test_a_preview_that_fails_harms_nothing_else(digits, monkeypatch):
+    monkeypatch.setattr(previews, "result_of", lambda output: 1 / 0)
+    params = GenerationParams(prompt="a red three on black background", steps=4, preview_every=1)
+    assert previews_of(digits, params)[1] == []

@@ -4,6 +4,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
+
 from omni_worker.requests import GenerationParams, GenerationResult, ModelCard
 
 
@@ -16,6 +18,8 @@ class StepState:
     key: of the pending model call; equal keys may go into one `denoise_step`. None once no call is pending.
     in_loop: whether that call is one of the denoising loop, and not of the encoding before or the decoding after it
     step, total_steps: timestep-scheduler steps done, and to do in all (0 until known).
+    estimate: what the finished latents would be as far as is known, and what the last step gave; None where not wanted
+    preview: a picture of the request as it is now, until the caller takes it
     extra: whatever the pipeline needs to go on; dropped by `close`.
     """
 
@@ -25,7 +29,14 @@ class StepState:
     in_loop: bool = True
     step: int = 0
     total_steps: int = 0
+    estimate: tuple[Any, Any] | None = None
+    preview: list[np.ndarray] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def wants_estimates(self) -> bool:
+        """Whether previews are to be made."""
+        return not isinstance(self.params, Mapping) and self.params.preview_every > 0
 
     @property
     def is_done(self) -> bool:
@@ -73,7 +84,7 @@ class SupportsStepExecution(Protocol):
     def close(self, state: StepState) -> None:
         """Drop what the request holds. May be called at any time, and more than once."""
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> Mapping[str, float]:
         """Counters since the start, for metrics."""
 
 

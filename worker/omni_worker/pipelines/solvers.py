@@ -30,6 +30,8 @@ class CountedStep:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outcome = self._step(*args, **kwargs)
+        if self._state.wants_estimates:
+            self._state.estimate = estimate(self._solver, outcome, *args, **kwargs), outcome
         skipped = getattr(self._solver, "begin_index", None) or 0
         self._state.step += 1
         self._state.total_steps = max(len(self._solver.timesteps) - skipped, self._state.step)
@@ -39,3 +41,12 @@ class CountedStep:
         """A pipeline may copy its timestep scheduler, for the sound of a video: the copy's step is the copy's own."""
         duplicate = memo.get(id(self._solver))
         return self if duplicate is None else types.MethodType(type(duplicate).step, duplicate)
+
+
+def estimate(solver: Any, outcome: Any, model_output: Any, timestep: Any, sample: Any, *_: Any, **__: Any) -> Any:
+    """What the finished latents would be as far as is known after a step: better to look at than the noisy ones."""
+    if getattr(outcome, "pred_original_sample", None) is not None:
+        return outcome.pred_original_sample
+    if type(solver).__name__.startswith("FlowMatch") and solver.step_index is not None:
+        return sample - solver.sigmas[solver.step_index - 1] * model_output
+    return outcome[0]

@@ -83,7 +83,10 @@ class StepRunner(Runner):
 
     def _outcome(self, state: StepState) -> RequestOutput:
         if not state.is_done:
-            return RequestOutput(state.request_id, state.key, state.in_loop, state.step, state.total_steps)
+            preview, state.preview = state.preview, None
+            return RequestOutput(
+                state.request_id, state.key, state.in_loop, state.step, state.total_steps, preview=preview
+            )
         try:
             result = self._pipeline.post_decode(state)
         except Exception as error:

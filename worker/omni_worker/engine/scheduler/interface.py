@@ -107,13 +107,17 @@ class SchedulerOutput:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """What became of a scheduled request: it has a next call (`key`), or is done (`result`), or failed (`error`)."""
+    """What became of a scheduled request: it has a next call (`key`), or is done (`result`), or failed (`error`).
+
+    `preview`: what it would look like if it ended now, where that was asked for and is due.
+    """
 
     id: str
     key: Hashable | None = None
     in_loop: bool = True
     step: int = 0
     total_steps: int = 0
+    preview: Any = None
     result: Any = None
     error: Exception | None = None
 
@@ -134,11 +138,15 @@ class RunnerOutput:
 
 @dataclass(frozen=True)
 class Progress:
-    """A request went on. `step` of `total_steps` timestep-scheduler steps are done (0 where unknown)."""
+    """A request went on. `step` of `total_steps` timestep-scheduler steps are done (0 where unknown).
+
+    `preview`: what it looks like, where that was asked for and is due.
+    """
 
     id: str
     step: int
     total_steps: int
+    preview: Any = None
 
 
 @dataclass(frozen=True)
