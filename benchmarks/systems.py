@@ -149,7 +149,7 @@ def levels(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> int:
 
 
 class DiffusersServer:
-    """Plain diffusers behind a queue: what most people run. It has an engine's `start`, `submit` and `stop`."""
+    """Plain diffusers behind a queue: what most people run. It has an engine's `start`, `add` and `stop`."""
 
     def __init__(self, model: Model, on_event: Callable[[SchedulerEvent], None]) -> None:
         self._model = model
@@ -161,7 +161,7 @@ class DiffusersServer:
         """Start its thread."""
         self._thread.start()
 
-    def submit(self, request: SchedulerRequest) -> None:
+    def add(self, request: SchedulerRequest) -> None:
         """Queue a request."""
         self._queue.put(request)
 
