@@ -1,8 +1,8 @@
 """The engine's loop: the only driver of its scheduler and its executor.
 
 Other threads hand in requests through `add`, which asks the scheduler at once whether there is room: one that is
-turned away learns so without waiting for a step to end. What `abort` and `rpc` hand in is put into an inbox, and the
-loop takes it between two steps. The scheduler is only touched with the lock held, and never while it runs its output.
+turned away learns so without waiting for a step to end. What `abort` and `collective_rpc` hand in is put into an inbox,
+and the loop takes it between two steps. The scheduler has a lock around it, which nobody holds while its output runs.
 """
 
 import logging
