@@ -30,10 +30,10 @@ from rich.table import Table
 from omni_worker.engine.scheduler import StepScheduler
 from omni_worker.pipelines.calls import Call, Keys
 from omni_worker.pipelines.context import RequestContext
-from omni_worker.pipelines.interception import Door
 from omni_worker.pipelines.models import methods, models
 from omni_worker.pipelines.protocol import StepState
 from omni_worker.pipelines.proving import ProvenBatches
+from omni_worker.pipelines.shells import Door
 from omni_worker.requests import GenerationParams
 
 PAIRS = {4: 24, 20: 12, 50: 6}
