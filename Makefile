@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-local lint types imports check model crd reference images cluster deploy undeploy cluster-down \
-        kubeconfig bench clean
+        kubeconfig bench survey clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -25,10 +25,10 @@ test: install ## Run all tests, those on a real Kubernetes node too (needs root 
 	@[ -n "$$OMNI_KUBECONFIG" ] || $(PYTHON) hack/cluster check || \
 	    { echo "make test: no cluster can run here, and OMNI_KUBECONFIG names none; make test-local runs all other tests" >&2; exit 1; }
 	@[ -n "$$OMNI_KUBECONFIG" ] || { $(PYTHON) hack/cluster build && $(PYTHON) hack/cluster images --no-load; }
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest -n 2 --dist loadgroup
 
 test-local: install ## Run the tests that need no Kubernetes
-	@$(PYTHON) -m pytest -m "not apiserver and not pods"
+	@$(PYTHON) -m pytest -n 2 --dist loadgroup -m "not apiserver and not pods"
 
 check: lint types imports ## Lint, types, and the arrows between packages
 
@@ -74,6 +74,9 @@ kubeconfig: ## Print where the cluster's kubeconfig is
 
 cluster-down: ## Stop the cluster, and remove every trace of it but the build cache
 	@python3 hack/cluster down --kind=$(CLUSTER)
+
+survey: install ## Run every pipeline class of the tests, write docs/pipelines.md (5 minutes)
+	@OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error $(PYTHON) -m tests.worker.pipelines.survey --output docs/pipelines.md
 
 bench: install ## Measure everything, into benchmarks/results (80 minutes, on a machine that does nothing else)
 	@for name in $(BENCHMARKS); do \
