@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 DEVICES = ("cpu", "cuda")
@@ -33,13 +34,19 @@ class ModelState:
         self._usual = [own[name] for own, name in self._places]
         self._hooks = [vars(layer)[name] for layer in layers for name in HOOKS]
         self._usual_hooks = [dict(hooks) for hooks in self._hooks]
-        self._usual_counts = list(map(len, self._hooks))
+        self._handles = RemovableHandle.next_id  # counts all hooks that were ever hung, on whatever
 
-    def take_changes(self) -> "Changes | None":
-        """What differs from the usual after some of a request's own code, and is put back; None where nothing does."""
-        values = {i: own[name] for i, (own, name) in enumerate(self._places) if own[name] is not self._usual[i]}
-        hooks = {}
-        if list(map(len, self._hooks)) != self._usual_counts:
+    def take_changes(self, had_changes: bool) -> "Changes | None":
+        """What differs from the usual after some of a request's own code, and is put back; None where nothing does.
+
+        This runs whenever a request stops, so it has to be quick where nothing has changed, which is nearly always.
+        """
+        present = [own[name] for own, name in self._places]
+        values: dict[int, Any] = {}
+        if present != self._usual:
+            values = {i: value for i, value in enumerate(present) if value is not self._usual[i]}
+        hooks: dict[int, dict[int, Any]] = {}
+        if had_changes or RemovableHandle.next_id != self._handles:
             self._keep_lasting_hooks()
             hooks = {i: dict(own) for i, own in enumerate(self._hooks) if own != self._usual_hooks[i]}
         if not values and not hooks:
@@ -52,14 +59,13 @@ class ModelState:
         for own, usual in zip(self._hooks, self._usual_hooks, strict=True):
             if len(own) > len(usual):
                 usual.update({id: hook for id, hook in own.items() if hook.__module__.startswith("transformers.")})
-        self._usual_counts = list(map(len, self._usual_hooks))
+        self._handles = RemovableHandle.next_id
 
     def keep(self) -> None:
         """Let what differs after a model has run be the usual."""
         self._usual = [own[name] for own, name in self._places]
-        counts = list(map(len, self._hooks))
-        if counts != self._usual_counts:
-            self._usual_counts, self._usual_hooks = counts, [dict(hooks) for hooks in self._hooks]
+        if RemovableHandle.next_id != self._handles:
+            self._handles, self._usual_hooks = RemovableHandle.next_id, [dict(hooks) for hooks in self._hooks]
 
     def install(self, values: dict[int, Any], hooks: dict[int, dict[int, Any]]) -> None:
         """Put values and hooks, known by their places, into the models."""
@@ -131,7 +137,7 @@ class RequestContext:
             if runs_model and self._changes is None:
                 self._models.keep()
             else:
-                self._changes = self._models.take_changes()
+                self._changes = self._models.take_changes(self._changes is not None)
             self._enter(grad, random, autocast)
 
     def _enter(self, grad: bool, random: torch.Tensor, autocast: tuple[tuple[bool, torch.dtype], ...]) -> None:

@@ -32,6 +32,8 @@ from omni_worker.sockets import own_address_towards
 log = logging.getLogger(__name__)
 STATS_SECONDS = 1.0
 WARM_UP_PROMPT = "warm-up"
+WARM_UP_SIZES = (2, 4, 8)
+WARM_UP_SECONDS = 20.0
 
 
 class Report:
@@ -104,11 +106,18 @@ class ReplicaProcess:
         return card, source.digest
 
     async def _warm_up(self, card: ModelCard) -> None:
-        """Two requests at once: loads lazily built parts, and proves that the common calls can be batched."""
-        params = [GenerationParams(prompt=WARM_UP_PROMPT, steps=2, seed=seed) for seed in range(2)]
-        ended = await asyncio.gather(*(self._server.run_here(f"warm-up-{p.seed}", p) for p in params))
-        for error in {str(event.error) for event in ended if event.error}:
-            log.warning("the warm-up of %s failed: %s", card.pipeline, error)
+        """Some requests at once: loads lazily built parts, and proves that the common calls can be batched."""
+        began = time.monotonic()
+        most = self._config.engine.max_num_seqs if card.mode == "step" else 1
+        for count in sorted({min(size, most) for size in WARM_UP_SIZES}):
+            log.info("warming up: %d at once", count)
+            params = [GenerationParams(prompt=WARM_UP_PROMPT, steps=2, seed=seed) for seed in range(count)]
+            ended = await asyncio.gather(*(self._server.run_here(f"warm-up-{count}-{p.seed}", p) for p in params))
+            for error in {str(event.error) for event in ended if event.error}:
+                log.warning("the warm-up of %s failed: %s", card.pipeline, error)
+            if time.monotonic() - began > WARM_UP_SECONDS:
+                break  # larger batches are proven when they are first met
+        log.info("warmed up in %.1f s", time.monotonic() - began)
 
     async def _hello(self, card: ModelCard, digest: str) -> Register:
         return Register(
