@@ -122,7 +122,9 @@ class Keys:
         # Encoders of images are called once, and what follows may magnify any rounding.
         encodes_image = call.phase == ENCODE and "input_ids" not in call.kwargs
         if encodes_image or not call.may_share or not call.context.may_share:
-            if not encodes_image:
+            if call.context.needs_every_bit:
+                self.reasons[call.model] = "the timestep scheduler magnifies rounding"
+            elif not encodes_image:
                 self.reasons[call.model] = "requests turn gradients on in it, or set hooks, processors or attributes"
             return self.alone(call)
         try:

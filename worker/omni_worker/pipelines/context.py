@@ -101,10 +101,14 @@ class RequestContext:
     """One request's own state; `active` puts it in place of the caller's, and back.
 
     random_state: of the global random generator as the request sees it
+    needs_every_bit: whether what the request does with answers lets it bear no rounding
     """
 
-    def __init__(self, request_id: str, models: ModelState, seed: int | None = None) -> None:
+    def __init__(
+        self, request_id: str, models: ModelState, seed: int | None = None, needs_every_bit: bool = False
+    ) -> None:
         self.request_id = request_id
+        self.needs_every_bit = needs_every_bit
         self._models = models
         self._changes: Changes | None = None
         self._grad = False
@@ -114,7 +118,11 @@ class RequestContext:
     @property
     def may_share(self) -> bool:
         """Whether its calls may run together with those of a request of the same `signature`."""
-        return not self._grad and (self._changes is None or self._changes.signature is not None)
+        return (
+            not self.needs_every_bit
+            and not self._grad
+            and (self._changes is None or self._changes.signature is not None)
+        )
 
     @property
     def signature(self) -> Hashable:

@@ -24,7 +24,7 @@ from omni_worker.pipelines.protocol import StepState
 from omni_worker.pipelines.proving import ProvenBatches
 from omni_worker.pipelines.results import result_of
 from omni_worker.pipelines.shells import Shells
-from omni_worker.pipelines.solvers import own_solver
+from omni_worker.pipelines.solvers import magnifies_rounding, own_solver
 from omni_worker.requests import GenerationParams, ServingDefaults
 
 
@@ -52,6 +52,7 @@ class InterceptedPipeline:
         self.batches = batches or ProvenBatches()
         self._model_state = ModelState(list(models(pipe).values()))
         self._shells = Shells(pipe)
+        self._needs_every_bit = any(map(magnifies_rounding, vars(pipe).values()))
         self._previews = 0
         self._preview_seconds = 0.0
 
@@ -64,7 +65,9 @@ class InterceptedPipeline:
             if params.preview_every:
                 shorter = msgspec.structs.replace(params, steps=1)
                 state.extra["previews"] = Previews(params.preview_every, functools.partial(self._shadow, shorter))
-        context = state.extra["context"] = RequestContext(state.request_id, self._model_state, seed)
+        context = state.extra["context"] = RequestContext(
+            state.request_id, self._model_state, seed, self._needs_every_bit
+        )
         shell = self._shells.make(context, lambda solver: own_solver(solver, state, self._concurrent))
         state.extra["run"] = greenlet(lambda: shell(**kwargs))
         self._resume(state)

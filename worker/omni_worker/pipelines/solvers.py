@@ -5,6 +5,8 @@ import functools
 import types
 from typing import Any
 
+from diffusers import UnCLIPScheduler
+
 from omni_worker.pipelines.protocol import StepState
 
 
@@ -17,6 +19,14 @@ def own_solver(solver: Any, state: StepState, is_shared: bool) -> Any:
     if hasattr(type(own), "step"):
         vars(own)["step"] = CountedStep(own, state)
     return own
+
+
+def magnifies_rounding(solver: Any) -> bool:
+    """Whether a timestep scheduler turns differences that rounding makes into ones that can be seen.
+
+    UnCLIP's divides, at its first step, by the root of what is left of the picture in the noise: some ten-thousandth.
+    """
+    return isinstance(solver, UnCLIPScheduler) and solver.config.prediction_type == "epsilon"
 
 
 class CountedStep:

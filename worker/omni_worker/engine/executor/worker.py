@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +43,6 @@ class Worker:
             os.close(descriptor)
         self._socket = make_socket(zmq.Context.instance())
         self._socket.connect(setup.endpoint)
-        self._keys: dict[Hashable, int] = {}
 
     def run(self) -> None:
         """Until a Stop comes."""
@@ -83,9 +81,7 @@ class Worker:
         return replace(output, outputs=tuple(entries))
 
     def _entry(self, output: RequestOutput) -> RequestOutput:
-        # A key is opaque to the engine: a number for it is short, and can be sent whatever the key is made of.
-        key = None if output.key is None else self._keys.setdefault(output.key, len(self._keys))
-        return replace(output, key=key, error=None if output.error is None else portable(output.error))
+        return replace(output, error=None if output.error is None else portable(output.error))
 
     def _receive(self) -> Any:
         return decode(self._socket.recv(), self._broadcast)
