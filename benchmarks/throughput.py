@@ -3,7 +3,7 @@
 A closed batch of requests with mixed step counts (4, 20 and 50 in the ratio 50 : 35 : 15), all there at the beginning.
 Baseline: `pipe(...)`, one request after another. The picture of every request is compared with the baseline's: a cell
 whose pictures differ by more than two of 255 levels is marked. 48 requests; to keep the run short only 16 of 4 and 20
-steps at 256 tokens, and 6 of 4 steps at 1024. A batch that had to be proven while it was measured is counted (`proofs`).
+steps at 256 tokens, and 6 of 4 steps at 1024. A batch that was proven while it was measured is counted (`proofs`).
 
     python -m benchmarks.throughput [--quick]
 """
