@@ -13,7 +13,7 @@ from omni_worker.pipelines.ranks import Ranks
 
 
 class Thing:
-    """Something that a batching key may hold, and pickle cannot take."""
+    """Something that pickle cannot take."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -31,7 +31,6 @@ class SmallRunner(Runner):
         self._ranks = ranks
         self._weights = torch.randn(16, 16, generator=torch.Generator().manual_seed(0)) / 4
         self._states = {}
-        self._key = Thing()
         self._kept = None
 
     def execute(self, output):
@@ -63,7 +62,7 @@ class SmallRunner(Runner):
     def _outcome(self, id):
         steps, value = self._states[id]
         if steps < 3:
-            return RequestOutput(id, key=(self._key, value.shape), step=steps, total_steps=3)
+            return RequestOutput(id, key=("small", value.shape), step=steps, total_steps=3)
         return RequestOutput(id, step=3, total_steps=3, result=value)
 
     def stats(self):
