@@ -20,12 +20,17 @@ PHASES = (ENCODE, DENOISE, DECODE)
 
 
 class Key(NamedTuple):
-    """Calls of equal keys may go into one batch. `variant` numbers what a model was called with so far; a call that
-    goes into no batch has the id of its request there."""
+    """Calls of equal keys may go into one batch.
+
+    variant: numbers what a model was called with so far; a call that goes into no batch has the id of its request there
+    turn: which call of the model in its request's step it is. Those with and those without the prompt could share a
+        batch, but every request makes one after the other: kept apart, requests fall into step, and batches are even
+    """
 
     phase: str
     model: str
     variant: int | str
+    turn: int = 0
 
 
 class Leaf(NamedTuple):

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import default_generator
 from torch.utils.hooks import RemovableHandle
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 DEVICES = ("cpu", "cuda")
+SETTLING_RUNS = 100
+
+Autocast = tuple[torch.dtype | None, ...]
 
 
 class ModelState:
@@ -35,6 +39,7 @@ class ModelState:
         self._hooks = [vars(layer)[name] for layer in layers for name in HOOKS]
         self._usual_hooks = [dict(hooks) for hooks in self._hooks]
         self._handles = RemovableHandle.next_id  # counts all hooks that were ever hung, on whatever
+        self._runs = 0
 
     def take_changes(self, had_changes: bool) -> "Changes | None":
         """What differs from the usual after some of a request's own code, and is put back; None where nothing does.
@@ -62,8 +67,10 @@ class ModelState:
         self._handles = RemovableHandle.next_id
 
     def keep(self) -> None:
-        """Let what differs after a model has run be the usual."""
-        self._usual = [own[name] for own, name in self._places]
+        """Let what differs after a model has run be the usual. Models settle in their first runs."""
+        self._runs += 1
+        if self._runs <= SETTLING_RUNS:
+            self._usual = [own[name] for own, name in self._places]
         if RemovableHandle.next_id != self._handles:
             self._handles, self._usual_hooks = RemovableHandle.next_id, [dict(hooks) for hooks in self._hooks]
 
@@ -112,8 +119,10 @@ class RequestContext:
         self._models = models
         self._changes: Changes | None = None
         self._grad = False
-        self._autocast: tuple[tuple[bool, torch.dtype], ...] = tuple(_autocast(device) for device in DEVICES)
-        self.random_state = torch.get_rng_state() if seed is None else torch.Generator().manual_seed(seed).get_state()
+        self._autocast = _autocast()
+        self.random_state = (
+            default_generator.get_state() if seed is None else torch.Generator().manual_seed(seed).get_state()
+        )
 
     @property
     def may_share(self) -> bool:
@@ -132,30 +141,33 @@ class RequestContext:
     @contextmanager
     def active(self, runs_model: bool = False) -> Iterator[None]:
         """Run a part of the request's own code, or one of its calls (`runs_model`)."""
-        grad, random = torch.is_grad_enabled(), torch.get_rng_state()
-        autocast = tuple(_autocast(device) for device in DEVICES)
+        grad, random, autocast = torch.is_grad_enabled(), default_generator.get_state(), _autocast()
         self._enter(self._grad, self.random_state, self._autocast)
         if self._changes is not None:
             self._changes.install()
         try:
             yield
         finally:
-            self._grad, self.random_state = torch.is_grad_enabled(), torch.get_rng_state()
-            self._autocast = tuple(_autocast(device) for device in DEVICES)
+            self._grad, self.random_state = torch.is_grad_enabled(), default_generator.get_state()
+            self._autocast = _autocast()
             if runs_model and self._changes is None:
                 self._models.keep()
             else:
                 self._changes = self._models.take_changes(self._changes is not None)
             self._enter(grad, random, autocast)
 
-    def _enter(self, grad: bool, random: torch.Tensor, autocast: tuple[tuple[bool, torch.dtype], ...]) -> None:
+    def _enter(self, grad: bool, random: torch.Tensor, autocast: Autocast) -> None:
         torch._C._set_grad_enabled(grad)
-        torch.set_rng_state(random)
-        for device, (enabled, dtype) in zip(DEVICES, autocast, strict=True):
-            if (enabled, dtype) != _autocast(device):
-                torch.set_autocast_enabled(device, enabled)
-                torch.set_autocast_dtype(device, dtype)
+        default_generator.set_state(random)
+        if autocast != _autocast():
+            for device, dtype in zip(DEVICES, autocast, strict=True):
+                torch.set_autocast_enabled(device, dtype is not None)
+                if dtype is not None:
+                    torch.set_autocast_dtype(device, dtype)
 
 
-def _autocast(device: str) -> tuple[bool, torch.dtype]:
-    return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+def _autocast() -> Autocast:
+    """The precision that is chosen automatically, by device; None where none is."""
+    return tuple(
+        [torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None for device in DEVICES]
+    )

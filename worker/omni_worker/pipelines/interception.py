@@ -9,6 +9,7 @@ equal diffusers' own, abort is an exception thrown in, and to wait is not to res
 
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -69,7 +70,7 @@ class InterceptedPipeline:
             state.request_id, self._model_state, seed, self._needs_every_bit
         )
         shell = self._shells.make(context, lambda solver: own_solver(solver, state, self._concurrent))
-        state.extra["run"] = greenlet(lambda: shell(**kwargs))
+        state.extra["run"], state.extra["made"] = greenlet(lambda: shell(**kwargs)), Counter()
         self._resume(state)
 
     def denoise_step(self, states: Sequence[StepState]) -> list[Any]:
@@ -128,20 +129,24 @@ class InterceptedPipeline:
 
     def _pend(self, state: StepState, call: Call) -> None:
         state.extra["call"] = call
-        state.key, state.in_loop = self.batches.key_of(call), call.phase == DENOISE
+        state.in_loop = call.phase == DENOISE
+        made: Counter[tuple[str, int]] = state.extra["made"]
+        state.key = self.batches.key_of(call)._replace(turn=made[call.model, state.step])
+        made[call.model, state.step] += 1
 
     def _show(self, state: StepState, previews: Previews, *answer: Any) -> None:
         """Go on with a preview: the request's own call is held until the picture is there."""
         call = previews.advance(state.request_id, *answer)
         if call is not None:
-            state.extra.setdefault("held", state.extra["call"])
+            state.extra.setdefault("held", (state.extra["call"], state.key))
             self._pend(state, call)
             return
         if previews.pictures is not None:
             self._previews += 1
             state.preview = previews.pictures
         if "held" in state.extra:
-            self._pend(state, state.extra.pop("held"))
+            state.extra["call"], state.key = state.extra.pop("held")
+            state.in_loop = True
 
     def _shadow(self, params: GenerationParams, request_id: str, solver: Callable[[Any], Any]) -> Shadow:
         context = RequestContext(request_id, self._model_state, params.seed)
