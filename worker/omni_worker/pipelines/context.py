@@ -14,6 +14,7 @@ import torch
 from torch import default_generator
 from torch.utils.hooks import RemovableHandle
 
+ATTRIBUTES = ("processor", "enabled", "mix_ratio")  # those of layers that diffusers' pipelines set
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 DEVICES = ("cpu", "cuda")
 SETTLING_RUNS = 100
@@ -29,12 +30,7 @@ class ModelState:
 
     def __init__(self, models: Sequence[torch.nn.Module]) -> None:
         layers = {id(layer): layer for model in models for layer in model.modules()}.values()
-        self._places = [
-            (vars(layer), name)
-            for layer in layers
-            for name, value in vars(layer).items()
-            if name == "processor" or (isinstance(value, bool) and name != "training")
-        ]
+        self._places = [(vars(layer), name) for layer in layers for name in vars(layer) if name in ATTRIBUTES]
         self._usual = [own[name] for own, name in self._places]
         self._hooks = [vars(layer)[name] for layer in layers for name in HOOKS]
         self._usual_hooks = [dict(hooks) for hooks in self._hooks]
@@ -97,7 +93,7 @@ class Changes:
         """Equal for changes of equal effect; None where that cannot be known."""
         if self.hooks or any(getattr(value, "__dict__", None) for value in self.values.values()):
             return None
-        return tuple((i, value if isinstance(value, bool) else type(value)) for i, value in self.values.items())
+        return tuple((i, value if isinstance(value, bool | float) else type(value)) for i, value in self.values.items())
 
     def install(self) -> None:
         """Make them again."""
