@@ -283,6 +283,25 @@ def test_a_pipeline_without_a_denoiser_is_refused_when_told_to_step_and_runs_who
     assert wrap(Painter(), source, step_execution=None, concurrent=True).card.mode == "request"
 
 
+def test_a_pipeline_that_steps_by_itself_is_driven_as_it_is(qwen):
+    class Native(InterceptedPipeline):
+        """Steps by a protocol of its own."""
+
+    source = type("Source", (), {"text": "m", "location": "/nowhere", "is_local": False})()
+    native = Native(qwen)
+    assert wrap(native, source, step_execution=None, concurrent=True) is native
+    assert generate(native, [QWEN.arguments(0)])[0].status is Status.COMPLETED
+
+
+def test_a_pipeline_that_says_it_does_not_step_is_believed():
+    pipe = build(QWEN)
+    pipe.supports_step_execution = False
+    source = type("Source", (), {"text": "m", "location": "/nowhere", "is_local": False})()
+    with pytest.raises(LoadError, match=r"says that it does not step.*--no-step-execution"):
+        wrap(pipe, source, step_execution=True, concurrent=True)
+    assert wrap(pipe, source, step_execution=None, concurrent=True).card.mode == "request"
+
+
 def test_close_before_the_end_runs_the_pipelines_own_clean_up(qwen):
     pipeline = InterceptedPipeline(qwen)
     state = StepState("r", QWEN.arguments(0))

@@ -16,6 +16,7 @@ from omni_worker.model_source import ModelSource
 from omni_worker.pipelines.acceleration import compile_denoisers, shorten_single_frames
 from omni_worker.pipelines.interception import InterceptedPipeline
 from omni_worker.pipelines.models import denoisers, models
+from omni_worker.pipelines.protocol import SupportsStepExecution, can_step
 from omni_worker.pipelines.proving import ProvenBatches
 from omni_worker.pipelines.ranks import Ranks
 from omni_worker.pipelines.whole import WholePipeline
@@ -35,7 +36,7 @@ class LoadError(CommandError):
 class Loaded:
     """A model on its device, ready to run; `pipeline` steps unless the mode says that requests run whole."""
 
-    pipeline: InterceptedPipeline | WholePipeline
+    pipeline: SupportsStepExecution | WholePipeline
     device: str
 
 
@@ -77,16 +78,23 @@ def wrap(
     step_execution: bool | None,
     concurrent: bool,
     batches: ProvenBatches | None = None,
-) -> InterceptedPipeline | WholePipeline:
-    """The loaded pipeline in the mode asked for. Raises LoadError."""
-    can_step = bool(denoisers(pipe))
-    if step_execution and not can_step:
+) -> SupportsStepExecution | WholePipeline:
+    """The loaded pipeline in the mode asked for: by the step protocol of its own, by interception, or whole.
+
+    Raises LoadError.
+    """
+    steps_itself, says_no = can_step(pipe), getattr(pipe, "supports_step_execution", None) is False
+    steps = steps_itself or (bool(denoisers(pipe)) and not says_no)
+    if step_execution and not steps:
+        why = "says that it does not step" if says_no else "calls no denoiser that can be intercepted"
         raise LoadError(
-            f"{type(pipe).__name__} of {source.text} calls no denoiser that can be intercepted: "
+            f"{type(pipe).__name__} of {source.text} {why}: "
             "serve it with --no-step-execution (scheduling.mode: request)"
         )
+    if steps_itself and step_execution is not False:
+        return pipe  # type: ignore[no-any-return]
     defaults = _serving_defaults(source)
-    if can_step and step_execution is not False:
+    if steps and step_execution is not False:
         return InterceptedPipeline(pipe, defaults, concurrent, batches)
     if step_execution is None:
         log.info("%s cannot be stepped: requests run whole, one at a time", type(pipe).__name__)
