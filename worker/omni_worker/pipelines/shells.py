@@ -5,19 +5,19 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.guiders import BaseGuidance
+from diffusers.hooks import HookRegistry
 from greenlet import getcurrent
 
 from omni_worker.pipelines.calls import Call
 from omni_worker.pipelines.collators import Collator, collator_of
 from omni_worker.pipelines.context import RequestContext
 from omni_worker.pipelines.models import Method, methods, models
-
-BOOKKEEPING = frozenset({"_diffusers_hook"})  # diffusers' registry of caches, made where there is none
 
 
 class Shells:
@@ -54,9 +54,12 @@ class Shells:
 
     def _stand_in(self, model: torch.nn.Module, context: RequestContext) -> torch.nn.Module:
         twin = copy.copy(model)
-        twin_as_made = vars(twin).copy()
+        if hasattr(twin, "cache_context"):
+            HookRegistry.check_if_exists_or_initialize(twin)  # the first call would do it, and look like a change
+        twin_as_made: dict[str, Any] = {}
         for door in self._doors[id(model)]:
-            vars(twin)[door.method.name] = twin_as_made[door.method.name] = door.suspending(context, twin, twin_as_made)
+            vars(twin)[door.method.name] = door.suspending(context, twin, twin_as_made)
+        twin_as_made.update(vars(twin))
         return twin
 
 
@@ -79,9 +82,8 @@ class Door:
         @functools.wraps(self._real)
         def suspend(*args: Any, **kwargs: Any) -> Any:
             driver = getcurrent().parent
-            is_changed = any(
-                twin_as_made.get(name) is not value for name, value in vars(twin).items() if name not in BOOKKEEPING
-            )
+            own = vars(twin)
+            is_changed = len(own) != len(twin_as_made) or not all(map(is_, own.values(), twin_as_made.values()))
             real = types.MethodType(self._function, twin) if is_changed and self._function else self._real
             if driver is None:  # not inside a request: nobody would resume it
                 return real(*args, **kwargs)

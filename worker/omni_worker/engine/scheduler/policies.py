@@ -59,6 +59,8 @@ class Policy(ABC):
 
     def choose(self, ready: Sequence[RequestState], moment: Moment) -> list[RequestState]:
         """The next batch: requests of one key, at most its limit. Lower classes may fill it up: that costs little."""
+        if len(ready) == 1:
+            return list(ready)
         ordered = sorted(((self.order(state, moment), state) for state in ready), key=itemgetter(0))
         highest = ordered[0][0][0]
         groups: dict[Hashable, list[RequestState]] = {}
