@@ -48,7 +48,7 @@ PARTS = {
 
 def intercepted(model: systems.Model, params: GenerationParams) -> np.ndarray:
     """One request by the step protocol, with nothing around it."""
-    state, pipeline = StepState("0", params), model.stepped
+    state, pipeline = StepState("0", params), model.stepped_plainly
     pipeline.prepare_encode(state)
     while not state.is_done:
         [prediction] = pipeline.denoise_step([state])
@@ -172,7 +172,7 @@ def each_call(model: systems.Model, repeats: int) -> dict[str, Any]:
     """Microseconds of `Keys.of(call)`, and of entering and leaving the request's context, for each call of a request of
     one step, as the pipeline makes them."""
     figures: dict[str, Any] = {}
-    state, pipeline = StepState("0", systems.request(0, 32, 1)), model.stepped
+    state, pipeline = StepState("0", systems.request(0, 32, 1)), model.stepped_plainly
     pipeline.prepare_encode(state)
     while not state.is_done:
         call: Call = state.extra["call"]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import diffusers
+import msgspec
 import numpy as np
 import transformers
 from benchmarks.peer import PeerScheduler
@@ -30,6 +31,7 @@ from omni_worker.engine.scheduler import (
     Status,
     StepScheduler,
 )
+from omni_worker.pipelines.acceleration import shorten_single_frames
 from omni_worker.pipelines.interception import InterceptedPipeline
 from omni_worker.pipelines.loading import wrap
 from omni_worker.pipelines.whole import WholePipeline
@@ -45,22 +47,32 @@ DIFFUSERS, REQUEST_MODE, PEER = "diffusers", "request mode", "peer's policy"
 
 
 class Model:
-    """The built-in model, loaded once: as diffusers has it (`pipe`), whole, and stepped.
+    """The built-in model: as diffusers has it (`plain`, and stepped for the peer), and as a replica serves it (whole,
+    and stepped), where the autoencoder takes the short way for single frames.
 
-    `around` may change the pipe before anything else knows it.
+    `around` may change a pipe before anything else knows it.
     """
 
     def __init__(self, around: Callable[[Any], None] | None = None) -> None:
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
-        self.pipe: Any = diffusers.DiffusionPipeline.from_pretrained(SOURCE.location, local_files_only=True)
+        self.pipe, served = (
+            diffusers.DiffusionPipeline.from_pretrained(SOURCE.location, local_files_only=True) for _ in range(2)
+        )
+        shorten_single_frames(served.vae)
         if around is not None:
             around(self.pipe)
-        whole = wrap(self.pipe, SOURCE, step_execution=False, concurrent=False)
-        stepped = wrap(self.pipe, SOURCE, step_execution=True, concurrent=True)
-        assert isinstance(whole, WholePipeline)
-        assert isinstance(stepped, InterceptedPipeline)
-        self.whole, self.stepped = whole, stepped
+            around(served)
+        self.plain = _wrapped(self.pipe, WholePipeline)
+        self.whole = _wrapped(served, WholePipeline)
+        self.stepped = _wrapped(served, InterceptedPipeline)
+        self.stepped_plainly = _wrapped(self.pipe, InterceptedPipeline)
+
+
+def _wrapped(pipe: Any, kind: type[Any]) -> Any:
+    wrapped = wrap(pipe, SOURCE, step_execution=kind is InterceptedPipeline, concurrent=kind is InterceptedPipeline)
+    assert isinstance(wrapped, kind)
+    return wrapped
 
 
 def request(number: int, side: int, steps: int) -> GenerationParams:
@@ -68,6 +80,11 @@ def request(number: int, side: int, steps: int) -> GenerationParams:
     word, colour = WORDS[number % 10], COLOURS[number % 4]
     prompts = (word, f"a {colour} {word}", f"a {colour} {word} on {BACKGROUNDS[number % 2]} background")
     return GenerationParams(prompt=prompts[number % 3], seed=number, width=side, height=side, steps=steps)
+
+
+def unguided(requests: Sequence[GenerationParams]) -> list[GenerationParams]:
+    """The same requests without guidance: one call a step."""
+    return [msgspec.structs.replace(one, guidance=1.0) for one in requests]
 
 
 def mixed(count: int, sides: Sequence[int], steps: Sequence[tuple[int, float]] = STEPS) -> list[GenerationParams]:
@@ -96,7 +113,7 @@ def request_mode(model: Model) -> tuple[Runner, SchedulerInterface]:
 
 def peer_mode(model: Model) -> tuple[Runner, SchedulerInterface]:
     """The engine with the peer's policy."""
-    return StepRunner(model.stepped), PeerScheduler(peer_key)
+    return StepRunner(model.stepped_plainly), PeerScheduler(peer_key)
 
 
 def step_mode(policy: str = "fifo", most: int | None = None) -> Callable[[Model], tuple[Runner, SchedulerInterface]]:
@@ -111,7 +128,7 @@ def step_mode(policy: str = "fifo", most: int | None = None) -> Callable[[Model]
 
 def run_diffusers(model: Model, params: Sequence[GenerationParams]) -> list[np.ndarray]:
     """Plain diffusers: its own call, one request after another."""
-    return [picture(model.whole.generate(one)) for one in params]
+    return [picture(model.plain.generate(one)) for one in params]
 
 
 def run_engine(
@@ -172,4 +189,4 @@ class DiffusersServer:
 
     def _run(self) -> None:
         while (taken := self._queue.get()) is not None:
-            self._on_event(Finished(taken.id, Status.COMPLETED, self._model.whole.generate(taken.payload)))
+            self._on_event(Finished(taken.id, Status.COMPLETED, self._model.plain.generate(taken.payload)))

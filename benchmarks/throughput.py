@@ -29,6 +29,7 @@ SYSTEMS = {
 SHORT = ((4, 0.7), (20, 0.3))
 CELLS: dict[str, Callable[[], list[GenerationParams]]] = {
     "16 tokens": lambda: systems.mixed(48, [32]),
+    "16 tokens, no guidance": lambda: systems.unguided(systems.mixed(48, [32])),
     "64 tokens": lambda: systems.mixed(48, [64]),
     "16 and 64 tokens": lambda: systems.mixed(48, [32, 64]),
     "256 tokens": lambda: systems.mixed(16, [128], SHORT),
