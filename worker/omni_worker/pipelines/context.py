@@ -5,8 +5,7 @@ hang a hook on a layer. Its greenlet is suspended in the midst of that, and othe
 its own when it goes on, and leaves things as they were when it stops.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ DEVICES = ("cpu", "cuda")
 SETTLING_RUNS = 100
 
 Autocast = tuple[torch.dtype | None, ...]
+Outer = tuple[bool, torch.Tensor, Autocast]
 
 
 class ModelState:
@@ -134,32 +134,53 @@ class RequestContext:
         """What the answer of a call depends on beside its arguments."""
         return self._autocast, self._changes and self._changes.signature
 
-    @contextmanager
-    def active(self, runs_model: bool = False) -> Iterator[None]:
-        """Run a part of the request's own code, or one of its calls (`runs_model`)."""
-        grad, random, autocast = torch.is_grad_enabled(), default_generator.get_state(), _autocast()
-        self._enter(self._grad, self.random_state, self._autocast)
+    def active(self, runs_model: bool = False) -> "Active":
+        """Run a part of the request's own code in a `with` block of this, or one of its calls (`runs_model`)."""
+        return Active(self, runs_model)
+
+    def enter(self) -> Outer:
+        """Put the request's state in place of the caller's, which is returned."""
+        outer = torch.is_grad_enabled(), default_generator.get_state(), _autocast()
+        _put(self._grad, self.random_state, self._autocast)
         if self._changes is not None:
             self._changes.install()
-        try:
-            yield
-        finally:
-            self._grad, self.random_state = torch.is_grad_enabled(), default_generator.get_state()
-            self._autocast = _autocast()
-            if runs_model and self._changes is None:
-                self._models.keep()
-            else:
-                self._changes = self._models.take_changes(self._changes is not None)
-            self._enter(grad, random, autocast)
+        return outer
 
-    def _enter(self, grad: bool, random: torch.Tensor, autocast: Autocast) -> None:
-        torch._C._set_grad_enabled(grad)
-        default_generator.set_state(random)
-        if autocast != _autocast():
-            for device, dtype in zip(DEVICES, autocast, strict=True):
-                torch.set_autocast_enabled(device, dtype is not None)
-                if dtype is not None:
-                    torch.set_autocast_dtype(device, dtype)
+    def leave(self, outer: Outer, runs_model: bool) -> None:
+        """Keep the state as it is now for the request, and put the caller's back."""
+        self._grad, self.random_state = torch.is_grad_enabled(), default_generator.get_state()
+        self._autocast = _autocast()
+        if runs_model and self._changes is None:
+            self._models.keep()
+        else:
+            self._changes = self._models.take_changes(self._changes is not None)
+        _put(*outer)
+
+
+class Active:
+    """A block of code that runs in a request's context. (A class, since a generator would cost twice as much.)"""
+
+    __slots__ = ("_context", "_outer", "_runs_model")
+
+    def __init__(self, context: RequestContext, runs_model: bool) -> None:
+        self._context = context
+        self._runs_model = runs_model
+
+    def __enter__(self) -> None:
+        self._outer = self._context.enter()
+
+    def __exit__(self, *_: object) -> None:
+        self._context.leave(self._outer, self._runs_model)
+
+
+def _put(grad: bool, random: torch.Tensor, autocast: Autocast) -> None:
+    torch._C._set_grad_enabled(grad)
+    default_generator.set_state(random)
+    if autocast != _autocast():
+        for device, dtype in zip(DEVICES, autocast, strict=True):
+            torch.set_autocast_enabled(device, dtype is not None)
+            if dtype is not None:
+                torch.set_autocast_dtype(device, dtype)
 
 
 def _autocast() -> Autocast:

@@ -24,7 +24,7 @@ from omni_worker.pipelines.structure import is_finite, mapped
 
 log = logging.getLogger(__name__)
 
-COMPARED_ALONE = 3
+COMPARED = (0.5, 1.0)  # where in a batch of a new size the calls stand that are run alone too, for comparison
 FAILURES = 2
 REMEMBERED = 4096
 
@@ -229,8 +229,8 @@ class ProvenBatches:
         self.proofs += 1
         calls = batch.calls
         compared = set(range(len(calls)))
-        if verdict.plan_of_size and len(calls) > COMPARED_ALONE:
-            compared = {0, len(calls) // 2, len(calls) - 1}
+        if verdict.plan_of_size and len(calls) > len(COMPARED):
+            compared = {int(place * (len(calls) - 1)) for place in COMPARED}
         before, versions = [_randomness(call) for call in calls], [_versions(call) for call in calls]
         alone = {i: calls[i].copy().run() for i in sorted(compared)}
         after = [_randomness(call) for call in calls]

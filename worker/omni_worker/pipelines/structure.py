@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 PLAIN = (str, int, float, bool, bytes, complex, type(None), torch.dtype, torch.device, enum.Enum, range, np.generic)
+USUAL = frozenset({str, int, float, bool, type(None)})  # found faster than an instance of one of those above
 LASTING = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, torch.nn.Module)
 
 
@@ -23,12 +24,15 @@ def describe(value: Any, tensor: Callable[[str, Tensor], Any], name: str = "") -
     `name` is the argument's own. Generators are all alike: whether one is used is found out when a batch is proven.
     Raises Opaque for a value that two calls cannot be known to share.
     """
+    kind = type(value)
+    if kind in USUAL:
+        return value
     if isinstance(value, Tensor):
         return tensor(name, value)
     if isinstance(value, dict):
-        return type(value), tuple((key, describe(item, tensor, str(key))) for key, item in value.items())
+        return kind, tuple([(key, describe(item, tensor, str(key))) for key, item in value.items()])
     if isinstance(value, list | tuple):
-        return type(value), tuple([describe(item, tensor, name) for item in value])
+        return kind, tuple([describe(item, tensor, name) for item in value])
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, torch.Generator):
