@@ -25,10 +25,10 @@ test: install ## Run all tests, those on a real Kubernetes node too (needs root 
 	@[ -n "$$OMNI_KUBECONFIG" ] || $(PYTHON) hack/cluster check || \
 	    { echo "make test: no cluster can run here, and OMNI_KUBECONFIG names none; make test-local runs all other tests" >&2; exit 1; }
 	@[ -n "$$OMNI_KUBECONFIG" ] || { $(PYTHON) hack/cluster build && $(PYTHON) hack/cluster images --no-load; }
-	@$(PYTHON) -m pytest -n 2 --dist loadgroup
+	@$(PYTHON) -m pytest
 
 test-local: install ## Run the tests that need no Kubernetes
-	@$(PYTHON) -m pytest -n 2 --dist loadgroup -m "not apiserver and not pods"
+	@$(PYTHON) -m pytest -m "not apiserver and not pods"
 
 check: lint types imports ## Lint, types, and the arrows between packages
 

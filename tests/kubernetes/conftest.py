@@ -17,7 +17,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.timeout(FIRST_START_SECONDS))
-            item.add_marker(pytest.mark.xdist_group("kubernetes"))  # one process, so that one cluster serves all
     if os.environ.get("OMNI_KUBECONFIG"):
         # The cluster of the tests is another one; that of the project is then not under test.
         own = [item for item in items if item.path == here / "test_local_cluster.py"]

@@ -32,7 +32,7 @@ def test_the_server_fills_in_defaults_but_no_count_of_a_stage(kubectl: Kubectl, 
     assert spec["replicas"] == 1
     assert spec["loadBalancing"] == {"policy": "least-queue-length", "heartbeatTimeoutSeconds": 30}
     (stage,) = spec["stages"]
-    assert stage["scheduling"] == {"mode": "step", "policy": "fifo", "maxNumSeqs": "auto"}
+    assert stage["scheduling"] == {"mode": "step", "policy": "fifo", "maxNumSeqs": "auto", "maxWaiting": 256}
     assert stage["rollout"] == {"maxUnavailable": 1, "maxSurge": 0}
     assert "replicas" not in stage
     assert "accelerator" not in stage
