@@ -43,6 +43,11 @@ def specimens() -> list[Specimen]:
     return sorted(found, key=lambda specimen: (specimen.family.lower(), specimen.name))
 
 
+def specimen(module: Any, name: str) -> Specimen:
+    """The one of that name in a module of the zoo."""
+    return next(one for one in module.SPECIMENS if one.name == name)
+
+
 @dataclass
 class Finding:
     """What became of a specimen.

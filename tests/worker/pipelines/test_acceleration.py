@@ -11,16 +11,11 @@ from omni_worker.pipelines.acceleration import compile_denoisers, shorten_single
 from omni_worker.pipelines.interception import InterceptedPipeline
 from omni_worker.pipelines.proving import ProvenBatches
 
-from .survey import difference
+from .survey import difference, specimen
 from .zoo import qwen_image, wan
 from .zoo.check import arrays
-from .zoo.specimen import Specimen
 
 torch.set_num_threads(1)
-
-
-def specimen(module: object, name: str) -> Specimen:
-    return next(one for one in module.SPECIMENS if one.name == name)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -34,15 +34,12 @@ from omni_worker.pipelines.protocol import StepState, SupportsStepExecution, can
 from omni_worker.pipelines.whole import WholePipeline
 from omni_worker.requests import GenerationParams, ServingDefaults
 
+from .survey import specimen
 from .zoo import flux, qwen_image, stable_diffusion_3, stable_diffusion_xl
 from .zoo.check import arrays
 
 # Tiny models gain nothing from a second thread, and lose much where another process has that core.
 torch.set_num_threads(1)
-
-
-def specimen(module, name):
-    return next(one for one in module.SPECIMENS if one.name == name)
 
 
 QWEN = specimen(qwen_image, "QwenImagePipeline")

@@ -16,7 +16,6 @@ MAIN_ARGUMENTS = ("hidden_states", "sample", "x", "input_ids")
 KEYS_KEPT = 4096
 
 ENCODE, DENOISE, DECODE = "encode", "denoise", "decode"
-PHASES = (ENCODE, DENOISE, DECODE)
 
 
 class Key(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from omni_worker.pipelines.calls import Call
-from omni_worker.pipelines.structure import attributes, rebuilt, walk
+from omni_worker.pipelines.structure import attributes, rebuilt, remapped, walk
 
 
 class CannotMerge(Exception):
@@ -188,9 +188,8 @@ class _Split:
     def part(self, value: Any, i: int) -> Any:
         if isinstance(value, Tensor):
             return self._tensor(value, i)
-        if isinstance(value, dict):  # diffusers' and transformers' output objects are dictionaries too
-            parts = {name: self.part(item, i) for name, item in value.items()}
-            return parts if type(value) is dict else type(value)(**parts)
+        if isinstance(value, dict):
+            return remapped(value, {name: self.part(item, i) for name, item in value.items()})
         if isinstance(value, list) and len(value) == self._rows * self._count and self._plan.joins_lists:
             return value[i :: self._count] if self._plan.by_rows else value[i * self._rows : (i + 1) * self._rows]
         if isinstance(value, list | tuple):
@@ -217,8 +216,7 @@ def _cut(value: Any, collator: Any, length: int, padded_length: int) -> Any:
     if isinstance(value, Tensor):
         return collator.cut(value, length, padded_length)
     if isinstance(value, dict):
-        parts = {name: _cut(item, collator, length, padded_length) for name, item in value.items()}
-        return parts if type(value) is dict else type(value)(**parts)
+        return remapped(value, {name: _cut(item, collator, length, padded_length) for name, item in value.items()})
     if isinstance(value, list | tuple):
         return rebuilt(value, [_cut(item, collator, length, padded_length) for item in value])
     if (fields := attributes(value)) is not None:

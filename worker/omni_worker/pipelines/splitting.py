@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, cat
 
 from omni_worker.pipelines.calls import Call
-from omni_worker.pipelines.structure import attributes, mapped, rebuilt
+from omni_worker.pipelines.structure import attributes, mapped, rebuilt, remapped
 
 
 class CannotJoin(Exception):
@@ -40,8 +40,7 @@ def joined(answers: Sequence[Any]) -> Any:
             raise CannotJoin
         return cat(list(answers))
     if isinstance(first, dict):
-        parts = {name: joined([answer[name] for answer in answers]) for name in first}
-        return parts if type(first) is dict else type(first)(**parts)
+        return remapped(first, {name: joined([answer[name] for answer in answers]) for name in first})
     if isinstance(first, list | tuple):
         return rebuilt(first, [joined(items) for items in zip(*answers, strict=True)])
     if attributes(first) is not None:

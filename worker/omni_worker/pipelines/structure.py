@@ -72,6 +72,11 @@ def rebuilt(template: Any, items: list[Any]) -> Any:
     return type(template)(items)
 
 
+def remapped(template: Any, items: dict[Any, Any]) -> Any:
+    """A mapping like `template`, of other items; diffusers' and transformers' output objects are mappings too."""
+    return items if type(template) is dict else type(template)(**items)
+
+
 def attributes(value: Any) -> dict[str, Any] | None:
     """The fields of an object that holds tensors, such as a distribution or a cache; None for all other objects."""
     if isinstance(value, PLAIN + LASTING + (torch.Generator, np.ndarray)):
