@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,32 @@ from omni_worker import model_source
 from omni_worker.errors import UsageError
 from omni_worker.model_source import ModelSource
 
-LB_POLICIES = ("random", "round-robin", "least-queue-length")
+LB_POLICIES = ("random", "round-robin", "least-queue-length", "power-of-two")
 SCHEDULING_POLICIES = ("fifo", "drr", "srpt", "edf")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+ENGINES = ("autoregressive", "diffusion")
+TASKS = ("generate", "encode")
+STAGE_WORDS = {"engine": ENGINES, "task": TASKS, "input": ("text", "hidden-states")}
 AUTO_MAX_NUM_SEQS = 32
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the pipeline, as the head knows it."""
+    """One stage of the pipeline, as the head knows it.
+
+    engine: `autoregressive` or `diffusion`
+    task: of an autoregressive one: to `generate` text, or to `encode` the prompt for the stage after it
+    input: what it takes from the stage before: its `text` as the prompt, or its `hidden-states` as embeddings of it
+    model: what its replicas serve, where that is not the pipeline's own model; at `revision`
+    """
 
     id: int
     name: str
     engine: str = "diffusion"
+    task: str = "generate"
+    input: str = "text"
+    model: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,12 +52,15 @@ class HeadConfig:
     lb_policy: str
     heartbeat_timeout: float
     stages: tuple[Stage, ...]
+    models: Mapping[int, ModelSource]
 
 
 @dataclass(frozen=True)
 class EngineConfig:
     """How a replica runs its requests; `step_execution` None steps where the pipeline can.
 
+    kind, task: those of its stage
+    text_encoder: whether a pipeline loads its text encoder; not where the stage before does all encoding
     parallel_size: its processes, over which batched model calls are spread
     step_timeout: seconds after which a step in them has failed
     dtype: of the weights; auto is float32 on a CPU and bfloat16 on a GPU
@@ -55,6 +72,9 @@ class EngineConfig:
     max_waiting: int
     find_batch_size: bool
     scheduling_policy: str
+    kind: str = "diffusion"
+    task: str = "generate"
+    text_encoder: bool = True
     parallel_size: int = 1
     step_timeout: float = 600.0
     dtype: str = "auto"
@@ -77,6 +97,7 @@ class ReplicaConfig:
     engine: EngineConfig
     drain_timeout: float
     log_level: str = "info"
+    secret_file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +120,7 @@ class ServeConfig:
     log_level: str
     head: HeadConfig | None
     devices: tuple[str, ...] = field(default=())
+    secret_file: str | None = None
 
     def replica(self, index: int) -> ReplicaConfig:
         """The configuration of this process's replica number `index`."""
@@ -115,6 +137,7 @@ class ServeConfig:
             engine=self.engine,
             drain_timeout=self.drain_timeout,
             log_level=self.log_level,
+            secret_file=self.secret_file,
         )
 
 
@@ -124,6 +147,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub")
     parser.add_argument("--served-model-name", metavar="NAME", help="its name in the API (default: MODEL)")
     parser.add_argument("--stage-id", type=_at_least(0), default=0, metavar="N", help="the stage to run (default: 0)")
+    parser.add_argument(
+        "--engine", choices=ENGINES, help="what the stage does (default: what --stage-config or the model's files say)"
+    )
+    parser.add_argument(
+        "--task",
+        choices=TASKS,
+        default="generate",
+        help="of an autoregressive stage: generate text, or encode the prompt for the stage after it",
+    )
+    parser.add_argument(
+        "--text-encoder",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="load a pipeline's text encoder; --no-text-encoder where the stage before encodes (default: load it)",
+    )
     parser.add_argument("--headless", action="store_true", help="run replicas only, and join the head")
     parser.add_argument("--host", default="0.0.0.0", help="address of the HTTP server (default: 0.0.0.0)")
     parser.add_argument(
@@ -161,6 +199,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--omni-replica-port", type=_port, default=9100, metavar="PORT", help="data port of the first replica (9100)"
+    )
+    parser.add_argument(
+        "--omni-secret-file",
+        metavar="FILE",
+        help="a secret, 32 bytes or more, that all processes of a pipeline share; they then speak encrypted (default: none)",
     )
     parser.add_argument("--replica-id", help="deprecated, ignored: the master gives out the ids")
     parser.add_argument(
@@ -234,9 +277,10 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
         raise UsageError("--omni-dp-size-local 0 is for a head; a headless process needs at least 1")
     if args.cfg_parallel_size > 1 and args.step_execution is False:
         raise UsageError("--cfg-parallel-size above 1 divides single steps: it does not go with --no-step-execution")
-    stages = _stages(args.stage_config, args.stage_id)
+    stages = _stages(args, model)
     if args.stage_id not in {stage.id for stage in stages}:
         raise UsageError(f"--stage-id {args.stage_id}: --stage-config names only {[stage.id for stage in stages]}")
+    stage = next(stage for stage in stages if stage.id == args.stage_id)
     head = HeadConfig(
         master_address=args.omni_master_address or "0.0.0.0",
         coordinator_port=args.omni_coordinator_port,
@@ -244,9 +288,10 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
         lb_policy=args.omni_lb_policy,
         heartbeat_timeout=args.omni_heartbeat_timeout,
         stages=stages,
+        models={one.id: model if one.model is None else model_source.parse(one.model, one.revision) for one in stages},
     )
     return ServeConfig(
-        model=model,
+        model=model if stage.model is None else model_source.parse(stage.model, stage.revision),
         served_model_name=args.served_model_name or args.model,
         stage_id=args.stage_id,
         host=args.host,
@@ -262,6 +307,9 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
             max_waiting=args.max_waiting,
             find_batch_size=args.max_num_seqs == "auto",
             scheduling_policy=args.scheduling_policy,
+            kind=stage.engine,
+            task=stage.task,
+            text_encoder=args.text_encoder,
             parallel_size=args.cfg_parallel_size,
             step_timeout=args.step_timeout,
             dtype=args.dtype,
@@ -272,12 +320,15 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
         log_level=args.log_level,
         head=None if args.headless else head,
         devices=tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))),
+        secret_file=args.omni_secret_file,
     )
 
 
-def _stages(file: str | None, own: int) -> tuple[Stage, ...]:
+def _stages(args: argparse.Namespace, model: ModelSource) -> tuple[Stage, ...]:
+    file = args.stage_config
     if file is None:
-        return tuple(Stage(id, f"stage-{id}") for id in range(own + 1))
+        engine = args.engine or ("autoregressive" if model.is_language_model else "diffusion")
+        return tuple(Stage(id, f"stage-{id}", engine, args.task) for id in range(args.stage_id + 1))
     try:
         document: Any = yaml.safe_load(Path(file).read_text())
     except OSError as error:
@@ -292,6 +343,13 @@ def _stages(file: str | None, own: int) -> tuple[Stage, ...]:
         ) from error
     if len({stage.id for stage in stages}) != len(stages) or not stages:
         raise UsageError(f"--stage-config {file}: `stages` needs one entry or more, each with an id of its own")
+    for stage in stages:
+        for name, values in STAGE_WORDS.items():
+            if getattr(stage, name) not in values:
+                raise UsageError(
+                    f"--stage-config {file}: stage {stage.name!r} has {name} {getattr(stage, name)!r}; "
+                    f"choose one of {', '.join(values)}"
+                )
     return stages
 
 

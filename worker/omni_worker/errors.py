@@ -30,7 +30,11 @@ class RequestError(Exception):
       `retry_after` seconds) given up
     - `unavailable`: no replica could take it in time (HTTP 503)
     - `aborted`: somebody asked for its end
+
+    `stage` is the name of the stage at which it happened, where it happened at one.
     """
+
+    stage: str | None = None
 
     def __init__(self, kind: str, message: str, param: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)

@@ -11,7 +11,7 @@ from pathlib import Path
 from omni_worker.errors import UsageError
 
 BUILTIN_MODELS = Path(__file__).parent / "models"
-FORMS = "give builtin://digits, hf://org/name, or a folder that diffusers' save_pretrained wrote"
+FORMS = "give builtin://digits, hf://org/name, or a folder that save_pretrained of diffusers or transformers wrote"
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,12 @@ class ModelSource:
     location: str
     is_local: bool
     revision: str | None = None
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether this is a folder with a transformers model, and not with a diffusers pipeline."""
+        root = Path(self.location)
+        return self.is_local and not (root / "model_index.json").is_file() and (root / "config.json").is_file()
 
     @cached_property
     def digest(self) -> str:
@@ -53,8 +59,8 @@ def parse(text: str, revision: str | None = None) -> ModelSource:
     if separator:
         raise UsageError(f"MODEL {text!r}: unknown kind of source {scheme!r}; {FORMS}")
     if Path(text).is_dir():
-        if not (Path(text) / "model_index.json").is_file():
-            raise UsageError(f"MODEL {text!r}: this folder has no model_index.json; {FORMS}")
+        if not any((Path(text) / file).is_file() for file in ("model_index.json", "config.json")):
+            raise UsageError(f"MODEL {text!r}: this folder has neither model_index.json nor config.json; {FORMS}")
         return ModelSource(text, str(Path(text).resolve()), is_local=True)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")) and all(text.split("/")):
         return ModelSource(text, text, is_local=False, revision=revision)

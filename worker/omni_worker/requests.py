@@ -8,14 +8,45 @@ import numpy as np
 SEED_LIMIT = 2**63
 
 
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn of a conversation: `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How an autoregressive stage writes. A field that is None takes the model's own default.
+
+    temperature: 0 takes the likeliest token every time
+    top_p, top_k: draw only from the likeliest tokens, up to this share of the probability or this many (0: all)
+    stop: texts that end the answer where they begin
+    logprobs: how many of the likeliest tokens are told at every place; None tells nothing
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+
+
 class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What to generate, and how it is to be scheduled. A field that is None takes the model's own default.
 
     Sizes are in pixels; the deadline is in seconds from when the request is handed in; a higher priority goes first; a
     preview is made every `preview_every` steps (0: none).
+
+    messages: the conversation so far, for a stage that can read one; its last turn is also the `prompt`
+    stream: whether what is written is to be told as it is written
+    hidden_states: whether the result is to carry them
+    written: tokens that an earlier attempt at this request wrote; the answer goes on after them
+    embeddings: what the stage before made of the prompt, by name: float arrays of shape (tokens, width) or (tokens,)
     """
 
     prompt: str
+    messages: tuple[Message, ...] = ()
     negative_prompt: str | None = None
     width: int | None = None
     height: int | None = None
@@ -26,20 +57,63 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     tenant: str = ""
     deadline_seconds: float | None = None
     preview_every: int = 0
+    sampling: SamplingParams = SamplingParams()
+    stream: bool = False
+    hidden_states: bool = False
+    written: tuple[int, ...] = ()
+    embeddings: dict[str, np.ndarray] = {}
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One picture to be made: `id` is unique among the requests that run at one time."""
+    """One answer to be made: `id` is unique among the requests that run at one time.
+
+    outputs: what is wanted of it, `text` and `image`; the stages after the last that is needed are left out
+    """
 
     id: str
     params: GenerationParams
+    outputs: frozenset[str] = frozenset({"image"})
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """A token, the natural logarithm of its probability, and the likeliest at its place with theirs."""
+
+    token: str
+    logprob: float
+    likeliest: tuple[tuple[str, float], ...] = ()
+
+
+class Written(msgspec.Struct, frozen=True, kw_only=True):
+    """What an autoregressive stage wrote, or went on to write: `text` is all of it that is certain by now, so that
+    pieces put one after another are the whole."""
+
+    text: str
+    tokens: list[int]
+    logprobs: list[TokenLogprob] = []
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer in text. `finish_reason`: `stop` (the model's end, or a text to stop at) or `length`."""
+
+    written: Written
+    finish_reason: str
+    prompt_tokens: int
 
 
 class GenerationResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request gave: `images` are uint8 arrays of shape (height, width, channels)."""
+    """What a request gave.
 
-    images: list[np.ndarray]
+    images: uint8 arrays of shape (height, width, channels)
+    completion: of an autoregressive stage
+    embeddings: for the next stage, where that takes them; float32 arrays by name. Those of a written answer are
+        `prompt_hidden_states` (prompt tokens, width) and `output_hidden_states` (output tokens, width), of which row i
+        is the state that output token i was drawn from
+    """
+
+    images: list[np.ndarray] = []
     steps: int = 0
+    completion: Completion | None = None
+    embeddings: dict[str, np.ndarray] = {}
 
 
 class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -68,10 +142,16 @@ class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a loaded model can do; a replica tells the head when it registers."""
+    """What a loaded model can do; a replica tells the head when it registers.
+
+    pipeline: its class
+    mode: how a replica runs it: `step`, `request`, `generate` (it writes) or `encode` (it makes embeddings of a prompt)
+    context_length: tokens of prompt and answer together, of a model that writes; None has no bound
+    """
 
     pipeline: str
     mode: str
+    context_length: int | None = None
     defaults: ServingDefaults = ServingDefaults()
     negative_prompt: bool = False
     guidance: bool = False

@@ -33,11 +33,21 @@ class ApiError(Exception):
 
 
 def error_response(
-    status: int, message: str, param: str | None = None, code: str | None = None, retry_after: float | None = None
+    status: int,
+    message: str,
+    param: str | None = None,
+    code: str | None = None,
+    retry_after: float | None = None,
+    stage: str | None = None,
 ) -> JSONResponse:
-    """The response for an error; a client's mistake and a server's have different types. Times are in seconds."""
+    """The response for an error; a client's mistake and a server's have different types. Times are in seconds.
+
+    `stage`: where in the pipeline it happened, if it happened there.
+    """
     kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
     body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    if stage is not None:
+        body["error"]["stage"] = stage
     headers = None
     if status in (429, 503):
         headers = {"Retry-After": str(max(1, math.ceil(RETRY_SECONDS if retry_after is None else retry_after)))}
@@ -54,7 +64,12 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestError)
     async def request_error(request: Request, error: RequestError) -> JSONResponse:
         return error_response(
-            STATUS_OF_KIND[error.kind], error.message, error.param, CODE_OF_KIND[error.kind], error.retry_after
+            STATUS_OF_KIND[error.kind],
+            error.message,
+            error.param,
+            CODE_OF_KIND[error.kind],
+            error.retry_after,
+            error.stage,
         )
 
     @app.exception_handler(HTTPException)

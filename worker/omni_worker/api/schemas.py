@@ -119,6 +119,7 @@ class ErrorBody(BaseModel):
     type: str
     param: str | None = None
     code: str | None = None
+    stage: Annotated[str | None, Field(description="The stage at which the request failed, if it got that far.")] = None
 
 
 class ErrorResponse(BaseModel):

@@ -67,10 +67,22 @@ class LeastQueueLengthBalancer(Balancer):
         return self._ties.choose([candidate for candidate in candidates if candidate.load == least])
 
 
+class PowerOfTwoBalancer(Balancer):
+    """The less loaded of two that are drawn: near the least queue, without every head choosing the same replica."""
+
+    def __init__(self, source: random.Random | None = None) -> None:
+        self._random = source or random.Random()
+
+    def choose(self, candidates: Sequence[Candidate]) -> Candidate:
+        drawn = self._random.sample(candidates, min(2, len(candidates)))
+        return min(drawn, key=lambda candidate: candidate.load)
+
+
 BALANCERS: dict[str, type[Balancer]] = {
     "random": RandomBalancer,
     "round-robin": RoundRobinBalancer,
     "least-queue-length": LeastQueueLengthBalancer,
+    "power-of-two": PowerOfTwoBalancer,
 }
 
 

@@ -1,26 +1,30 @@
 """Drives one request through the stages. It knows nothing of membership or sockets: pools do.
 
 No request is lost with a replica: what ran on one that went away, or that takes nothing new, runs again on another
-with the same seed, and so gives the same picture. A request is turned away only before any replica has taken it, and
-only when the queue of each that is up is full.
+with the same seed, and so gives the same picture; text that was told already is gone on with. A request is turned away
+only before any replica of its stage has taken it, and only when the queue of each that is up is full.
 """
 
 import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
 from omni_worker.errors import ReplicaLost, RequestError
 from omni_worker.metrics import HeadMetrics
+from omni_worker.orchestrator.handover import asked_of, handed_over, joined, route
 from omni_worker.orchestrator.stage_pool import StagePool
+from omni_worker.replica.messages import Partial, Progress
 from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult
 
 log = logging.getLogger(__name__)
 MAX_LOST = 3  # replicas that a request may lose before it is suspected of killing them
+
+OnPartial = Callable[[Partial], None]
 
 
 @dataclass
@@ -35,8 +39,42 @@ class Running:
     state: str = "waiting"
 
 
+@dataclass
+class Attempts:
+    """A request at one stage: what is asked for, what became of it so far, and who is told of it.
+
+    written: the tokens that were told, with which a repeated attempt goes on
+    """
+
+    params: GenerationParams
+    running: Running
+    on_partial: OnPartial | None
+    began: float = field(default_factory=time.monotonic)
+    lost: int = 0
+    written: list[int] = field(default_factory=list)
+
+    def next_params(self) -> GenerationParams:
+        """What the next attempt is given: what is left to do, and until when."""
+        deadline = self.params.deadline_seconds
+        return replace(
+            self.params,
+            written=tuple(self.written),
+            deadline_seconds=None if deadline is None else deadline - (time.monotonic() - self.began),
+        )
+
+    def on_news(self, news: Progress | Partial) -> None:
+        """The replica told of it."""
+        if isinstance(news, Progress):
+            self.running.step, self.running.total_steps = news.step, news.total_steps
+            return
+        if news.written is not None:
+            self.written += news.written.tokens
+        if self.on_partial is not None:
+            self.on_partial(news)
+
+
 class Orchestrator:
-    """`pools` are the stages in order; the last one's output is the answer."""
+    """`pools` are the stages in order."""
 
     def __init__(self, pools: Sequence[StagePool], metrics: HeadMetrics) -> None:
         self.pools = pools
@@ -44,10 +82,10 @@ class Orchestrator:
         self._metrics = metrics
         self._attempts = itertools.count()
 
-    async def generate(self, request: GenerationRequest) -> GenerationResult:
-        """Run a request to its end; cancelled, it is aborted wherever it is.
+    async def generate(self, request: GenerationRequest, on_partial: OnPartial | None = None) -> GenerationResult:
+        """Run a request to its end; cancelled, it is aborted wherever it is. `on_partial` is told what there is of it.
 
-        Raises RequestError: the request is wrong, the model failed on it, or no replica could take it.
+        Raises RequestError: the request is wrong, a stage failed on it, or no replica could take it.
         """
         if request.id in self.running:
             raise RequestError("invalid", f"a request with the id {request.id!r} is running already")
@@ -55,8 +93,7 @@ class Orchestrator:
         began = time.monotonic()
         outcome = "failed"
         try:
-            for pool in self.pools:
-                result = await self._run_stage(pool, request, running)
+            result = await self._run(request, running, on_partial)
             outcome = "completed"
             return result
         except RequestError as error:
@@ -69,32 +106,45 @@ class Orchestrator:
             del self.running[request.id]
             self._metrics.request_ended(outcome, time.monotonic() - began)
 
-    async def _run_stage(self, pool: StagePool, request: GenerationRequest, running: Running) -> GenerationResult:
-        lost, began = 0, time.monotonic()
+    async def _run(
+        self, request: GenerationRequest, running: Running, on_partial: OnPartial | None
+    ) -> GenerationResult:
+        stages = route([pool.stage for pool in self.pools], request.outputs)
+        results: list[GenerationResult] = []
+        params = request.params
+        for pool, stage, following in zip(self.pools, stages, [*stages[1:], None], strict=False):
+            try:
+                if results:
+                    params = handed_over(stage, params, results[-1])
+                attempts = Attempts(asked_of(stage, following, params), running, on_partial)
+                results.append(await self._run_stage(pool, request.id, attempts))
+            except RequestError as error:
+                error.stage = stage.name
+                raise
+        return joined(results)
+
+    async def _run_stage(self, pool: StagePool, id: str, attempts: Attempts) -> GenerationResult:
+        running = attempts.running
         avoid: frozenset[str] = frozenset()
         busy: dict[str, RequestError] = {}
         while True:
             member = await pool.pick(avoid, busy)
             running.stage, running.replica = pool.stage.name, f"{pool.stage.name}-{member.name}"
             running.step, running.total_steps, running.state = 0, 0, "running"
-
-            def on_progress(step: int, total_steps: int) -> None:
-                running.step, running.total_steps = step, total_steps
-
             try:
                 # An id of its own for every attempt: a late answer to an earlier one must not be taken for this one's.
-                attempt = f"{request.id}#{next(self._attempts)}"
+                attempt = f"{id}#{next(self._attempts)}"
                 return await member.client.generate(
-                    attempt, _remaining(request.params, began), on_progress, refusable=not lost
+                    attempt, attempts.next_params(), attempts.on_news, refusable=not attempts.lost
                 )
             except ReplicaLost as error:
-                lost += 1
+                attempts.lost += 1
                 busy.clear()  # none of them may turn it away from now on
-                log.warning("request %s: lost replica %s: %s", request.id, running.replica, error)
-                if lost == MAX_LOST:
+                log.warning("request %s: lost replica %s: %s", id, running.replica, error)
+                if attempts.lost == MAX_LOST:
                     raise RequestError(
                         "failed",
-                        f"the request lost {lost} replicas of stage {pool.stage.name!r}; it is not tried again",
+                        f"the request lost {attempts.lost} replicas; it is not tried again",
                     ) from error
             except RequestError as error:
                 if error.kind == "busy":
@@ -106,10 +156,3 @@ class Orchestrator:
             running.state = "waiting"
             self._metrics.retried(pool.stage.name)
             avoid |= {member.replica.uid}
-
-
-def _remaining(params: GenerationParams, began: float) -> GenerationParams:
-    """The parameters with what is left until the deadline."""
-    if params.deadline_seconds is None:
-        return params
-    return replace(params, deadline_seconds=params.deadline_seconds - (time.monotonic() - began))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from omni_worker.config import Stage
 from omni_worker.coordinator.messages import Replica, State
 from omni_worker.errors import RequestError
+from omni_worker.keys import Keys
 from omni_worker.orchestrator.balancers import Balancer, Candidate
 from omni_worker.replica.client import ReplicaClient
 
@@ -33,10 +34,11 @@ class Member:
 class StagePool:
     """`on_lost` is told the key and uid of a replica whose connection closed."""
 
-    def __init__(self, stage: Stage, balancer: Balancer, on_lost: OnLost) -> None:
+    def __init__(self, stage: Stage, balancer: Balancer, on_lost: OnLost, keys: Keys | None = None) -> None:
         self.stage = stage
         self._balancer = balancer
         self._on_lost = on_lost
+        self._keys = keys
         self._members: dict[tuple[int, int], Member] = {}
         self._changed = asyncio.Condition()
         self._closing: set[asyncio.Task[None]] = set()
@@ -64,7 +66,7 @@ class StagePool:
                 known.client.lose("the replica fell silent")
             known.replica = replica
         else:
-            client = ReplicaClient(replica.address, lambda: self._on_lost(replica.key, replica.uid))
+            client = ReplicaClient(replica.address, lambda: self._on_lost(replica.key, replica.uid), self._keys)
             self._members[replica.key] = Member(replica, client)
         self._in_background(self._notify())
 

@@ -11,35 +11,36 @@ import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from omni_worker.errors import ReplicaLost, RequestError
+from omni_worker.keys import Keys
 from omni_worker.replica.messages import (
     Abort,
     Add,
-    Error,
+    FromReplica,
     Output,
+    Partial,
     Progress,
     Rpc,
     RpcResult,
-    decode_from_replica,
-    encode,
-    unpack_result,
+    pack,
+    unpack_from_replica,
 )
 from omni_worker.requests import GenerationParams, GenerationResult
 from omni_worker.sockets import make_socket
 
 log = logging.getLogger(__name__)
 
-OnProgress = Callable[[int, int], None]
+OnNews = Callable[[Progress | Partial], None]
 
 
 class ReplicaClient:
     """One DEALER to one replica. `on_lost` is called when the connection to it closes."""
 
-    def __init__(self, address: str, on_lost: Callable[[], None]) -> None:
+    def __init__(self, address: str, on_lost: Callable[[], None], keys: Keys | None = None) -> None:
         self._address = address
         self._on_lost = on_lost
-        self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.DEALER)
+        self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.DEALER, keys)
         self._results: dict[str, asyncio.Future[GenerationResult]] = {}
-        self._progress: dict[str, OnProgress] = {}
+        self._news: dict[str, OnNews] = {}
         self._rpcs: dict[str, asyncio.Future[list[Any]]] = {}
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(address)
@@ -51,7 +52,7 @@ class ReplicaClient:
         return len(self._results)
 
     async def generate(
-        self, id: str, params: GenerationParams, on_progress: OnProgress, refusable: bool = True
+        self, id: str, params: GenerationParams, on_news: OnNews, refusable: bool = True
     ) -> GenerationResult:
         """Run one request; `id` is new to this replica. Cancelled, it aborts the request there.
 
@@ -60,24 +61,24 @@ class ReplicaClient:
         Raises RequestError (the replica's answer) or ReplicaLost.
         """
         future = self._results[id] = asyncio.get_running_loop().create_future()
-        self._progress[id] = on_progress
+        self._news[id] = on_news
         try:
-            await self._socket.send(encode(Add(id, params, refusable)))
+            await self._socket.send_multipart(pack(Add(id, params, refusable)), copy=False)
             result: GenerationResult = await future
             return result
         except (asyncio.CancelledError, ReplicaLost):
             if not self._socket.closed:  # a replica that only seemed lost must not go on with it
-                await self._socket.send(encode(Abort(id)))
+                await self._socket.send_multipart(pack(Abort(id)))
             raise
         finally:
             self._results.pop(id, None)
-            self._progress.pop(id, None)
+            self._news.pop(id, None)
 
     async def rpc(self, id: str, method: str, *args: Any, timeout: float = 10.0) -> list[Any]:
         """Call a method of the replica's runners. Raises RequestError, ReplicaLost or TimeoutError."""
         future = self._rpcs[id] = asyncio.get_running_loop().create_future()
         try:
-            await self._socket.send(encode(Rpc(id, method, list(args), timeout)))
+            await self._socket.send_multipart(pack(Rpc(id, method, list(args), timeout)))
             return await asyncio.wait_for(future, timeout)
         finally:
             self._rpcs.pop(id, None)
@@ -110,14 +111,14 @@ class ReplicaClient:
         while True:
             frames = await self._socket.recv_multipart(copy=False)
             try:
-                self._handle(decode_from_replica(frames[0].buffer), [frame.buffer for frame in frames[1:]])
-            except (msgspec.MsgspecError, ValueError, IndexError) as error:
+                self._handle(unpack_from_replica([frame.buffer for frame in frames]))
+            except (msgspec.MsgspecError, ValueError) as error:
                 log.warning("dropped a malformed message from %s: %s", self._address, error)
 
-    def _handle(self, message: Progress | Output | Error | RpcResult, buffers: list[Any]) -> None:
-        if isinstance(message, Progress):
-            if (on_progress := self._progress.get(message.id)) is not None:
-                on_progress(message.step, message.total_steps)
+    def _handle(self, message: FromReplica) -> None:
+        if isinstance(message, Progress | Partial):
+            if (on_news := self._news.get(message.id)) is not None:
+                on_news(message)
         elif isinstance(message, RpcResult):
             if (call := self._rpcs.get(message.id)) is not None and not call.done():
                 if message.error is None:
@@ -126,6 +127,6 @@ class ReplicaClient:
                     call.set_exception(RequestError("failed", message.error))
         elif (future := self._results.get(message.id)) is not None and not future.done():
             if isinstance(message, Output):
-                future.set_result(unpack_result(message, buffers))
+                future.set_result(message.result)
             else:
                 future.set_exception(RequestError(message.kind, message.message, message.param, message.retry_after))

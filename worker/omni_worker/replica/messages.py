@@ -1,15 +1,12 @@
-"""The data protocol between head and replica: one msgpack header, then the raw buffers of its arrays as frames.
-
-A malformed message raises `msgspec.DecodeError` (or ValueError where its frames do not fit its header).
-"""
+"""The data protocol between head and replica: one msgpack header, then the raw buffers of its arrays as frames."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
 
-from omni_worker.requests import GenerationParams, GenerationResult
+from omni_worker.requests import GenerationParams, GenerationResult, Written
 
 # ---- head → replica
 
@@ -49,19 +46,19 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     total_steps: int
 
 
-class ArrayHeader(msgspec.Struct, frozen=True):
-    """Shape and dtype of the array in one of the frames that follow."""
+class Partial(msgspec.Struct, frozen=True, tag="partial"):
+    """What a request made since the last such message: text that was written, or a preview in place of the last."""
 
-    shape: tuple[int, ...]
-    dtype: str
+    id: str
+    written: Written | None = None
+    preview: list[np.ndarray] = []
 
 
 class Output(msgspec.Struct, frozen=True, tag="output"):
-    """A request's result; its images follow, a frame each."""
+    """A request's result."""
 
     id: str
-    images: list[ArrayHeader]
-    steps: int
+    result: GenerationResult
 
 
 class Error(msgspec.Struct, frozen=True, tag="error"):
@@ -83,26 +80,44 @@ class RpcResult(msgspec.Struct, frozen=True, tag="rpc-result"):
 
 
 ToReplica = Add | Abort | Rpc
-FromReplica = Progress | Output | Error | RpcResult
-
-encode = msgspec.msgpack.Encoder().encode
-decode_to_replica = msgspec.msgpack.Decoder(ToReplica).decode
-decode_from_replica = msgspec.msgpack.Decoder(FromReplica).decode
+FromReplica = Progress | Partial | Output | Error | RpcResult
 
 
-def pack_result(id: str, result: GenerationResult) -> list[Any]:
-    """The frames of an Output; the arrays are not copied."""
-    images = [np.ascontiguousarray(image) for image in result.images]
-    header = Output(id, [ArrayHeader(image.shape, str(image.dtype)) for image in images], result.steps)
-    return [encode(header), *(image.data.cast("B") for image in images)]
+def pack(message: ToReplica | FromReplica) -> list[Any]:
+    """The message's frames: a header, then the array buffers, which are not copied."""
+    buffers: list[Any] = []
+
+    def header(value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            raise NotImplementedError(f"a {type(value).__name__} cannot be sent")
+        array = np.ascontiguousarray(value)
+        buffers.append(array.reshape(-1).view(np.uint8).data)
+        return array.shape, array.dtype.str, len(buffers) - 1
+
+    return [msgspec.msgpack.encode(message, enc_hook=header), *buffers]
 
 
-def unpack_result(header: Output, buffers: Sequence[Any]) -> GenerationResult:
-    """The result in an Output's frames, as views of them. Raises ValueError where they do not fit."""
-    if len(buffers) != len(header.images):
-        raise ValueError(f"{len(buffers)} frames for {len(header.images)} images")
-    images = [
-        np.frombuffer(buffer, dtype=array.dtype).reshape(array.shape)
-        for buffer, array in zip(buffers, header.images, strict=True)
-    ]
-    return GenerationResult(images=images, steps=header.steps)
+def unpack_to_replica(frames: Sequence[Any]) -> ToReplica:
+    """The message in these frames; its arrays are views of them. Raises msgspec.MsgspecError or ValueError."""
+    return cast(ToReplica, _unpack(frames, ToReplica))
+
+
+def unpack_from_replica(frames: Sequence[Any]) -> FromReplica:
+    """The message in these frames; its arrays are views of them. Raises msgspec.MsgspecError or ValueError."""
+    return cast(FromReplica, _unpack(frames, FromReplica))
+
+
+def _unpack(frames: Sequence[Any], kind: Any) -> Any:
+    if not frames:
+        raise ValueError("a message without frames")
+
+    def array(type: Any, value: Any) -> Any:
+        shape, dtype, number = value
+        if not 0 <= number < len(frames) - 1:
+            raise ValueError(f"the header names array {number} of {len(frames) - 1}")
+        return np.frombuffer(frames[number + 1], np.dtype(dtype)).reshape(shape)
+
+    try:
+        return msgspec.msgpack.decode(frames[0], type=kind, dec_hook=array)
+    except (TypeError, OverflowError) as error:  # what numpy raises for a shape or a dtype that is none
+        raise ValueError(f"a malformed array: {error}") from error

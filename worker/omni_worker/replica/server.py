@@ -14,18 +14,21 @@ from omni_worker.coordinator.messages import Load
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.scheduler import Finished, SchedulerEvent, SchedulerRequest, Status
 from omni_worker.errors import CommandError, RequestError
+from omni_worker.keys import Keys
 from omni_worker.replica.messages import (
     Abort,
     Add,
     Error,
+    FromReplica,
+    Output,
+    Partial,
     Progress,
     Rpc,
     RpcResult,
-    decode_to_replica,
-    encode,
-    pack_result,
+    pack,
+    unpack_to_replica,
 )
-from omni_worker.requests import GenerationParams
+from omni_worker.requests import GenerationParams, Written
 from omni_worker.sockets import make_socket
 
 log = logging.getLogger(__name__)
@@ -34,14 +37,14 @@ log = logging.getLogger(__name__)
 class ReplicaServer:
     """Serves one engine on one ROUTER socket. All methods run in the event loop, except `on_event`."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, keys: Keys | None = None) -> None:
         self.engine: Engine | None = None
         self.default_steps = 0
         self.completed = 0
         self.is_draining = False
         self._capacity = capacity
         self._loop = asyncio.get_running_loop()
-        self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.ROUTER)
+        self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.ROUTER, keys)
         self._askers: dict[str, bytes] = {}
         self._steps: dict[str, int] = {}
         self._internal: dict[str, asyncio.Future[Finished]] = {}
@@ -108,25 +111,25 @@ class ReplicaServer:
 
     async def _receive(self) -> None:
         while True:
-            peer, *frames = await self._socket.recv_multipart()
+            peer, *frames = await self._socket.recv_multipart(copy=False)
             try:
-                message = decode_to_replica(frames[0] if frames else b"")
-            except msgspec.MsgspecError as error:
+                message = unpack_to_replica([frame.buffer for frame in frames])
+            except (msgspec.MsgspecError, ValueError) as error:
                 log.warning("dropped a malformed message: %s", error)
                 continue
             if isinstance(message, Add):
-                self._add(peer, message)
+                self._add(peer.bytes, message)
             elif isinstance(message, Abort):
                 if self.engine is not None:
                     self.engine.abort(message.id)
             else:
-                self._call(peer, message)
+                self._call(peer.bytes, message)
 
     def _add(self, peer: bytes, message: Add) -> None:
         if self.is_draining or self.engine is None:
-            self._put(peer, encode(Error(message.id, "refused", "this replica takes nothing new")))
+            self._put(peer, Error(message.id, "refused", "this replica takes nothing new"))
         elif message.id in self._askers:
-            self._put(peer, encode(Error(message.id, "invalid", f"a request with the id {message.id!r} runs already")))
+            self._put(peer, Error(message.id, "invalid", f"a request with the id {message.id!r} runs already"))
         else:
             self._askers[message.id] = peer
             self._idle.clear()
@@ -140,23 +143,28 @@ class ReplicaServer:
 
     def _call(self, peer: bytes, message: Rpc) -> None:
         if self.engine is None:
-            self._put(peer, encode(RpcResult(message.id, error="the engine is not running")))
+            self._put(peer, RpcResult(message.id, error="the engine is not running"))
             return
         future = asyncio.wrap_future(self.engine.collective_rpc(message.method, message.timeout, tuple(message.args)))
 
         def answer(done: "asyncio.Future[list[Any]]") -> None:
             error = done.exception()
             result = RpcResult(message.id, error=str(error)) if error else RpcResult(message.id, done.result())
-            self._put(peer, encode(result))
+            self._put(peer, result)
 
         future.add_done_callback(answer)
 
     def _deliver(self, event: SchedulerEvent) -> None:
         if isinstance(event, Finished):
             self._finish(event)
-        elif event.step > self._steps.get(event.id, 0) and (peer := self._askers.get(event.id)):
-            self._steps[event.id] = event.step
-            self._put(peer, encode(Progress(event.id, event.step, event.total_steps)))
+        elif peer := self._askers.get(event.id):
+            if isinstance(event.partial, Written):
+                self._put(peer, Partial(event.id, written=event.partial))
+            elif event.partial is not None:
+                self._put(peer, Partial(event.id, preview=event.partial))
+            if event.step > self._steps.get(event.id, 0):
+                self._steps[event.id] = event.step
+                self._put(peer, Progress(event.id, event.step, event.total_steps))
 
     def _finish(self, event: Finished) -> None:
         self._steps.pop(event.id, None)
@@ -167,14 +175,14 @@ class ReplicaServer:
         if peer is not None:
             if event.status is Status.COMPLETED:
                 self.completed += 1
-                self._put(peer, *pack_result(event.id, event.result))
+                self._put(peer, Output(event.id, event.result))
             else:
-                self._put(peer, encode(_error(event)))
+                self._put(peer, _error(event))
         if not self._askers:
             self._idle.set()
 
-    def _put(self, *frames: Any) -> None:
-        self._outbox.append(list(frames))
+    def _put(self, peer: bytes, message: FromReplica) -> None:
+        self._outbox.append([peer, *pack(message)])
         self._outbox_empty.clear()
         self._outbox_filled.set()
 

@@ -85,7 +85,7 @@ class StepRunner(Runner):
         if not state.is_done:
             preview, state.preview = state.preview, None
             return RequestOutput(
-                state.request_id, state.key, state.in_loop, state.step, state.total_steps, preview=preview
+                state.request_id, state.key, state.in_loop, state.step, state.total_steps, partial=preview
             )
         try:
             result = self._pipeline.post_decode(state)

@@ -148,7 +148,7 @@ class BaseScheduler(SchedulerInterface):
         state.key, state.in_loop, state.prepared = answer.key, answer.in_loop, True
         state.step, state.total_steps = answer.step, answer.total_steps
         self._progressed(left - state.steps_left)
-        return Progress(state.id, state.step, state.total_steps, answer.preview)
+        return Progress(state.id, state.step, state.total_steps, answer.partial)
 
     def _progressed(self, steps: int) -> None:
         if self._turn is not None:

@@ -109,7 +109,7 @@ class SchedulerOutput:
 class RequestOutput:
     """What became of a scheduled request: it has a next call (`key`), or is done (`result`), or failed (`error`).
 
-    `preview`: what it would look like if it ended now, where that was asked for and is due.
+    `partial`: what there is of its result, where that was asked for and is due: text since the last one, or a preview.
     """
 
     id: str
@@ -117,7 +117,7 @@ class RequestOutput:
     in_loop: bool = True
     step: int = 0
     total_steps: int = 0
-    preview: Any = None
+    partial: Any = None
     result: Any = None
     error: Exception | None = None
 
@@ -140,13 +140,13 @@ class RunnerOutput:
 class Progress:
     """A request went on. `step` of `total_steps` timestep-scheduler steps are done (0 where unknown).
 
-    `preview`: what it looks like, where that was asked for and is due.
+    `partial`: what there is of its result, where that was asked for and is due.
     """
 
     id: str
     step: int
     total_steps: int
-    preview: Any = None
+    partial: Any = None
 
 
 @dataclass(frozen=True)
