@@ -6,8 +6,10 @@ import signal
 
 from prometheus_client import CollectorRegistry
 
+from omni_worker import keys
 from omni_worker.api.app import create_app
 from omni_worker.config import HeadConfig, ServeConfig
+from omni_worker.coordinator.collector import MembershipCollector
 from omni_worker.coordinator.coordinator import Coordinator
 from omni_worker.coordinator.hub import Hub
 from omni_worker.coordinator.messages import Replica
@@ -28,26 +30,27 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    secret = keys.read(config.secret_file)
     coordinator = Coordinator(
-        Registry(frozenset(stage.id for stage in head.stages), config.model.digest, head.heartbeat_timeout),
+        Registry(
+            {stage.id: config.model.digest for stage in head.stages},
+            {stage.id: stage.engine for stage in head.stages},
+            head.heartbeat_timeout,
+        ),
         head.master_address,
         config.master_port,
         head.coordinator_port,
         head.coordinator_pub_port,
         head.heartbeat_timeout,
+        secret,
     )
-    background: set[asyncio.Task[None]] = set()
-
-    def on_lost(key: tuple[int, int], uid: str) -> None:
-        task = asyncio.create_task(coordinator.lost(key, uid))
-        background.add(task)
-        task.add_done_callback(background.discard)
-
-    pools = [StagePool(stage, make_balancer(head.lb_policy), on_lost) for stage in head.stages]
-    hub = Hub(f"tcp://{_loopback(head.master_address)}:{head.coordinator_pub_port}", functools.partial(_route, pools))
+    pools = [StagePool(stage, make_balancer(head.lb_policy), coordinator.lost, secret) for stage in head.stages]
+    publisher = f"tcp://{_loopback(head.master_address)}:{head.coordinator_pub_port}"
+    hub = Hub(publisher, functools.partial(_route, pools), secret)
     supervisor = Supervisor(config)
     registry = CollectorRegistry()
     registry.register(PoolCollector(pools))
+    registry.register(MembershipCollector(coordinator))
     registry.register(ChildCollector(supervisor.children))
     orchestrator = Orchestrator(pools, HeadMetrics(registry))
     probes = Probes(

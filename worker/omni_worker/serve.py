@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 
+from omni_worker import keys
 from omni_worker.config import add_arguments, from_arguments
 from omni_worker.logs import configure_logging
 
@@ -26,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM; 0 after a clean drain."""
     config = from_arguments(args)
     configure_logging(config.log_level, "head" if config.head else "headless")
+    keys.check(config.secret_file)
     if args.replica_id is not None:
         logging.getLogger(__name__).warning("--replica-id is deprecated and ignored: the master gives out the ids")
     from omni_worker.head import run_head  # here, so that `omni serve --help` need not wait for them

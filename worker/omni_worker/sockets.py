@@ -6,24 +6,47 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
+from omni_worker.keys import Keys
+
 HEARTBEAT_MS = 2_000
 SILENCE_MS = 6_000
 QUEUED_MESSAGES = 10_000
+LARGEST_MESSAGE = 2**30
+LARGEST_CONTROL_MESSAGE = 2**20
+SERVERS = frozenset({zmq.ROUTER, zmq.XPUB})
 
 
-def make_socket(context: zmq.asyncio.Context, kind: int) -> Any:
-    """A socket of `kind` with keep-alive on the wire and prompt reconnection."""
+def make_socket(
+    context: zmq.Context[Any],
+    kind: int,
+    keys: Keys | None = None,
+    *,
+    largest: int = LARGEST_MESSAGE,
+    reconnect_ms: int = 1_000,
+) -> Any:
+    """A socket of `kind` with keep-alive on the wire and prompt reconnection; ROUTER and XPUB are servers.
+
+    With `keys` it speaks only with those who have the same. Whoever sends a frame of more than `largest` bytes is
+    disconnected. A client that has lost its server tries again within `reconnect_ms`.
+
+    Only clients send pings, and with each how long the server is to wait for the next: so both notice the other's end,
+    at half the cost to a server of many.
+    """
     made = context.socket(kind)
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.SNDHWM, QUEUED_MESSAGES)
     made.setsockopt(zmq.RCVHWM, QUEUED_MESSAGES)
-    made.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    made.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
-    made.setsockopt(zmq.HEARTBEAT_TTL, SILENCE_MS)
-    made.setsockopt(zmq.RECONNECT_IVL, 50)
-    made.setsockopt(zmq.RECONNECT_IVL_MAX, 1_000)
+    made.setsockopt(zmq.MAXMSGSIZE, largest)
+    if kind not in SERVERS:
+        made.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        made.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
+        made.setsockopt(zmq.HEARTBEAT_TTL, SILENCE_MS)
+        made.setsockopt(zmq.RECONNECT_IVL, min(50, reconnect_ms))
+        made.setsockopt(zmq.RECONNECT_IVL_MAX, reconnect_ms)
     if kind == zmq.ROUTER:
         made.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    if keys is not None:
+        keys.protect(made, is_server=kind in SERVERS)
     return made
 
 

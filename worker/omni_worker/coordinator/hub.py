@@ -4,14 +4,20 @@ When the coordinator falls silent the last view stays: routing goes on with it.
 """
 
 import asyncio
+import logging
+import time
 from collections.abc import Callable
 
-import msgspec
 import zmq
 import zmq.asyncio
+from msgspec.structs import replace
 
-from omni_worker.coordinator.messages import Delta, Replica, Snapshot, State, decode_publication
+from omni_worker.coordinator.messages import MALFORMED, Delta, Replica, Snapshot, State, decode_publication
+from omni_worker.keys import Keys
 from omni_worker.sockets import make_socket
+
+log = logging.getLogger(__name__)
+ASK_AGAIN_SECONDS = 1.0
 
 
 class View:
@@ -31,20 +37,26 @@ class View:
         if publication.sequence <= self._sequence:
             return []
         self._sequence = publication.sequence
-        replica = publication.replica
-        if replica.state is State.DOWN:
-            self.replicas.pop(replica.key, None)
-        else:
-            self.replicas[replica.key] = replica
-        return [replica]
+        changed = publication.changed.replicas
+        for replica in changed:
+            if replica.state is State.DOWN:
+                self.replicas.pop(replica.key, None)
+            else:
+                self.replicas[replica.key] = replica
+        for new in publication.loads:
+            known = self.replicas.get((new.stage_id, new.replica_id))
+            if known is not None and known.load != new.load:
+                loaded = self.replicas[known.key] = replace(known, load=new.load)
+                changed.append(loaded)
+        return changed
 
     def _replace(self, snapshot: Snapshot) -> list[Replica]:
         if snapshot.incarnation == self._incarnation and snapshot.sequence < self._sequence:
             return []
-        before, self.replicas = self.replicas, {replica.key: replica for replica in snapshot.replicas}
+        before, self.replicas = self.replicas, {replica.key: replica for replica in snapshot.all.replicas}
         self._incarnation, self._sequence = snapshot.incarnation, snapshot.sequence
         gone = [
-            msgspec.structs.replace(replica, state=State.DOWN)
+            replace(replica, state=State.DOWN)
             for key, replica in before.items()
             if key not in self.replicas or self.replicas[key].uid != replica.uid
         ]
@@ -54,11 +66,13 @@ class View:
 class Hub:
     """Follows the coordinator at `address`; `on_change` is called in the event loop with the replicas that changed."""
 
-    def __init__(self, address: str, on_change: Callable[[list[Replica]], None]) -> None:
+    def __init__(self, address: str, on_change: Callable[[list[Replica]], None], keys: Keys | None = None) -> None:
+        self.malformed = 0
         self._address = address
         self._on_change = on_change
         self._view = View()
-        self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.SUB)
+        self._asked = float("-inf")
+        self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.SUB, keys)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -76,13 +90,25 @@ class Hub:
 
     async def _follow(self) -> None:
         while True:
+            frames = await self._socket.recv_multipart()
             try:
-                publication = decode_publication(await self._socket.recv())
-            except msgspec.MsgspecError:
+                (frame,) = frames
+                changed = self._view.apply(decode_publication(frame))
+            except MALFORMED:
+                self.malformed += 1
                 continue
-            changed = self._view.apply(publication)
-            if changed is None:  # ask for a snapshot; one comes by itself within seconds in any case
-                self._socket.unsubscribe(b"")
-                self._socket.subscribe(b"")
+            if changed is None:
+                self._ask_for_a_snapshot()
             elif changed:
-                self._on_change(changed)
+                try:
+                    self._on_change(changed)
+                except Exception:  # whatever its owner made of it, the next change is to be heard
+                    log.exception("a change of the membership could not be followed")
+
+    def _ask_for_a_snapshot(self) -> None:
+        """To subscribe again is to ask; one comes by itself within seconds in any case."""
+        now = time.monotonic()
+        if now - self._asked > ASK_AGAIN_SECONDS:
+            self._asked = now
+            self._socket.unsubscribe(b"")
+            self._socket.subscribe(b"")

@@ -1,10 +1,21 @@
-"""Every message of the membership protocol, as msgpack. A malformed one raises `msgspec.DecodeError`."""
+"""Every message of the membership protocol, as msgpack. A malformed one raises one of `MALFORMED`.
 
+What is sent once in a while are maps, which explain themselves; reports and publications are arrays, for there are
+thousands of them a second in a large fleet.
+"""
+
+from collections.abc import Iterable
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
 from omni_worker.requests import ModelCard
+
+MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
+CHANGE_OF_STEP_MS = 0.1  # the share by which the mean step has to change to be news
+
+Number = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class State(StrEnum):
@@ -17,14 +28,24 @@ class State(StrEnum):
     DOWN = "DOWN"
 
 
-class Load(msgspec.Struct, frozen=True, kw_only=True):
+class Load(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A replica's own account of its work. `step_ms` is the mean of its last model calls."""
 
-    queue_length: int = 0
-    running: int = 0
-    capacity: int = 1
-    completed: int = 0
+    queue_length: Number = 0
+    running: Number = 0
+    capacity: Number = 1
+    completed: Number = 0
     step_ms: float = 0.0
+
+    def is_news_after(self, other: "Load") -> bool:
+        """Whether it differs from `other` by more than a mean that has wandered a little."""
+        return (
+            self.queue_length != other.queue_length
+            or self.running != other.running
+            or self.completed != other.completed
+            or self.capacity != other.capacity
+            or abs(self.step_ms - other.step_ms) > CHANGE_OF_STEP_MS * other.step_ms
+        )
 
 
 class Replica(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,16 +70,17 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Register(msgspec.Struct, frozen=True, kw_only=True, tag="register"):
-    """Hello. `uid` is the process's own; saying it again gives the same id."""
+    """Hello. `uid` is the process's own; saying it again gives the same id. `count` numbers all that it ever sends."""
 
-    stage_id: int
+    stage_id: Number
     uid: str
     address: str
     engine: str
     digest: str
     card: ModelCard
-    capacity: int = 1
+    capacity: Number = 1
     host: str = ""
+    count: Number = 0
 
 
 class Registered(msgspec.Struct, frozen=True, kw_only=True, tag="registered"):
@@ -83,56 +105,125 @@ MasterReply = Registered | Refused
 # ---- replica → coordinator, and back
 
 
-class Update(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
-    """The replica's state changed."""
+class Report(msgspec.Struct, frozen=True, array_like=True):
+    """A replica's state and load: each report says all, so that the next makes a lost one good.
 
-    stage_id: int
-    replica_id: int
+    One that changes the state is an update, any other a heartbeat. `count` numbers all that the process ever sends, so
+    that one which comes twice or late is known. With `answer` the coordinator says that it has heard.
+    """
+
+    stage_id: Number
+    replica_id: Number
     uid: str
+    count: Number
     state: State
     load: Load = Load()
-
-
-class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
-    """The replica lives, and this is its load."""
-
-    stage_id: int
-    replica_id: int
-    uid: str
-    load: Load = Load()
+    answer: bool = False
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True, tag="known"):
-    """The coordinator has heard."""
+    """The coordinator has heard the report number `count`."""
 
     incarnation: str
+    count: int
 
 
 class RegisterAgain(msgspec.Struct, frozen=True, kw_only=True, tag="register-again"):
     """The coordinator does not know this replica: it was restarted, or had given the replica up."""
 
 
-Report = Update | Heartbeat
 CoordinatorReply = Known | RegisterAgain
 
 
 # ---- coordinator → hubs
 
 
-class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
-    """One replica changed. `sequence` is one more than the last; a gap means that something was lost."""
+class Listed(msgspec.Struct, frozen=True, array_like=True):
+    """A Replica on the wire; its card is number `card` of the roll."""
+
+    stage_id: int
+    replica_id: int
+    uid: str
+    address: str
+    state: State
+    card: Number
+    load: Load
+    host: str
+
+
+class Roll(msgspec.Struct, frozen=True, array_like=True):
+    """Replicas on the wire: a card that many share goes once."""
+
+    cards: list[ModelCard] = []
+    listed: list[Listed] = []
+
+    def __post_init__(self) -> None:
+        if any(one.card >= len(self.cards) for one in self.listed):
+            raise ValueError(f"a replica's card is not among the {len(self.cards)}")
+
+    @classmethod
+    def of(cls, replicas: Iterable[Replica]) -> "Roll":
+        """These replicas, in their order."""
+        cards: dict[ModelCard, int] = {}
+        listed = [
+            Listed(
+                one.stage_id,
+                one.replica_id,
+                one.uid,
+                one.address,
+                one.state,
+                cards.setdefault(one.card, len(cards)),
+                one.load,
+                one.host,
+            )
+            for one in replicas
+        ]
+        return cls(list(cards), listed)
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """The replicas in it."""
+        return [
+            Replica(
+                stage_id=one.stage_id,
+                replica_id=one.replica_id,
+                uid=one.uid,
+                address=one.address,
+                state=one.state,
+                card=self.cards[one.card],
+                load=one.load,
+                host=one.host,
+            )
+            for one in self.listed
+        ]
+
+
+class NewLoad(msgspec.Struct, frozen=True, array_like=True):
+    """The load of a replica that the hubs know."""
+
+    stage_id: int
+    replica_id: int
+    load: Load
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta", array_like=True):
+    """What changed: replicas, and the loads of others. One with nothing in it says that nothing did.
+
+    `sequence` is one more than the last; a gap means that something was lost.
+    """
 
     incarnation: str
     sequence: int
-    replica: Replica
+    changed: Roll = Roll()
+    loads: list[NewLoad] = []
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot", array_like=True):
     """All replicas, as of `sequence`."""
 
     incarnation: str
     sequence: int
-    replicas: list[Replica]
+    all: Roll
 
 
 Publication = Delta | Snapshot

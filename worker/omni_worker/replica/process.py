@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from omni_worker import model_source
+from omni_worker import keys, model_source
 from omni_worker.config import ReplicaConfig
 from omni_worker.coordinator.messages import Register, State
 from omni_worker.coordinator.stage_client import Membership, StageClient
@@ -58,7 +58,8 @@ class ReplicaProcess:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._failure: str | None = None
-        self._server = ReplicaServer(config.engine.max_num_seqs)
+        self._keys = keys.read(config.secret_file)
+        self._server = ReplicaServer(config.engine.max_num_seqs, self._keys)
 
     async def run(self) -> int:
         """Until told to stop; returns the exit code."""
@@ -79,6 +80,7 @@ class ReplicaProcess:
                 state=lambda: self._state,
                 load=lambda: self._server.load,
                 on_change=self._on_membership,
+                keys=self._keys,
             )
             serving += [group.create_task(client.run()), group.create_task(self._send_stats())]
             await self._stop.wait()

@@ -1,0 +1,122 @@
+"""A coordinator and replicas' clients on real sockets of loopback, in one event loop, for the tests of membership."""
+
+import asyncio
+import contextlib
+import time
+
+from omni_worker.coordinator.coordinator import Coordinator
+from omni_worker.coordinator.hub import Hub
+from omni_worker.coordinator.messages import Load, State
+from omni_worker.coordinator.stage_client import StageClient
+
+from ..serving import free_ports
+from .members import hello, make
+
+HOST = "127.0.0.1"
+
+
+class Fleet:
+    """The head's part of a membership; `start` and `stop` as often as you like, on the same ports."""
+
+    def __init__(self, timeout=3.0, keys=None, host=HOST):
+        self.ports = free_ports(3)
+        self.timeout, self.keys, self.host = timeout, keys, host
+        self.view, self.log = {}, []
+        self._clients = []
+        self.coordinator = self.hub = None
+
+    @property
+    def heartbeat(self):
+        return self.coordinator.heartbeat_seconds
+
+    def start(self, hub=True):
+        self.registry = make(self.timeout)
+        self.coordinator = Coordinator(self.registry, self.host, *self.ports, self.timeout, self.keys)
+        self.coordinator.start()
+        if hub:
+            self.hub = Hub(f"tcp://{HOST}:{self.ports[2]}", self._note, self.keys)
+            self.hub.start()
+
+    async def stop(self):
+        if self.hub:
+            await self.hub.stop()
+        self.hub = None
+        if self.coordinator:
+            await self.coordinator.stop()
+        self.coordinator = None
+        await asyncio.sleep(0.1)  # ZeroMQ frees the ports in a thread of its own
+
+    def client(self, uid="u", keys=..., **kwargs):
+        client = Client(uid, self.ports[0], self.keys if keys is ... else keys, **kwargs)
+        self._clients.append(client)
+        return client
+
+    async def close(self):
+        for client in self._clients:
+            await client.stop()
+        await self.stop()
+
+    def _note(self, changed):
+        for replica in changed:
+            self.log.append((time.monotonic(), replica.uid, replica.state))
+            if replica.state is State.DOWN:
+                self.view.pop(replica.uid, None)
+            else:
+                self.view[replica.uid] = replica
+
+    def states(self):
+        return {uid: replica.state for uid, replica in self.view.items()}
+
+
+class Client:
+    """One replica's end."""
+
+    def __init__(self, uid, port, keys, host=HOST, **greeting):
+        self.state, self.load, self.membership = State.UP, Load(), None
+        self.client = StageClient(
+            hello(uid, **greeting, number=0), host, port, lambda: self.state, lambda: self.load, self._note, keys
+        )
+        self.start()
+
+    def start(self):
+        self._task = asyncio.create_task(self.client.run())
+
+    async def stop(self):
+        """End without a word, as a killed process does."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def leave(self):
+        self.state = State.DOWN
+        await self.client.report_now()
+
+    @property
+    def is_registered(self):
+        return self.client.membership.is_registered(time.monotonic())
+
+    @property
+    def refusal(self):
+        return self.client.membership.refusal
+
+    def _note(self, membership):
+        self.membership = membership
+
+
+@contextlib.asynccontextmanager
+async def running(**kwargs):
+    """A fleet that is started, and closed in the end."""
+    fleet = Fleet(**kwargs)
+    fleet.start()
+    try:
+        yield fleet
+    finally:
+        await fleet.close()
+
+
+async def eventually(check, seconds=20.0):
+    """Seconds until `check` was true; fails when it does not come true."""
+    began = time.monotonic()
+    while not check():
+        assert time.monotonic() - began < seconds, f"not within {seconds:g} s"
+        await asyncio.sleep(0.01)
+    return time.monotonic() - began

@@ -1,0 +1,40 @@
+"""Registries and messages for the tests of membership; every message that is made has the next number."""
+
+from itertools import count
+
+from omni_worker.coordinator.messages import Load, Register, Report, State
+from omni_worker.coordinator.registry import Registry
+from omni_worker.requests import ModelCard
+
+TIMEOUT = 30.0
+CARD = ModelCard(pipeline="P", mode="step")
+numbers = count(1)
+
+
+def make(timeout=TIMEOUT):
+    return Registry({0: "digest", 1: "other digest"}, {0: "diffusion", 1: "diffusion"}, timeout)
+
+
+def hello(uid="u", stage=0, address=None, digest=None, engine="diffusion", number=None):
+    return Register(
+        stage_id=stage,
+        uid=uid,
+        address=address or f"tcp://{uid}:1",
+        engine=engine,
+        digest=digest or {1: "other digest"}.get(stage, "digest"),
+        card=CARD,
+        count=next(numbers) if number is None else number,
+    )
+
+
+def report(replica, state=State.UP, uid=None, number=None, answer=False, **load):
+    number = next(numbers) if number is None else number
+    return Report(
+        replica.stage_id, replica.replica_id, uid or replica.uid, number, state, Load(**load), answer
+    )  # fmt: skip
+
+
+def join(registry, uid="u", now=0.0, stage=0, address=None, **load):
+    replica, _ = registry.register(hello(uid, stage, address), now)
+    registry.report(report(replica, **load), now)
+    return next(one for one in registry.replicas if one.uid == uid)

@@ -1,0 +1,29 @@
+"""What went through the coordinator, as Prometheus metrics."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from omni_worker.coordinator.coordinator import Coordinator
+
+COUNTERS = {
+    "registered": "Registrations that were taken",
+    "refused": "Registrations that were refused",
+    "reports": "Updates and heartbeats of replicas",
+    "malformed": "Messages to the master and the coordinator that could not be read",
+    "rejected": "Connections without the right secret, or that speak another protocol",
+    "published_bytes": "Bytes of membership that each hub was sent",
+}
+
+
+class MembershipCollector(Collector):
+    """The coordinator's counts, read when Prometheus asks."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+
+    def collect(self) -> Iterator[Metric]:
+        for name, text in COUNTERS.items():
+            value = getattr(self._coordinator.traffic, name)
+            yield CounterMetricFamily(f"omni_membership_{name}", text, value=value)
