@@ -203,11 +203,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--omni-secret-file",
         metavar="FILE",
-        help="a secret, 32 bytes or more, that all processes of a pipeline share; they then speak encrypted (default: none)",
-    )
-    parser.add_argument(
-        "--omni-secret-file",
-        metavar="FILE",
         help="a secret of 32 bytes or more that all processes of a pipeline share, to speak encrypted (default: none)",
     )
     parser.add_argument("--replica-id", help="deprecated, ignored: the master gives out the ids")
