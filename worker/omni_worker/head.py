@@ -33,7 +33,7 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
     secret = keys.read(config.secret_file)
     coordinator = Coordinator(
         Registry(
-            {stage.id: config.model.digest for stage in head.stages},
+            {id: model.digest for id, model in head.models.items()},
             {stage.id: stage.engine for stage in head.stages},
             head.heartbeat_timeout,
         ),

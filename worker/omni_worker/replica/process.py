@@ -126,7 +126,7 @@ class ReplicaProcess:
             stage_id=self._config.stage_id,
             uid=secrets.token_hex(8),
             address=f"tcp://{await self._address()}:{self._config.data_port}",
-            engine="diffusion",
+            engine=self._config.engine.kind,
             digest=digest,
             card=card,
             capacity=self._config.engine.max_num_seqs,
