@@ -14,12 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
+import numpy as np
 from greenlet import greenlet
 
 from omni_worker.pipelines.arguments import CallArguments
 from omni_worker.pipelines.calls import DENOISE, Call
 from omni_worker.pipelines.context import ModelState, RequestContext
-from omni_worker.pipelines.models import models
+from omni_worker.pipelines.embeddings import STRUCTURE, playing_back
+from omni_worker.pipelines.models import denoisers, models
 from omni_worker.pipelines.previews import Previews, Shadow
 from omni_worker.pipelines.protocol import StepState
 from omni_worker.pipelines.proving import ProvenBatches
@@ -60,9 +62,9 @@ class InterceptedPipeline:
     def prepare_encode(self, state: StepState) -> None:
         params = state.params
         if isinstance(params, Mapping):
-            kwargs, seed = dict(params), None
+            kwargs, seed, embeddings = dict(params), None, dict[str, np.ndarray]()
         else:
-            kwargs, seed = self._arguments.build(params), params.seed
+            kwargs, seed, embeddings = self._arguments.build(params), params.seed, params.embeddings
             if params.preview_every:
                 shorter = msgspec.structs.replace(params, steps=1)
                 state.extra["previews"] = Previews(params.preview_every, functools.partial(self._shadow, shorter))
@@ -70,7 +72,7 @@ class InterceptedPipeline:
             state.request_id, self._model_state, seed, self._needs_every_bit
         )
         shell = self._shells.make(context, lambda solver: own_solver(solver, state, self._concurrent))
-        state.extra["run"], state.extra["made"] = greenlet(lambda: shell(**kwargs)), Counter()
+        state.extra["run"], state.extra["made"] = greenlet(lambda: self._call(shell, kwargs, embeddings)), Counter()
         self._resume(state)
 
     def denoise_step(self, states: Sequence[StepState]) -> list[Any]:
@@ -117,6 +119,13 @@ class InterceptedPipeline:
         seconds = {"previews": self._previews, "preview_seconds": round(self._preview_seconds, 3)}
         return {**self.batches.stats(), **seconds}
 
+    def _call(self, shell: Any, kwargs: dict[str, Any], embeddings: Mapping[str, np.ndarray]) -> Any:
+        """The request's own run of the pipeline."""
+        if STRUCTURE in embeddings:
+            parameter = next(models(self._pipe)[denoisers(self._pipe)[0]].parameters())
+            vars(shell)["encode_prompt"] = playing_back(embeddings, parameter.device, parameter.dtype)
+        return shell(**kwargs)
+
     def _resume(self, state: StepState, *answer: Any) -> None:
         run: greenlet = state.extra["run"]
         state.extra.pop("call", None)
@@ -151,4 +160,4 @@ class InterceptedPipeline:
     def _shadow(self, params: GenerationParams, request_id: str, solver: Callable[[Any], Any]) -> Shadow:
         context = RequestContext(request_id, self._model_state, params.seed)
         shell, kwargs = self._shells.make(context, solver), self._arguments.build(params)
-        return Shadow(greenlet(lambda: shell(**kwargs)), context)
+        return Shadow(greenlet(lambda: self._call(shell, kwargs, params.embeddings)), context)

@@ -2,7 +2,9 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import diffusers
 import msgspec
 import torch
 import transformers
+from diffusers.configuration_utils import FrozenDict
 
 from omni_worker.errors import CommandError
 from omni_worker.model_source import ModelSource
 from omni_worker.pipelines.acceleration import compile_denoisers, shorten_single_frames
+from omni_worker.pipelines.encoding import Absent, PromptEncoder
 from omni_worker.pipelines.interception import InterceptedPipeline
 from omni_worker.pipelines.models import denoisers, models
 from omni_worker.pipelines.protocol import SupportsStepExecution, can_step
@@ -32,6 +36,14 @@ class LoadError(CommandError):
     """The model cannot be loaded; the message says which and why."""
 
 
+class Parts(Enum):
+    """Which models of a pipeline are loaded: where two stages share its work, each has only its own."""
+
+    ALL = auto()
+    TEXT_ENCODERS = auto()
+    ALL_BUT_TEXT_ENCODERS = auto()
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A model on its device, ready to run; `pipeline` steps unless the mode says that requests run whole."""
@@ -47,6 +59,7 @@ def load(
     dtype: str = "auto",
     compile_backend: str | None = None,
     ranks: Ranks | None = None,
+    parts: Parts = Parts.ALL,
 ) -> Loaded:
     """Load `source` onto this process's device, in `dtype`: by default float32 on a CPU and bfloat16 on a GPU.
 
@@ -57,12 +70,23 @@ def load(
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     usual = torch.bfloat16 if device == "cuda" else torch.float32
+    at = {"revision": source.revision, "local_files_only": source.is_local}
+    weights = DTYPES.get(dtype, usual)
     try:
+        absent = left_out(diffusers.DiffusionPipeline.load_config(source.location, **at), parts)
         pipe = diffusers.DiffusionPipeline.from_pretrained(
-            source.location, revision=source.revision, dtype=DTYPES.get(dtype, usual), local_files_only=source.is_local
+            source.location, dtype=weights, **dict.fromkeys(absent), **at
         ).to(device)
+        if parts is Parts.TEXT_ENCODERS:
+            for name, kind in absent.items():
+                config = kind.load_config(source.location, subfolder=name, **at)
+                vars(pipe)[name] = Absent(FrozenDict(config), weights)
     except Exception as error:  # diffusers raises whatever the part that failed raised
         raise LoadError(f"the model {source.text} cannot be loaded: {error}") from error
+    if parts is Parts.TEXT_ENCODERS:
+        if not hasattr(pipe, "encode_prompt"):
+            raise LoadError(f"{type(pipe).__name__} of {source.text} has no encode_prompt: it cannot encode on its own")
+        return Loaded(PromptEncoder(pipe, _serving_defaults(source)), device)
     for model in models(pipe).values():
         shorten_single_frames(model)
     if compile_backend is not None:
@@ -70,6 +94,20 @@ def load(
     buckets = BUCKETS if compile_backend is not None else ()
     batches = ProvenBatches(ranks, buckets)
     return Loaded(wrap(pipe, source, step_execution, concurrent, batches), device)
+
+
+def left_out(index: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
+    """The models of a pipeline that these parts are without, with their classes, by its `model_index.json`."""
+    found: dict[str, Any] = {}
+    for name, entry in index.items():
+        library, kind = entry if isinstance(entry, list | tuple) and len(entry) == 2 else (None, None)
+        if parts is Parts.ALL_BUT_TEXT_ENCODERS and library == "transformers" and name.startswith("text_encoder"):
+            found[name] = None
+        if parts is Parts.TEXT_ENCODERS and library == "diffusers" and kind:
+            known = getattr(diffusers, kind, None)
+            if isinstance(known, type) and issubclass(known, diffusers.ModelMixin):
+                found[name] = known
+    return found
 
 
 def wrap(
