@@ -352,8 +352,8 @@ def previews_of(pipeline, params, **others):
     events = []
     ended = generate(pipeline, [params, *others.get("beside", ())], on_event=events.append)
     assert all(end.status is Status.COMPLETED for end in ended), ended
-    shown = [event for event in events if isinstance(event, Progress) and event.preview is not None]
-    return ended[0].result.images[0], [(event.step, event.preview[0]) for event in shown if event.id == "0"]
+    shown = [event for event in events if isinstance(event, Progress) and event.partial is not None]
+    return ended[0].result.images[0], [(event.step, event.partial[0]) for event in shown if event.id == "0"]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from omni_worker.engine.runner import Runner
 from omni_worker.engine.runner.diffusion import RequestRunner, StepRunner
 from omni_worker.engine.scheduler import POLICIES, RequestScheduler, SchedulerEvent, SchedulerInterface, StepScheduler
 from omni_worker.model_source import ModelSource
-from omni_worker.pipelines.loading import LoadError, load
+from omni_worker.pipelines.loading import LoadError, Parts, load
 from omni_worker.pipelines.ranks import Ranks
 from omni_worker.pipelines.whole import WholePipeline
 from omni_worker.requests import ModelCard
@@ -51,6 +51,7 @@ def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str |
         dtype=config.dtype,
         compile_backend=config.compile_backend,
         ranks=ranks,
+        parts=_parts(config),
     ).pipeline
     if not isinstance(pipeline, WholePipeline):
         return StepRunner(pipeline), pipeline.card
@@ -60,3 +61,10 @@ def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str |
             "serve it with --cfg-parallel-size 1 (parallelism.cfg: 1)"
         )
     return RequestRunner(pipeline), pipeline.card
+
+
+def _parts(config: EngineConfig) -> Parts:
+    """The models of a pipeline that a replica of this stage needs."""
+    if config.task == "encode":
+        return Parts.TEXT_ENCODERS
+    return Parts.ALL if config.text_encoder else Parts.ALL_BUT_TEXT_ENCODERS

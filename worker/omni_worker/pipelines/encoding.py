@@ -32,7 +32,7 @@ class Absent:
         raise EncodingIsOver
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(name)
         raise EncodingIsOver
 

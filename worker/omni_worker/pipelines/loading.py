@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -77,10 +77,8 @@ def load(
         pipe = diffusers.DiffusionPipeline.from_pretrained(
             source.location, dtype=weights, **dict.fromkeys(absent), **at
         ).to(device)
-        if parts is Parts.TEXT_ENCODERS:
-            for name, kind in absent.items():
-                config = kind.load_config(source.location, subfolder=name, **at)
-                vars(pipe)[name] = Absent(FrozenDict(config), weights)
+        for name, configured in absent.items():
+            vars(pipe)[name] = Absent(FrozenDict(configured(source.location, subfolder=name, **at)), weights)
     except Exception as error:  # diffusers raises whatever the part that failed raised
         raise LoadError(f"the model {source.text} cannot be loaded: {error}") from error
     if parts is Parts.TEXT_ENCODERS:
@@ -96,18 +94,24 @@ def load(
     return Loaded(wrap(pipe, source, step_execution, concurrent, batches), device)
 
 
-def left_out(index: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
-    """The models of a pipeline that these parts are without, with their classes, by its `model_index.json`."""
-    found: dict[str, Any] = {}
+def left_out(index: Mapping[str, Any], parts: Parts) -> dict[str, Callable[..., Any]]:
+    """The models of a pipeline that these parts are without, by its `model_index.json`, with what reads their
+    configuration."""
+    found: dict[str, Callable[..., Any]] = {}
     for name, entry in index.items():
         library, kind = entry if isinstance(entry, list | tuple) and len(entry) == 2 else (None, None)
-        if parts is Parts.ALL_BUT_TEXT_ENCODERS and library == "transformers" and name.startswith("text_encoder"):
-            found[name] = None
-        if parts is Parts.TEXT_ENCODERS and library == "diffusers" and kind:
-            known = getattr(diffusers, kind, None)
-            if isinstance(known, type) and issubclass(known, diffusers.ModelMixin):
-                found[name] = known
+        if kind and parts is Parts.ALL_BUT_TEXT_ENCODERS and name.startswith("text_encoder"):
+            found[name] = _transformers_config
+        elif kind and parts is Parts.TEXT_ENCODERS and library == "diffusers":
+            load_config = getattr(getattr(diffusers, kind, None), "load_config", None)
+            if load_config is not None and not issubclass(getattr(diffusers, kind), diffusers.SchedulerMixin):
+                found[name] = load_config
     return found
+
+
+def _transformers_config(location: str, **at: Any) -> dict[str, Any]:
+    config, _ = transformers.PretrainedConfig.get_config_dict(location, **at)
+    return dict(config)
 
 
 def wrap(

@@ -1,0 +1,112 @@
+"""A pipeline on two stages: its text encoders on one, the rest on the other, gives what it gives whole."""
+
+import warnings
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from omni_worker import model_source
+from omni_worker.engine.library import generate
+from omni_worker.errors import RequestError
+from omni_worker.pipelines.encoding import Absent
+from omni_worker.pipelines.loading import LoadError, Parts, load
+from omni_worker.requests import GenerationParams
+
+from .survey import specimens
+
+CLASSES = (
+    "AuraFlowPipeline",
+    "FluxPipeline",
+    "Lumina2Pipeline",
+    "QwenImagePipeline",
+    "StableDiffusion3Pipeline",
+    "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline",
+    "ZImagePipeline",
+)
+PROMPTS = [
+    GenerationParams(prompt="a red panda, asleep", seed=1, steps=2, width=32, height=32, guidance=3.0),
+    GenerationParams(prompt="two boats", seed=2, steps=3, width=32, height=32, guidance=3.0),
+]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    source = model_source.parse("builtin://digits")
+    return {parts: load(source, None, parts=parts).pipeline for parts in Parts}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CLASSES)
+def test_any_pipeline_is_divided_without_a_difference(name, tmp_path):
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    (specimen,) = (one for one in specimens() if one.name == name)
+    specimen.build().save_pretrained(tmp_path)
+    source = model_source.parse(str(tmp_path))
+    whole, encoder, painter = (load(source, True, parts=parts).pipeline for parts in Parts)
+    for params in PROMPTS:
+        (expected,), (encoded,) = generate(whole, [params]), generate(encoder, [params])
+        assert expected.error is None, expected.error
+        assert encoded.error is None, encoded.error
+        (painted,) = generate(painter, [msgspec.structs.replace(params, embeddings=encoded.result.embeddings)])
+        assert painted.error is None, painted.error
+        np.testing.assert_array_equal(painted.result.images[0], expected.result.images[0])
+
+
+def test_each_stage_loads_only_its_own_models(digits):
+    assert isinstance(digits[Parts.TEXT_ENCODERS]._pipe.transformer, Absent)
+    assert isinstance(digits[Parts.TEXT_ENCODERS]._pipe.vae, Absent)
+    assert isinstance(digits[Parts.ALL_BUT_TEXT_ENCODERS]._pipe.text_encoder, Absent)
+    assert digits[Parts.TEXT_ENCODERS].card.mode == "encode"
+
+
+def test_prompts_are_encoded_together(digits):
+    encoder = digits[Parts.TEXT_ENCODERS]
+    captions = [f"a {colour} seven on black background" for colour in ("red", "blue", "green", "white")]
+    before = encoder.stats()["batched_calls"]
+    together = generate(encoder, [GenerationParams(prompt=caption) for caption in captions])
+    for caption, ended in zip(captions, together, strict=True):
+        (alone,) = generate(encoder, [GenerationParams(prompt=caption)])
+        np.testing.assert_allclose(ended.result.embeddings["0"], alone.result.embeddings["0"], atol=1e-5)
+    assert encoder.stats()["batched_calls"] > before
+
+
+def test_states_of_the_text_encoder_can_be_given_by_name(digits):
+    params = GenerationParams(prompt="a blue seven on black background", seed=3, steps=4)
+    (encoded,) = generate(digits[Parts.TEXT_ENCODERS], [params])
+    states = encoded.result.embeddings["0"][0]
+    named = {"prompt_embeds": states, "prompt_embeds_mask": np.ones(len(states), np.int64)}
+    whole = digits[Parts.ALL]
+    (expected,), (painted,) = (
+        generate(whole, [params]),
+        generate(whole, [msgspec.structs.replace(params, embeddings=named)]),
+    )
+    np.testing.assert_array_equal(painted.result.images[0], expected.result.images[0])
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "says"),
+    [
+        pytest.param({"prompt_embeds": np.zeros((3, 65), np.float32)}, "65 wide, and this model takes 64", id="width"),
+        pytest.param({"other": np.zeros((3, 64), np.float32)}, "takes no embeddings", id="no embeddings of a prompt"),
+        pytest.param({"encode_prompt": np.frombuffer(b"[0]", np.uint8)}, "malformed", id="an array that is missing"),
+        pytest.param({"encode_prompt": np.frombuffer(b"{", np.uint8)}, "malformed", id="a structure that is no JSON"),
+        pytest.param({"encode_prompt": np.frombuffer(b"[]", np.uint8)}, "more prompts", id="too few prompts"),
+    ],
+)
+def test_embeddings_that_do_not_fit_fail_their_request_alone(embeddings, says, digits):
+    good = GenerationParams(prompt="a red one", seed=1, steps=2)
+    bad, other = generate(digits[Parts.ALL], [msgspec.structs.replace(good, embeddings=embeddings), good])
+    assert isinstance(bad.error, RequestError)
+    assert says in bad.error.message
+    assert other.error is None
+
+
+def test_a_pipeline_that_cannot_encode_on_its_own_is_refused_at_load(tmp_path):
+    (specimen,) = (one for one in specimens() if one.name == "DDPMPipeline")
+    specimen.build().save_pretrained(tmp_path)
+    with pytest.raises(LoadError, match="no encode_prompt"):
+        load(model_source.parse(str(tmp_path)), None, parts=Parts.TEXT_ENCODERS)
