@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from omni_worker.api.chat import chat_routes
 from omni_worker.api.errors import install_error_handlers
 from omni_worker.api.images import image_routes
 from omni_worker.api.models import model_routes
@@ -49,6 +50,7 @@ def create_app(orchestrator: Orchestrator, model: str, probes: Sequence[Route]) 
     app.add_middleware(RequestIds)
     app.router.routes.extend(probes)
     app.include_router(image_routes(orchestrator, model))
+    app.include_router(chat_routes(orchestrator, model))
     app.include_router(model_routes(model, created=int(time.time())))
     app.include_router(state_routes(orchestrator))
     return app

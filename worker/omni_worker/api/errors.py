@@ -1,6 +1,7 @@
 """Errors as OpenAI shapes them: {"error": {message, type, param, code}}."""
 
 import math
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -38,16 +39,26 @@ def error_response(
     param: str | None = None,
     code: str | None = None,
     retry_after: float | None = None,
-    stage: str | None = None,
 ) -> JSONResponse:
-    """The response for an error; a client's mistake and a server's have different types. Times are in seconds.
+    """The response for an error of the API itself. Times are in seconds."""
+    error = {"message": message, "type": _type(status), "param": param, "code": code}
+    return respond(status, {"error": error}, retry_after)
 
-    `stage`: where in the pipeline it happened, if it happened there.
-    """
-    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    if stage is not None:
-        body["error"]["stage"] = stage
+
+def error_body(error: RequestError) -> dict[str, Any]:
+    """A request's failure, and the stage where in the pipeline it happened, if it happened there."""
+    code, kind = CODE_OF_KIND[error.kind], _type(STATUS_OF_KIND[error.kind])
+    body = {"message": error.message, "type": kind, "param": error.param, "code": code}
+    return {"error": body if error.stage is None else {**body, "stage": error.stage}}
+
+
+def _type(status: int) -> str:
+    """A client's mistake and a server's have different types."""
+    return "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
+
+
+def respond(status: int, body: dict[str, Any], retry_after: float | None = None) -> JSONResponse:
+    """The response, with when to come again where that may help."""
     headers = None
     if status in (429, 503):
         headers = {"Retry-After": str(max(1, math.ceil(RETRY_SECONDS if retry_after is None else retry_after)))}
@@ -63,14 +74,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestError)
     async def request_error(request: Request, error: RequestError) -> JSONResponse:
-        return error_response(
-            STATUS_OF_KIND[error.kind],
-            error.message,
-            error.param,
-            CODE_OF_KIND[error.kind],
-            error.retry_after,
-            error.stage,
-        )
+        return respond(STATUS_OF_KIND[error.kind], error_body(error), error.retry_after)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:

@@ -1,6 +1,6 @@
 """What the API takes and gives, as OpenAI names it; our own fields ride in the client's `extra_body`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
@@ -9,18 +9,15 @@ from omni_worker.requests import SEED_LIMIT
 MAX_SIDE = 4096
 
 
-class ImageGenerationRequest(BaseModel):
-    """Body of POST /v1/images/generations."""
+class Generation(BaseModel):
+    """What every request may say of how to generate. OpenAI's own names are kept; the rest are extensions."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=False)
 
-    prompt: Annotated[str, Field(min_length=1, max_length=32_000, description="What the picture shall show.")]
     model: Annotated[str | None, Field(description="The served model's name; may be left out.")] = None
-    n: Annotated[int, Field(ge=1, le=10, description="How many pictures.")] = 1
-    size: Annotated[str, Field(description="Width x height in pixels, such as 512x512, or auto.")] = "auto"
-    response_format: Annotated[Literal["b64_json"], Field(description="Pictures come in the response.")] = "b64_json"
-    output_format: Annotated[Literal["png"], Field(description="File format of the pictures.")] = "png"
+    n: Annotated[int, Field(ge=1, le=10, description="How many answers.")] = 1
     user: Annotated[str | None, Field(max_length=256, description="Who asks: the tenant, where none is named.")] = None
+    size: Annotated[str, Field(description="Width x height in pixels, such as 512x512, or auto.")] = "auto"
     steps: Annotated[
         int | None,
         Field(
@@ -43,7 +40,7 @@ class ImageGenerationRequest(BaseModel):
     seed: Annotated[
         int | None,
         Field(
-            ge=0, lt=SEED_LIMIT, description="Same seed, same picture; picture i of n has seed + i. Random if left out."
+            ge=0, lt=SEED_LIMIT, description="Same seed, same answer; answer i of n has seed + i. Random if left out."
         ),
     ] = None
     negative_prompt: Annotated[str | None, Field(max_length=32_000, description="What it shall not show.")] = None
@@ -68,6 +65,29 @@ class ImageGenerationRequest(BaseModel):
         """The size in pixels; None twice where the model shall choose."""
         return (None, None) if self.size == "auto" else parse_size(self.size)
 
+    @property
+    def generation(self) -> dict[str, Any]:
+        """These as fields of GenerationParams; the seed is left to the caller."""
+        width, height = self.width_and_height
+        return {
+            "negative_prompt": self.negative_prompt,
+            "width": width,
+            "height": height,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "priority": self.priority,
+            "tenant": self.tenant or self.user or "",
+            "deadline_seconds": self.deadline,
+        }
+
+
+class ImageGenerationRequest(Generation):
+    """Body of POST /v1/images/generations."""
+
+    prompt: Annotated[str, Field(min_length=1, max_length=32_000, description="What the picture shall show.")]
+    response_format: Annotated[Literal["b64_json"], Field(description="Pictures come in the response.")] = "b64_json"
+    output_format: Annotated[Literal["png"], Field(description="File format of the pictures.")] = "png"
+
 
 def parse_size(text: str) -> tuple[int, int]:
     """Read WIDTHxHEIGHT. Raises ValueError."""
@@ -85,6 +105,9 @@ class ImageData(BaseModel):
 
     b64_json: str
     seed: int
+    revised_prompt: Annotated[str | None, Field(description="What a stage before the painter made of the prompt.")] = (
+        None
+    )
 
 
 class ImageGenerationResponse(BaseModel):

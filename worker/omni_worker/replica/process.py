@@ -26,7 +26,7 @@ from omni_worker.coordinator.stage_client import Membership, StageClient
 from omni_worker.errors import CommandError
 from omni_worker.logs import configure_logging
 from omni_worker.replica.server import ReplicaServer
-from omni_worker.requests import GenerationParams, ModelCard
+from omni_worker.requests import GenerationParams, ModelCard, SamplingParams
 from omni_worker.sockets import own_address_towards
 
 log = logging.getLogger(__name__)
@@ -110,10 +110,15 @@ class ReplicaProcess:
     async def _warm_up(self, card: ModelCard) -> None:
         """Some requests at once: loads lazily built parts, and proves that the common calls can be batched."""
         began = time.monotonic()
-        most = self._config.engine.max_num_seqs if card.mode == "step" else 1
+        if not self._config.engine.text_encoder:
+            return  # only the stage before can say what its embeddings look like
+        most = 1 if card.mode == "request" else self._config.engine.max_num_seqs
         for count in sorted({min(size, most) for size in WARM_UP_SIZES}):
             log.info("warming up: %d at once", count)
-            params = [GenerationParams(prompt=WARM_UP_PROMPT, steps=2, seed=seed) for seed in range(count)]
+            params = [
+                GenerationParams(prompt=WARM_UP_PROMPT, steps=2, seed=seed, sampling=SamplingParams(max_tokens=2))
+                for seed in range(count)
+            ]
             ended = await asyncio.gather(*(self._server.run_here(f"warm-up-{count}-{p.seed}", p) for p in params))
             for error in {str(event.error) for event in ended if event.error}:
                 log.warning("the warm-up of %s failed: %s", card.pipeline, error)
