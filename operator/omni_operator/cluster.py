@@ -46,6 +46,8 @@ class Resource(NamedTuple):
 
 PIPELINES = Resource(KIND, GROUP, VERSION, PLURAL)
 PODS = Resource("Pod", "", "v1", "pods")
+# Known by name only: what may list Secrets may read them all.
+SECRETS = Resource("Secret", "", "v1", "secrets")
 CHILDREN = {
     resource.kind: resource
     for resource in (
@@ -73,6 +75,11 @@ class ApiError(Exception):
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
         self.status, self.reason = status, reason
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the server had only no time for it."""
+        return self.status >= 500 or self.status == 429
 
 
 class Unreachable(Exception):

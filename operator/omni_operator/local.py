@@ -236,13 +236,13 @@ class LocalBackend:
                     self._revive(child)
 
     def stop(self) -> None:
-        """End every process: the replicas first, which finish what they run and take leave of the head, then the head.
+        """End every process: stage after stage, each of which finishes what it runs for the next, then the head.
 
         An interrupt from now on means to kill what still drains.
         """
         interrupts = self.interrupts
         try:
-            for group in (self.children[1:], [self.head]):
+            for group in (*self._stages(), [self.head]):
                 running = [child for child in group if child.exit_code() is None]
                 for child in running:
                     child.signal(signal.SIGTERM)
@@ -254,6 +254,13 @@ class LocalBackend:
                 child.signal(signal.SIGKILL)
                 child.sweep()
             self._client.close()
+
+    def _stages(self) -> list[list[Child]]:
+        """The replicas of each stage, in the order in which requests pass them."""
+        stages: dict[str, list[Child]] = {}
+        for child in self.children[1:]:
+            stages.setdefault(child.process.stage.name, []).append(child)
+        return list(stages.values())
 
     def _tick(self) -> None:
         if self.interrupts:

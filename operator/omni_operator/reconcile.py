@@ -11,6 +11,7 @@ from typing import Any
 
 from omni_operator.cluster import CHILDREN, PIPELINES, PODS, ApiError, Cluster
 from omni_operator.conditions import Status
+from omni_operator.keys import NotOurs, shared_secret
 from omni_operator.manifests import children
 from omni_operator.manifests.labels import MANAGED_SELECTOR, PIPELINE
 from omni_operator.plan import Plan, make_plan, reference
@@ -45,10 +46,17 @@ def reconcile(cluster: Cluster, namespace: str, name: str, worker_image: str, no
         report(cluster, found, rejected_status(generation, invalid, previous, now()))
         return
     topology = in_cluster(pipeline)
-    wanted = children(pipeline, topology, worker_image)
-    live = observe(cluster, pipeline, wanted)
-    plan = make_plan(wanted, live, pipeline.metadata.uid)
-    applied, failures = execute(cluster, plan)
+    live = labelled(cluster, pipeline)
+    applied: list[Object] = []
+    try:
+        secret = shared_secret(cluster, pipeline)
+    except (NotOurs, ApiError) as error:
+        failures = [secret_failure(error)]  # and all else stays as it is: pods without it would not find each other
+    else:
+        wanted = children(pipeline, topology, worker_image, secret)
+        live += unlabelled(cluster, pipeline, wanted, live)
+        plan = make_plan(wanted, live, pipeline.metadata.uid)
+        applied, failures = execute(cluster, plan)
     current = {reference(child): child for child in [*live, *applied]}
     observed = Observed(
         deployments={child_name: child for (kind, child_name), child in current.items() if kind == "Deployment"},
@@ -64,20 +72,29 @@ def selector(pipeline: str) -> str:
     return f"{MANAGED_SELECTOR},{PIPELINE}={pipeline}"
 
 
-def observe(cluster: Cluster, pipeline: OmniPipeline, wanted: list[Object]) -> list[Object]:
-    """What carries the pipeline's labels, and what else has the name of a wanted object."""
-    live = [
+def labelled(cluster: Cluster, pipeline: OmniPipeline) -> list[Object]:
+    """What carries the pipeline's labels."""
+    return [
         item
         for resource in CHILDREN.values()
         for item in cluster.list_objects(resource, pipeline.namespace, selector(pipeline.name))[0]
     ]
+
+
+def unlabelled(cluster: Cluster, pipeline: OmniPipeline, wanted: list[Object], live: list[Object]) -> list[Object]:
+    """What else has the name of a wanted object."""
     known = set(map(reference, live))
-    for kind, name in map(reference, wanted):
-        if (kind, name) not in known:
-            unlabelled = cluster.get(CHILDREN[kind], pipeline.namespace, name)
-            if unlabelled:
-                live.append(unlabelled)
-    return live
+    unknown = [ref for ref in map(reference, wanted) if ref not in known]
+    return [found for kind, name in unknown if (found := cluster.get(CHILDREN[kind], pipeline.namespace, name))]
+
+
+def secret_failure(error: NotOurs | ApiError) -> Failure:
+    """Why there is no Secret; raises the error where trying again is all there is to do."""
+    if isinstance(error, NotOurs):
+        return Failure("NameConflict", str(error))
+    if error.is_passing:
+        raise error
+    return Failure(error.reason, f"the pipeline's Secret cannot be read or made: {error}")
 
 
 def execute(cluster: Cluster, plan: Plan) -> tuple[list[Object], list[Failure]]:
@@ -93,7 +110,7 @@ def execute(cluster: Cluster, plan: Plan) -> tuple[list[Object], list[Failure]]:
             applied.append(cluster.apply(CHILDREN[kind], child, force=(kind, name) in plan.adopted))
             logger.info("applied %s %s/%s", kind, child["metadata"]["namespace"], name)
         except ApiError as error:
-            if error.status >= 500 or error.status == 429:
+            if error.is_passing:
                 raise
             failures.append(Failure(error.reason, f"{kind} {name} cannot be made: {error}"))
     for child in plan.delete:

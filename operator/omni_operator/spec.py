@@ -1,36 +1,27 @@
-"""The types of an `OmniPipeline`: what a user may write, with defaults, bounds, and the rules across fields.
+"""The types of an `OmniPipeline`: what a user may write, with defaults and bounds.
 
 This is the one description of the object. `crd.py` generates the schema that the API server enforces from it, and both
-backends read the parsed form. `parse` is the only way in: it returns a whole, valid object, or raises `InvalidSpec`
-with every problem by its field. A key that this version does not honour is refused rather than ignored.
+backends read the parsed form. `parse` is the only way in: it returns a whole, valid object, which keeps the rules of
+`rules.py` too, or raises `InvalidSpec` with every problem by its field. A key that this version does not honour is
+refused rather than ignored.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from omni_operator import template
-from omni_operator.problems import InvalidSpec, Problem, explain
+from omni_operator.names import DNS_LABEL, MODEL_SOURCE, PERCENT, QUALIFIED_NAME
+from omni_operator.problems import InvalidSpec, explain
+from omni_operator.rules import RULES
 
 GROUP = "omnipipeline.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "OmniPipeline"
 PLURAL = "omnipipelines"
-
-DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
-MODEL_SOURCE = (
-    r"^(builtin://[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-    r"|hf://[A-Za-z0-9][-A-Za-z0-9._]*/[A-Za-z0-9][-A-Za-z0-9._]*"
-    r"|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^\s]+)?"
-    r"|/[^\s]+)$"
-)
-PERCENT = r"^(100|[1-9]?[0-9])%$"
-QUALIFIED_NAME = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
-HEAD = "head"
 
 
 class Record(BaseModel):
@@ -127,8 +118,10 @@ class Head(Record):
 
 
 class LoadBalancing(Record):
-    policy: Literal["random", "round-robin", "least-queue-length"] = Field(
-        default="least-queue-length", description="How the head picks the replica of a request."
+    policy: Literal["random", "round-robin", "least-queue-length", "power-of-two"] = Field(
+        default="least-queue-length",
+        description="How the head picks the replica of a request; power-of-two: the less loaded of two chosen at"
+        " random.",
     )
     heartbeat_timeout_seconds: int = Field(
         default=30,
@@ -153,16 +146,29 @@ class Parallelism(Record):
     cfg: int = Field(
         default=1,
         description="Processes of each replica, a device each, over which the rows of a batched model call are spread:"
-        " the branches with and without guidance are such rows.",
+        " the branches with and without guidance are such rows. Of a diffusion stage.",
         ge=1,
         le=64,
     )
+    pipeline: int = Field(
+        default=1,
+        description="Processes of each replica, a device each, over which the layers of the model are spread. Of an"
+        " autoregressive stage.",
+        ge=1,
+        le=64,
+    )
+
+    @property
+    def processes(self) -> int:
+        """Processes of one replica."""
+        return self.cfg * self.pipeline
 
 
 class Scheduling(Record):
     mode: Literal["step", "request"] = Field(
         default="step",
-        description="step: requests join and leave a running batch at every step. request: one at a time, whole.",
+        description="step: requests join and leave a running batch at every step. request: one at a time, whole, for"
+        " diffusion only.",
     )
     policy: Literal["fifo", "drr", "srpt", "edf"] = Field(
         default="fifo",
@@ -208,7 +214,20 @@ class Stage(Record):
         max_length=40,
         examples=["painter"],
     )
-    engine: Literal["diffusion"] = Field(description="Kind of engine that runs the stage.")
+    engine: Literal["autoregressive", "diffusion"] = Field(
+        description="Kind of engine that runs the stage: autoregressive reads and writes text, diffusion draws."
+    )
+    task: Literal["generate", "encode"] | None = Field(
+        default=None,
+        description="Of an autoregressive stage: generate text, or only encode the prompt for the stage after it;"
+        " absent means generate.",
+    )
+    input: Literal["text", "hidden-states"] | None = Field(
+        default=None,
+        description="What the stage takes from the one before it: its text as the prompt, or its hidden states as the"
+        " prompt's embeddings; absent means text. Not for the first stage, which takes the request.",
+    )
+    model: Model | None = Field(default=None, description="The model that this stage serves; absent means spec.model.")
     replicas: int | None = Field(
         default=None,
         description="Headless pods of this stage; absent means spec.replicas, which `kubectl scale` writes.",
@@ -237,11 +256,23 @@ class Stage(Record):
         " (ours is called omni), env, volumes and volumeMounts merge item by item; other lists are replaced.",
     )
 
+    @property
+    def is_autoregressive(self) -> bool:
+        return self.engine == "autoregressive"
+
+    @property
+    def only_encodes(self) -> bool:
+        return self.task == "encode"
+
+    @property
+    def takes_hidden_states(self) -> bool:
+        return self.input == "hidden-states"
+
 
 class Spec(Record):
     """What the user wants."""
 
-    model: Model = Field(description="The model that every stage serves.")
+    model: Model = Field(description="The model that every stage serves, where the stage names none of its own.")
     image: Image = Field(default_factory=Image, description="The worker image.")
     replicas: int = Field(
         default=1, description="Headless pods of every stage that names no count of its own.", ge=0, le=10000
@@ -290,14 +321,24 @@ class OmniPipeline(BaseModel):
 
     @property
     def head_stage(self) -> int:
-        """Index of the stage whose replicas may run inside the head; its id too."""
+        """Index of the stage whose replicas may run inside the head."""
         if self.spec.head.stage is None:
             return 0
         return next(i for i, stage in enumerate(self.spec.stages) if stage.name == self.spec.head.stage)
 
+    @property
+    def models(self) -> dict[str, Model]:
+        """Every model that is named, by its field."""
+        own = {f"spec.stages[{i}].model": stage.model for i, stage in enumerate(self.spec.stages) if stage.model}
+        return {"spec.model": self.spec.model, **own}
+
     def replicas_of(self, stage: Stage) -> int:
         """Headless pods wanted of a stage."""
         return self.spec.replicas if stage.replicas is None else stage.replicas
+
+    def model_of(self, stage: Stage) -> Model:
+        """What a stage serves."""
+        return self.spec.model if stage.model is None else stage.model
 
 
 def parse(manifest: Mapping[str, Any]) -> OmniPipeline:
@@ -310,102 +351,3 @@ def parse(manifest: Mapping[str, Any]) -> OmniPipeline:
     if problems:
         raise InvalidSpec(problems)
     return pipeline
-
-
-# ---- rules across fields, in the order they are reported
-
-
-def names_make_services(pipeline: OmniPipeline) -> Iterable[Problem]:
-    if not re.match(DNS_LABEL, pipeline.name) or len(pipeline.name) > 50:
-        yield Problem(
-            "metadata.name",
-            f"{pipeline.name!r} cannot name the pipeline's Services; use at most 50 lower-case letters, digits and"
-            " dashes, starting with a letter",
-        )
-
-
-def hub_settings_need_the_hub(pipeline: OmniPipeline) -> Iterable[Problem]:
-    model = pipeline.spec.model
-    if not model.source.startswith("hf://"):
-        for key, value in (("revision", model.revision), ("tokenSecretRef", model.token_secret_ref)):
-            if value is not None:
-                yield Problem(
-                    f"spec.model.{key}", f"is only for models of the hub, and the source is {model.source}; remove it"
-                )
-
-
-def stage_names_are_unique(pipeline: OmniPipeline) -> Iterable[Problem]:
-    first: dict[str, int] = {}
-    for index, stage in enumerate(pipeline.spec.stages):
-        if stage.name in first:
-            yield Problem(
-                f"spec.stages[{index}].name",
-                f"{stage.name!r} is already the name of spec.stages[{first[stage.name]}]; give each stage its own name",
-            )
-        first.setdefault(stage.name, index)
-        if stage.name == HEAD:
-            yield Problem(
-                f"spec.stages[{index}].name",
-                "'head' is the name of the pipeline's own head; give the stage another name",
-            )
-
-
-def one_stage_only(pipeline: OmniPipeline) -> Iterable[Problem]:
-    if len(pipeline.spec.stages) > 1:
-        yield Problem(
-            "spec.stages",
-            f"there are {len(pipeline.spec.stages)}: more than one stage needs an autoregressive engine, which this"
-            " version does not have yet; keep one",
-        )
-
-
-def head_stage_exists(pipeline: OmniPipeline) -> Iterable[Problem]:
-    names = [stage.name for stage in pipeline.spec.stages]
-    if pipeline.spec.head.stage is not None and pipeline.spec.head.stage not in names:
-        yield Problem(
-            "spec.head.stage", f"{pipeline.spec.head.stage!r} is not a stage; expected one of: {', '.join(names)}"
-        )
-
-
-def devices_are_used(pipeline: OmniPipeline) -> Iterable[Problem]:
-    for index, stage in enumerate(pipeline.spec.stages):
-        ranks, count = stage.parallelism.cfg, stage.accelerator.count if stage.accelerator else None
-        if count is not None and count != ranks:
-            yield Problem(
-                f"spec.stages[{index}].parallelism.cfg",
-                f"is {ranks}, and accelerator.count is {count}: each process of a replica uses one device; set both to"
-                " the same number",
-            )
-        if ranks > 1 and stage.scheduling.mode == "request":
-            yield Problem(
-                f"spec.stages[{index}].parallelism.cfg",
-                f"is {ranks}, and scheduling.mode is request: a request that runs whole cannot be divided; set mode to"
-                " step, or cfg to 1",
-            )
-
-
-def rollout_can_move(pipeline: OmniPipeline) -> Iterable[Problem]:
-    for index, stage in enumerate(pipeline.spec.stages):
-        if all(value in (0, "0%") for value in (stage.rollout.max_unavailable, stage.rollout.max_surge)):
-            yield Problem(
-                f"spec.stages[{index}].rollout",
-                "maxUnavailable and maxSurge are both 0, so a rollout could never begin; set one of them to 1",
-            )
-
-
-def templates_can_be_merged(pipeline: OmniPipeline) -> Iterable[Problem]:
-    yield from template.problems(pipeline.spec.head.template, "spec.head.template")
-    for index, stage in enumerate(pipeline.spec.stages):
-        yield from template.problems(stage.template, f"spec.stages[{index}].template")
-
-
-RULES: tuple[Callable[[OmniPipeline], Iterable[Problem]], ...] = (
-    names_make_services,
-    hub_settings_need_the_hub,
-    stage_names_are_unique,
-    one_stage_only,
-    head_stage_exists,
-    devices_are_used,
-    rollout_can_move,
-    templates_can_be_merged,
-)

@@ -62,8 +62,8 @@ def accepted_status(
     generation = pipeline.metadata.generation
     wanted: list[Row] = [
         ("Accepted", True, "Valid", "the spec is valid"),
-        head_condition(head, observed),
-        ready_condition(head, stages, observed),
+        head_condition(head, stages, observed),
+        ready_condition(topology, head, stages, observed),
         progressing_condition(head, stages, observed),
     ]
     return Status(
@@ -112,7 +112,7 @@ def fleet(process: Process, observed: Observed) -> Fleet:
 def belongs(pod: Object, process: Process) -> bool:
     labels = pod["metadata"].get("labels") or {}
     role = labels.get(ROLE)
-    return (role != REPLICA) if process.is_head else (role == REPLICA and labels.get(STAGE) == process.stage)
+    return (role != REPLICA) if process.is_head else (role == REPLICA and labels.get(STAGE) == process.stage.name)
 
 
 def worst(pods: Sequence[Object], deployment: Object) -> Trouble | None:
@@ -133,7 +133,7 @@ def deployment_troubles(deployment: Object) -> Iterator[Trouble]:
 def stage_status(stage: Fleet) -> StageStatus:
     trouble = None if stage.is_settled else stage.trouble
     return StageStatus(
-        name=stage.process.stage,
+        name=stage.process.stage.name,
         desired=stage.process.copies,
         replicas=stage.replicas,
         ready=stage.ready,
@@ -146,14 +146,16 @@ def stage_status(stage: Fleet) -> StageStatus:
 # ---- conditions
 
 
-def head_condition(head: Fleet, observed: Observed) -> Row:
+def head_condition(head: Fleet, stages: Sequence[Fleet], observed: Observed) -> Row:
     if head.ready:
         return "HeadReady", True, "Serving", "the head serves requests"
     if head.trouble:
         return "HeadReady", False, head.trouble.reason, f"the head: {head.trouble.message}"
     pods = [pod for pod in observed.pods if belongs(pod, head.process) and is_started(pod)]
     if pods:
-        return "HeadReady", False, "WaitingForReplicas", "the head has started, and waits for a replica of every stage"
+        missing = [stage.process.stage.name for stage in stages if not stage.ready] or ["every stage"]
+        message = f"the head has started, and waits for a replica of {' and '.join(missing)}"
+        return "HeadReady", False, "WaitingForReplicas", message
     return "HeadReady", False, "Starting", "the head is starting"
 
 
@@ -162,12 +164,12 @@ def is_started(pod: Object) -> bool:
     return bool(containers) and all(container.get("started") for container in containers)
 
 
-def ready_condition(head: Fleet, stages: Sequence[Fleet], observed: Observed) -> Row:
+def ready_condition(topology: Topology, head: Fleet, stages: Sequence[Fleet], observed: Observed) -> Row:
     if observed.failures:
         return "Ready", False, observed.failures[0].reason, "; ".join(failure.message for failure in observed.failures)
     fleets = [head, *stages]
-    if not any(fleet.process.data_ports and fleet.process.copies for fleet in fleets):
-        return "Ready", False, "ScaledToZero", "no replica is asked for; set spec.replicas to 1 or more to serve"
+    if unasked := topology.unasked:
+        return "Ready", False, "ScaledToZero", none_asked(unasked, len(topology.stages))
     blocked = [fleet for fleet in fleets if not fleet.is_settled]
     if not blocked:
         return "Ready", True, "Serving", counted(stages) or "the head serves requests"
@@ -175,12 +177,19 @@ def ready_condition(head: Fleet, stages: Sequence[Fleet], observed: Observed) ->
     if troubled:
         first = min(troubled, key=lambda fleet: fleet.trouble.rank if fleet.trouble else 0)
         assert first.trouble is not None
-        what = "the head" if first.process.is_head else f"stage {first.process.stage}"
+        what = "the head" if first.process.is_head else f"stage {first.process.stage.name}"
         return "Ready", False, first.trouble.reason, join(counted(stages), f"{what}: {first.trouble.message}")
     if any(fleet.is_rolling for fleet in blocked):
         return "Ready", False, "RollingOut", join(counted(stages), "pods of the previous spec are being replaced")
     waiting = "" if head.ready else "the head is not ready yet"
     return "Ready", False, "Starting", join(counted(stages), waiting)
+
+
+def none_asked(unasked: Sequence[str], stages: int) -> str:
+    """What to do about stages without a replica; every request passes all stages."""
+    if len(unasked) == stages:
+        return "no replica is asked for; set spec.replicas to 1 or more to serve"
+    return f"no replica is asked for of stage {' and '.join(unasked)}; give it replicas: 1 or more to serve"
 
 
 def progressing_condition(head: Fleet, stages: Sequence[Fleet], observed: Observed) -> Row:
@@ -192,7 +201,7 @@ def progressing_condition(head: Fleet, stages: Sequence[Fleet], observed: Observ
     for fleet in blocked:
         if fleet.trouble and fleet.trouble.reason in ("DeadlineExceeded", "PodsRefused"):
             return "Progressing", False, fleet.trouble.reason, fleet.trouble.message
-    names = ", ".join("the head" if fleet.process.is_head else f"stage {fleet.process.stage}" for fleet in blocked)
+    names = ", ".join("the head" if fleet.process.is_head else f"stage {fleet.process.stage.name}" for fleet in blocked)
     is_rolling = any(fleet.is_rolling for fleet in blocked)
     reason = "RollingOut" if is_rolling else "Scaling" if head.is_settled else "Starting"
     return "Progressing", True, reason, f"bringing {names} to what the spec says"
@@ -200,7 +209,7 @@ def progressing_condition(head: Fleet, stages: Sequence[Fleet], observed: Observ
 
 def counted(stages: Sequence[Fleet]) -> str:
     return ", ".join(
-        f"{stage.process.stage} {min(stage.ready, stage.process.copies)}/{stage.process.copies} ready"
+        f"{stage.process.stage.name} {min(stage.ready, stage.process.copies)}/{stage.process.copies} ready"
         for stage in stages
         if stage.process.copies
     )

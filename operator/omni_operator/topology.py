@@ -3,18 +3,26 @@
 Both backends start from here, so a pipeline is wired the same way in a cluster and on a laptop. In a cluster ports are
 fixed and addresses are Service names; on one machine everything is 127.0.0.1 and the caller gives the free ports. Pure:
 nothing is started, opened or looked up.
+
+Stages are numbered from the last, which is 0. A stage is added in front of others, as a thinker is to a painter, and so
+leaves the numbers of those that follow, and with them their command lines and their pods, as they are.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 
-from omni_operator.spec import HEAD, OmniPipeline, Stage
+from omni_operator.names import HEAD
+from omni_operator.spec import Model, OmniPipeline, SecretKey, Stage
 
 LOOPBACK = "127.0.0.1"
 STAGE_CONFIG_DIR = "/etc/omnipipeline"
 STAGE_CONFIG_FILE = "stages.json"
+KEYS_DIR = "/etc/omnipipeline-keys"
+KEYS_FILE = "secret"
 MODELS_DIR = "/models"
+PVC = "pvc://"
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,8 @@ class Process:
     """One kind of process; a cluster runs `copies` of it, one machine one Process a copy."""
 
     name: str
-    stage: str
+    stage: Stage
+    """Which it runs; of a head, the one whose replicas it may hold."""
     stage_id: int
     is_head: bool
     arguments: tuple[str, ...]
@@ -56,6 +65,10 @@ class Process:
     devices: int
     """Accelerators of one copy, over all its replicas."""
     resource: str | None
+    claims: tuple[str, ...]
+    """PersistentVolumeClaims with the models that it reads."""
+    token: SecretKey | None
+    """Where the model hub's access token is."""
     startup_seconds: int
     drain_seconds: int
 
@@ -66,6 +79,7 @@ class Topology:
 
     pipeline: str
     namespace: str
+    stages: tuple[Stage, ...]
     stage_config: str
     """Content of the file that tells the head its stages. Without counts: scaling must not restart the head."""
     head: Process
@@ -75,93 +89,129 @@ class Topology:
     def processes(self) -> tuple[Process, ...]:
         return (self.head, *self.replicas)
 
+    @property
+    def unasked(self) -> tuple[str, ...]:
+        """Stages of which no replica is asked for, in a pod or in the head, so that no request gets past them."""
+        asked = {process.stage.name for process in self.processes if process.copies and process.data_ports}
+        return tuple(stage.name for stage in self.stages if stage.name not in asked)
+
 
 def in_cluster(pipeline: OmniPipeline) -> Topology:
     """The pipeline on Kubernetes: a head, and one kind of headless process a stage."""
     head_name = f"{pipeline.name}-{HEAD}"
-    head = head_process(
-        pipeline,
-        head_name,
-        model=model_in_cluster(pipeline),
-        ports=CLUSTER_HEAD,
-        stage_config=f"{STAGE_CONFIG_DIR}/{STAGE_CONFIG_FILE}",
-    )
+    files = Files(f"{STAGE_CONFIG_DIR}/{STAGE_CONFIG_FILE}", f"{KEYS_DIR}/{KEYS_FILE}")
+    head = head_process(pipeline, head_name, CLUSTER_HEAD, files)
     replicas = tuple(
         replica_process(
             pipeline,
-            stage_id,
+            stage,
             f"{pipeline.name}-{stage.name}",
-            model=model_in_cluster(pipeline),
             ports=CLUSTER_REPLICA,
+            files=files,
             master=(f"{head_name}.{pipeline.namespace}.svc", CLUSTER_HEAD.master),
             address="$(POD_IP)",
             copies=pipeline.replicas_of(stage),
         )
-        for stage_id, stage in enumerate(pipeline.spec.stages)
+        for stage in pipeline.spec.stages
     )
-    return Topology(pipeline.name, pipeline.namespace, stage_config(pipeline), head, replicas)
+    return Topology(pipeline.name, pipeline.namespace, pipeline.spec.stages, stage_config(pipeline), head, replicas)
 
 
 def on_this_machine(
-    pipeline: OmniPipeline, api_port: int, free_ports: Callable[[int], int], stage_config_file: str
+    pipeline: OmniPipeline, api_port: int, free_ports: Callable[[int], int], folder: PurePath
 ) -> Topology:
-    """The pipeline as local processes, one for each copy.
+    """The pipeline as local processes, one for each copy, which read STAGE_CONFIG_FILE and KEYS_FILE in `folder`.
 
     `free_ports(n)` gives the first of n consecutive free ports, never the same ones twice.
     """
     ports = HeadPorts(
         api_port, free_ports(1), free_ports(1), free_ports(1), free_ports(pipeline.spec.head.local_replicas)
     )
-    model = pipeline.spec.model.source
-    head = head_process(pipeline, HEAD, model, ports, stage_config_file, host=LOOPBACK)
+    files = Files(str(folder / STAGE_CONFIG_FILE), str(folder / KEYS_FILE))
+    head = head_process(pipeline, HEAD, ports, files, host=LOOPBACK)
     replicas = tuple(
         replica_process(
             pipeline,
-            stage_id,
+            stage,
             f"{stage.name}-{copy}",
-            model=model,
             ports=ReplicaPorts(free_ports(1), free_ports(stage.local_replicas)),
+            files=files,
             master=(LOOPBACK, ports.master),
             address=LOOPBACK,
             host=LOOPBACK,
         )
-        for stage_id, stage in enumerate(pipeline.spec.stages)
+        for stage in pipeline.spec.stages
         for copy in range(pipeline.replicas_of(stage))
     )
-    return Topology(pipeline.name, pipeline.namespace, stage_config(pipeline), head, replicas)
+    return Topology(pipeline.name, pipeline.namespace, pipeline.spec.stages, stage_config(pipeline), head, replicas)
+
+
+# ---- stages and their models
+
+
+def stage_id(pipeline: OmniPipeline, stage: Stage) -> int:
+    return len(pipeline.spec.stages) - 1 - pipeline.spec.stages.index(stage)
 
 
 def stage_config(pipeline: OmniPipeline) -> str:
-    stages = [{"id": i, "name": stage.name, "engine": stage.engine} for i, stage in enumerate(pipeline.spec.stages)]
-    return json.dumps({"stages": stages}, indent=2) + "\n"
+    """What the head is told of its stages, in the order in which a request passes them."""
+    return json.dumps({"stages": [stage_entry(pipeline, stage) for stage in pipeline.spec.stages]}, indent=2) + "\n"
 
 
-def model_in_cluster(pipeline: OmniPipeline) -> str:
-    """The model as the worker in a pod finds it: a claim is mounted at MODELS_DIR."""
-    claim = claim_of(pipeline)
-    if claim is None:
-        return pipeline.spec.model.source
-    path = pipeline.spec.model.source.removeprefix(f"pvc://{claim}")
-    return f"{MODELS_DIR}{path}".rstrip("/")
+def stage_entry(pipeline: OmniPipeline, stage: Stage) -> dict[str, object]:
+    entry: dict[str, object] = {"id": stage_id(pipeline, stage), "name": stage.name, "engine": stage.engine}
+    if stage.task:
+        entry["task"] = stage.task
+    if stage.input:
+        entry["input"] = stage.input
+    if stage.model:
+        entry["model"] = location(stage.model)
+        if stage.model.revision:
+            entry["revision"] = stage.model.revision
+    return entry
 
 
-def claim_of(pipeline: OmniPipeline) -> str | None:
+def location(model: Model) -> str:
+    """The model as the worker finds it: claims are mounted in MODELS_DIR, each under its own name."""
+    return f"{MODELS_DIR}/{model.source.removeprefix(PVC)}".rstrip("/") if claim_of(model) else model.source
+
+
+def claim_of(model: Model) -> str | None:
     """The PersistentVolumeClaim that holds the model, if one does."""
-    scheme, _, rest = pipeline.spec.model.source.partition("://")
-    return rest.partition("/")[0] if scheme == "pvc" else None
+    return model.source.removeprefix(PVC).partition("/")[0] if model.source.startswith(PVC) else None
 
 
-def head_process(
-    pipeline: OmniPipeline, name: str, model: str, ports: HeadPorts, stage_config: str, host: str | None = None
-) -> Process:
-    stage = pipeline.spec.stages[pipeline.head_stage]
+def claims_of(models: Iterable[Model]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(claim for model in models if (claim := claim_of(model))))
+
+
+def needs_no_text_encoder(pipeline: OmniPipeline, stage: Stage) -> bool:
+    """Whether the stage before does all encoding for a diffusion stage."""
+    place = pipeline.spec.stages.index(stage)
+    return place > 0 and stage.takes_hidden_states and pipeline.spec.stages[place - 1].only_encodes
+
+
+# ---- processes
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a process finds what it is given as files."""
+
+    stage_config: str
+    keys: str
+
+
+def head_process(pipeline: OmniPipeline, name: str, ports: HeadPorts, files: Files, host: str | None = None) -> Process:
+    stages = pipeline.spec.stages
+    stage = stages[pipeline.head_stage]
     local = pipeline.spec.head.local_replicas
-    # The head outlives the slowest stage: it ends only when the requests in flight have.
-    drain = max(stage.drain.timeout_seconds for stage in pipeline.spec.stages)
+    # The head outlives a request that has just begun, which may take its time in every stage.
+    drain = sum(stage.drain.timeout_seconds for stage in stages)
     arguments = [
         "serve",
-        model,
-        f"--stage-id={pipeline.head_stage}",
+        location(pipeline.spec.model),
+        f"--stage-id={stage_id(pipeline, stage)}",
         f"--port={ports.api}",
         f"--omni-master-port={ports.master}",
         f"--omni-coordinator-port={ports.coordinator}",
@@ -169,19 +219,20 @@ def head_process(
         f"--omni-dp-size-local={local}",
         f"--omni-lb-policy={pipeline.spec.load_balancing.policy}",
         f"--omni-heartbeat-timeout={pipeline.spec.load_balancing.heartbeat_timeout_seconds}",
-        f"--stage-config={stage_config}",
+        f"--stage-config={files.stage_config}",
+        f"--omni-secret-file={files.keys}",
         f"--served-model-name={pipeline.name}",
         f"--drain-timeout={drain}",
+        *revision(pipeline.spec.model),
     ]
-    arguments += revision(pipeline)
     if host is not None:
         arguments += [f"--host={host}", f"--omni-master-address={host}"]
     if local:
-        arguments += [f"--omni-replica-port={ports.data}", *engine(stage)]
+        arguments += [f"--omni-replica-port={ports.data}", *engine(pipeline, stage)]
     return Process(
         name=name,
-        stage=stage.name,
-        stage_id=pipeline.head_stage,
+        stage=stage,
+        stage_id=stage_id(pipeline, stage),
         is_head=True,
         arguments=tuple(arguments),
         http_port=ports.api,
@@ -189,44 +240,51 @@ def head_process(
         copies=1,
         devices=devices(stage, local),
         resource=stage.accelerator.resource if stage.accelerator else None,
-        startup_seconds=stage.startup_timeout_seconds,
+        # It compares the models of all stages with those of their replicas.
+        claims=claims_of(pipeline.models.values()),
+        token=pipeline.model_of(stage).token_secret_ref,
+        # It is ready when a replica of every stage is.
+        startup_seconds=max(stage.startup_timeout_seconds for stage in stages),
         drain_seconds=drain,
     )
 
 
 def replica_process(
     pipeline: OmniPipeline,
-    stage_id: int,
+    stage: Stage,
     name: str,
-    model: str,
     ports: ReplicaPorts,
+    files: Files,
     master: tuple[str, int],
     address: str,
     copies: int = 1,
     host: str | None = None,
 ) -> Process:
-    stage = pipeline.spec.stages[stage_id]
+    model = pipeline.model_of(stage)
     arguments = [
         "serve",
-        model,
+        location(model),
         "--headless",
-        f"--stage-id={stage_id}",
+        f"--stage-id={stage_id(pipeline, stage)}",
+        f"--engine={stage.engine}",
+        *([f"--task={stage.task}"] if stage.only_encodes else []),
         f"--port={ports.http}",
         f"--omni-master-address={master[0]}",
         f"--omni-master-port={master[1]}",
         f"--omni-dp-size-local={stage.local_replicas}",
         f"--omni-replica-address={address}",
         f"--omni-replica-port={ports.data}",
-        *engine(stage),
+        f"--omni-secret-file={files.keys}",
+        *engine(pipeline, stage),
         f"--drain-timeout={stage.drain.timeout_seconds}",
-        *revision(pipeline),
+        *revision(model),
     ]
     if host is not None:
         arguments.append(f"--host={host}")
     return Process(
         name=name,
-        stage=stage.name,
-        stage_id=stage_id,
+        stage=stage,
+        stage_id=stage_id(pipeline, stage),
         is_head=False,
         arguments=tuple(arguments),
         http_port=ports.http,
@@ -234,24 +292,39 @@ def replica_process(
         copies=copies,
         devices=devices(stage, stage.local_replicas),
         resource=stage.accelerator.resource if stage.accelerator else None,
+        claims=claims_of([model]),
+        token=model.token_secret_ref,
         startup_seconds=stage.startup_timeout_seconds,
         drain_seconds=stage.drain.timeout_seconds,
     )
 
 
-def revision(pipeline: OmniPipeline) -> list[str]:
-    return [f"--revision={pipeline.spec.model.revision}"] if pipeline.spec.model.revision else []
+def revision(model: Model) -> list[str]:
+    return [f"--revision={model.revision}"] if model.revision else []
 
 
-def engine(stage: Stage) -> list[str]:
+def engine(pipeline: OmniPipeline, stage: Stage) -> list[str]:
     """The flags of the engine in every replica of a stage."""
+    own = autoregressive(stage) if stage.is_autoregressive else diffusion(stage)
     return [
-        "--step-execution" if stage.scheduling.mode == "step" else "--no-step-execution",
+        *own,
+        *(["--no-text-encoder"] if needs_no_text_encoder(pipeline, stage) else []),
         f"--max-num-seqs={stage.scheduling.max_num_seqs}",
         f"--max-waiting={stage.scheduling.max_waiting}",
         f"--scheduling-policy={stage.scheduling.policy}",
-        f"--cfg-parallel-size={stage.parallelism.cfg}",
         f"--stage-init-timeout={stage.startup_timeout_seconds}",
+    ]
+
+
+def autoregressive(stage: Stage) -> list[str]:
+    ranks = stage.parallelism.pipeline
+    return [f"--pipeline-parallel-size={ranks}"] if ranks > 1 else []
+
+
+def diffusion(stage: Stage) -> list[str]:
+    return [
+        "--step-execution" if stage.scheduling.mode == "step" else "--no-step-execution",
+        f"--cfg-parallel-size={stage.parallelism.cfg}",
     ]
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from omni_operator import document, runs, topology
+from omni_operator.keys import new_secret
 from omni_operator.local import Child, FreePorts, Interrupted, LocalBackend, LocalFailure, gpus, require_free
 from omni_operator.spec import OmniPipeline
 from omni_operator.template import CONTAINER
@@ -47,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
         require_free(args.port)
     free_ports = FreePorts(taken=args.port)
     folder = runs.new_folder(pipeline.name)
-    stage_config = folder / topology.STAGE_CONFIG_FILE
-    plan = topology.on_this_machine(pipeline, args.port or free_ports(1), free_ports, str(stage_config))
-    stage_config.write_text(plan.stage_config)
+    plan = topology.on_this_machine(pipeline, args.port or free_ports(1), free_ports, folder)
+    write_files(folder, plan)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"pipeline {pipeline.name}: {pipeline.spec.model.source}, {described(plan)}; logs in {folder}")
+    models = dict.fromkeys(pipeline.model_of(stage).source for stage in pipeline.spec.stages)
+    console.print(f"pipeline {pipeline.name}: {', '.join(models)}, {described(plan)}; logs in {folder}")
     for note in notes(pipeline, plan):
         console.print(f"note: {note}")
     display = Display(console)
@@ -80,7 +81,9 @@ def serve(backend: LocalBackend, plan: topology.Topology, folder: Path, console:
     url = f"http://{topology.LOOPBACK}:{plan.head.http_port}"
     runs.announce(folder, runs.Run(os.getpid(), plan.pipeline, url))
     print(f"API: {url}", flush=True)
-    console.print('try it: omni generate "a red three on black background" -o three.png')
+    draws = not plan.stages[-1].is_autoregressive
+    prompt = '"a red three on black background" -o three.png' if draws else '"two plus five, in blue"'
+    console.print(f"try it: omni generate {prompt}")
     console.print("Ctrl-C stops it")
     backend.watch()
 
@@ -119,23 +122,32 @@ class Display:
         self._progress.update(self._tasks[child.name], state=state, completed=int(child.is_ready))
 
 
+def write_files(folder: Path, plan: topology.Topology) -> None:
+    """What the processes read: the stages, and a secret of this run's own that only this user can read."""
+    (folder / topology.STAGE_CONFIG_FILE).write_text(plan.stage_config)
+    keys = os.open(folder / topology.KEYS_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(keys, "w") as file:
+        file.write(new_secret())
+
+
 def require_runnable_here(pipeline: OmniPipeline) -> None:
     """Raise BadDocument for what only a cluster has."""
-    source = pipeline.spec.model.source
-    if source.startswith("pvc://"):
-        raise document.BadDocument(
-            f"spec.model.source: {source} is a volume of a cluster; give `omni up` a folder of this machine, builtin://"
-            " or hf://"
-        )
-    if source.startswith("/") and not Path(source).is_dir():
-        raise LocalFailure(f"spec.model.source: there is no folder {source} on this machine")
+    for path, model in pipeline.models.items():
+        source = model.source
+        if source.startswith(topology.PVC):
+            raise document.BadDocument(
+                f"{path}.source: {source} is a volume of a cluster; give `omni up` a folder of this machine, builtin://"
+                " or hf://"
+            )
+        if source.startswith("/") and not Path(source).is_dir():
+            raise LocalFailure(f"{path}.source: there is no folder {source} on this machine")
 
 
 def described(plan: topology.Topology) -> str:
     head = "a head" + (f" with {len(plan.head.data_ports)} local replica(s)" if plan.head.data_ports else "")
     counts: dict[str, int] = {}
     for process in plan.replicas:
-        counts[process.stage] = counts.get(process.stage, 0) + 1
+        counts[process.stage.name] = counts.get(process.stage.name, 0) + 1
     return ", ".join([head, *(f"{count} × {stage}" for stage, count in counts.items())])
 
 
@@ -147,11 +159,12 @@ def notes(pipeline: OmniPipeline, plan: topology.Topology) -> list[str]:
         found.append("there is no GPU on this machine, so the replicas run on the CPU")
     elif wanted > available:
         found.append(f"the replicas ask for {wanted} GPUs and this machine has {available}, so they share")
-    if not any(len(process.data_ports) for process in plan.processes):
-        found.append("no replica is asked for, so requests will wait; set spec.replicas to 1 or more")
+    if plan.unasked:
+        stages = "stage" if len(plan.unasked) == 1 else "stages"
+        found.append(f"no replica is asked for of {stages} {', '.join(plan.unasked)}, so requests will wait")
     if any(template for template in (pipeline.spec.head.template, *(stage.template for stage in pipeline.spec.stages))):
         found.append("of the templates only plain env values of the container omni are used; the rest is a cluster's")
-    if pipeline.spec.model.token_secret_ref:
+    if any(model.token_secret_ref for model in pipeline.models.values()):
         found.append("the hub token is taken from HF_TOKEN here, since there are no Secrets")
     return found
 

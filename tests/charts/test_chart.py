@@ -74,13 +74,15 @@ def test_named_namespaces_are_served_by_a_role_in_each_and_no_cluster_role() -> 
     assert operator(objects)["args"][-4:] == ["--namespace", "a", "--namespace", "b"]
 
 
-def test_no_right_is_a_wildcard_and_secrets_are_out_of_reach() -> None:
+def test_no_right_is_a_wildcard_and_secrets_are_known_by_name_only() -> None:
     rules = rendered()["ClusterRole", ""]["rules"]
     assert "*" not in json.dumps(rules)
-    resources = {resource for rule in rules for resource in rule["resources"]}
-    assert resources == {
+    verbs = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
+    assert set(verbs) == {
         "omnipipelines", "omnipipelines/status", "deployments", "services", "serviceaccounts", "configmaps", "pods",
+        "secrets",
     }  # fmt: skip
+    assert verbs["secrets"] == {"get", "create", "patch"}
 
 
 def test_the_operator_runs_once_and_confined() -> None:

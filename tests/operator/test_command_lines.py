@@ -50,7 +50,7 @@ def understood(process: Process, stages: Path) -> ServeConfig:
 def test_the_worker_understands_every_command_line(digits: dict[str, Any], row: str, tmp_path: Path) -> None:
     pipeline = parse(edited(digits, PIPELINES[row]))
     stages = tmp_path / "stages.json"
-    for topology in (in_cluster(pipeline), on_this_machine(pipeline, 8000, consecutive_ports(), str(stages))):
+    for topology in (in_cluster(pipeline), on_this_machine(pipeline, 8000, consecutive_ports(), tmp_path)):
         stages.write_text(topology.stage_config)
         for process in topology.processes:
             config = understood(process, stages)

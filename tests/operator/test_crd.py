@@ -15,7 +15,17 @@ FORBIDDEN = ("$ref", "additionalProperties", "x-kubernetes-validations", "title"
 # Rules across fields, and about names and templates, are the operator's: a structural schema cannot say them.
 ACROSS_FIELDS = (
     "two stages of one name",
-    "a second stage",
+    "a stage after a painter",
+    "an input of the first stage",
+    "text of a stage that only encodes",
+    "hidden states for a language model",
+    "nothing but encoding",
+    "a task of a painter",
+    "guidance divided in a language model",
+    "layers of a painter spread",
+    "whole requests of a language model",
+    "devices that no layer is on",
+    "a revision of a stage's built-in model",
     "a stage with the head's name",
     "a head at an unknown stage",
     "a rollout that cannot move",

@@ -75,7 +75,7 @@ def start(digits: dict[str, Any], tmp_path: Path, journal: Journal) -> Iterator[
 
     def start(head: str = "serve", replica: str = "serve") -> LocalBackend:
         ports = FreePorts()
-        topology = on_this_machine(parse(digits), ports(1), ports, str(tmp_path / "stages.json"))
+        topology = on_this_machine(parse(digits), ports(1), ports, tmp_path)
         backend = LocalBackend(
             topology,
             tmp_path,
@@ -190,7 +190,7 @@ from omni_operator.spec import parse
 from omni_operator.topology import on_this_machine
 manifest = yaml.safe_load(Path({str(Path(__file__).parents[2] / "examples/digits.yaml")!r}).read_text())
 ports = FreePorts()
-topology = on_this_machine(parse(manifest), ports(1), ports, "stages.json")
+topology = on_this_machine(parse(manifest), ports(1), ports, Path())
 environment = {{"STAND_IN_JOURNAL": {str(journal.file)!r}}}
 backend = LocalBackend(topology, Path({str(tmp_path)!r}), {COMMAND!r}, environment)
 backend.start()
@@ -235,5 +235,5 @@ DEVICES = {
 @pytest.mark.parametrize("row", DEVICES)
 def test_devices_on_one_machine(digits: dict[str, Any], row: str) -> None:
     available, expected = DEVICES[row]
-    topology = on_this_machine(parse(digits), 8000, FreePorts(), "stages.json")
+    topology = on_this_machine(parse(digits), 8000, FreePorts(), Path())
     assert assign_devices(topology.processes, available) == expected

@@ -11,17 +11,19 @@ from omni_operator.topology import in_cluster
 from tests.operator.edits import edited
 
 IMAGE = "ghcr.io/omnipipeline/worker:test"
+SECRET = "of the pods of these tests alone"
 
 
-def made(manifest: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+def made(manifest: dict[str, Any], secret: str = SECRET) -> dict[tuple[str, str], dict[str, Any]]:
     pipeline = parse(manifest)
     return {
-        (child["kind"], child["metadata"]["name"]): child for child in children(pipeline, in_cluster(pipeline), IMAGE)
+        (child["kind"], child["metadata"]["name"]): child
+        for child in children(pipeline, in_cluster(pipeline), IMAGE, secret)
     }
 
 
-def pod(manifest: dict[str, Any], name: str = "digits-painter") -> dict[str, Any]:
-    template: dict[str, Any] = made(manifest)["Deployment", name]["spec"]["template"]
+def pod(manifest: dict[str, Any], name: str = "digits-painter", secret: str = SECRET) -> dict[str, Any]:
+    template: dict[str, Any] = made(manifest, secret)["Deployment", name]["spec"]["template"]
     return template
 
 
@@ -132,9 +134,10 @@ def test_the_head_alone_reads_the_stage_config(digits: dict[str, Any]) -> None:
 
 def test_a_model_on_a_volume_is_mounted_read_only(digits: dict[str, Any]) -> None:
     manifest = edited(digits, {"spec.model.source": "pvc://weights/qwen"})
-    volume = next(volume for volume in pod(manifest)["spec"]["volumes"] if volume["name"] == "model")
+    volume = next(volume for volume in pod(manifest)["spec"]["volumes"] if volume["name"] == "model-0")
     assert volume["persistentVolumeClaim"] == {"claimName": "weights", "readOnly": True}
-    assert {"name": "model", "mountPath": "/models", "readOnly": True} in container(manifest)["volumeMounts"]
+    mounted = {"name": "model-0", "mountPath": "/models/weights", "readOnly": True}
+    assert mounted in container(manifest)["volumeMounts"]
 
 
 def test_the_hub_token_comes_from_its_secret(digits: dict[str, Any]) -> None:

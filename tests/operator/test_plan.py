@@ -17,7 +17,7 @@ UID = "uid-of-digits"
 
 def wanted(manifest: dict[str, Any]) -> list[Object]:
     pipeline = parse(manifest)
-    return list(children(pipeline, in_cluster(pipeline), "worker:test"))
+    return list(children(pipeline, in_cluster(pipeline), "worker:test", "secret"))
 
 
 def as_server_returns(child: Object) -> dict[str, Any]:

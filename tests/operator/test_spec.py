@@ -11,6 +11,9 @@ from omni_operator.spec import OmniPipeline, parse
 from tests.operator.edits import REMOVED, edited
 
 STAGE = {"name": "painter", "engine": "diffusion"}
+PAINTER = {**STAGE, "input": "hidden-states"}
+THINKER = {"name": "thinker", "engine": "autoregressive"}
+ENCODER = {**THINKER, "task": "encode"}
 BAD_TEMPLATE = {"spec": {"containers": [{"env": []}]}}
 
 REFUSED = {
@@ -32,9 +35,12 @@ REFUSED = {
     "a misspelt choice": (
         {"spec.loadBalancing.policy": "round-robbin"},
         'spec.loadBalancing.policy: "round-robbin" is not known; expected one of: random, round-robin,'
-        " least-queue-length; did you mean 'round-robin'?",
+        " least-queue-length, power-of-two; did you mean 'round-robin'?",
     ),
-    "an engine that is not there yet": ({"spec.stages.0.engine": "autoregressive"}, "expected diffusion"),
+    "an unknown engine": ({"spec.stages.0.engine": "magic"}, "expected one of: autoregressive, diffusion"),
+    "an unknown task": ({"spec.stages": [{**THINKER, "task": "think"}]}, "expected one of: generate, encode"),
+    "an unknown input": ({"spec.stages.0.input": "smoke"}, "expected one of: text, hidden-states"),
+    "a stage's model without a scheme": ({"spec.stages.0.model": {"source": "digits"}}, "spec.stages[0].model.source"),
     "no model": ({"spec.model": REMOVED}, "spec.model: is missing; expected the model that every stage serves"),
     "a model without a scheme": ({"spec.model.source": "digits"}, "like builtin://digits"),
     "no stages": ({"spec.stages": []}, "spec.stages: is empty"),
@@ -50,10 +56,53 @@ REFUSED = {
     "another kind": ({"kind": "Pipeline"}, 'kind: "Pipeline" is not known; expected OmniPipeline'),
     "another version": ({"apiVersion": "omnipipeline.dev/v1"}, "expected omnipipeline.dev/v1alpha1"),
     "two stages of one name": ({"spec.stages.1": STAGE}, "'painter' is already the name of spec.stages[0]"),
-    "a second stage": (
+    "a stage after a painter": (
         {"spec.stages.1": {**STAGE, "name": "painter2"}},
-        "spec.stages: there are 2: more than one stage needs an autoregressive engine, which this version does not have"
-        " yet; keep one",
+        "spec.stages[1]: 'painter2' comes after 'painter', a diffusion stage, whose pictures no stage can take; make"
+        " 'painter' the last stage",
+    ),
+    "an input of the first stage": (
+        {"spec.stages.0.input": "text"},
+        "spec.stages[0].input: is text, and the first stage takes the request itself; remove it",
+    ),
+    "text of a stage that only encodes": (
+        {"spec.stages": [ENCODER, STAGE]},
+        "spec.stages[1].input: is text, and 'thinker' before it only encodes and gives no text; set input to"
+        " hidden-states, or the task of 'thinker' to generate",
+    ),
+    "hidden states for a language model": (
+        {"spec.stages": [THINKER, {**THINKER, "name": "second", "input": "hidden-states"}], "spec.head": {}},
+        "spec.stages[1].input: is hidden-states, and an autoregressive stage takes text only; set it to text",
+    ),
+    "nothing but encoding": (
+        {"spec.stages": [ENCODER], "spec.head": {}},
+        "spec.stages[0].task: is encode, and no stage comes after 'thinker', so that no request would get an answer",
+    ),
+    "a task of a painter": (
+        {"spec.stages.0.task": "generate"},
+        "spec.stages[0].task: is generate, and tasks are for autoregressive stages; remove it",
+    ),
+    "guidance divided in a language model": (
+        {"spec.stages": [{**THINKER, "parallelism": {"cfg": 2}}], "spec.head": {}},
+        "spec.stages[0].parallelism.cfg: is 2, and an autoregressive stage has no guidance to divide; use"
+        " parallelism.pipeline",
+    ),
+    "layers of a painter spread": (
+        {"spec.stages.0.parallelism": {"pipeline": 2}},
+        "spec.stages[0].parallelism.pipeline: is 2, and the layers of a diffusion stage are not spread; use"
+        " parallelism.cfg",
+    ),
+    "whole requests of a language model": (
+        {"spec.stages": [{**THINKER, "scheduling": {"mode": "request"}}], "spec.head": {}},
+        "spec.stages[0].scheduling.mode: is request, and an autoregressive stage always runs token by token; remove",
+    ),
+    "devices that no layer is on": (
+        {"spec.stages": [{**THINKER, "accelerator": {"count": 2}}], "spec.head": {}},
+        "spec.stages[0].parallelism.pipeline: is 1, and accelerator.count is 2",
+    ),
+    "a revision of a stage's built-in model": (
+        {"spec.stages.0.model": {"source": "builtin://digits", "revision": "main"}},
+        "spec.stages[0].model.revision: is only for models of the hub",
     ),
     "a stage with the head's name": ({"spec.stages.0.name": "head", "spec.head": {}}, "give the stage another name"),
     "a stage name that is no label": ({"spec.stages.0.name": "Painter_1"}, "lower-case letters, digits and dashes"),
@@ -112,6 +161,21 @@ ACCEPTED = {
     "a fixed batch": {"spec.stages.0.scheduling.maxNumSeqs": 8},
     "a process for each device": {"spec.stages.0.accelerator.count": 2, "spec.stages.0.parallelism.cfg": 2},
     "processes on the CPU": {"spec.stages.0.accelerator": REMOVED, "spec.stages.0.parallelism.cfg": 2},
+    "a thinker and a painter": {"spec.stages": [THINKER, PAINTER]},
+    "a thinker whose words a painter reads": {"spec.stages": [THINKER, {**STAGE, "input": "text"}]},
+    "text where nothing is said": {"spec.stages": [THINKER, STAGE]},
+    "an encoder and a painter": {"spec.stages": [ENCODER, PAINTER]},
+    "a language model alone": {"spec.stages": [{**THINKER, "task": "generate"}], "spec.head": {}},
+    "a rewriter, a thinker and a painter": {
+        "spec.stages": [{**THINKER, "name": "rewriter"}, {**THINKER, "input": "text"}, PAINTER]
+    },
+    "a model of a stage's own": {
+        "spec.stages": [{**THINKER, "model": {"source": "hf://Qwen/Qwen3-0.6B", "revision": "main"}}, PAINTER]
+    },
+    "layers on a device each": {
+        "spec.stages": [{**THINKER, "accelerator": {"count": 2}, "parallelism": {"pipeline": 2}}, PAINTER]
+    },
+    "the less loaded of two": {"spec.loadBalancing.policy": "power-of-two"},
     "null for what may be absent": {"spec.stages.0.replicas": None, "spec.stages.0.accelerator": None},
     "no replica at all": {"spec.replicas": 0},
     "what a cluster adds": {"metadata.managedFields": [], "metadata.labels": {"a": "b"}, "status": {"replicas": 2}},

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def flag(process: Process, name: str) -> str | None:
 
 
 def locally(manifest: dict[str, Any]) -> Topology:
-    return on_this_machine(parse(manifest), 8000, consecutive_ports(), "/run/stages.json")
+    return on_this_machine(parse(manifest), 8000, consecutive_ports(), PurePath("/run/digits"))
 
 
 def test_a_cluster_runs_one_head_and_one_kind_of_replica_pod_a_stage(digits: dict[str, Any]) -> None:
@@ -108,9 +109,9 @@ def test_a_setting_reaches_the_command_line_in_both_backends(digits: dict[str, A
 
 def test_a_claim_is_a_folder_to_the_worker(digits: dict[str, Any]) -> None:
     manifest = edited(digits, {"spec.model.source": "pvc://weights/qwen/image"})
-    assert in_cluster(parse(manifest)).replicas[0].arguments[1] == "/models/qwen/image"
+    assert in_cluster(parse(manifest)).replicas[0].arguments[1] == "/models/weights/qwen/image"
     manifest = edited(digits, {"spec.model.source": "pvc://weights"})
-    assert in_cluster(parse(manifest)).replicas[0].arguments[1] == "/models"
+    assert in_cluster(parse(manifest)).replicas[0].arguments[1] == "/models/weights"
 
 
 def test_the_stage_config_names_the_stages_and_no_counts(digits: dict[str, Any]) -> None:

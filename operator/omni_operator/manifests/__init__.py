@@ -9,13 +9,13 @@ from omni_operator.spec import OmniPipeline
 from omni_operator.topology import Topology
 
 
-def children(pipeline: OmniPipeline, topology: Topology, worker_image: str) -> list[dict[str, Any]]:
-    """Every object that a pipeline needs, in the order to make them."""
+def children(pipeline: OmniPipeline, topology: Topology, worker_image: str, secret: str) -> list[dict[str, Any]]:
+    """Every object that a pipeline needs but its Secret, whose content is `secret`; in the order to make them."""
     return [
         service_account(pipeline),
         config_map(pipeline, topology),
         head_service(pipeline, topology),
         api_service(pipeline),
-        head_deployment(pipeline, topology, worker_image),
-        *(stage_deployment(pipeline, topology, process, worker_image) for process in topology.replicas),
+        head_deployment(pipeline, topology, worker_image, secret),
+        *(stage_deployment(pipeline, topology, process, worker_image, secret) for process in topology.replicas),
     ]

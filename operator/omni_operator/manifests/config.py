@@ -1,16 +1,27 @@
-"""The ConfigMap that tells the head its stages, and the ServiceAccount of the pods, which may do nothing."""
+"""The ConfigMap that tells the head its stages, the pods' Secret, and their ServiceAccount, which may do nothing."""
 
+import base64
 from typing import Any
 
 from omni_operator.manifests import labels
 from omni_operator.manifests.ownership import child
 from omni_operator.spec import OmniPipeline
-from omni_operator.topology import STAGE_CONFIG_FILE, Topology
+from omni_operator.topology import KEYS_FILE, STAGE_CONFIG_FILE, Topology
 
 
 def config_map(pipeline: OmniPipeline, topology: Topology) -> dict[str, Any]:
     content = {"data": {STAGE_CONFIG_FILE: topology.stage_config}}
     return child(pipeline, "v1", "ConfigMap", pipeline.name, labels.common(pipeline.name), content)
+
+
+def keys_secret(pipeline: OmniPipeline, secret: str) -> dict[str, Any]:
+    """What the pods of the pipeline know of each other, and nobody else does."""
+    content = {"type": "Opaque", "data": {KEYS_FILE: base64.b64encode(secret.encode()).decode()}}
+    return child(pipeline, "v1", "Secret", keys_name(pipeline), labels.common(pipeline.name), content)
+
+
+def keys_name(pipeline: OmniPipeline) -> str:
+    return f"{pipeline.name}-keys"
 
 
 def service_account(pipeline: OmniPipeline) -> dict[str, Any]:

@@ -11,35 +11,39 @@ from omni_operator.topology import Process, Topology
 DEADLINE_MARGIN_SECONDS = 120
 
 
-def head_deployment(pipeline: OmniPipeline, topology: Topology, worker_image: str) -> dict[str, Any]:
+def head_deployment(pipeline: OmniPipeline, topology: Topology, worker_image: str, secret: str) -> dict[str, Any]:
     """Recreate: two heads at once would share one name, and replicas would join either."""
     return deployment(
-        pipeline, topology, topology.head, worker_image, labels.head_selector(pipeline.name), {"type": "Recreate"}
+        pipeline,
+        topology.head,
+        labels.head_selector(pipeline.name),
+        {"type": "Recreate"},
+        pod_template(pipeline, topology, topology.head, worker_image, secret),
     )
 
 
-def stage_deployment(pipeline: OmniPipeline, topology: Topology, process: Process, worker_image: str) -> dict[str, Any]:
-    rollout = pipeline.spec.stages[process.stage_id].rollout
+def stage_deployment(
+    pipeline: OmniPipeline, topology: Topology, process: Process, worker_image: str, secret: str
+) -> dict[str, Any]:
+    rollout = process.stage.rollout
     return deployment(
         pipeline,
-        topology,
         process,
-        worker_image,
-        labels.stage_selector(pipeline.name, process.stage),
+        labels.stage_selector(pipeline.name, process.stage.name),
         {
             "type": "RollingUpdate",
             "rollingUpdate": {"maxUnavailable": rollout.max_unavailable, "maxSurge": rollout.max_surge},
         },
+        pod_template(pipeline, topology, process, worker_image, secret),
     )
 
 
 def deployment(
     pipeline: OmniPipeline,
-    topology: Topology,
     process: Process,
-    worker_image: str,
     selector: dict[str, str],
     strategy: dict[str, Any],
+    template: dict[str, Any],
 ) -> dict[str, Any]:
     role = labels.HEAD if process.is_head else labels.REPLICA
     return child(
@@ -47,7 +51,7 @@ def deployment(
         "apps/v1",
         "Deployment",
         process.name,
-        labels.of_role(pipeline.name, role, process.stage),
+        labels.of_role(pipeline.name, role, process.stage.name),
         {
             "spec": {
                 "replicas": process.copies,
@@ -55,7 +59,7 @@ def deployment(
                 "progressDeadlineSeconds": process.startup_seconds + DEADLINE_MARGIN_SECONDS,
                 "selector": {"matchLabels": selector},
                 "strategy": strategy,
-                "template": pod_template(pipeline, topology, process, worker_image),
+                "template": template,
             }
         },
     )

@@ -5,24 +5,33 @@ from typing import Any
 
 from omni_operator import template
 from omni_operator.manifests import labels
+from omni_operator.manifests.config import keys_name
 from omni_operator.manifests.ownership import content_hash
 from omni_operator.spec import OmniPipeline
-from omni_operator.topology import CLUSTER_HEAD, MODELS_DIR, STAGE_CONFIG_DIR, Process, Topology, claim_of
+from omni_operator.topology import CLUSTER_HEAD, KEYS_DIR, MODELS_DIR, STAGE_CONFIG_DIR, Process, Topology
 
 CONFIG_HASH = "omnipipeline.dev/config-hash"
+KEYS_HASH = "omnipipeline.dev/keys-hash"
 USER = 65532
 DRAIN_MARGIN_SECONDS = 30
 STARTUP_PERIOD_SECONDS = 2
 
 
-def pod_template(pipeline: OmniPipeline, topology: Topology, process: Process, worker_image: str) -> dict[str, Any]:
-    """The template of a process's pods, with the user's patch over it."""
+def pod_template(
+    pipeline: OmniPipeline, topology: Topology, process: Process, worker_image: str, secret: str
+) -> dict[str, Any]:
+    """The template of a process's pods, with the user's patch over it.
+
+    It tells a change of the secret by its hash, so that pods restart which could no longer speak with each other.
+    """
     role = labels.HEAD if process.is_head else labels.REPLICA
-    own_labels = labels.of_role(pipeline.name, role, process.stage)
-    patch = pipeline.spec.head.template if process.is_head else pipeline.spec.stages[process.stage_id].template
-    base = {"metadata": {"labels": own_labels}, "spec": pod_spec(pipeline, process, worker_image)}
+    own_labels = labels.of_role(pipeline.name, role, process.stage.name)
+    patch = pipeline.spec.head.template if process.is_head else process.stage.template
+    annotations = {KEYS_HASH: content_hash(secret)}
     if process.is_head:
-        base["metadata"]["annotations"] = {CONFIG_HASH: content_hash(topology.stage_config)}
+        annotations[CONFIG_HASH] = content_hash(topology.stage_config)
+    metadata = {"labels": own_labels, "annotations": annotations}
+    base = {"metadata": metadata, "spec": pod_spec(pipeline, process, worker_image)}
     pod = template.merged(base, patch)
     # Selectors and the watch depend on these, whatever the patch says.
     pod["metadata"] = {**(pod.get("metadata") or {})}
@@ -58,7 +67,7 @@ def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> di
         "imagePullPolicy": pipeline.spec.image.pull_policy,
         "command": ["omni"],
         "args": list(process.arguments),
-        "env": environment(pipeline),
+        "env": environment(process),
         "ports": ports(process),
         "startupProbe": probe("/startupz", STARTUP_PERIOD_SECONDS, startup_failures(process)),
         "livenessProbe": probe("/livez", 10, 6),
@@ -71,7 +80,7 @@ def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> di
         },
         # The end of the log becomes the message of a container that failed, and so reaches the pipeline's status.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": mounts(pipeline, process),
+        "volumeMounts": mounts(process),
     }
     if process.devices and process.resource:
         count = {process.resource: str(process.devices)}
@@ -79,13 +88,12 @@ def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> di
     return result
 
 
-def environment(pipeline: OmniPipeline) -> list[dict[str, Any]]:
+def environment(process: Process) -> list[dict[str, Any]]:
     variables: list[dict[str, Any]] = [
         {"name": "POD_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}},
         {"name": "HOME", "value": "/tmp"},
     ]
-    token = pipeline.spec.model.token_secret_ref
-    if token:
+    if token := process.token:
         variables.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}})
     return variables
 
@@ -124,22 +132,24 @@ def volumes(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = [
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        # Readable to the group that the pod's volumes are given to, and to nobody else.
+        {"name": "keys", "secret": {"secretName": keys_name(pipeline), "defaultMode": 0o440}},
     ]
     if process.is_head:
         result.append({"name": "stages", "configMap": {"name": pipeline.name}})
-    claim = claim_of(pipeline)
-    if claim:
-        result.append({"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+    for index, claim in enumerate(process.claims):
+        result.append({"name": f"model-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
     return result
 
 
-def mounts(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
+def mounts(process: Process) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = [
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shm", "mountPath": "/dev/shm"},
+        {"name": "keys", "mountPath": KEYS_DIR, "readOnly": True},
     ]
     if process.is_head:
         result.append({"name": "stages", "mountPath": STAGE_CONFIG_DIR, "readOnly": True})
-    if claim_of(pipeline):
-        result.append({"name": "model", "mountPath": MODELS_DIR, "readOnly": True})
+    for index, claim in enumerate(process.claims):
+        result.append({"name": f"model-{index}", "mountPath": f"{MODELS_DIR}/{claim}", "readOnly": True})
     return result

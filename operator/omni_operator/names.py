@@ -1,0 +1,13 @@
+"""How things may be named: the patterns that the types and the rules across them share."""
+
+DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+MODEL_SOURCE = (
+    r"^(builtin://[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+    r"|hf://[A-Za-z0-9][-A-Za-z0-9._]*/[A-Za-z0-9][-A-Za-z0-9._]*"
+    r"|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^\s]+)?"
+    r"|/[^\s]+)$"
+)
+PERCENT = r"^(100|[1-9]?[0-9])%$"
+QUALIFIED_NAME = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+HEAD = "head"
+"""What no stage may be called: it is the pipeline's own head."""
