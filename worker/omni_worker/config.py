@@ -30,6 +30,8 @@ class Stage:
     engine: `autoregressive` or `diffusion`
     task: of an autoregressive one: to `generate` text, or to `encode` the prompt for the stage after it
     input: what it takes from the stage before: its `text` as the prompt, or its `hidden-states` as embeddings of it
+    system: what a stage that writes is told before every conversation that does not begin so itself
+    max_tokens: how much it writes, where a request does not say
     model: what its replicas serve, where that is not the pipeline's own model; at `revision`
     """
 
@@ -38,6 +40,8 @@ class Stage:
     engine: str = "diffusion"
     task: str = "generate"
     input: str = "text"
+    system: str | None = None
+    max_tokens: int | None = None
     model: str | None = None
     revision: str | None = None
 

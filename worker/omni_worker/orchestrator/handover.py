@@ -7,10 +7,11 @@ from msgspec.structs import replace
 
 from omni_worker.config import Stage
 from omni_worker.errors import RequestError
-from omni_worker.requests import GenerationParams, GenerationResult
+from omni_worker.requests import GenerationParams, GenerationResult, Message
 
 AUTOREGRESSIVE, DIFFUSION = "autoregressive", "diffusion"
 TEXT, IMAGE = "text", "image"
+END_OF_THOUGHT = "</think>"  # how models that reason aloud close what is not part of their answer
 
 
 def outputs_of(stages: Sequence[Stage]) -> frozenset[str]:
@@ -39,8 +40,17 @@ def _output(stage: Stage) -> str | None:
 
 def asked_of(stage: Stage, following: Stage | None, params: GenerationParams) -> GenerationParams:
     """What a stage is asked for, where `following` comes after it."""
+    if stage.engine != AUTOREGRESSIVE:
+        return replace(params, stream=False)
+    messages = params.messages
+    if stage.system and not any(message.role == "system" for message in messages):
+        turns = messages or (Message(role="user", content=params.prompt),)
+        messages = (Message(role="system", content=stage.system), *turns)
+    sampling = params.sampling
+    if sampling.max_tokens is None:
+        sampling = replace(sampling, max_tokens=stage.max_tokens)
     wants_states = following is not None and following.input == "hidden-states"
-    return replace(params, hidden_states=wants_states, stream=params.stream and stage.engine == AUTOREGRESSIVE)
+    return replace(params, messages=messages, sampling=sampling, hidden_states=wants_states)
 
 
 def handed_over(stage: Stage, params: GenerationParams, before: GenerationResult) -> GenerationParams:
@@ -50,7 +60,7 @@ def handed_over(stage: Stage, params: GenerationParams, before: GenerationResult
     """
     if stage.input == "hidden-states":
         return replace(params, embeddings=_embeddings(before), written=())
-    text = before.completion.written.text.strip() if before.completion else ""
+    text = before.completion.written.text.rpartition(END_OF_THOUGHT)[2].strip() if before.completion else ""
     if not text:
         raise RequestError("failed", "the text of the stage before, which was to be the prompt, is empty")
     return replace(params, prompt=text, messages=(), written=())
