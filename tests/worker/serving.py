@@ -4,6 +4,7 @@ import base64
 import contextlib
 import functools
 import io
+import json
 import os
 import signal
 import socket
@@ -107,19 +108,34 @@ class Process:
 
 
 class Pipeline:
-    """A head and headless processes of `model`, on free ports."""
+    """A head and headless processes of `model`, on free ports. `stages` are the entries of its --stage-config."""
 
-    def __init__(self, model: str = "builtin://digits", heartbeat_timeout: float = 5.0) -> None:
-        self.model = model
+    def __init__(
+        self, model: str = "builtin://digits", heartbeat_timeout: float = 5.0, stages: list[dict] | None = None
+    ) -> None:
+        self.model, self.stages = model, stages or []
         api, master, router, pub = free_ports(4)
         self.master = master
         self.head = Process(
             model, "--host", "127.0.0.1", "--port", str(api), "--omni-master-address", "127.0.0.1",
             "--omni-master-port", str(master), "--omni-coordinator-port", str(router),
             "--omni-coordinator-pub-port", str(pub), "--omni-dp-size-local", "0",
-            "--omni-heartbeat-timeout", str(heartbeat_timeout), "--served-model-name", "digits", port=api,
+            "--omni-heartbeat-timeout", str(heartbeat_timeout), "--served-model-name", "digits",
+            *self._stage_config(), port=api,
         )  # fmt: skip
         self.headless: list[Process] = []
+
+    def _stage_config(self) -> list[str]:
+        if not self.stages:
+            return []
+        with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
+            json.dump({"stages": self.stages}, file)
+        return ["--stage-config", file.name]
+
+    def add_stage(self, id: int, *extra: str) -> Process:
+        """Start one more headless process of a stage, with one replica."""
+        stage = next(stage for stage in self.stages if stage["id"] == id)
+        return self.add_headless("--stage-id", str(id), "--engine", stage["engine"], *extra)
 
     def add_headless(self, *extra: str) -> Process:
         """Start one more headless process with one replica."""

@@ -1,0 +1,120 @@
+"""Thinker to painter over HTTP, with real processes: the picture is read by a classifier that knows neither."""
+
+import base64
+import io
+import itertools
+import signal
+
+import openai
+import pytest
+from PIL import Image
+
+from omni_worker.models.digits_reader import Reading, read
+
+from .serving import Pipeline, client_of, eventually
+
+SUMS = {
+    "two plus five, in blue": Reading(7, "blue", "black"),
+    "nine minus three, in red on grey": Reading(6, "red", "grey"),
+    "what is 1 + 0 in green?": Reading(1, "green", "black"),
+}
+
+
+def stages(input: str) -> list[dict]:
+    return [
+        {"id": 0, "name": "thinker", "engine": "autoregressive"},
+        {"id": 1, "name": "painter", "engine": "diffusion", "input": input},
+    ]
+
+
+@pytest.fixture(scope="module", params=["hidden-states", "text"])
+def pipeline(request):
+    pipeline = Pipeline(stages=stages(request.param))
+    try:
+        pipeline.add_stage(0)
+        pipeline.add_stage(1)
+        eventually(pipeline.head.is_ready, "both stages up")
+        yield pipeline
+    finally:
+        pipeline.close()
+
+
+def picture(url: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+
+
+def ask(pipeline: Pipeline, text: str, **more):
+    return client_of(pipeline.head.port).chat.completions.create(
+        model="digits", messages=[{"role": "user", "content": text}], **more
+    )
+
+
+@pytest.mark.parametrize("asked", SUMS)
+def test_a_sum_becomes_the_picture_of_its_result(pipeline, asked):
+    answer = client_of(pipeline.head.port).images.generate(prompt=asked, extra_body={"seed": 1})
+    assert read(picture(answer.data[0].b64_json)) == SUMS[asked]
+    assert answer.data[0].revised_prompt.startswith("a")
+
+
+def test_the_thinker_answers_alone_where_only_text_is_wanted(pipeline):
+    answer = ask(pipeline, "two plus five, in blue", modalities=["text"])
+    assert answer.choices[0].message.content == "a blue seven on black background"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.completion_tokens >= 6
+
+
+def test_text_and_picture_come_together(pipeline):
+    answer = ask(pipeline, "nine minus three, in red on grey", modalities=["text", "image"], seed=5)
+    text, image = answer.choices[0].message.content
+    assert text == {"type": "text", "text": "a red six on grey background"}
+    assert read(picture(image["image_url"]["url"])) == Reading(6, "red", "grey")
+
+
+def test_text_is_told_as_it_is_written_and_the_picture_at_the_end(pipeline):
+    pieces, images, ends = [], [], []
+    for chunk in ask(pipeline, "two plus five, in blue", modalities=["text", "image"], stream=True):
+        (choice,) = chunk.choices
+        if isinstance(choice.delta.content, list):
+            images += choice.delta.content
+        elif choice.delta.content:
+            assert not images
+            pieces.append(choice.delta.content)
+        ends.append(choice.finish_reason)
+    assert "".join(pieces) == "a blue seven on black background"
+    assert len(pieces) > 1
+    assert read(picture(images[0]["image_url"]["url"])) == Reading(7, "blue", "black")
+    assert ends[-1] == "stop"
+
+
+def test_several_choices_and_probabilities(pipeline):
+    answer = ask(pipeline, "one plus one, in red", modalities=["text"], n=2, logprobs=True, top_logprobs=3)
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    first = answer.choices[0].logprobs.content
+    assert "".join(one.token for one in first).strip().startswith("a")
+    assert all(len(one.top_logprobs) == 3 and one.logprob <= 0 for one in first)
+
+
+def test_a_failure_names_its_stage_and_reaches_no_other_request(pipeline):
+    with pytest.raises(openai.BadRequestError) as refusal:
+        ask(pipeline, "one plus one " * 3000, modalities=["text", "image"])
+    assert refusal.value.body["stage"] == "thinker"
+    assert ask(pipeline, "one plus one, in red", modalities=["text"]).choices[0].message.content == (
+        "a red two on black background"
+    )
+
+
+def test_a_thinker_that_dies_takes_no_request_with_it(pipeline):
+    second = pipeline.add_stage(0)
+    eventually(lambda: len([one for one in pipeline.up() if one["stage"] == "thinker"]) == 2, "two thinkers")
+    expected = [f"a red {digit} on black background" for digit in ("two", "three", "four")]
+    asked = [f"one plus {number}, in red" for number in ("one", "two", "three")]
+    killed = False
+    for number, (question, answer) in enumerate(
+        itertools.islice(itertools.cycle(zip(asked, expected, strict=True)), 30)
+    ):
+        if number == 10:
+            second.popen.send_signal(signal.SIGKILL)
+            killed = True
+        stream = ask(pipeline, question, modalities=["text"], stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == answer
+    assert killed
