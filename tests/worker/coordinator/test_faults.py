@@ -1,0 +1,331 @@
+"""What a network and strangers do: connections that are half open, dead peers, and messages that are no messages."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import msgspec
+import pytest
+import zmq
+import zmq.asyncio
+
+from omni_worker.coordinator.hub import Hub
+from omni_worker.coordinator.messages import (
+    Delta,
+    Known,
+    Load,
+    NewLoad,
+    Registered,
+    Roll,
+    Snapshot,
+    State,
+    decode_master_reply,
+    encode,
+)
+from omni_worker.replica.client import ReplicaClient
+from omni_worker.replica.messages import Abort, Add, Output, Progress, Rpc, pack
+from omni_worker.replica.server import ReplicaServer
+from omni_worker.requests import GenerationParams, GenerationResult
+from omni_worker.sockets import LARGEST_CONTROL_MESSAGE, make_socket
+
+from ..serving import free_ports
+from .fleet import Client, eventually, running
+from .members import hello, join, make, report
+
+REPLICA = join(make())
+TO_MASTER = [encode(hello(number=1))]
+TO_COORDINATOR = [encode(report(REPLICA, number=1, queue_length=3)), encode(report(REPLICA, State.DOWN, number=2))]
+TO_HUB = [
+    encode(Delta(incarnation="i", sequence=1, changed=Roll.of([REPLICA]), loads=[NewLoad(0, 0, Load())])),
+    encode(Snapshot(incarnation="i", sequence=1, all=Roll.of([REPLICA]))),
+]
+TO_REPLICA = [
+    pack(one)[0] for one in (Add("1", GenerationParams(prompt="x")), Abort("1"), Rpc("1", "stats"))
+]  # fmt: skip
+FROM_REPLICA = [pack(Progress("1", 1, 2))[0], encode(Known(incarnation="i", count=1))]
+NESTED = b"\x91" * 100_000 + b"\xc0"
+
+
+def run(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, 60))
+
+
+def garbage(seed, valid, count=300):
+    """Messages as lists of frames: random bytes, valid ones cut, changed and doubled, and odd numbers of frames."""
+    chance = random.Random(seed)
+    yield from ([], [b""], [b"", b""], [NESTED], [b"\xdd\xff\xff\xff\xff"], [b"\xc6\xff\xff\xff\xff"])
+    for _ in range(count):
+        whole = bytearray(chance.choice(valid))
+        match chance.randrange(5):
+            case 0:
+                yield [chance.randbytes(chance.randrange(200))]
+            case 1:
+                yield [bytes(whole[: chance.randrange(len(whole))])]
+            case 2:
+                for _ in range(chance.randrange(1, 4)):
+                    whole[chance.randrange(len(whole))] = chance.randrange(256)
+                yield [bytes(whole)]
+            case 3:
+                yield [bytes(whole)] * chance.randrange(2, 5)
+            case _:
+                yield [msgspec.msgpack.encode(_other_types(chance, msgspec.msgpack.decode(bytes(whole))))]
+
+
+def _other_types(chance, value):
+    """The same shape with some values replaced by others of any type and size."""
+    if chance.random() < 0.2:
+        return chance.choice([None, -1, 2**64 - 1, 1e308, float("nan"), "", "\0", b"x", [], {}, True, "x" * 70_000])
+    if isinstance(value, dict):
+        return {key: _other_types(chance, one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_other_types(chance, one) for one in value]
+    return value
+
+
+@contextlib.contextmanager
+def connected(kind, port):
+    made = make_socket(zmq.asyncio.Context.instance(), kind)
+    made.connect(f"tcp://127.0.0.1:{port}")
+    try:
+        yield made
+    finally:
+        made.close(linger=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_message_to_master_or_coordinator_harms_it(seed):
+    async def body():
+        async with running(timeout=30.0) as fleet:
+            client = fleet.client("good")
+            await eventually(lambda: client.is_registered)
+            with connected(zmq.DEALER, fleet.ports[0]) as master, connected(zmq.DEALER, fleet.ports[1]) as reports:
+                for stranger, valid in ((master, TO_MASTER), (reports, TO_COORDINATOR)):
+                    for frames in garbage(seed, valid):
+                        if frames:
+                            await stranger.send_multipart(frames)
+                await eventually(lambda: fleet.coordinator.traffic.malformed > 300)
+                await master.send(encode(hello("late")))
+                replies = []
+                while not any(isinstance(reply, Registered) for reply in replies[-1:]):
+                    replies.append(decode_master_reply(await asyncio.wait_for(master.recv(), 5)))
+            await eventually(lambda: fleet.states().get("good") is State.UP, 5.0)
+            client.state = State.DRAINING
+            await client.client.report_now()
+            await eventually(lambda: fleet.states()["good"] is State.DRAINING, 5.0)
+
+    run(body())
+
+
+def test_no_bytes_on_the_ports_harm_the_head_and_huge_frames_are_cut_off():
+    async def body():
+        async with running(timeout=30.0) as fleet:
+            client = fleet.client("good")
+            await eventually(lambda: client.is_registered)
+            chance = random.Random(0)
+            for port in fleet.ports:
+                for size in (0, 1, 9, 10, 64, 65, 5_000):
+                    with socket.create_connection(("127.0.0.1", port)) as raw, contextlib.suppress(OSError):
+                        raw.sendall(chance.randbytes(size))
+                with socket.create_connection(("127.0.0.1", port)) as raw, contextlib.suppress(OSError):
+                    raw.sendall(b"GET / HTTP/1.1\r\n\r\n" * 100)
+            before = fleet.coordinator.traffic.reports
+            with connected(zmq.DEALER, fleet.ports[1]) as stranger:
+                await stranger.send(b"x" * (LARGEST_CONTROL_MESSAGE + 1))
+                await asyncio.sleep(0.3)
+            await eventually(lambda: fleet.coordinator.traffic.reports > before + 1)
+            assert fleet.states() == {"good": State.UP}
+
+    run(body())
+
+
+def test_no_publication_harms_a_hub():
+    async def body():
+        (port,) = free_ports(1)
+        publisher = make_socket(zmq.asyncio.Context.instance(), zmq.XPUB)
+        publisher.bind(f"tcp://127.0.0.1:{port}")
+        seen = []
+
+        def on_change(changed):
+            seen.extend(changed)
+            if len(seen) == 1:
+                raise RuntimeError("an owner that fails once")
+
+        hub = Hub(f"tcp://127.0.0.1:{port}", on_change)
+        hub.start()
+        await publisher.recv()
+        for frames in garbage(1, TO_HUB):
+            if frames:
+                await publisher.send_multipart(frames)
+        everything = Roll.of([REPLICA, msgspec.structs.replace(REPLICA, replica_id=7, uid="last")])
+        await publisher.send(encode(Snapshot(incarnation="new", sequence=2**32, all=everything)))
+        await eventually(lambda: any(one.uid == "last" for one in seen))
+        assert hub.malformed > 100
+        await hub.stop()
+        publisher.close(linger=0)
+
+    run(body())
+
+
+def test_no_message_harms_a_replicas_data_socket():
+    async def body():
+        (port,) = free_ports(1)
+        server = ReplicaServer(1)
+        server.bind("127.0.0.1", port)
+        serving = asyncio.create_task(server.run())
+        with connected(zmq.DEALER, port) as stranger:
+            for seed in range(3):
+                for frames in garbage(seed, TO_REPLICA):
+                    if frames:
+                        await stranger.send_multipart(frames)
+            array = msgspec.msgpack.decode(pack(Add("1", GenerationParams(prompt="x")))[0])
+            for header in ([[-1], "<f4", 0], [[2**40], "<f4", 0], [[1], "O", 0], [[1], "nonsense", 0], ["x", 1, None]):
+                array["params"]["embeddings"] = {"a": header}
+                await stranger.send_multipart([msgspec.msgpack.encode(array), b"\0" * 4])
+        client = ReplicaClient(f"tcp://127.0.0.1:{port}", lambda is_open: None)
+        with pytest.raises(Exception, match="takes nothing new"):
+            await asyncio.wait_for(client.generate("good", GenerationParams(prompt="x"), lambda news: None), 5)
+        assert not serving.done()
+        await client.close()
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        server._socket.close(linger=0)
+
+    run(body())
+
+
+def test_no_answer_of_a_replica_harms_the_head():
+    async def body():
+        (port,) = free_ports(1)
+        replica = make_socket(zmq.asyncio.Context.instance(), zmq.ROUTER)
+        replica.bind(f"tcp://127.0.0.1:{port}")
+        client = ReplicaClient(f"tcp://127.0.0.1:{port}", lambda is_open: None)
+        asked = asyncio.create_task(client.generate("1", GenerationParams(prompt="x"), lambda news: None))
+        peer, *_ = await replica.recv_multipart()
+        for seed in range(3):
+            for frames in garbage(seed, FROM_REPLICA):
+                await replica.send_multipart([peer, *frames])
+        await replica.send_multipart([peer, *pack(Output("1", GenerationResult(steps=7)))])
+        with contextlib.suppress(Exception):
+            assert (await asyncio.wait_for(asked, 5)).steps == 7
+        assert not any(task.done() for task in client._tasks), "it still listens"
+        await client.close()
+        replica.close(linger=0)
+
+    run(body())
+
+
+STOPPABLE = """
+import asyncio, sys
+from tests.worker.coordinator.fleet import Client
+async def main():
+    client = Client("child", int(sys.argv[1]), None)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+@contextlib.contextmanager
+def replica_process(port):
+    process = subprocess.Popen([sys.executable, "-c", STOPPABLE, str(port)])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.processes
+def test_a_process_that_is_stopped_falls_silent_and_is_up_again_when_it_goes_on():
+    async def body():
+        async with running(timeout=2.0) as fleet:
+            with replica_process(fleet.ports[0]) as process:
+                await eventually(lambda: fleet.states() == {"child": State.UP})
+                os.kill(process.pid, signal.SIGSTOP)
+                stopped = time.monotonic()
+                await eventually(lambda: fleet.states() == {"child": State.ERROR})
+                silence = time.monotonic() - stopped
+                assert fleet.timeout - fleet.heartbeat - 0.2 < silence < fleet.timeout + 1.0
+                os.kill(process.pid, signal.SIGCONT)
+                assert await eventually(lambda: fleet.states() == {"child": State.UP}) < 2 * fleet.heartbeat + 1.0
+                assert fleet.view["child"].replica_id == 0
+
+    run(body())
+
+
+@pytest.mark.processes
+def test_a_head_that_was_stopped_for_longer_than_the_timeout_blames_nobody():
+    head = [
+        sys.executable,
+        "-c",
+        "import asyncio, sys\nfrom tests.worker.coordinator.fleet import Fleet\n"
+        "async def main():\n"
+        "    fleet = Fleet(timeout=1.5); fleet.ports = list(map(int, sys.argv[1:])); fleet.start()\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())",
+    ]
+
+    async def body():
+        ports = free_ports(3)
+        process = subprocess.Popen([*head, *map(str, ports)])  # noqa: ASYNC220 - takes a moment, and only this waits
+        seen = []
+        hub = Hub(f"tcp://127.0.0.1:{ports[2]}", lambda changed: seen.extend(one.state for one in changed))
+        client = Client("u", ports[0], None)
+        try:
+            hub.start()
+            await eventually(lambda: seen[-1:] == [State.UP])
+            os.kill(process.pid, signal.SIGSTOP)
+            await asyncio.sleep(3.0)
+            assert not client.is_registered
+            os.kill(process.pid, signal.SIGCONT)
+            await eventually(lambda: client.is_registered, 10.0)
+            await asyncio.sleep(1.0)
+            assert State.ERROR not in seen
+        finally:
+            process.kill()
+            process.wait()
+            await client.stop()
+            await hub.stop()
+
+    run(body())
+
+
+def test_a_lost_connection_is_noticed_long_before_the_heartbeat_timeout():
+    async def body():
+        async with running(timeout=30.0) as fleet:
+            client = fleet.client("a")
+            await eventually(lambda: fleet.states() == {"a": State.UP})
+            (port,) = free_ports(1)
+            data = make_socket(zmq.asyncio.Context.instance(), zmq.ROUTER)
+            data.bind(f"tcp://127.0.0.1:{port}")
+            key = fleet.view["a"].key
+            talker = ReplicaClient(
+                f"tcp://127.0.0.1:{port}", lambda is_open: is_open or fleet.coordinator.lost(key, "a")
+            )
+            asked = asyncio.create_task(talker.generate("1", GenerationParams(prompt="x"), lambda news: None))
+            await data.recv_multipart()
+            await client.stop()
+            data.close(linger=0)
+            took = await eventually(lambda: fleet.states() == {"a": State.ERROR})
+            assert took < fleet.timeout / 10
+            await asyncio.gather(asked, return_exceptions=True)
+            await talker.close()
+
+    run(body())
+
+
+def test_the_dead_are_noticed_when_their_timeout_is_over_and_not_much_later():
+    async def body():
+        async with running(timeout=1.5) as fleet:
+            client = fleet.client("a")
+            await eventually(lambda: fleet.states() == {"a": State.UP})
+            await client.stop()
+            took = await eventually(lambda: fleet.states() == {"a": State.ERROR})
+            assert fleet.timeout - fleet.heartbeat - 0.2 < took < fleet.timeout + 0.5
+
+    run(body())
