@@ -8,8 +8,10 @@ from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import Executor, UniProcExecutor
 from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
 from omni_worker.engine.runner import Runner
+from omni_worker.engine.runner.autoregressive import AutoregressiveRunner
 from omni_worker.engine.runner.diffusion import RequestRunner, StepRunner
 from omni_worker.engine.scheduler import POLICIES, RequestScheduler, SchedulerEvent, SchedulerInterface, StepScheduler
+from omni_worker.language import loading as language
 from omni_worker.model_source import ModelSource
 from omni_worker.pipelines.loading import LoadError, Parts, load
 from omni_worker.pipelines.ranks import Ranks
@@ -44,6 +46,8 @@ def build_engine(
 def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str | None) -> tuple[Runner, ModelCard]:
     """Load the model into this process, one of `ranks`. Raises LoadError."""
     source = model_source.parse(model, revision)
+    if config.kind == "autoregressive" and (config.task == "generate" or source.is_language_model):
+        return _build_writer(ranks, config, source)
     pipeline = load(
         source,
         config.step_execution,
@@ -61,6 +65,14 @@ def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str |
             "serve it with --cfg-parallel-size 1 (parallelism.cfg: 1)"
         )
     return RequestRunner(pipeline), pipeline.card
+
+
+def _build_writer(ranks: Ranks, config: EngineConfig, source: ModelSource) -> tuple[Runner, ModelCard]:
+    if ranks.size > 1:
+        raise LoadError(f"{source.text} writes text, and --cfg-parallel-size divides denoising steps: leave it out")
+    writer = language.load(source, config.dtype)
+    card = ModelCard(pipeline=writer.name, mode=config.task, context_length=writer.context_length)
+    return AutoregressiveRunner(writer, encode_only=config.task == "encode"), card
 
 
 def _parts(config: EngineConfig) -> Parts:

@@ -1,0 +1,82 @@
+"""One model call for many requests: their next tokens in, the scores that are wanted and all last states out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omni_worker.language.cache import SlotCache
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one request adds to its row of the cache: `tokens` from position `start` on.
+
+    picks: behind which of these tokens the scores of the next one are wanted, as indices into `tokens`
+    """
+
+    id: str
+    tokens: Sequence[int]
+    start: int
+    picks: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """logits: (picks of all rows, vocabulary), in the order of rows and picks
+    states: (rows, longest row, width), the last layer's, in an order of their own: those of row i are at `place[i]`
+    """
+
+    logits: Tensor
+    states: Tensor
+    place: Sequence[int]
+
+    def states_of(self, row: int, begin: int, end: int) -> Tensor:
+        """A copy of a row's states behind its tokens `begin` to `end`."""
+        return self.states[self.place[row], begin:end].clone()
+
+
+class SlotModel:
+    """A causal language model that writes into `cache`. Each row that is run has been reserved there."""
+
+    def __init__(self, model: Any, cache: SlotCache) -> None:
+        self._model = model
+        self.cache = cache
+        self._device = model.device
+        self._picked: tuple[Tensor, Tensor] | None = None
+        self._states: Tensor | None = None
+        decoder = model.get_decoder()
+        (model.model if decoder is model else decoder).register_forward_hook(self._pick)
+
+    def run(self, rows: Sequence[Row]) -> Answer:
+        """Call the model once. Raises whatever it raises; the rows can be run again then."""
+        width = max(len(row.tokens) for row in rows)
+        tokens = torch.tensor([[*row.tokens, *[row.tokens[-1]] * (width - len(row.tokens))] for row in rows])
+        steps = torch.arange(width)
+        # A row that is shorter goes on with its last token at its last place, which writes the same there again.
+        positions = torch.stack([row.start + steps.clamp(max=len(row.tokens) - 1) for row in rows])
+        order = self.cache.enter([row.id for row in rows], positions)
+        place = sorted(range(len(order)), key=order.__getitem__)
+        picks = [(place[i], column) for i, row in enumerate(rows) for column in row.picks]
+        calls, columns = torch.tensor(picks, dtype=torch.long).view(-1, 2).T.to(self._device)
+        self._picked = calls, columns
+        try:
+            out = self._model(
+                input_ids=tokens[order].to(self._device),
+                position_ids=positions[order].to(self._device),
+                past_key_values=self.cache,
+                use_cache=True,
+            )
+            assert self._states is not None, "the decoder was not called"
+            return Answer(out.logits[:, 0], self._states, place)
+        finally:
+            self._picked = self._states = None
+
+    def _pick(self, module: Any, args: Any, output: Any) -> Any:
+        """Keep all states, and let only those that scores are wanted of pass to the head."""
+        if self._picked is not None:
+            self._states = output.last_hidden_state
+            output.last_hidden_state = self._states[self._picked][:, None]
+        return output
