@@ -48,7 +48,14 @@ class RequestError(Exception):
 
 
 class ReplicaLost(Exception):
-    """The replica went away while it held a request; the request may run again elsewhere."""
+    """The replica went away while it held a request, which runs again elsewhere.
+
+    `reason`: it `crashed` (it was there, and its connection closed), `stalled` (it fell silent), or `left`.
+    """
+
+    def __init__(self, message: str, reason: str = "left") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def portable(error: Exception) -> Exception:

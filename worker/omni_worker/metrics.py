@@ -21,6 +21,12 @@ class HeadMetrics:
             ["stage"],
             registry=registry,
         )
+        self._losses = Counter(
+            "omni_request_lost_runs",
+            "Runs that came to nothing, by why: the replica crashed, stalled, left, or refused, for it was draining",
+            ["stage", "reason"],
+            registry=registry,
+        )
         self._seconds = Histogram(
             "omni_request_seconds",
             "Time from admission to the end of completed requests",
@@ -33,6 +39,10 @@ class HeadMetrics:
         self._requests.labels(outcome).inc()
         if outcome == "completed":
             self._seconds.observe(seconds)
+
+    def run_lost(self, stage: str, reason: str) -> None:
+        """Count a run that came to nothing for no fault of the request."""
+        self._losses.labels(stage, reason).inc()
 
     def retried(self, stage: str) -> None:
         """Count a repeated run."""

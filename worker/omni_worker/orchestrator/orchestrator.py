@@ -3,6 +3,9 @@
 No request is lost with a replica: what ran on one that went away, or that takes nothing new, runs again on another
 with the same seed, and so gives the same picture; text that was told already is gone on with. A request is turned away
 only before any replica of its stage has taken it, and only when the queue of each that is up is full.
+
+Runs are repeated within bounds. A replica refuses a request at most once. Of those that crash, a request takes at most
+three with it, of which the last ran no other suspect; and whatever becomes of replicas, it loses at most ten.
 """
 
 import asyncio
@@ -17,12 +20,13 @@ from msgspec.structs import replace
 from omni_worker.errors import ReplicaLost, RequestError
 from omni_worker.metrics import HeadMetrics
 from omni_worker.orchestrator.handover import asked_of, handed_over, joined, route
-from omni_worker.orchestrator.stage_pool import StagePool
+from omni_worker.orchestrator.stage_pool import CRASHES_OF_SUSPECTS, Member, StagePool, Tried
 from omni_worker.replica.messages import Partial, Progress
 from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult
 
 log = logging.getLogger(__name__)
-MAX_LOST = 3  # replicas that a request may lose before it is suspected of killing them
+MAX_CRASHES = CRASHES_OF_SUSPECTS + 1  # replicas that may crash under a request: the last one under no other suspect
+MAX_LOST = 10  # replicas that a request may lose for any reason
 
 OnPartial = Callable[[Partial], None]
 
@@ -50,7 +54,6 @@ class Attempts:
     running: Running
     on_partial: OnPartial | None
     began: float = field(default_factory=time.monotonic)
-    lost: int = 0
     written: list[int] = field(default_factory=list)
 
     def next_params(self) -> GenerationParams:
@@ -104,6 +107,8 @@ class Orchestrator:
             raise
         finally:
             del self.running[request.id]
+            for pool in self.pools:
+                pool.forget(request.id)
             self._metrics.request_ended(outcome, time.monotonic() - began)
 
     async def _run(
@@ -124,35 +129,51 @@ class Orchestrator:
         return joined(results)
 
     async def _run_stage(self, pool: StagePool, id: str, attempts: Attempts) -> GenerationResult:
-        running = attempts.running
-        avoid: frozenset[str] = frozenset()
-        busy: dict[str, RequestError] = {}
+        running, tried = attempts.running, Tried(id)
         while True:
-            member = await pool.pick(avoid, busy)
+            running.state = "waiting"
+            member = await pool.pick(tried)
             running.stage, running.replica = pool.stage.name, f"{pool.stage.name}-{member.name}"
             running.step, running.total_steps, running.state = 0, 0, "running"
             try:
                 # An id of its own for every attempt: a late answer to an earlier one must not be taken for this one's.
                 attempt = f"{id}#{next(self._attempts)}"
                 return await member.client.generate(
-                    attempt, attempts.next_params(), attempts.on_news, refusable=not attempts.lost
+                    attempt, attempts.next_params(), attempts.on_news, refusable=not tried.was_taken
                 )
             except ReplicaLost as error:
-                attempts.lost += 1
-                busy.clear()  # none of them may turn it away from now on
                 log.warning("request %s: lost replica %s: %s", id, running.replica, error)
-                if attempts.lost == MAX_LOST:
-                    raise RequestError(
-                        "failed",
-                        f"the request lost {attempts.lost} replicas; it is not tried again",
-                    ) from error
+                self._metrics.run_lost(pool.stage.name, error.reason)
+                _lost(tried, member, error)
+                self._metrics.retried(pool.stage.name)
             except RequestError as error:
                 if error.kind == "busy":
-                    busy[member.replica.uid] = error
-                    continue
-                if error.kind != "refused":
+                    tried.busy[member] = error
+                elif error.kind == "refused":
+                    tried.refused.add(member)
+                    self._metrics.run_lost(pool.stage.name, error.kind)
+                    self._metrics.retried(pool.stage.name)
+                else:
                     raise
-                await asyncio.sleep(0.05)  # the news that it drains is on its way
-            running.state = "waiting"
-            self._metrics.retried(pool.stage.name)
-            avoid |= {member.replica.uid}
+            finally:
+                pool.release(member, tried)
+
+
+def _lost(tried: Tried, member: Member, error: ReplicaLost) -> None:
+    """Note that `member` was lost under the request. Raises RequestError where that is not to happen again.
+
+    Where a request that is suspected already ran beside it when the replica crashed, it was that one.
+    """
+    tried.lost.add(member)
+    tried.losses += 1
+    tried.busy.clear()  # none of them may turn it away from now on
+    if error.reason == "crashed" and member.blamed in (None, tried.id):
+        tried.crashes += 1
+    if tried.crashes == MAX_CRASHES:
+        raise RequestError(
+            "failed",
+            f"{tried.crashes} replicas crashed while they ran this request, the last one with no other that could be "
+            "the cause; it is not tried again",
+        ) from error
+    if tried.losses == MAX_LOST:
+        raise RequestError("failed", f"the request lost {tried.losses} replicas; it is not tried again") from error

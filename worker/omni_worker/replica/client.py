@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,9 @@ from omni_worker.keys import Keys
 from omni_worker.replica.messages import (
     Abort,
     Add,
+    Alive,
     FromReplica,
+    HandBack,
     Output,
     Partial,
     Progress,
@@ -29,20 +32,23 @@ from omni_worker.sockets import make_socket
 
 log = logging.getLogger(__name__)
 
+SILENCE_SECONDS = 3.0  # after which a connection that closes did so for want of an answer, and not for a crash
+
 OnNews = Callable[[Progress | Partial], None]
 
 
 class ReplicaClient:
-    """One DEALER to one replica. `on_lost` is called when the connection to it closes."""
+    """One DEALER to one replica. `on_connection` is told when the connection stands, and when it closes."""
 
-    def __init__(self, address: str, on_lost: Callable[[], None], keys: Keys | None = None) -> None:
+    def __init__(self, address: str, on_connection: Callable[[bool], None], keys: Keys | None = None) -> None:
         self._address = address
-        self._on_lost = on_lost
+        self._on_connection = on_connection
+        self._heard = float("-inf")
         self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.DEALER, keys)
         self._results: dict[str, asyncio.Future[GenerationResult]] = {}
         self._news: dict[str, OnNews] = {}
         self._rpcs: dict[str, asyncio.Future[list[Any]]] = {}
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._socket.connect(address)
         self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._watch())]
 
@@ -60,6 +66,8 @@ class ReplicaClient:
 
         Raises RequestError (the replica's answer) or ReplicaLost.
         """
+        if not self._results:
+            self._heard = time.monotonic()
         future = self._results[id] = asyncio.get_running_loop().create_future()
         self._news[id] = on_news
         try:
@@ -83,12 +91,16 @@ class ReplicaClient:
         finally:
             self._rpcs.pop(id, None)
 
-    def lose(self, reason: str) -> None:
+    async def hand_back(self) -> None:
+        """Have a replica that drains refuse what only waits there."""
+        await self._socket.send_multipart(pack(HandBack()))
+
+    def lose(self, message: str, reason: str = "left") -> None:
         """Give up what runs there: every request in flight ends with ReplicaLost."""
         waiting: list[asyncio.Future[Any]] = [*self._results.values(), *self._rpcs.values()]
         for future in waiting:
             if not future.done():
-                future.set_exception(ReplicaLost(reason))
+                future.set_exception(ReplicaLost(message, reason))
 
     async def close(self) -> None:
         """Disconnect; what is in flight is lost."""
@@ -103,13 +115,17 @@ class ReplicaClient:
     async def _watch(self) -> None:
         while True:
             event = parse_monitor_message(await self._monitor.recv_multipart())
-            if event["event"] == zmq.EVENT_DISCONNECTED:
-                self.lose(f"the connection to {self._address} closed")
-                self._on_lost()
+            is_open = event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            self._on_connection(is_open)
+            if not is_open:
+                silence = time.monotonic() - self._heard
+                reason = "crashed" if silence < SILENCE_SECONDS else "stalled"
+                self.lose(f"the connection to {self._address} closed, {silence:.1f} s after its last word", reason)
 
     async def _receive(self) -> None:
         while True:
             frames = await self._socket.recv_multipart(copy=False)
+            self._heard = time.monotonic()
             try:
                 self._handle(unpack_from_replica([frame.buffer for frame in frames]))
             except (msgspec.MsgspecError, ValueError) as error:
@@ -125,6 +141,8 @@ class ReplicaClient:
                     call.set_result(message.answers)
                 else:
                     call.set_exception(RequestError("failed", message.error))
+        elif isinstance(message, Alive):
+            pass
         elif (future := self._results.get(message.id)) is not None and not future.done():
             if isinstance(message, Output):
                 future.set_result(message.result)

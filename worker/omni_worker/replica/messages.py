@@ -26,6 +26,10 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
     id: str
 
 
+class HandBack(msgspec.Struct, frozen=True, tag="hand-back"):
+    """Others are up: a replica that drains is to refuse what only waits there, as if it had just come."""
+
+
 class Rpc(msgspec.Struct, frozen=True, tag="rpc"):
     """Call a method of the runner between two steps; `timeout` in seconds covers the wait."""
 
@@ -71,6 +75,10 @@ class Error(msgspec.Struct, frozen=True, tag="error"):
     retry_after: float | None = None
 
 
+class Alive(msgspec.Struct, frozen=True, tag="alive"):
+    """Told every second to whoever has requests here: so both ends know that the other one is there."""
+
+
 class RpcResult(msgspec.Struct, frozen=True, tag="rpc-result"):
     """The answers of the replica's workers in rank order, or the error."""
 
@@ -79,8 +87,8 @@ class RpcResult(msgspec.Struct, frozen=True, tag="rpc-result"):
     error: str | None = None
 
 
-ToReplica = Add | Abort | Rpc
-FromReplica = Progress | Partial | Output | Error | RpcResult
+ToReplica = Add | Abort | HandBack | Rpc
+FromReplica = Progress | Partial | Output | Error | Alive | RpcResult
 
 
 def pack(message: ToReplica | FromReplica) -> list[Any]:

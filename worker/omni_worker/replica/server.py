@@ -1,6 +1,11 @@
-"""A replica's data socket: hands requests to the engine, and its events back to whoever asked."""
+"""A replica's data socket: hands requests to the engine, and its events back to whoever asked.
+
+It tells everybody who has requests here, every second, that it lives. Whoever is not there to be told has gone, and
+given up on the replica: then the requests are ended, so that none runs for nobody.
+"""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -18,8 +23,10 @@ from omni_worker.keys import Keys
 from omni_worker.replica.messages import (
     Abort,
     Add,
+    Alive,
     Error,
     FromReplica,
+    HandBack,
     Output,
     Partial,
     Progress,
@@ -32,6 +39,9 @@ from omni_worker.requests import GenerationParams, Written
 from omni_worker.sockets import make_socket
 
 log = logging.getLogger(__name__)
+ALIVE_SECONDS = 1.0
+LAST_FRAMES_SECONDS = 0.1  # for the last frames to leave the socket
+HANDED_BACK = "this replica is going away; the request is handed back"
 
 
 class ReplicaServer:
@@ -45,7 +55,10 @@ class ReplicaServer:
         self._capacity = capacity
         self._loop = asyncio.get_running_loop()
         self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.ROUTER, keys)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # to send to one who is gone is an error
         self._askers: dict[str, bytes] = {}
+        self._begun: set[str] = set()
+        self._handed_back: set[str] = set()
         self._steps: dict[str, int] = {}
         self._internal: dict[str, asyncio.Future[Finished]] = {}
         self._outbox: deque[list[Any]] = deque()
@@ -70,6 +83,7 @@ class ReplicaServer:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._receive())
             group.create_task(self._send())
+            group.create_task(self._tell_of_life())
 
     async def run_here(self, id: str, params: GenerationParams) -> Finished:
         """Run a request of this process's own (the warm-up) through the engine."""
@@ -79,16 +93,25 @@ class ReplicaServer:
         return await self._internal[id]
 
     async def drain(self, timeout: float) -> bool:
-        """Take nothing new, and wait until all that was taken has ended; False when `timeout` seconds were too few."""
+        """Take nothing new, and wait until all that was taken has ended.
+
+        What has not ended after `timeout` seconds is handed back, to be run elsewhere; False then.
+        """
         self.is_draining = True
         try:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
-                await self._outbox_empty.wait()
-                await asyncio.sleep(0.1)  # let the last frames leave the socket
         except TimeoutError:
-            return False
-        return True
+            left = list(self._askers)
+            for id in left:
+                self._refuse(id)
+        else:
+            left = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ALIVE_SECONDS):
+                await self._outbox_empty.wait()
+        await asyncio.sleep(LAST_FRAMES_SECONDS)
+        return not left
 
     @property
     def load(self) -> Load:
@@ -122,6 +145,8 @@ class ReplicaServer:
             elif isinstance(message, Abort):
                 if self.engine is not None:
                     self.engine.abort(message.id)
+            elif isinstance(message, HandBack):
+                self._hand_back_waiting()
             else:
                 self._call(peer.bytes, message)
 
@@ -134,6 +159,28 @@ class ReplicaServer:
             self._askers[message.id] = peer
             self._idle.clear()
             self.engine.add(self._scheduled(message))
+
+    def _hand_back_waiting(self) -> None:
+        """Give up what has not begun; the engine says between two steps what that is."""
+        if self.is_draining and self.engine is not None:
+            for id in [id for id in self._askers if id not in self._begun | self._handed_back]:
+                self._handed_back.add(id)
+                self.engine.abort(id)
+
+    def _refuse(self, id: str) -> None:
+        """Hand one back that runs, without waiting for its step to end."""
+        self._put(self._askers.pop(id), Error(id, "refused", HANDED_BACK))
+        if self.engine is not None:
+            self.engine.abort(id)
+        self._forget(id)
+
+    def _forget(self, id: str) -> None:
+        self._askers.pop(id, None)
+        self._steps.pop(id, None)
+        self._begun.discard(id)
+        self._handed_back.discard(id)
+        if not self._askers:
+            self._idle.set()
 
     def _scheduled(self, message: Add) -> SchedulerRequest:
         params = message.params
@@ -158,6 +205,7 @@ class ReplicaServer:
         if isinstance(event, Finished):
             self._finish(event)
         elif peer := self._askers.get(event.id):
+            self._begun.add(event.id)
             if isinstance(event.partial, Written):
                 self._put(peer, Partial(event.id, written=event.partial))
             elif event.partial is not None:
@@ -167,19 +215,19 @@ class ReplicaServer:
                 self._put(peer, Progress(event.id, event.step, event.total_steps))
 
     def _finish(self, event: Finished) -> None:
-        self._steps.pop(event.id, None)
         if (waiter := self._internal.pop(event.id, None)) is not None:
             waiter.set_result(event)
             return
-        peer = self._askers.pop(event.id, None)
+        peer = self._askers.get(event.id)
         if peer is not None:
             if event.status is Status.COMPLETED:
                 self.completed += 1
                 self._put(peer, Output(event.id, event.result))
+            elif event.status is Status.ABORTED and event.id in self._handed_back:
+                self._put(peer, Error(event.id, "refused", HANDED_BACK))
             else:
                 self._put(peer, _error(event))
-        if not self._askers:
-            self._idle.set()
+        self._forget(event.id)
 
     def _put(self, peer: bytes, message: FromReplica) -> None:
         self._outbox.append([peer, *pack(message)])
@@ -191,9 +239,30 @@ class ReplicaServer:
             await self._outbox_filled.wait()
             self._outbox_filled.clear()
             while self._outbox:
-                await self._socket.send_multipart(self._outbox[0], copy=False)
+                try:
+                    await self._socket.send_multipart(self._outbox[0], copy=False)
+                except zmq.ZMQError as error:
+                    if error.errno != zmq.EHOSTUNREACH:
+                        raise
+                    self._lost(self._outbox[0][0])
                 self._outbox.popleft()
             self._outbox_empty.set()
+
+    async def _tell_of_life(self) -> None:
+        while True:
+            await asyncio.sleep(ALIVE_SECONDS)
+            for peer in set(self._askers.values()):
+                self._put(peer, Alive())
+
+    def _lost(self, peer: bytes) -> None:
+        """End what was asked for by one who is gone."""
+        orphans = [id for id, asker in self._askers.items() if asker == peer]
+        if orphans:
+            log.warning("whoever asked for %d requests is gone; they are aborted", len(orphans))
+        for id in orphans:
+            assert self.engine is not None
+            self.engine.abort(id)
+            self._forget(id)
 
 
 def _error(event: Finished) -> Error:

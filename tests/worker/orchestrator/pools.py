@@ -1,0 +1,55 @@
+"""Pools whose replicas exist only as far as a pool can tell, for the tests of routing."""
+
+from omni_worker.config import Stage
+from omni_worker.coordinator.messages import Load, Replica, State
+from omni_worker.orchestrator.balancers import make_balancer
+from omni_worker.orchestrator.stage_pool import StagePool
+from omni_worker.requests import ModelCard
+
+CARD = ModelCard(pipeline="P", mode="step")
+
+
+def replica(number=0, state=State.UP, uid=None, stage=0, **load):
+    return Replica(
+        stage_id=stage,
+        replica_id=number,
+        uid=uid or f"u{number}",
+        address=f"tcp://nowhere:{number}",
+        state=state,
+        card=CARD,
+        load=Load(**load),
+    )
+
+
+class Connection:
+    """What a pool knows of a ReplicaClient. `close_up` and `reopen` are what the network does."""
+
+    def __init__(self, address, on_connection, keys):
+        self.address, self._on_connection = address, on_connection
+        self.lost, self.handed_back, self.in_flight, self.is_closed = [], 0, 0, False
+
+    def break_off(self):
+        self._on_connection(False)
+
+    def reopen(self):
+        self._on_connection(True)
+
+    def lose(self, message, reason="left"):
+        self.lost.append(reason)
+
+    async def hand_back(self):
+        self.handed_back += 1
+
+    async def close(self):
+        self.is_closed = True
+
+
+def pool_of(count, policy="least-queue-length", on_lost=lambda key, uid: None):
+    pool = StagePool(Stage(0, "painter"), make_balancer(policy), on_lost, connect=Connection)
+    for number in range(count):
+        pool.update(replica(number))
+    return pool
+
+
+def numbers(members):
+    return [member.replica.replica_id for member in members]
