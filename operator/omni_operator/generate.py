@@ -1,4 +1,4 @@
-"""The command `omni generate`: draws a picture with a running pipeline, and shows how far it is."""
+"""The command `omni generate`: draws a picture with a running pipeline, and shows how far it is; or has it write."""
 
 import argparse
 import base64
@@ -13,23 +13,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from omni_operator import endpoint
+from omni_operator.answers import NotAPipeline, connection, require_success
 from omni_operator.endpoint import Endpoint
+from omni_operator.writing import written
 
-HELP = """Draw a picture with a running pipeline.
+HELP = """Draw a picture with a running pipeline; without -o, print the text that it writes.
 
 Finds the pipeline by itself: the one that `omni up` runs on this machine, or else the one in the namespace of the
 current kubeconfig, through the API server; it waits until that one serves. --url or OMNI_URL name an address instead.
 
   omni generate "a red three on black background" -o three.png
-  omni generate "a green seven" -o seven.png --count 4 --seed 7 --steps 8"""
+  omni generate "a green seven" -o seven.png --count 4 --seed 7 --steps 8
+  omni generate "two plus five, in blue"                        (of a pipeline that has a language model)"""
 
 POLL_SECONDS = 0.15
-
-
-class GenerationFailed(Exception):
-    """The pipeline answered with an error, or not at all."""
-
-    exit_code = 1
+FOR_PICTURES = ("size", "steps", "guidance", "negative_prompt", "count")
+FOR_TEXT = ("max_tokens",)
 
 
 class BadOption(Exception):
@@ -39,36 +38,51 @@ class BadOption(Exception):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", metavar="PROMPT", help="what to draw")
-    parser.add_argument(
-        "-o", "--output", required=True, metavar="FILE", help="PNG file to write; -0, -1, … with --count"
-    )
+    parser.add_argument("prompt", metavar="PROMPT", help="what to draw, or to answer")
+    parser.add_argument("-o", "--output", metavar="FILE", help="PNG file to write; -0, -1, … with --count")
     parser.add_argument("--url", help="address of the API, like http://127.0.0.1:8000 (default: found, or $OMNI_URL)")
     parser.add_argument("--pipeline", metavar="NAME", help="the pipeline, where there are several")
     parser.add_argument("-n", "--namespace", metavar="NAME", help="its namespace (default: the kubeconfig's)")
     parser.add_argument("--size", metavar="WxH", help="width x height in pixels, like 32x32 (default: the model's own)")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
     parser.add_argument("--guidance", type=float, metavar="SCALE", help="how strictly to follow the prompt")
-    parser.add_argument("--seed", type=int, metavar="N", help="the same seed draws the same picture")
+    parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer")
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what not to draw")
-    parser.add_argument("--count", type=int, default=1, metavar="N", help="how many pictures (default: 1)")
+    parser.add_argument("--count", type=int, metavar="N", help="how many pictures (default: 1)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens of text at most")
     parser.add_argument(
         "--timeout", type=float, default=600.0, metavar="SECONDS", help="time to wait until it serves (default: 600)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    files = output_files(Path(args.output), args.count)
+    require_options_that_fit(args)
+    count = 1 if args.count is None else args.count
+    files = output_files(Path(args.output), count) if args.output is not None else []
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     where = endpoint.find(args.url, args.pipeline, args.namespace, args.timeout, console.print)
+    if not files:
+        for piece in written(where, question(args)):
+            print(piece, end="", flush=True)
+        print()
+        return 0
     begin = time.monotonic()
-    pictures = draw(where, body(args), console)
+    pictures = draw(where, body(args, count), console)
     seconds = time.monotonic() - begin
     for file, picture in zip(files, pictures, strict=True):
         file.write_bytes(base64.b64decode(picture["b64_json"]))
         seed = picture.get("seed", args.seed)
         print(f"{file}  seed {seed}  {seconds:.1f} s" if seed is not None else f"{file}  {seconds:.1f} s")
     return 0
+
+
+def require_options_that_fit(args: argparse.Namespace) -> None:
+    """Raise BadOption for an option of pictures where text is asked for, or the other way round."""
+    kind, unfit = ("text", FOR_PICTURES) if args.output is None else ("pictures", FOR_TEXT)
+    remedy = "give -o FILE for a picture" if args.output is None else "leave it out, or -o for text"
+    for name in unfit:
+        if getattr(args, name) is not None:
+            raise BadOption(f"--{name.replace('_', '-')} is not an option of {kind}; {remedy}")
 
 
 def output_files(output: Path, count: int) -> list[Path]:
@@ -84,11 +98,21 @@ def output_files(output: Path, count: int) -> list[Path]:
     return [output.with_name(f"{output.stem}-{index}{output.suffix}") for index in range(count)]
 
 
-def body(args: argparse.Namespace) -> dict[str, Any]:
-    """The request, as OpenAI's client would send it; what was not given is the server's to choose."""
+def question(args: argparse.Namespace) -> dict[str, Any]:
+    """The request for text, as OpenAI's client would send it; what was not given is the server's to choose."""
+    wanted = {
+        "messages": [{"role": "user", "content": args.prompt}],
+        "seed": args.seed,
+        "max_completion_tokens": args.max_tokens,
+    }
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
+def body(args: argparse.Namespace, count: int) -> dict[str, Any]:
+    """The request for pictures, likewise."""
     wanted = {
         "prompt": args.prompt,
-        "n": args.count,
+        "n": count,
         "response_format": "b64_json",
         "size": args.size,
         "num_inference_steps": args.steps,
@@ -122,18 +146,13 @@ def draw(where: Endpoint, request: dict[str, Any], console: Console) -> list[dic
 
 
 def post(client: httpx.Client, where: Endpoint, request: dict[str, Any], identity: str) -> list[dict[str, Any]]:
-    try:
+    with connection(where):
         response = client.post("/v1/images/generations", json=request, headers={"X-Request-Id": identity})
-    except httpx.ConnectError:
-        raise GenerationFailed(f"nothing answers at {where.url}; is the pipeline running?") from None
-    except httpx.HTTPError as error:
-        raise GenerationFailed(f"the connection to {where.description} broke: {error}") from None
-    if response.status_code != 200:
-        raise GenerationFailed(f"{where.description} answers {response.status_code}: {message(response)}")
+    require_success(where, response, "leave -o out for text")
     try:
         pictures: list[dict[str, Any]] = response.json()["data"]
     except (ValueError, KeyError, TypeError):
-        raise GenerationFailed(f"{where.url} does not answer like a pipeline; is the address right?") from None
+        raise NotAPipeline(where) from None
     return pictures
 
 
@@ -149,12 +168,3 @@ def steps(client: httpx.Client, identity: str, count: int, seen: set[str]) -> tu
     finished = len(seen - own.keys())
     seen |= own.keys()
     return running + finished * each, count * each
-
-
-def message(response: httpx.Response) -> str:
-    """The error of a response: OpenAI's form, the API server's, or the text itself."""
-    try:
-        content = response.json()
-        return str((content.get("error") or content)["message"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return response.text.strip()[:300] or response.reason_phrase

@@ -165,6 +165,12 @@ def test_generate_tells_what_the_server_refuses(up: Up, tmp_path: Path) -> None:
     assert not (tmp_path / "a.png").exists()
 
 
+def test_generate_says_how_a_picture_is_asked_for_where_there_is_no_text(up: Up) -> None:
+    done = omni(up.folder, "generate", PROMPT)
+    assert done.returncode == 1
+    assert "this pipeline gives image, not text; give -o FILE for a picture" in done.stderr
+
+
 def test_generate_does_not_take_another_pipeline_for_it(up: Up, tmp_path: Path) -> None:
     done = omni(up.folder, "generate", PROMPT, "-o", str(tmp_path / "a.png"), "--pipeline=letters")
     assert done.returncode == 1
@@ -294,7 +300,9 @@ NOT_DRAWN: dict[str, tuple[list[str], int, str]] = {
     "no pipeline anywhere": (["-o", "a.png"], 1, "no pipeline was found: give --url, set OMNI_URL, run `omni up FILE`"),
     "nobody at the address": (["-o", "a.png", "--url=http://127.0.0.1:9"], 1, "nothing answers at http://127.0.0.1:9"),
     "an address of no form": (["-o", "a.png", "--url=localhost"], 1, "'localhost' is not an address"),
-    "no file to write": ([], 2, "the following arguments are required: -o"),
+    "a size of text": (["--size=32x32"], 2, "--size is not an option of text; give -o FILE for a picture"),
+    "tokens of a picture": (["-o", "a.png", "--max-tokens=9"], 2, "--max-tokens is not an option of pictures"),
+    "no pipeline that writes": ([], 1, "no pipeline was found: give --url"),
     "a folder that is not there": (["-o", "no/a.png"], 2, "-o no/a.png: there is no folder no; make it first"),
     "a folder for a file": (["-o", "."], 2, "-o .: is a folder"),
     "no picture at all": (["-o", "a.png", "--count=0"], 2, "--count 0: expected 1 or more"),

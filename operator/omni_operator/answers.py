@@ -1,0 +1,54 @@
+"""What an API answers when it does not give what was asked for, as one error with a message for people."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from omni_operator.endpoint import Endpoint
+
+
+class GenerationFailed(Exception):
+    """The pipeline answered with an error, or not at all."""
+
+    exit_code = 1
+
+
+class NotAPipeline(GenerationFailed):
+    """Something else answers at the address."""
+
+    def __init__(self, where: Endpoint) -> None:
+        super().__init__(f"{where.url} does not answer like a pipeline; is the address right?")
+
+
+@contextmanager
+def connection(where: Endpoint) -> Iterator[None]:
+    """Tells a connection that cannot be made, or breaks, as GenerationFailed."""
+    try:
+        yield
+    except httpx.ConnectError:
+        raise GenerationFailed(f"nothing answers at {where.url}; is the pipeline running?") from None
+    except httpx.HTTPError as error:
+        raise GenerationFailed(f"the connection to {where.description} broke: {error}") from None
+
+
+def require_success(where: Endpoint, response: httpx.Response, remedy: str = "") -> None:
+    """Raise GenerationFailed, with the server's own words, for any status but 200. The body must have been read.
+
+    `remedy` is told where the pipeline gives another kind of answer than was asked for.
+    """
+    if response.status_code != 200:
+        said, param = message(response)
+        hint = f"; {remedy}" if remedy and param == "modalities" else ""
+        raise GenerationFailed(f"{where.description} answers {response.status_code}: {said}{hint}")
+
+
+def message(response: httpx.Response) -> tuple[str, str | None]:
+    """The error of a response, and what it is about: OpenAI's form, the API server's, or the text itself."""
+    try:
+        content: dict[str, Any] = response.json()
+        error = content.get("error") or content
+        return str(error["message"]), error.get("param")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return response.text.strip()[:300] or response.reason_phrase, None
