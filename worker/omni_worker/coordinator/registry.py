@@ -78,6 +78,7 @@ class Registry:
             member.said, member.load = before.said, before.load
             member.replica = replace(member.replica, state=before.said)
         self._members[member.replica.key] = member
+        self._left.pop(hello.uid, None)
         if before is None or before.replica != member.replica:
             changed.append(_now(member))
         return _now(member), changed
