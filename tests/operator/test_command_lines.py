@@ -16,6 +16,8 @@ from omni_worker.config import ServeConfig, from_arguments
 from tests.operator.edits import edited
 from tests.operator.test_topology import consecutive_ports
 
+THINKER = {"name": "thinker", "engine": "autoregressive"}
+READER = {"name": "painter", "engine": "diffusion", "input": "hidden-states"}
 PIPELINES: dict[str, dict[str, Any]] = {
     "the example": {},
     "replicas in the head": {"spec.head.localReplicas": 2},
@@ -26,7 +28,19 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "every policy: random": {"spec.loadBalancing.policy": "random"},
     "every policy: round-robin": {"spec.loadBalancing.policy": "round-robin"},
     "every policy: least-queue-length": {"spec.loadBalancing.policy": "least-queue-length"},
+    "every policy: power-of-two": {"spec.loadBalancing.policy": "power-of-two"},
     "another order": {"spec.stages.0.scheduling.policy": "srpt"},
+    "a thinker and a painter": {"spec.stages": [THINKER, READER]},
+    "an encoder and a painter": {"spec.stages": [{**THINKER, "task": "encode"}, READER]},
+    "a painter in the head that reads states": {
+        "spec.stages": [{**THINKER, "task": "encode"}, READER],
+        "spec.head": {"stage": "painter", "localReplicas": 1},
+    },
+    "a thinker of another model, in the head": {
+        "spec.stages": [{**THINKER, "model": {"source": "hf://Qwen/Qwen3-0.6B", "revision": "v1"}}, READER],
+        "spec.head": {"stage": "thinker", "localReplicas": 2},
+    },
+    "a language model alone": {"spec.model.source": "hf://Qwen/Qwen3-0.6B", "spec.stages": [THINKER], "spec.head": {}},
     "shortest times": {
         "spec.loadBalancing.heartbeatTimeoutSeconds": 3,
         "spec.stages.0.drain.timeoutSeconds": 1,
@@ -58,8 +72,20 @@ def test_the_worker_understands_every_command_line(digits: dict[str, Any], row: 
             assert config.local_replicas == len(process.data_ports)
             assert config.drain_timeout == process.drain_seconds
             assert (config.head is not None) == process.is_head
+            assert config.stage_id == process.stage_id
+            assert config.secret_file
             if process.data_ports:
                 assert config.replica_port == process.data_ports[0]
+                assert (config.engine.kind, config.engine.task) == (
+                    process.stage.engine,
+                    process.stage.task or "generate",
+                )
+                assert config.model.text in ("hf://org/model", pipeline.model_of(process.stage).source)
             if config.head:
-                assert [stage.name for stage in config.head.stages] == ["painter"]
+                assert [stage.name for stage in config.head.stages] == [stage.name for stage in pipeline.spec.stages]
+                for theirs, ours in zip(config.head.stages, pipeline.spec.stages, strict=True):
+                    assert (theirs.engine, theirs.task) == (ours.engine, ours.task or "generate")
+                    assert theirs.input == (ours.input or "text")
+                    own = "hf://org/model" if ours.model is None else ours.model.source
+                    assert config.head.models[theirs.id].text in (own, pipeline.spec.model.source)
                 assert config.served_model_name == "digits"

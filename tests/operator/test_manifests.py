@@ -1,10 +1,12 @@
 """The Kubernetes objects of a pipeline."""
 
+import base64
 from typing import Any
 
 import pytest
 
 from omni_operator.manifests import children
+from omni_operator.manifests.config import keys_secret
 from omni_operator.manifests.ownership import SPEC_HASH, controller_uid, pipeline_of
 from omni_operator.spec import parse
 from omni_operator.topology import in_cluster
@@ -146,6 +148,56 @@ def test_the_hub_token_comes_from_its_secret(digits: dict[str, Any]) -> None:
     assert token["valueFrom"]["secretKeyRef"] == {"name": "hub", "key": "token"}
 
 
+def test_the_secret_is_what_it_is_told_and_only_the_pods_group_reads_it(digits: dict[str, Any]) -> None:
+    secret = keys_secret(parse(digits), SECRET)
+    assert (secret["kind"], secret["metadata"]["name"]) == ("Secret", "digits-keys")
+    assert base64.b64decode(secret["data"]["secret"]).decode() == SECRET
+    assert controller_uid(secret) == "uid-of-digits"
+    for name in ("digits-head", "digits-painter"):
+        volume = next(volume for volume in pod(digits, name)["spec"]["volumes"] if volume["name"] == "keys")
+        assert volume["secret"] == {"secretName": "digits-keys", "defaultMode": 0o440}
+        assert pod(digits, name)["spec"]["securityContext"]["fsGroup"] == 65532
+        mounted = {"name": "keys", "mountPath": "/etc/omnipipeline-keys", "readOnly": True}
+        assert mounted in container(digits, name)["volumeMounts"]
+        assert SECRET not in str(pod(digits, name))
+
+
+def test_another_secret_restarts_all_pods(two: dict[str, Any]) -> None:
+    for name in ("two-head", "two-thinker", "two-painter"):
+        assert pod(two, name, "another") != pod(two, name)
+
+
+def test_claims_of_stages_are_mounted_apart(two: dict[str, Any]) -> None:
+    own = {"spec.model.source": "pvc://weights", "spec.stages.0.model": {"source": "pvc://language.models/qwen"}}
+    manifest = edited(two, own)
+
+    def mounted(name: str) -> dict[str, str]:
+        claims = {
+            volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+            for volume in pod(manifest, name)["spec"]["volumes"]
+            if "persistentVolumeClaim" in volume
+        }
+        mounts = {mount["name"]: mount["mountPath"] for mount in container(manifest, name)["volumeMounts"]}
+        return {claim: mounts[volume] for volume, claim in claims.items()}
+
+    weights, language = {"weights": "/models/weights"}, {"language.models": "/models/language.models"}
+    assert mounted("two-painter") == weights
+    assert mounted("two-thinker") == language
+    assert mounted("two-head") == weights | language
+
+
+def test_stages_have_tokens_of_their_own(two: dict[str, Any]) -> None:
+    own = {"source": "hf://a/b", "tokenSecretRef": {"name": "language", "key": "t"}}
+    manifest = edited(two, {"spec.stages.0.model": own, "spec.model": {"source": "hf://c/d"}})
+
+    def token(name: str) -> list[Any]:
+        variables = container(manifest, name)["env"]
+        return [one["valueFrom"]["secretKeyRef"] for one in variables if one["name"] == "HF_TOKEN"]
+
+    assert token("two-thinker") == [{"name": "language", "key": "t"}]
+    assert token("two-painter") == []
+
+
 def test_the_image_is_the_operators_unless_the_pipeline_names_one(digits: dict[str, Any]) -> None:
     assert container(digits)["image"] == IMAGE
     own = edited(digits, {"spec.image": {"name": "me/worker:1", "pullPolicy": "Never", "pullSecrets": ["registry"]}})
@@ -188,6 +240,37 @@ def test_what_restarts(digits: dict[str, Any], row: str) -> None:
     edits, expected = RESTARTS[row]
     after = edited(digits, edits)
     assert {name for name in ("digits-head", "digits-painter") if pod(after, name) != pod(digits, name)} == expected
+
+
+REWRITER = {"name": "rewriter", "engine": "autoregressive"}
+# The same of a pipeline of a thinker and a painter.
+RESTARTS_OF_TWO: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "scaling one stage restarts nothing": ({"spec.stages.1.replicas": 5}, set()),
+    "a stage in front restarts the head alone": ({"spec.stages.insert": REWRITER}, {"two-head"}),
+    "another batch size of a stage restarts that stage": (
+        {"spec.stages.0.scheduling": {"maxNumSeqs": 2}},
+        {"two-thinker"},
+    ),
+    "another input restarts the head alone": ({"spec.stages.1.input": "text"}, {"two-head"}),
+    "another model of a stage restarts it and the head": (
+        {"spec.stages.0.model": {"source": "hf://a/b"}},
+        {"two-head", "two-thinker"},
+    ),
+    "only to encode spares the painter its text encoder": (
+        {"spec.stages.0.task": "encode"},
+        {"two-head", "two-thinker", "two-painter"},
+    ),
+}
+
+
+@pytest.mark.parametrize("row", RESTARTS_OF_TWO)
+def test_what_restarts_of_two_stages(two: dict[str, Any], row: str) -> None:
+    edits, expected = RESTARTS_OF_TWO[row]
+    if "spec.stages.insert" in edits:
+        edits = {"spec.stages": [edits["spec.stages.insert"], *two["spec"]["stages"]]}
+    after = edited(two, edits)
+    names = ("two-head", "two-thinker", "two-painter")
+    assert {name for name in names if pod(after, name) != pod(two, name)} == expected
 
 
 def test_a_child_knows_its_pipeline_by_owner_and_a_pod_by_label(digits: dict[str, Any]) -> None:

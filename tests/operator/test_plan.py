@@ -95,6 +95,14 @@ def test_a_stage_that_is_no_longer_wanted_is_deleted(digits: dict[str, Any]) -> 
     assert "digits-brush" in names(plan.apply)
 
 
+def test_a_stage_that_is_taken_out_is_deleted_and_the_other_is_left_alone(two: dict[str, Any]) -> None:
+    live = [as_server_returns(child) for child in wanted(two)]
+    alone = edited(two, {"spec.stages.0": REMOVED, "spec.stages.0.input": REMOVED})
+    plan = make_plan(wanted(alone), live, "uid-of-two")
+    assert names(plan.delete) == ["two-thinker"]
+    assert [reference(child) for child in plan.apply] == [("ConfigMap", "two"), ("Deployment", "two-head")]
+
+
 def test_what_is_on_its_way_out_is_not_deleted_again(digits: dict[str, Any]) -> None:
     gone = as_server_returns(wanted(digits)[-1])
     gone["metadata"] |= {"name": "digits-old", "deletionTimestamp": "2026-01-01T00:00:00Z"}

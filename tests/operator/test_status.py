@@ -208,6 +208,16 @@ def observed(head: Any, painters: Any, pods: list[Any], failures: tuple[Failure,
     return Observed({name: one for name, one in found.items() if one}, pods, failures)
 
 
+def of_two(head: Any, thinkers: Any, painters: Any, pods: list[Any]) -> Observed:
+    found = {"two-head": head, "two-thinker": thinkers, "two-painter": painters}
+    return Observed({name: one for name, one in found.items() if one}, pods)
+
+
+def thinker_pod(**status: Any) -> dict[str, Any]:
+    labels = {"omnipipeline.dev/role": "replica", "omnipipeline.dev/stage": "thinker"}
+    return {"metadata": {"name": "two-thinker-x", "labels": labels}, "status": status}
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_the_conditions_say_what_is(digits: dict[str, Any], row: str) -> None:
     head, painters, pods, is_ready, reason, message, head_reason, progress = ROWS[row]
@@ -217,6 +227,91 @@ def test_the_conditions_say_what_is(digits: dict[str, Any], row: str) -> None:
     assert message in found["Ready"]["message"]
     assert found["HeadReady"]["reason"] == head_reason
     assert found["Progressing"]["reason"] == progress
+
+
+# The same of a thinker and two painters: (head, thinkers, painters, pods, Ready, reason, message, HeadReady's message)
+ROWS_OF_TWO: dict[str, tuple[Any, Any, Any, list[Any], bool, str, str, str]] = {
+    "both serve": (
+        UP,
+        UP,
+        deployment(2, 2),
+        [],
+        True,
+        "Serving",
+        "thinker 1/1 ready, painter 2/2 ready",
+        "the head serves requests",
+    ),
+    "the thinker is missing": (
+        DOWN,
+        DOWN,
+        deployment(2, 2),
+        [pod("two-head-x", "head", **STARTED)],
+        False,
+        "Starting",
+        "thinker 0/1 ready, painter 2/2 ready; the head is not ready yet",
+        "the head has started, and waits for a replica of thinker",
+    ),
+    "both are missing": (
+        DOWN,
+        DOWN,
+        deployment(0, 2),
+        [pod("two-head-x", "head", **STARTED)],
+        False,
+        "Starting",
+        "thinker 0/1 ready, painter 0/2 ready; the head is not ready yet",
+        "the head has started, and waits for a replica of thinker and painter",
+    ),
+    "a thinker that crashes is told before a painter that waits": (
+        DOWN,
+        DOWN,
+        deployment(0, 2),
+        [thinker_pod(**waiting("CrashLoopBackOff", "", OUT_OF_MEMORY))],
+        False,
+        "CrashLoopBackOff",
+        "stage thinker: container omni of pod two-thinker-x keeps ending: OOMKilled, exit code 137",
+        "the head is starting",
+    ),
+    "a painter that fits nowhere is told before a thinker that crashes": (
+        DOWN,
+        DOWN,
+        deployment(0, 2),
+        [thinker_pod(**waiting("CrashLoopBackOff", "", CRASH)), pod("two-painter-x", **NO_GPU)],
+        False,
+        "Unschedulable",
+        "stage painter: pod two-painter-x fits on no node",
+        "the head is starting",
+    ),
+    "one stage is rolled while the other serves": (
+        UP,
+        deployment(1, 1, updated=0),
+        deployment(2, 2),
+        [],
+        False,
+        "RollingOut",
+        "thinker 1/1 ready, painter 2/2 ready; pods of the previous spec are being replaced",
+        "the head serves requests",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", ROWS_OF_TWO)
+def test_a_pipeline_is_ready_when_every_stage_is(two: dict[str, Any], row: str) -> None:
+    head, thinkers, painters, pods, is_ready, reason, message, head_message = ROWS_OF_TWO[row]
+    manifest = edited(two, {"spec.stages.1.replicas": 2})
+    status = status_of(manifest, of_two(head, thinkers, painters, pods))
+    found = conditions(status)
+    assert (found["Ready"]["status"] == "True", found["Ready"]["reason"]) == (is_ready, reason)
+    assert message in found["Ready"]["message"]
+    assert found["HeadReady"]["message"] == head_message
+    assert [stage["name"] for stage in status["stages"]] == ["thinker", "painter"]
+    assert status["replicas"] == 3
+
+
+def test_a_stage_without_replicas_is_named(two: dict[str, Any]) -> None:
+    manifest = edited(two, {"spec.stages.0.replicas": 0})
+    found = conditions(status_of(manifest, of_two(DOWN, deployment(0, 0), UP, [])))
+    assert found["Ready"]["reason"] == "ScaledToZero"
+    assert found["Ready"]["message"] == "no replica is asked for of stage thinker; give it replicas: 1 or more to serve"
 
 
 def test_stages_are_counted(digits: dict[str, Any]) -> None:

@@ -121,6 +121,141 @@ def test_the_stage_config_names_the_stages_and_no_counts(digits: dict[str, Any])
     assert one.head == three.head
 
 
+# ---- several stages
+
+PAINTER = {"name": "painter", "engine": "diffusion", "input": "hidden-states"}
+ENCODER = {"name": "encoder", "engine": "autoregressive", "task": "encode"}
+REWRITER = {"name": "rewriter", "engine": "autoregressive"}
+
+
+def test_each_stage_has_a_kind_of_pod_and_a_count_of_its_own(two: dict[str, Any]) -> None:
+    topology = in_cluster(parse(edited(two, {"spec.stages.1.replicas": 3})))
+    assert [(process.name, process.copies) for process in topology.replicas] == [("two-thinker", 1), ("two-painter", 3)]
+    assert [flag(process, "--engine") for process in topology.replicas] == ["autoregressive", "diffusion"]
+
+
+def test_the_stage_config_tells_what_stages_take_and_do_in_their_order(two: dict[str, Any]) -> None:
+    assert json.loads(in_cluster(parse(two)).stage_config)["stages"] == [
+        {"id": 1, "name": "thinker", "engine": "autoregressive"},
+        {"id": 0, "name": "painter", "engine": "diffusion", "input": "hidden-states"},
+    ]
+
+
+def test_the_stage_config_names_the_models_that_are_not_the_pipelines(two: dict[str, Any]) -> None:
+    own = {"spec.stages.0.model": {"source": "hf://Qwen/Qwen3-0.6B", "revision": "v1"}}
+    thinker, painter = json.loads(in_cluster(parse(edited(two, own))).stage_config)["stages"]
+    assert (thinker["model"], thinker["revision"]) == ("hf://Qwen/Qwen3-0.6B", "v1")
+    assert not {"model", "revision"} & painter.keys()
+
+
+def test_a_stage_added_in_front_changes_no_command_line_behind_it(digits: dict[str, Any]) -> None:
+    alone = in_cluster(parse(digits)).replicas[0]
+    behind = in_cluster(parse(edited(digits, {"spec.stages": [REWRITER, *digits["spec"]["stages"]]}))).replicas[1]
+    assert behind.arguments == alone.arguments
+
+
+@pytest.mark.parametrize("backend", [in_cluster, locally], ids=["cluster", "machine"])
+def test_numbers_in_the_stage_config_are_those_of_the_command_lines(two: dict[str, Any], backend: Any) -> None:
+    topology = backend(parse(two) if backend is in_cluster else two)
+    numbers = {stage["name"]: str(stage["id"]) for stage in json.loads(topology.stage_config)["stages"]}
+    for process in topology.processes:
+        assert flag(process, "--stage-id") == numbers[process.stage.name]
+
+
+TEXT_ENCODERS = {
+    "after an encoder, the painter needs none": ([ENCODER, PAINTER], ""),
+    "after a thinker that writes, it may need its own": ([REWRITER, PAINTER], None),
+    "a reader of text needs its own": ([REWRITER, {**PAINTER, "input": "text"}], None),
+    "a painter alone needs its own": ([{"name": "painter", "engine": "diffusion"}], None),
+}
+
+
+@pytest.mark.parametrize("row", TEXT_ENCODERS)
+def test_who_loads_a_text_encoder(two: dict[str, Any], row: str) -> None:
+    stages, expected = TEXT_ENCODERS[row]
+    in_head = {"spec.stages": stages, "spec.head": {"stage": "painter", "localReplicas": 1}}
+    topology = in_cluster(parse(edited(two, in_head)))
+    for process in (topology.head, topology.replicas[-1]):
+        assert flag(process, "--no-text-encoder") == expected
+
+
+def test_a_model_of_a_stages_own_is_served_by_its_pods_alone(two: dict[str, Any]) -> None:
+    own = {"source": "hf://Qwen/Qwen3-0.6B", "revision": "v1", "tokenSecretRef": {"name": "qwen"}}
+    topology = in_cluster(parse(edited(two, {"spec.stages.0.model": own, "spec.head.stage": "painter"})))
+    thinker, painter = topology.replicas
+    assert (thinker.arguments[1], flag(thinker, "--revision")) == ("hf://Qwen/Qwen3-0.6B", "v1")
+    assert thinker.token is not None
+    assert thinker.token.name == "qwen"
+    for process in (painter, topology.head):
+        assert (process.arguments[1], flag(process, "--revision")) == ("builtin://digits", None)
+        assert process.token is None
+
+
+def test_each_pod_has_the_claims_it_reads_and_the_head_has_all(two: dict[str, Any]) -> None:
+    claims = {
+        "spec.model.source": "pvc://weights/painter",
+        "spec.stages.0.model": {"source": "pvc://language/qwen"},
+    }
+    topology = in_cluster(parse(edited(two, claims)))
+    thinker, painter = topology.replicas
+    assert (thinker.claims, thinker.arguments[1]) == (("language",), "/models/language/qwen")
+    assert (painter.claims, painter.arguments[1]) == (("weights",), "/models/weights/painter")
+    assert topology.head.claims == ("weights", "language")
+    assert '"model": "/models/language/qwen"' in topology.stage_config
+
+
+def test_the_engines_have_flags_of_their_own(two: dict[str, Any]) -> None:
+    spread = {"accelerator": {"count": 2}, "parallelism": {"pipeline": 2}}
+    stages = [{**REWRITER, **spread}, {**PAINTER, "accelerator": {"count": 4}, "parallelism": {"cfg": 4}}]
+    rewriter, painter = in_cluster(parse(edited(two, {"spec.stages": stages}))).replicas
+    assert (flag(rewriter, "--pipeline-parallel-size"), flag(painter, "--pipeline-parallel-size")) == ("2", None)
+    assert (flag(rewriter, "--cfg-parallel-size"), flag(painter, "--cfg-parallel-size")) == (None, "4")
+    assert (flag(rewriter, "--step-execution"), flag(painter, "--step-execution")) == (None, "")
+    assert (rewriter.devices, painter.devices) == (2, 4)
+
+
+def test_the_head_runs_replicas_of_the_stage_it_is_told(two: dict[str, Any]) -> None:
+    topology = in_cluster(parse(edited(two, {"spec.head": {"stage": "painter", "localReplicas": 2}})))
+    assert (flag(topology.head, "--stage-id"), flag(topology.head, "--omni-dp-size-local")) == ("0", "2")
+    assert flag(topology.head, "--step-execution") == ""
+
+
+def test_the_head_has_time_for_requests_in_every_stage(two: dict[str, Any]) -> None:
+    slow = {"spec.stages.0.drain": {"timeoutSeconds": 20}, "spec.stages.1.drain": {"timeoutSeconds": 300}}
+    slow |= {"spec.stages.0.startupTimeoutSeconds": 30, "spec.stages.1.startupTimeoutSeconds": 1800}
+    head = in_cluster(parse(edited(two, slow))).head
+    assert (head.drain_seconds, head.startup_seconds) == (320, 1800)
+
+
+UNASKED = {
+    "all have replicas": ({}, ()),
+    "one has none": ({"spec.stages.0.replicas": 0}, ("thinker",)),
+    "none has any": ({"spec.stages.0.replicas": 0, "spec.stages.1.replicas": 0}, ("thinker", "painter")),
+    "the head has the only ones": (
+        {"spec.stages.1.replicas": 0, "spec.head": {"stage": "painter", "localReplicas": 1}},
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("row", UNASKED)
+def test_stages_of_which_no_replica_is_asked_for(two: dict[str, Any], row: str) -> None:
+    edits, expected = UNASKED[row]
+    assert in_cluster(parse(edited(two, edits))).unasked == expected
+    assert locally(edited(two, edits)).unasked == expected
+
+
+# ---- one machine
+
+
+def test_all_processes_have_the_secret(two: dict[str, Any]) -> None:
+    for topology, file in (
+        (in_cluster(parse(two)), "/etc/omnipipeline-keys/secret"),
+        (locally(two), "/run/digits/secret"),
+    ):
+        assert {flag(process, "--omni-secret-file") for process in topology.processes} == {file}
+
+
 def test_one_machine_runs_a_process_for_every_copy(digits: dict[str, Any]) -> None:
     topology = locally(edited(digits, {"spec.replicas": 3}))
     assert [process.name for process in topology.processes] == ["head", "painter-0", "painter-1", "painter-2"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.kubernetes.apiserver.operators import CRD, EXAMPLE, ROOT, Kubectl, Operator, StartOperator
+from tests.kubernetes.apiserver.operators import CRD, EXAMPLE, EXAMPLE_OF_TWO, ROOT, Kubectl, Operator, StartOperator
 
 INSTANCE = "apiserver-tests"
 NOWHERE = {"spec": {"nodeSelector": {"omnipipeline.dev/such-a-node-is-not-there": "true"}}}
@@ -87,4 +87,14 @@ def digits() -> dict[str, Any]:
     """examples/digits.yaml, with pods that fit on no node of any cluster."""
     manifest: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
     manifest["spec"]["head"]["template"] = manifest["spec"]["stages"][0]["template"] = NOWHERE
+    return manifest
+
+
+@pytest.fixture
+def two() -> dict[str, Any]:
+    """The same of examples/digits-thinker.yaml: a thinker and a painter."""
+    manifest: dict[str, Any] = yaml.safe_load(EXAMPLE_OF_TWO.read_text())
+    manifest["spec"]["head"] = {"template": NOWHERE}
+    for stage in manifest["spec"]["stages"]:
+        stage["template"] = NOWHERE
     return manifest

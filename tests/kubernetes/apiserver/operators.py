@@ -15,12 +15,14 @@ import yaml
 ROOT = Path(__file__).parents[3]
 CRD = ROOT / "crds/omnipipelines.yaml"
 EXAMPLE = ROOT / "examples/digits.yaml"
-OWNED = "deployments,services,configmaps,serviceaccounts"
+EXAMPLE_OF_TWO = ROOT / "examples/digits-thinker.yaml"
+OWNED = "deployments,services,configmaps,serviceaccounts,secrets"
 LABEL = "app.kubernetes.io/managed-by=omni-operator"
 CHILDREN = [
     "ConfigMap/digits",
     "Deployment/digits-head",
     "Deployment/digits-painter",
+    "Secret/digits-keys",
     "Service/digits",
     "Service/digits-head",
     "ServiceAccount/digits",
@@ -121,7 +123,24 @@ StartOperator = Callable[..., Operator]
 
 def serve(kubectl: Kubectl, manifest: dict[str, Any]) -> dict[str, str]:
     """Apply a pipeline, and wait until the operator has done all it will."""
+    name = manifest["metadata"]["name"]
     kubectl.apply(manifest)
-    eventually(lambda: sorted(kubectl.children()) == CHILDREN, "the children")
-    eventually(lambda: kubectl.condition("Ready").get("reason") == "Unschedulable", "a status that saw the pods")
+    eventually(lambda: sorted(kubectl.children()) == children(manifest), "the children")
+    eventually(lambda: kubectl.condition("Ready", name).get("reason") == "Unschedulable", "a status that saw the pods")
     return kubectl.settled()
+
+
+def children(manifest: dict[str, Any]) -> list[str]:
+    """What a pipeline is made of."""
+    name = manifest["metadata"]["name"]
+    stages = [f"Deployment/{name}-{stage['name']}" for stage in manifest["spec"]["stages"]]
+    others = ("ConfigMap/", "Service/", "ServiceAccount/")
+    return sorted(
+        [
+            *(kind + name for kind in others),
+            f"Deployment/{name}-head",
+            f"Service/{name}-head",
+            f"Secret/{name}-keys",
+            *stages,
+        ]
+    )

@@ -1,5 +1,6 @@
 """The operator against a real API server: the real command as a process, no nodes, so pods are made but never run."""
 
+import base64
 import contextlib
 import copy
 import json
@@ -10,6 +11,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.kubernetes.apiserver.conftest import NOWHERE
 from tests.kubernetes.apiserver.operators import CHILDREN, LABEL, Kubectl, Operator, StartOperator, eventually, serve
 
 pytestmark = pytest.mark.apiserver
@@ -193,6 +195,112 @@ def test_a_renamed_stage_replaces_its_deployment(kubectl: Kubectl, operator: Ope
     kubectl.apply(digits)
     eventually(lambda: "Deployment/digits-brush" in kubectl.children(), "the new Deployment")
     eventually(lambda: "Deployment/digits-painter" not in kubectl.children(), "the end of the old Deployment")
+
+
+# ---- several stages
+
+
+def pods_of(kubectl: Kubectl) -> dict[str, set[str]]:
+    """The uids of the pods that are to stay, by their stage; the head's under its own name."""
+    found: dict[str, set[str]] = {}
+    for pod in kubectl.items("pods", LABEL):
+        labels = pod["metadata"]["labels"]
+        role = labels["omnipipeline.dev/role"]
+        if not pod["metadata"].get("deletionTimestamp"):
+            stage = "head" if role == "head" else labels["omnipipeline.dev/stage"]
+            found.setdefault(stage, set()).add(pod["metadata"]["uid"])
+    return found
+
+
+def test_each_stage_is_scaled_by_itself(kubectl: Kubectl, operator: Operator, two: dict[str, Any]) -> None:
+    before, pods = serve(kubectl, two), pods_of(kubectl)
+    two["spec"]["stages"][0]["replicas"] = 3
+    kubectl.apply(two)
+    eventually(lambda: len(pods_of(kubectl)["thinker"]) == 3, "three thinkers")
+    eventually(lambda: kubectl.get("op", "digits-thinker")["status"]["replicas"] == 4, "the count in the status")
+    after = kubectl.settled()
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"OmniPipeline/digits-thinker", "Deployment/digits-thinker-thinker"}
+    assert (pods_of(kubectl)["painter"], pods_of(kubectl)["head"]) == (pods["painter"], pods["head"])
+    stages = kubectl.get("op", "digits-thinker")["status"]["stages"]
+    assert [(stage["name"], stage["desired"]) for stage in stages] == [("thinker", 3), ("painter", 1)]
+
+
+def test_a_stage_in_front_restarts_the_head_alone_and_goes_again_without_a_trace(
+    kubectl: Kubectl, operator: Operator, two: dict[str, Any]
+) -> None:
+    serve(kubectl, two)
+    pods = pods_of(kubectl)
+    rewriter = {"name": "rewriter", "engine": "autoregressive", "replicas": 1, "template": NOWHERE}
+    more = copy.deepcopy(two)
+    more["spec"]["stages"] = [rewriter, *two["spec"]["stages"]]
+    serve(kubectl, more)
+    eventually(lambda: pods_of(kubectl).get("head", set()).isdisjoint(pods["head"]), "another head")
+    assert {stage: pods_of(kubectl)[stage] for stage in ("thinker", "painter")} == {
+        stage: pods[stage] for stage in ("thinker", "painter")
+    }
+    serve(kubectl, two)
+    assert pods_of(kubectl).keys() == pods.keys()
+    assert pods_of(kubectl)["painter"] == pods["painter"]
+
+
+# ---- the secret
+
+
+def secret_of(kubectl: Kubectl) -> bytes:
+    return base64.b64decode(kubectl.get("secret", "digits-keys")["data"]["secret"])
+
+
+def test_every_pod_of_a_pipeline_has_its_secret_and_no_log_tells_it(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    serve(kubectl, digits)
+    assert len(secret_of(kubectl).strip()) >= 32
+    for pod in kubectl.items("pods", LABEL):
+        assert [one["secret"]["secretName"] for one in pod["spec"]["volumes"] if "secret" in one] == ["digits-keys"]
+    assert secret_of(kubectl).decode() not in operator.log.read_text()
+
+
+@pytest.mark.parametrize("how", ["deleted", "emptied", "chosen"])
+def test_another_secret_restarts_every_pod_once(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any], how: str
+) -> None:
+    serve(kubectl, digits)
+    before, pods = secret_of(kubectl), pods_of(kubectl)
+    if how == "deleted":
+        kubectl("delete", "secret", "digits-keys")
+    else:
+        patch = {"data": {"secret": base64.b64encode(b"x" * 40).decode() if how == "chosen" else ""}}
+        kubectl("patch", "secret", "digits-keys", "--type=merge", "-p", json.dumps(patch))
+    kubectl("annotate", "op/digits", "look=again")  # Secrets are not watched: any event, or the next resync, will do
+
+    def are_all_new() -> bool:
+        after = pods_of(kubectl)
+        return after.keys() == pods.keys() and all(
+            len(after[stage]) == len(pods[stage]) and after[stage].isdisjoint(pods[stage]) for stage in pods
+        )
+
+    eventually(are_all_new, "other pods, all of them")
+    assert (secret_of(kubectl) == b"x" * 40) is (how == "chosen")
+    assert secret_of(kubectl) != before
+    kubectl.settled()
+    settled = secret_of(kubectl), pods_of(kubectl)
+    kubectl("annotate", "op/digits", "look=once-more")
+    kubectl.settled()
+    assert (secret_of(kubectl), pods_of(kubectl)) == settled
+
+
+def test_a_secret_of_someone_else_is_a_conflict_and_makes_no_pods(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    kubectl("create", "secret", "generic", "digits-keys", "--from-literal=secret=theirs")
+    kubectl.apply(digits)
+    eventually(lambda: kubectl.condition("Ready").get("reason") == "NameConflict", "the conflict")
+    assert "Secret digits-keys exists and is not ours" in kubectl.condition("Ready")["message"]
+    assert secret_of(kubectl) == b"theirs"
+    assert not kubectl.children()
+    kubectl("delete", "secret", "digits-keys")
+    eventually(lambda: sorted(kubectl.children()) == CHILDREN, "the children, once the name is free")
 
 
 # ---- healing

@@ -54,6 +54,17 @@ def test_the_charts_rights_in_one_namespace_are_enough(
     eventually(lambda: "Deployment/digits-painter" not in kubectl.children(), "the end of the old Deployment")
 
 
+def test_without_the_right_to_secrets_the_status_says_so_and_no_pod_is_made(
+    kubectl: Kubectl, start_operator: StartOperator, digits: dict[str, Any], tmp_path: Path
+) -> None:
+    rules = [rule for rule in chart_rules() if rule["resources"] != ["secrets"]]
+    start_operator(kubectl.namespace, kubeconfig=limited_kubeconfig(kubectl, rules, tmp_path))
+    kubectl.apply(digits)
+    eventually(lambda: kubectl.condition("Ready").get("reason") == "Forbidden", "a status that says so")
+    assert 'cannot get resource "secrets"' in kubectl.condition("Ready")["message"]
+    assert not kubectl.children()
+
+
 def test_a_missing_right_is_named_in_the_status(
     kubectl: Kubectl, start_operator: StartOperator, digits: dict[str, Any], tmp_path: Path
 ) -> None:
