@@ -66,7 +66,7 @@ class EngineConfig:
     kind, task: those of its stage
     text_encoder: whether a pipeline loads its text encoder; not where the stage before does all encoding
     parallel_size: its processes, over which batched model calls are spread
-    step_timeout: seconds after which a step in them has failed
+    step_timeout: seconds after which a step has failed
     dtype: of the weights; auto is float32 on a CPU and bfloat16 on a GPU
     compile_backend: of torch.compile, for the denoisers; None leaves them as they are
     """
@@ -248,7 +248,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=600.0,
         metavar="SECONDS",
-        help="with several processes: time after which a step has failed, and the replica is started again (600)",
+        help="time after which a step has failed, and the replica is started again (600)",
     )
     parser.add_argument(
         "--dtype", choices=DTYPES, default="auto", help="of the weights (auto: bfloat16 on a GPU, float32 on a CPU)"

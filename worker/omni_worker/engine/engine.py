@@ -63,6 +63,7 @@ class Engine:
         self._lost: Exception | None = None
         self.steps = 0
         self.step_seconds = 0.0
+        self._step_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -97,12 +98,13 @@ class Engine:
         self._put(call)
         return call.future
 
-    def stop(self) -> None:
-        """End the loop after the step that runs, and shut the executor down."""
+    def stop(self, timeout: float | None = None) -> bool:
+        """End the loop after the step that runs, and shut the executor down; whether that was done within `timeout`."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     @property
     def load(self) -> Load:
@@ -121,14 +123,21 @@ class Engine:
         """Whether the loop turns."""
         return self._thread.is_alive()
 
+    @property
+    def seconds_in_step(self) -> float:
+        """How long the step that runs now has been running; 0 where none does."""
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
+
     def step(self) -> None:
         """One turn of the loop: take what came in, schedule, execute, update."""
         self._take_inbox()
         with self._wake:
             scheduled = self._scheduler.schedule(time.monotonic())
         if not scheduled.is_empty:
-            began = time.perf_counter()
+            began, self._step_began = time.perf_counter(), time.monotonic()
             output = self._executor.execute(scheduled)
+            self._step_began = None
             self.steps, self.step_seconds = self.steps + 1, self.step_seconds + time.perf_counter() - began
             with self._wake:
                 events = self._scheduler.update_from_output(scheduled, output)

@@ -31,6 +31,7 @@ from omni_worker.sockets import own_address_towards
 
 log = logging.getLogger(__name__)
 STATS_SECONDS = 1.0
+MOST_HAND_BACK_SECONDS = 5.0  # of the drain timeout, for handing back what has not ended, and for the last step
 WARM_UP_PROMPT = "warm-up"
 WARM_UP_SIZES = (2, 4, 8)
 WARM_UP_SECONDS = 20.0
@@ -58,11 +59,12 @@ class ReplicaProcess:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._failure: str | None = None
+        self._is_stuck = False
         self._keys = keys.read(config.secret_file)
         self._server = ReplicaServer(config.engine.max_num_seqs, self._keys)
 
     async def run(self) -> int:
-        """Until told to stop; returns the exit code."""
+        """Until told to stop; returns the exit code. Ends the process itself where the engine does not end."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         self._server.bind(self._config.bind_host, self._config.data_port)
@@ -82,19 +84,25 @@ class ReplicaProcess:
                 on_change=self._on_membership,
                 keys=self._keys,
             )
-            serving += [group.create_task(client.run()), group.create_task(self._send_stats())]
+            serving += [group.create_task(work) for work in (client.run(), self._send_stats(), self._watch_steps(card))]
             await self._stop.wait()
             if self._failure is None:
                 await self._drain(client)
             for task in serving:
                 task.cancel()
-        if self._failure is not None:
-            self._report("failed", reason=self._failure)
-            return 1
+        return self._end()
+
+    def _end(self) -> int:
         assert self._server.engine is not None
-        self._server.engine.stop()
-        self._report("stopped")
-        return 0
+        if self._failure is None:
+            code = 0
+            self._report("stopped")
+        else:
+            code = 1
+            self._report("failed", reason=self._failure)
+        if not self._server.engine.stop(0.0 if self._is_stuck else self._hand_back_seconds):
+            os._exit(code)  # its thread is in a step that does not end, and would keep this process
+        return code
 
     def _load(self) -> tuple[ModelCard, str]:
         # Imported here: torch takes seconds, and the supervisor is told that loading has begun before that.
@@ -153,11 +161,17 @@ class ReplicaProcess:
         self._state = State.DRAINING
         self._report("draining")
         self._server.is_draining = True
+        began = time.monotonic()
         await client.report_now()
-        if not await self._server.drain(self._config.drain_timeout):
-            log.warning("not everything ended within %g s; the rest is lost here", self._config.drain_timeout)
+        left = self._config.drain_timeout - self._hand_back_seconds - (time.monotonic() - began)
+        if not await self._server.drain(max(0.0, left)):
+            log.warning("not everything ended within %.0f s; the rest was handed back", left)
         self._state = State.DOWN
         await client.report_now()
+
+    @property
+    def _hand_back_seconds(self) -> float:
+        return min(MOST_HAND_BACK_SECONDS, self._config.drain_timeout / 4)
 
     def _on_membership(self, membership: Membership) -> None:
         registered = membership.is_registered(time.monotonic())
@@ -167,6 +181,16 @@ class ReplicaProcess:
         self._failure = f"the engine failed: {error!r}"
         self._loop.call_soon_threadsafe(self._stop.set)
 
+    async def _watch_steps(self, card: ModelCard) -> None:
+        """End a replica that is stuck in a step. One that runs requests whole has steps of any length."""
+        engine, longest = self._server.engine, self._config.engine.step_timeout
+        assert engine is not None
+        while not self._is_stuck:
+            await asyncio.sleep(STATS_SECONDS)
+            self._is_stuck = card.mode != "request" and engine.seconds_in_step > longest
+        self._failure = f"a step did not end within {longest:g} s (--step-timeout)"
+        self._stop.set()
+
     async def _send_stats(self) -> None:
         from omni_worker.replica.batch_report import BatchReport  # here, for it needs torch
 
@@ -174,7 +198,10 @@ class ReplicaProcess:
         while True:
             engine = self._server.engine
             assert engine is not None
-            runner = (await asyncio.wrap_future(engine.collective_rpc("stats", 60.0)))[0]
+            try:
+                runner = (await asyncio.wrap_future(engine.collective_rpc("stats", 60.0)))[0]
+            except TimeoutError:
+                continue  # it is at a long step
             scheduler = engine.scheduler_stats
             load = self._server.load
             self._report(

@@ -1,7 +1,8 @@
 """Runs a process's own replicas as child processes, and restarts the ones that die.
 
 A replica that fails before it was ever up ends the whole process: what it says (a model that is not there, a port in
-use) would not change. One that dies later is restarted with backoff.
+use) would not change. One that dies later is restarted with backoff; one that does so again and again ends the process
+too, when its neighbours have drained, so that whoever watches over processes sees it.
 """
 
 import asyncio
@@ -11,15 +12,17 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from omni_worker.config import ServeConfig
 from omni_worker.errors import CommandError
+from omni_worker.replica.restarts import Restarts
 
 log = logging.getLogger(__name__)
-BACKOFF_SECONDS = (1.0, 30.0)
-STEADY_SECONDS = 60.0
+COMMAND = (sys.executable, "-m", "omni_worker.replica.process")
+LAST_SECONDS = 10.0  # beyond the drain timeout, until a replica is killed
 TORCH_DISTRIBUTED_PORT = 29500
 
 
@@ -33,6 +36,7 @@ class Child:
     refusal: str | None = None
     restarts: int = 0
     was_up: bool = False
+    up_since: float | None = None
     stats: dict[str, Any] = field(default_factory=dict)
     failure: str | None = None
 
@@ -42,16 +46,17 @@ class ReplicaFailed(CommandError):
 
 
 class Supervisor:
-    """The local replicas of one `omni serve` process."""
+    """The local replicas of one `omni serve` process, each of them a process that `command` starts."""
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, command: Sequence[str] = COMMAND) -> None:
         self._config = config
+        self._command = command
         self._draining = False
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self.children = [Child(index) for index in range(config.local_replicas)]
 
     async def run(self) -> None:
-        """Keep all replicas running until `drain`. Raises ReplicaFailed where one cannot start."""
+        """Keep all replicas running until `drain`. Raises ReplicaFailed where one cannot start, or go on."""
         try:
             async with asyncio.TaskGroup() as group:
                 for child in self.children:
@@ -71,7 +76,7 @@ class Supervisor:
                 process.terminate()
         waiting = [process.wait() for process in self._processes.values()]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*waiting), self._config.drain_timeout + 10.0)
+            await asyncio.wait_for(asyncio.gather(*waiting), self._config.drain_timeout + LAST_SECONDS)
         for process in self._processes.values():
             if process.returncode is None:
                 process.kill()
@@ -82,9 +87,8 @@ class Supervisor:
         return all(child.was_up for child in self.children)
 
     async def _keep(self, child: Child) -> None:
-        backoff, longest = BACKOFF_SECONDS
+        restarts = Restarts()
         while not self._draining:
-            began = time.monotonic()
             code = await self._run_once(child)
             child.is_registered, child.phase = False, "dead"
             if self._draining:
@@ -92,25 +96,26 @@ class Supervisor:
             reason = child.failure or (f"exit code {code}" if code >= 0 else f"killed by signal {-code}")
             if not child.was_up:
                 raise ReplicaFailed(f"replica {child.index} could not start: {reason}")
-            if time.monotonic() - began > STEADY_SECONDS:
-                backoff = BACKOFF_SECONDS[0]
-            log.error("replica %d died (%s); it is started again in %g s", child.index, reason, backoff)
-            await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, longest)
+            now = time.monotonic()
+            pause = restarts.pause(now, 0.0 if child.up_since is None else now - child.up_since)
+            if pause is None:
+                log.error("replica %d died (%s) once too often", child.index, reason)
+                await self.drain()
+                raise ReplicaFailed(f"replica {child.index} died {restarts.story}, the last time: {reason}")
+            log.error("replica %d died (%s); it is started again in %g s", child.index, reason, pause)
+            await asyncio.sleep(pause)
             child.restarts += 1
 
     async def _run_once(self, child: Child) -> int:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "omni_worker.replica.process",
+            *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self._environment(child.index),
             start_new_session=True,  # a Ctrl-C in the terminal reaches the supervisor alone
         )
         self._processes[child.index] = process
-        child.failure = None
+        child.failure = child.up_since = None
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(asdict(self._config.replica(child.index))).encode() + b"\n")
@@ -143,7 +148,8 @@ class Supervisor:
                 child.failure = line["reason"]
             case phase:
                 child.phase = phase
-                child.was_up = child.was_up or phase == "loaded"
+                if phase == "loaded":
+                    child.was_up, child.up_since = True, time.monotonic()
 
     def _environment(self, index: int) -> dict[str, str]:
         """This process's environment; where there are several replicas, each gets its share of devices and cores."""

@@ -1,0 +1,132 @@
+"""A supervisor over small real processes: restarts, their backoff and their budget, and the drain."""
+
+import argparse
+import asyncio
+import functools
+import itertools
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from omni_worker.config import add_arguments, from_arguments
+from omni_worker.replica import restarts, supervisor
+from omni_worker.replica.restarts import Restarts
+from omni_worker.replica.supervisor import ReplicaFailed, Supervisor
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.mark.parametrize(
+    ("deaths", "pauses"),
+    [
+        pytest.param([(0, 5)], [1], id="the first is forgiven after a second"),
+        pytest.param([(i * 10, 5) for i in range(6)], [1, 2, 4, 8, 16, None], id="a sixth within ten minutes is not"),
+        pytest.param([(i * 150, 5) for i in range(8)], [1, 2, 4, 8, 8, 8, 8, 8], id="those of long ago do not count"),
+        pytest.param([(0, 5), (1, 5), (90, 61), (95, 3)], [1, 2, 1, 2], id="a steady minute makes up for all before"),
+        pytest.param(
+            [(i, 0) for i in range(6)], [1, 2, 4, 8, 16, None], id="one that never comes up again is given up"
+        ),
+    ],
+)
+def test_when_a_process_is_started_again(deaths, pauses):
+    budget = Restarts()
+    assert [budget.pause(now, lived) for now, lived in deaths] == pauses
+
+
+class Supervised:
+    """A supervisor of `count` small replicas of a kind."""
+
+    def __init__(self, kind, tmp_path, count=1):
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        flags = ["builtin://digits", "--omni-dp-size-local", str(count), "--drain-timeout", "1"]
+        self._record = tmp_path / "record"
+        command = (sys.executable, str(Path(__file__).with_name("small_replica.py")), kind, str(self._record))
+        self.supervisor = Supervisor(from_arguments(parser.parse_args(flags)), command)
+
+    def started(self, index=0):
+        """The process ids and the times of the replica's starts."""
+        return [(int(pid), float(at)) for number, pid, at in filter(is_start, self._lines()) if int(number) == index]
+
+    @property
+    def drained(self):
+        """How many drained."""
+        return sum(line == ["drained"] for line in self._lines())
+
+    def _lines(self):
+        return [line.split() for line in self._record.read_text().splitlines()] if self._record.exists() else []
+
+
+def is_start(line):
+    return len(line) == 3
+
+
+def in_loop(test):
+    @functools.wraps(test)
+    def run(*args, **kwargs):
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 30))
+
+    return run
+
+
+async def eventually(check):
+    for _ in range(1000):
+        if check():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("not within 20 s")
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    monkeypatch.setattr(restarts, "FIRST_PAUSE_SECONDS", 0.02)
+
+
+@in_loop
+async def test_a_replica_that_is_killed_is_started_again_and_its_neighbour_is_not(tmp_path, hurried):
+    two = Supervised("lives", tmp_path, 2)
+    running = asyncio.create_task(two.supervisor.run())
+    await eventually(lambda: two.supervisor.are_loaded)
+    os.kill(two.started(0)[0][0], signal.SIGKILL)
+    await eventually(lambda: len(two.started(0)) == 2 and two.supervisor.children[0].phase == "loaded")
+    assert len(two.started(1)) == 1
+    assert [child.restarts for child in two.supervisor.children] == [1, 0]
+    await two.supervisor.drain()
+    await running
+
+
+@in_loop
+async def test_one_that_dies_again_and_again_ends_all_when_its_neighbours_have_drained(tmp_path, hurried):
+    two = Supervised("the second dies", tmp_path, 2)
+    with pytest.raises(ReplicaFailed, match=r"replica 1 died 6 times within 10 minutes, the last time: exit code 7"):
+        await two.supervisor.run()
+    times = [at for _, at in two.started(1)]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert len(gaps) == restarts.MOST_RESTARTS
+    assert all(gap >= 0.02 * 2**i for i, gap in enumerate(gaps)), "each pause is twice the last"
+    assert two.drained == 1, "its neighbour was let finish"
+
+
+@in_loop
+async def test_one_that_cannot_start_ends_all_at_once_with_its_reason(tmp_path):
+    one = Supervised("cannot start", tmp_path)
+    with pytest.raises(ReplicaFailed, match="replica 0 could not start: there is no such model"):
+        await one.supervisor.run()
+    assert len(one.started()) == 1
+
+
+@in_loop
+async def test_one_that_does_not_drain_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "LAST_SECONDS", 0.2)
+    one = Supervised("does not drain", tmp_path)
+    running = asyncio.create_task(one.supervisor.run())
+    await eventually(lambda: one.supervisor.are_loaded)
+    began = time.monotonic()
+    await one.supervisor.drain()
+    await running
+    assert 1.0 < time.monotonic() - began < 5.0
+    assert len(one.started()) == 1
