@@ -1,0 +1,84 @@
+"""Which models are taken, what is refused and with which words, and what a folder says of its model."""
+
+import json
+
+import pytest
+import torch
+from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM
+
+from omni_worker import model_source
+from omni_worker.language.loading import LoadError, load, wrap
+from tests.worker.language import tiny
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_every_kind_is_taken(kind):
+    model = tiny.served(kind)
+    assert model.context_length == tiny.CONTEXT
+    assert model.slots.cache.holders == []
+
+
+def test_a_recurrent_model_is_refused():
+    torch.manual_seed(0)
+    model = MambaForCausalLM(MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=50, state_size=4))
+    with pytest.raises(LoadError, match="linear_attention"):
+        wrap(model, tiny.tokenizer())
+
+
+def test_a_model_with_an_attention_of_its_own_is_refused():
+    model = BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=1, n_head=2, vocab_size=50))
+    with pytest.raises(LoadError, match="attention of its own"):
+        wrap(model, tiny.tokenizer())
+
+
+def test_a_model_whose_scores_differ_in_a_batch_is_refused(monkeypatch):
+    model = tiny.bare("llama")
+    forward = model.model.layers[1].forward
+
+    def forgetful(states, **kwargs):
+        """Adds something that depends on who else is in the batch."""
+        return forward(states, **kwargs) + states.mean(0, keepdim=True)
+
+    monkeypatch.setattr(model.model.layers[1], "forward", forgetful)
+    with pytest.raises(LoadError, match="other scores in a batch than alone"):
+        wrap(model, tiny.tokenizer())
+
+
+def test_a_folder_of_transformers(tmp_path):
+    tiny.save(tmp_path, "qwen3", eos_token_id=[7, tiny.END])
+    model = load(model_source.parse(str(tmp_path)))
+    assert model.name == "Qwen3ForCausalLM"
+    assert model.defaults.ends == {7, tiny.END}
+    assert model.defaults.temperature == 0.0
+
+
+def test_the_models_own_way_of_drawing_is_the_default(tmp_path):
+    tiny.save(tmp_path)
+    told = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": 3}
+    (tmp_path / "generation_config.json").write_text(json.dumps(told))
+    defaults = load(model_source.parse(str(tmp_path))).defaults
+    assert (defaults.temperature, defaults.top_p, defaults.top_k, defaults.ends) == (0.6, 0.9, 20, {3})
+
+
+def test_a_folder_of_diffusers_names_its_language_model(tmp_path):
+    tiny.save(tmp_path / "thinker")
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "omni.json").write_text(json.dumps({"language": {"subfolder": "thinker", "max_tokens": 16}}))
+    assert load(model_source.parse(str(tmp_path))).defaults.max_tokens == 16
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [("{}", "names no language model"), ('{"language": {"max_tokens": "many"}}', "max_tokens"), ("{", "omni.json")],
+)
+def test_a_folder_that_does_not_say_it_right(tmp_path, told, message):
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "omni.json").write_text(told)
+    with pytest.raises(LoadError, match=message):
+        load(model_source.parse(str(tmp_path)))
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(LoadError, match="cannot be loaded"):
+        load(model_source.parse(str(tmp_path)))
