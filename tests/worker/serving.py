@@ -49,24 +49,27 @@ def client_of(port: int) -> OpenAI:
 
 def draw(port: int, prompt="a red three on black background", size="32x32", n=1, **extra) -> list[Image.Image]:
     """Pictures, asked for as any user of the client would."""
-    answer = client_of(port).images.generate(
-        prompt=prompt, size=size, n=n, response_format="b64_json", extra_body=extra
-    )
+    return draw_with(client_of(port), prompt, size, n, **extra)
+
+
+def draw_with(client: OpenAI, prompt: str, size="32x32", n=1, **extra) -> list[Image.Image]:
+    """Pictures, by this client."""
+    answer = client.images.generate(prompt=prompt, size=size, n=n, response_format="b64_json", extra_body=extra)
     return [Image.open(io.BytesIO(base64.b64decode(item.b64_json))) for item in answer.data]
 
 
 class Process:
-    """One `omni serve`; its log is a file."""
+    """One `omni serve`, started through the command `inside` if there is one; its log is a file."""
 
-    def __init__(self, *argv: str, port: int) -> None:
-        self.argv, self.port = argv, port
+    def __init__(self, *argv: str, port: int, inside: tuple[str, ...] = ()) -> None:
+        self.argv, self.port, self.inside = argv, port, inside
         self._log = tempfile.NamedTemporaryFile(suffix=".log", delete=False)  # noqa: SIM115 - closed in `stop`
         self.start()
 
     def start(self) -> None:
         """Start it, again if it ran before."""
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "omni_worker.cli", "serve", *self.argv],
+            [*self.inside, sys.executable, "-m", "omni_worker.cli", "serve", *self.argv],
             stdout=self._log,
             stderr=self._log,
             env={**os.environ, "OMP_NUM_THREADS": "1"},  # several replicas share this machine's few cores
@@ -111,13 +114,17 @@ class Pipeline:
     """A head and headless processes of `model`, on free ports. `stages` are the entries of its --stage-config."""
 
     def __init__(
-        self, model: str = "builtin://digits", heartbeat_timeout: float = 5.0, stages: list[dict] | None = None
+        self,
+        model: str = "builtin://digits",
+        heartbeat_timeout: float = 5.0,
+        stages: list[dict] | None = None,
+        listen: str = "127.0.0.1",
     ) -> None:
         self.model, self.stages = model, stages or []
         api, master, router, pub = free_ports(4)
         self.master = master
         self.head = Process(
-            model, "--host", "127.0.0.1", "--port", str(api), "--omni-master-address", "127.0.0.1",
+            model, "--host", "127.0.0.1", "--port", str(api), "--omni-master-address", listen,
             "--omni-master-port", str(master), "--omni-coordinator-port", str(router),
             "--omni-coordinator-pub-port", str(pub), "--omni-dp-size-local", "0",
             "--omni-heartbeat-timeout", str(heartbeat_timeout), "--served-model-name", "digits",
@@ -137,12 +144,12 @@ class Pipeline:
         stage = next(stage for stage in self.stages if stage["id"] == id)
         return self.add_headless("--stage-id", str(id), "--engine", stage["engine"], *extra)
 
-    def add_headless(self, *extra: str) -> Process:
-        """Start one more headless process with one replica."""
+    def add_headless(self, *extra: str, head: str = "127.0.0.1", inside: tuple[str, ...] = ()) -> Process:
+        """Start one more headless process with one replica; `inside` a namespace the head is elsewhere."""
         port, data = free_ports(2)
         process = Process(
-            self.model, "--headless", "--host", "127.0.0.1", "--port", str(port), "--omni-master-address", "127.0.0.1",
-            "--omni-master-port", str(self.master), "--omni-replica-port", str(data), *extra, port=port,
+            self.model, "--headless", "--host", "127.0.0.1", "--port", str(port), "--omni-master-address", head,
+            "--omni-master-port", str(self.master), "--omni-replica-port", str(data), *extra, port=port, inside=inside,
         )  # fmt: skip
         self.headless.append(process)
         return process

@@ -1,0 +1,147 @@
+"""Real replica servers over engines whose steps only take time, and an orchestrator before them: in one event loop."""
+
+import asyncio
+import contextlib
+import time
+
+from prometheus_client import CollectorRegistry
+
+from omni_worker.config import Stage
+from omni_worker.coordinator.messages import State
+from omni_worker.engine.engine import Engine
+from omni_worker.engine.executor import UniProcExecutor
+from omni_worker.engine.runner import Runner
+from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, StepScheduler
+from omni_worker.metrics import HeadMetrics
+from omni_worker.orchestrator.balancers import make_balancer
+from omni_worker.orchestrator.orchestrator import Orchestrator
+from omni_worker.orchestrator.stage_pool import StagePool
+from omni_worker.replica.server import ReplicaServer
+from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult
+
+from ..serving import free_ports
+from . import pools
+
+STEP_SECONDS = 0.02
+
+
+class SleepingRunner(Runner):
+    """Every request takes its steps, and each batch of one step takes `seconds`. Remembers what it began."""
+
+    def __init__(self, seconds=STEP_SECONDS):
+        self.seconds = seconds
+        self.begun, self.running = [], {}
+
+    def execute(self, output):
+        for id in output.finished:
+            self.running.pop(id, None)
+        for request in output.new:
+            self.begun.append(request.id)
+            self.running[request.id] = [0, request.payload.steps]
+        if output.cached:
+            time.sleep(self.seconds)
+        for id in output.cached:
+            self.running[id][0] += 1
+        ids = [request.id for request in output.new] + list(output.cached)
+        return RunnerOutput(output.step_id, tuple(self._outcome(id) for id in ids))
+
+    def _outcome(self, id):
+        step, steps = self.running[id]
+        result = GenerationResult(steps=steps) if step == steps else None
+        return RequestOutput(id, None if result else "key", step=step, total_steps=steps, result=result)
+
+    def stats(self):
+        return {}
+
+    def close(self):
+        self.running.clear()
+
+
+class Server:
+    """One replica: its server, its engine, and what the pool is told of it."""
+
+    def __init__(self, number, max_num_seqs=8, max_waiting=None):
+        self.number, self.uid = number, f"u{number}"
+        (self.port,) = free_ports(1)
+        self.runner = SleepingRunner()
+        self.server = ReplicaServer(max_num_seqs)
+        scheduler = StepScheduler(max_num_seqs, max_waiting=max_waiting)
+        self.engine = self.server.engine = Engine(scheduler, UniProcExecutor(self.runner), self.server.on_event)
+        self.engine.start()
+        self.server.bind("127.0.0.1", self.port)
+        self._task = asyncio.create_task(self.server.run())
+
+    def told(self, state=State.UP, **load):
+        """As the coordinator tells of it."""
+        told = pools.replica(self.number, state, self.uid, **load)
+        return type(told)(
+            **{name: getattr(told, name) for name in told.__struct_fields__}
+            | {"address": f"tcp://127.0.0.1:{self.port}"}
+        )
+
+    async def crash(self):
+        """Be gone, as a killed process is: its connections close."""
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self.server._socket.close(linger=0)
+            await asyncio.to_thread(self.engine.stop)
+
+    close = crash
+
+
+class Stage0:
+    """An orchestrator over `count` servers."""
+
+    def __init__(self, count, policy="least-queue-length", **server):
+        self.registry = CollectorRegistry()
+        self.servers = [Server(number, **server) for number in range(count)]
+        self.head()
+
+    def head(self):
+        """A head; a second one is another head."""
+        self.lost = []
+        self.pool = StagePool(Stage(0, "painter"), make_balancer("least-queue-length"), self._note)
+        self.orchestrator = Orchestrator([self.pool], HeadMetrics(CollectorRegistry()))
+        for server in self.servers:
+            self.pool.update(server.told())
+
+    def _note(self, key, uid):
+        self.lost.append(uid)
+
+    def tell(self, number, state):
+        self.pool.update(self.servers[number].told(state))
+
+    def begin(self, id, steps=10):
+        return asyncio.create_task(
+            self.orchestrator.generate(GenerationRequest(id=id, params=GenerationParams(prompt="p", steps=steps)))
+        )
+
+    def where(self, id):
+        """The number of the server that runs the request."""
+        running = self.orchestrator.running.get(id)
+        return int(running.replica.rpartition("-")[2]) if running and running.step else None
+
+    async def under_way(self, *ids):
+        await eventually(lambda: all(self.where(id) is not None for id in ids))
+        return [self.where(id) for id in ids]
+
+
+@contextlib.asynccontextmanager
+async def serving(count, **server):
+    """An orchestrator over servers that are closed in the end."""
+    stage = Stage0(count, **server)
+    try:
+        yield stage
+    finally:
+        await stage.pool.close()
+        for server in stage.servers:
+            await server.close()
+
+
+async def eventually(check, seconds=10.0):
+    """Wait until it is true."""
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        await asyncio.sleep(0.005)
