@@ -2,12 +2,14 @@
 
 import base64
 import io
+import itertools
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -37,16 +39,27 @@ class Wish:
         return f"{article} {self.colour} {DIGITS[self.digit]} on {self.background} background"
 
 
+@dataclass(frozen=True)
+class Sum(Wish):
+    """A digit that the thinker has to find first: as the sum of one number and another."""
+
+    number: int = 0
+
+    @property
+    def prompt(self) -> str:
+        return f"{DIGITS[self.number]} plus {DIGITS[self.digit - self.number]}, in {self.colour}"
+
+
 class Pipeline:
     """A pipeline's API, at a local address."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, name: str = "digits") -> None:
+        self._url, self.name = url, name
         self._client = OpenAI(base_url=f"{url}/v1", api_key="none", timeout=900, max_retries=0)
 
     def draw(self, wish: Wish, request_id: str = "") -> Image.Image:
         answer = self._client.images.generate(
-            model="digits",
+            model=self.name,
             prompt=wish.prompt,
             size="32x32",
             response_format="b64_json",
@@ -61,10 +74,17 @@ class Pipeline:
         seen = read(self.draw(wish))
         return (seen.digit, seen.colour, seen.background) == (wish.digit, wish.colour, wish.background)
 
-    def replicas(self) -> dict[str, dict[str, Any]]:
-        """The replicas that are UP, by the name of their pod."""
+    def written(self, prompt: str) -> str:
+        """The text that answers a prompt, put together from its stream."""
+        stream = self._client.chat.completions.create(
+            model=self.name, messages=[{"role": "user", "content": prompt}], modalities=["text"], stream=True
+        )
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+
+    def replicas(self, stage: str | None = None) -> dict[str, dict[str, Any]]:
+        """The replicas that are UP, by the name of their pod: all, or those of one stage."""
         listed = httpx.get(f"{self._url}/omni/replicas", timeout=30).json()["replicas"]
-        return {each["host"]: each for each in listed if each["state"] == "UP"}
+        return {each["host"]: each for each in listed if each["state"] == "UP" and stage in (None, each["stage"])}
 
     def completed(self) -> dict[str, int]:
         return {pod: each["completed"] for pod, each in self.replicas().items()}
@@ -78,6 +98,50 @@ class Pipeline:
         """The requests that run now, and the replica of each."""
         listed = httpx.get(f"{self._url}/omni/requests", timeout=30).json()["requests"]
         return {each["id"]: each["replica"] for each in listed if each["replica"]}
+
+
+class Load:
+    """A few users who ask without a pause, until told to stop."""
+
+    def __init__(self, pipeline: Pipeline, wishes: Sequence[Wish], users: int) -> None:
+        self._pipeline, self._wishes, self._users = pipeline, wishes, users
+        self._stopped = threading.Event()
+        self.right: list[str] = []
+        self.wrong: list[str] = []
+        """What did not come, or came out as something else."""
+
+    def __enter__(self) -> "Load":
+        self._threads = [threading.Thread(target=self._ask, args=(user,)) for user in range(self._users)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def more(self, count: int = 6) -> None:
+        """Return when this many answers more have come."""
+        enough = self.told + count
+        deadline = time.monotonic() + 300
+        while self.told < enough:
+            assert time.monotonic() < deadline, f"no more answers than {self.told}"
+            time.sleep(0.2)
+
+    @property
+    def told(self) -> int:
+        return len(self.right) + len(self.wrong)
+
+    def _ask(self, user: int) -> None:
+        for number in itertools.count(user, self._users):
+            if self._stopped.is_set():
+                return
+            wish = replace(self._wishes[number % len(self._wishes)], seed=number)
+            try:
+                (self.right if self._pipeline.fulfils(wish) else self.wrong).append(wish.prompt)
+            except Exception as error:  # of whatever kind: it is a request that failed
+                self.wrong.append(f"{wish.prompt}: {error!r}")
 
 
 @contextmanager
