@@ -1,6 +1,6 @@
 """The contract between the planes: every command line that the topology builds is one that the worker understands.
 
-The only test of the control plane that imports the worker, which is what it is for.
+The only test of the control plane that looks into the worker, which is what it is for.
 """
 
 import argparse
