@@ -10,6 +10,7 @@ from omni_worker.keys import Keys
 
 HEARTBEAT_MS = 2_000
 SILENCE_MS = 6_000
+KEEPALIVE_SECONDS = 15
 QUEUED_MESSAGES = 10_000
 LARGEST_MESSAGE = 2**30
 LARGEST_CONTROL_MESSAGE = 2**20
@@ -23,24 +24,31 @@ def make_socket(
     *,
     largest: int = LARGEST_MESSAGE,
     reconnect_ms: int = 1_000,
+    pings: bool = True,
 ) -> Any:
     """A socket of `kind` with keep-alive on the wire and prompt reconnection; ROUTER and XPUB are servers.
 
     With `keys` it speaks only with those who have the same. Whoever sends a frame of more than `largest` bytes is
     disconnected. A client that has lost its server tries again within `reconnect_ms`.
 
-    Only clients send pings, and with each how long the server is to wait for the next: so both notice the other's end,
-    at half the cost to a server of many.
+    Only clients send pings, and with each how long the server is to wait for the next: so both notice the other's end.
+    Without `pings`, where both ends hear of each other anyway, a server learns from the kernel which connections are
+    dead, in about a minute.
     """
     made = context.socket(kind)
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.SNDHWM, QUEUED_MESSAGES)
     made.setsockopt(zmq.RCVHWM, QUEUED_MESSAGES)
     made.setsockopt(zmq.MAXMSGSIZE, largest)
-    if kind not in SERVERS:
+    made.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    made.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_SECONDS)
+    made.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_SECONDS)
+    made.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
+    if kind not in SERVERS and pings:
         made.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         made.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
         made.setsockopt(zmq.HEARTBEAT_TTL, SILENCE_MS)
+    if kind not in SERVERS:
         made.setsockopt(zmq.RECONNECT_IVL, min(50, reconnect_ms))
         made.setsockopt(zmq.RECONNECT_IVL_MAX, reconnect_ms)
     if kind == zmq.ROUTER:

@@ -42,6 +42,8 @@ SHORTEST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 1.0
 BACKOFFS_PER_HEARTBEAT = 2.0
 ANSWERS_PER_TIMEOUT = 2.0
+LONGEST_UNASKED_SECONDS = 5.0  # after which an answer is asked for
+LONGEST_SILENCE_SECONDS = 10.0  # without an answer, after which the head is looked for anew
 REJECTIONS = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 BROKEN_OFF = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL  # how a server that cannot read the greeting ends it
 
@@ -131,6 +133,7 @@ class StageClient:
             self._keys,
             largest=LARGEST_CONTROL_MESSAGE,
             reconnect_ms=int(self._longest_backoff * 1e3),
+            pings=False,  # answers show that the head is there, and reports that the replica is
         )
         socket.setsockopt(zmq.IMMEDIATE, 1)  # never queue messages for a peer that is not there
         monitor = socket.get_monitor_socket(events)
@@ -217,7 +220,9 @@ class StageClient:
         return self._acknowledged > acknowledged
 
     async def _tell(self, socket: Any, welcome: Registered) -> None:
-        """Send reports; returns when they have not been answered for the timeout."""
+        """Send reports; returns when they are not answered."""
+        longest = min(welcome.timeout_seconds, LONGEST_SILENCE_SECONDS)
+        unasked = min(welcome.timeout_seconds / ANSWERS_PER_TIMEOUT, LONGEST_UNASKED_SECONDS)
         heard = time.monotonic()
         told: State | None = None
         while True:
@@ -225,10 +230,10 @@ class StageClient:
             if state is not told:
                 self._needed, told = count, state
             silence = time.monotonic() - heard
-            if silence > welcome.timeout_seconds:
+            if silence > longest:
                 log.warning("the coordinator at %s:%d is silent", self._master[0], welcome.coordinator_port)
                 return
-            answer = self._acknowledged < self._needed or silence > welcome.timeout_seconds / ANSWERS_PER_TIMEOUT
+            answer = self._acknowledged < self._needed or silence > unasked
             identity = self._hello.stage_id, welcome.replica_id, self._hello.uid
             report = Report(*identity, count, state, self._load(), answer)
             with contextlib.suppress(TimeoutError):
