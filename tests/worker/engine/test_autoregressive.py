@@ -1,4 +1,4 @@
-"""Requests of an autoregressive stage, through the real engine: what `generate` writes, whoever comes and goes beside."""
+"""An autoregressive stage through the real engine writes what `generate` writes, whoever comes and goes beside."""
 
 import functools
 import json
