@@ -111,21 +111,20 @@ def test_everything_starts_becomes_ready_and_stops_in_order(start: Start, journa
 def test_stages_stop_one_after_another_and_the_head_last(two: dict[str, Any], tmp_path: Path, journal: Journal) -> None:
     ports = FreePorts()
     topology = on_this_machine(parse(two), ports(1), ports, tmp_path)
-    said: list[tuple[str, str]] = []
-    environment = {"STAND_IN_JOURNAL": str(journal.file)}
-    backend = LocalBackend(
-        topology, tmp_path, COMMAND, environment, lambda child, state: said.append((child.name, state))
-    )
+    said: list[str] = []
+
+    def report(child: Child, state: str) -> None:
+        said.append(f"{child.name} {state}")
+
+    backend = LocalBackend(topology, tmp_path, COMMAND, {"STAND_IN_JOURNAL": str(journal.file)}, report)
     try:
         backend.start()
         backend.wait_ready(60)
     finally:
         said.clear()
         backend.stop()
-    ends = [f"{name} {state}" for name, state in said]
-    assert ends == [
-        f"{name} {state}" for name in ("thinker-0", "painter-0", "head") for state in ("stopping", "stopped")
-    ]
+    order = ("thinker-0", "painter-0", "head")
+    assert said == [f"{name} {state}" for name in order for state in ("stopping", "stopped")]
 
 
 def test_a_process_that_ends_before_it_is_ready_is_named_with_its_last_words(start: Start) -> None:
