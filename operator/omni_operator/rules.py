@@ -72,10 +72,11 @@ def stages_fit_together(pipeline: "OmniPipeline") -> Iterable[Problem]:
                 "is hidden-states, and an autoregressive stage takes text only; set it to text",
             )
         elif before.only_encodes and not stage.takes_hidden_states:
+            or_take = "" if stage.is_autoregressive else "input to hidden-states, or "
             yield Problem(
                 f"spec.stages[{index}].input",
-                f"is text, and {before.name!r} before it only encodes and gives no text; set input to hidden-states, or"
-                f" the task of {before.name!r} to generate",
+                f"is text, and {before.name!r} before it only encodes and gives no text; set {or_take}the task of"
+                f" {before.name!r} to generate",
             )
         before = stage
     if before and before.is_autoregressive and before.only_encodes:

@@ -18,6 +18,7 @@ ACROSS_FIELDS = (
     "a stage after a painter",
     "an input of the first stage",
     "text of a stage that only encodes",
+    "text of an encoder for a language model",
     "hidden states for a language model",
     "nothing but encoding",
     "a task of a painter",

@@ -70,6 +70,10 @@ REFUSED = {
         "spec.stages[1].input: is text, and 'thinker' before it only encodes and gives no text; set input to"
         " hidden-states, or the task of 'thinker' to generate",
     ),
+    "text of an encoder for a language model": (
+        {"spec.stages": [ENCODER, {**THINKER, "name": "second"}], "spec.head": {}},
+        "'thinker' before it only encodes and gives no text; set the task of 'thinker' to generate",
+    ),
     "hidden states for a language model": (
         {"spec.stages": [THINKER, {**THINKER, "name": "second", "input": "hidden-states"}], "spec.head": {}},
         "spec.stages[1].input: is hidden-states, and an autoregressive stage takes text only; set it to text",
