@@ -23,6 +23,7 @@ from omni_worker.orchestrator.stage_pool import StagePool
 from omni_worker.probes import Probes
 from omni_worker.replica.collector import ChildCollector
 from omni_worker.replica.supervisor import Supervisor
+from omni_worker.sockets import allow_many
 
 
 async def run_head(config: ServeConfig, head: HeadConfig) -> None:
@@ -30,6 +31,7 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    allow_many()
     secret = keys.read(config.secret_file)
     coordinator = Coordinator(
         Registry(

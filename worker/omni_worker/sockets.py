@@ -1,5 +1,6 @@
 """ZeroMQ sockets as this project uses them: a dead peer is noticed in seconds, and nothing is queued without bound."""
 
+import resource
 import socket
 from typing import Any
 
@@ -56,6 +57,17 @@ def make_socket(
     if keys is not None:
         keys.protect(made, is_server=kind in SERVERS)
     return made
+
+
+def allow_many() -> None:
+    """Let this process have as many sockets and files as it may: a head needs four for each replica. Before the first.
+
+    ZeroMQ itself would stop at a thousand sockets, and many systems do at a thousand files.
+    """
+    context = zmq.asyncio.Context.instance()
+    context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def own_address_towards(host: str, port: int) -> str:
