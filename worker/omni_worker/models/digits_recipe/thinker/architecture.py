@@ -16,7 +16,8 @@ CONTEXT = 512
 
 CHAT_TEMPLATE = (
     START
-    + "{%- set asked = (messages | selectattr('role', 'equalto', 'user') | list | last).content -%}"
+    + "{%- set questions = messages | selectattr('role', 'equalto', 'user') | list -%}"
+    + "{%- set asked = (questions or messages)[-1].content -%}"
     + "{%- if asked is string -%}{{ asked }}"
     + "{%- else -%}{%- for part in asked if part.type == 'text' -%}{{ part.text }}{%- endfor -%}{%- endif -%}"
     + ANSWER

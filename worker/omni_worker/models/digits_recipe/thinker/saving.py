@@ -20,6 +20,8 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, painter: P
         model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
         _use_the_name_that_transformers_4_and_5_know(fresh / "tokenizer_config.json")
+        for file in fresh.iterdir():
+            file.chmod(0o644)
         if target.exists():
             shutil.move(target, Path(scratch) / "old")
         fresh.rename(target)
