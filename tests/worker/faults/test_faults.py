@@ -1,0 +1,250 @@
+"""Whatever becomes of replicas, no request is lost: real processes, under continuous load from the official client."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import openai
+import pytest
+
+from omni_worker.replica.supervisor import LAST_SECONDS
+
+from .. import serving
+from ..namespaces import Namespace
+from ..serving import Pipeline, eventually
+from . import poison
+from .load import CASES, MOST_LEVELS, Load, Long, lost_runs, pixels
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
+HEARTBEAT_TIMEOUT = 3.0
+STEP_TIMEOUT = 8.0
+DRAIN_SECONDS = 4.0
+LONG = 300  # steps: a second or more
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    environment = pytest.MonkeyPatch()
+    environment.setenv("PYTHONPATH", poison.python_path())
+    model = poison.make_model(tmp_path_factory.mktemp("poison") / "model")
+    pipeline = Pipeline(model, HEARTBEAT_TIMEOUT, listen="0.0.0.0")
+    try:
+        for _ in range(3):
+            pipeline.add_headless("--step-timeout", str(STEP_TIMEOUT), "--drain-timeout", str(DRAIN_SECONDS))
+        eventually(lambda: len(pipeline.up()) == 3, "three replicas up")
+        yield pipeline
+    finally:
+        pipeline.close()
+        environment.undo()
+
+
+@pytest.fixture(scope="module")
+def references(pipeline):
+    """The picture of each case, drawn while nothing happens."""
+    return {case["seed"]: pixels(serving.draw(pipeline.head.port, **case)[0]) for case in CASES}
+
+
+@pytest.fixture(scope="module")
+def expected(references, pipeline):
+    """The picture of a request of LONG steps."""
+    return Long(pipeline, LONG).result()
+
+
+@pytest.fixture(autouse=True)
+def whole(pipeline):
+    """Each test begins with three replicas and leaves no request behind."""
+    for process in (pipeline.head, *pipeline.headless):
+        if process.popen.poll() is not None:
+            process.start()
+    eventually(lambda: len(pipeline.up()) == 3 and not pipeline.running(), "three replicas up and idle")
+
+
+def process_of(pipeline, replica):
+    """The headless process that has this replica, and the replica's process id."""
+    address = next(one["address"] for one in pipeline.replicas() if one["id"] == replica)
+    port = address.rpartition(":")[2]
+    process = next(one for one in pipeline.headless if port in one.argv)
+    return process, process.replicas[0]
+
+
+def state_of(pipeline, replica):
+    return next((one["state"] for one in pipeline.replicas() if one["id"] == replica), "gone")
+
+
+def same(picture, expected):
+    return np.abs(picture - expected).max() <= MOST_LEVELS
+
+
+def test_kill_9(pipeline, references, expected):
+    before = lost_runs(pipeline, "crashed")
+    with Load(pipeline, references) as load:
+        long = Long(pipeline, LONG)
+        _, pid = process_of(pipeline, long.replica)
+        os.kill(pid, signal.SIGKILL)
+        assert same(long.result(), expected)
+        load.more()
+    load.check()
+    assert lost_runs(pipeline, "crashed") > before
+
+
+def test_two_killed_one_after_the_other(pipeline, references):
+    """The second one while it runs what the first had lost: those requests are suspects then, and yet come through."""
+    with Load(pipeline, references) as load:
+        long = Long(pipeline, 600)
+        first = long.replica
+        os.kill(process_of(pipeline, first)[1], signal.SIGKILL)
+        second = eventually(lambda: long.replica != first and long.replica, "the long request elsewhere")
+        os.kill(process_of(pipeline, second)[1], signal.SIGKILL)
+        long.result()
+        load.more()
+    load.check()
+
+
+def test_stopped_for_less_than_the_heartbeat_timeout(pipeline, references):
+    before = [lost_runs(pipeline, reason) for reason in ("crashed", "stalled", "left", "refused")]
+    with Load(pipeline, references) as load:
+        _, pid = process_of(pipeline, Long(pipeline, LONG).replica)
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(HEARTBEAT_TIMEOUT / 3)
+        os.kill(pid, signal.SIGCONT)
+        load.more()
+    load.check()
+    assert [lost_runs(pipeline, reason) for reason in ("crashed", "stalled", "left", "refused")] == before
+
+
+def test_stopped_for_longer_than_the_heartbeat_timeout(pipeline, references, expected):
+    before = lost_runs(pipeline, "stalled")
+    with Load(pipeline, references) as load:
+        long = Long(pipeline, LONG)
+        replica = long.replica
+        _, pid = process_of(pipeline, replica)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert same(long.result(), expected), "it ran elsewhere meanwhile"
+            assert state_of(pipeline, replica) in ("ERROR", "gone")
+            load.more()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        eventually(lambda: state_of(pipeline, replica) == "UP", "the return", 10)
+        load.more()
+    load.check()
+    assert lost_runs(pipeline, "stalled") > before
+    eventually(lambda: not any(one["running"] for one in pipeline.replicas()), "what it had to be aborted", 10)
+
+
+def test_sigterm(pipeline, references):
+    crashed = lost_runs(pipeline, "crashed")
+    with Load(pipeline, references) as load:
+        process, _ = process_of(pipeline, Long(pipeline, 150).replica)
+        began = time.monotonic()
+        assert process.stop() == 0
+        assert time.monotonic() - began < DRAIN_SECONDS + LAST_SECONDS
+        load.more()
+    load.check()
+    assert len(pipeline.replicas()) == 2
+    assert lost_runs(pipeline, "crashed") == crashed
+
+
+def test_sigterm_when_there_is_too_little_time_hands_back_what_runs(pipeline, references):
+    before = lost_runs(pipeline, "refused")
+    with Load(pipeline, references, threads=1) as load:
+        long = Long(pipeline, 4000)
+        process, _ = process_of(pipeline, long.replica)
+        began = time.monotonic()
+        assert process.stop() == 0
+        assert time.monotonic() - began < DRAIN_SECONDS + LAST_SECONDS, "within its grace"
+        assert long.result() is not None
+    load.check()
+    assert lost_runs(pipeline, "refused") > before
+
+
+def test_all_replicas_gone_and_back(pipeline, references):
+    with Load(pipeline, references) as load:
+        killed = time.monotonic()
+        for process in pipeline.headless:
+            os.kill(process.replicas[0], signal.SIGKILL)
+        eventually(lambda: pipeline.up(), "the first to be back")
+        back = time.monotonic()
+        load.more(12)
+    load.check_pictures()
+    assert all(isinstance(one.error, openai.APIStatusError) and one.error.status_code == 503 for one in load.failures)
+    assert all(killed < one.began < back for one in load.failures), "only those that came while there was none"
+    assert all(one.ended - one.began < 15 for one in load.failures), "and they were told in time"
+
+
+def test_head_kill_9(pipeline, references):
+    pids = [process.replicas for process in pipeline.headless]
+    with Load(pipeline, references) as load:
+        Long(pipeline, 20_000)
+        long = eventually(lambda: [one for one in pipeline.running() if one["step"] > 3], "the long request")
+        assert long
+        pipeline.head.stop(signal.SIGKILL)
+    pipeline.head.start()
+    eventually(lambda: len(pipeline.up()) == 3, "the fleet")
+    eventually(lambda: not any(one["running"] for one in pipeline.replicas()), "the dead head's requests to end", 10)
+    assert [process.replicas for process in pipeline.headless] == pids, "no replica was restarted"
+    with Load(pipeline, references) as load:
+        load.more(12)
+    load.check()
+
+
+@pytest.fixture
+def namespace():
+    try:
+        made = Namespace()
+    except OSError as error:
+        pytest.skip(f"no network namespace can be made here: {error}")
+    yield made
+    made.close()
+
+
+def test_partition(pipeline, references, expected, namespace):
+    process = pipeline.add_headless(head=namespace.host, inside=namespace.inside)
+    try:
+        eventually(lambda: len(pipeline.up()) == 4, "a replica in another network")
+        inside = next(one["id"] for one in pipeline.up() if namespace.address in one["address"])
+        with Load(pipeline, references, threads=6) as load:
+            longs = [Long(pipeline, LONG) for _ in range(4)]
+            eventually(lambda: any(one["replica"] == inside for one in pipeline.running()), "requests there")
+            namespace.cut()
+            assert all(same(long.result(), expected) for long in longs)
+            eventually(lambda: state_of(pipeline, inside) == "ERROR", "the partition to be noticed", 15)
+            load.more()
+            namespace.heal()
+            eventually(lambda: state_of(pipeline, inside) == "UP", "the return", 20)
+            load.more(12)
+        load.check()
+    finally:
+        pipeline.headless.remove(process)
+        process.close()
+
+
+def test_a_poisoned_request_fails_and_the_fleet_does_not(pipeline, references):
+    pids = {pid for process in pipeline.headless for pid in process.replicas}
+    with Load(pipeline, references, threads=6) as load:
+        with pytest.raises(openai.InternalServerError, match="replicas crashed while they ran this request"):
+            serving.draw(pipeline.head.port, poison.DIES)
+        dead = len(pids - {pid for process in pipeline.headless for pid in process.replicas})
+        load.more()
+    load.check()
+    assert dead <= 3
+    logs = "".join(process.log for process in pipeline.headless)
+    assert 2 <= logs.count("(exit code 66)") <= 3
+
+
+def test_a_replica_that_is_stuck_is_restarted_and_a_client_that_left_is_not_retried(pipeline, references):
+    before = lost_runs(pipeline, "crashed")
+    with Load(pipeline, references, threads=2) as load:
+        stuck = Long(pipeline, prompt=poison.HANGS, timeout=2.0)
+        with pytest.raises(openai.APITimeoutError):
+            stuck.result()
+        eventually(
+            lambda: any("a step did not end within 8 s" in process.log for process in pipeline.headless),
+            "the end of the replica that is stuck",
+            30,
+        )
+        load.more()
+    load.check()
+    assert sum(process.log.count("a step did not end") for process in pipeline.headless) == 1
+    assert lost_runs(pipeline, "crashed") <= before + 2, "only what ran beside it"
