@@ -1,6 +1,7 @@
 """The head's end of one replica: sends it requests, and knows at once when it is gone."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from omni_worker.replica.messages import (
     Progress,
     Rpc,
     RpcResult,
+    ToReplica,
     pack,
     unpack_from_replica,
 )
@@ -71,12 +73,13 @@ class ReplicaClient:
         future = self._results[id] = asyncio.get_running_loop().create_future()
         self._news[id] = on_news
         try:
-            await self._socket.send_multipart(pack(Add(id, params, refusable)), copy=False)
+            await self._send(Add(id, params, refusable))
             result: GenerationResult = await future
             return result
         except (asyncio.CancelledError, ReplicaLost):
             if not self._socket.closed:  # a replica that only seemed lost must not go on with it
-                await self._socket.send_multipart(pack(Abort(id)))
+                with contextlib.suppress(ReplicaLost):
+                    await self._send(Abort(id))
             raise
         finally:
             self._results.pop(id, None)
@@ -86,7 +89,7 @@ class ReplicaClient:
         """Call a method of the replica's runners. Raises RequestError, ReplicaLost or TimeoutError."""
         future = self._rpcs[id] = asyncio.get_running_loop().create_future()
         try:
-            await self._socket.send_multipart(pack(Rpc(id, method, list(args), timeout)))
+            await self._send(Rpc(id, method, list(args), timeout))
             return await asyncio.wait_for(future, timeout)
         finally:
             self._rpcs.pop(id, None)
@@ -111,6 +114,13 @@ class ReplicaClient:
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close(linger=0)
+
+    async def _send(self, message: ToReplica) -> None:
+        """Send without waiting: a connection that cannot take a message, for its peer is none of ours, never will."""
+        try:
+            await self._socket.send_multipart(pack(message), zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            raise ReplicaLost(f"{self._address} takes no messages") from None
 
     async def _watch(self) -> None:
         while True:
