@@ -81,9 +81,9 @@ def serve(backend: LocalBackend, plan: topology.Topology, folder: Path, console:
     url = f"http://{topology.LOOPBACK}:{plan.head.http_port}"
     runs.announce(folder, runs.Run(os.getpid(), plan.pipeline, url))
     print(f"API: {url}", flush=True)
-    draws = not plan.stages[-1].is_autoregressive
-    prompt = '"a red three on black background" -o three.png' if draws else '"two plus five, in blue"'
-    console.print(f"try it: omni generate {prompt}")
+    prompt = "two plus five, in blue" if plan.stages[0].is_autoregressive else "a red three on black background"
+    file = "" if plan.stages[-1].is_autoregressive else " -o picture.png"
+    console.print(f'try it: omni generate "{prompt}"{file}')
     console.print("Ctrl-C stops it")
     backend.watch()
 

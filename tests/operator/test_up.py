@@ -15,6 +15,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from omni_worker.models.digits_reader import read
+
 pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
 EXAMPLE = str(ROOT / "examples/digits.yaml")
@@ -112,10 +114,10 @@ def omni(
 
 
 def test_it_tells_what_starts_and_how_to_use_it(up: Up) -> None:
+    eventually(lambda: "omni generate" in up.messages(), "what to do with it")
     messages = up.messages()
     assert "pipeline digits: builtin://digits, a head, 2 × painter" in messages
     assert "painter-1: ready" in messages
-    assert "omni generate" in messages
 
 
 def test_the_api_serves_the_pipeline_by_its_name(up: Up) -> None:
@@ -175,6 +177,42 @@ def test_generate_does_not_take_another_pipeline_for_it(up: Up, tmp_path: Path) 
     done = omni(up.folder, "generate", PROMPT, "-o", str(tmp_path / "a.png"), "--pipeline=letters")
     assert done.returncode == 1
     assert "no pipeline was found" in done.stderr
+
+
+# ---- two stages
+
+QUESTION = "two plus five, in blue"
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """A thinker and a painter, served."""
+    up = Up(tmp_path_factory.mktemp("two"), str(ROOT / "examples/digits-thinker.yaml"), "--port=0")
+    try:
+        up.url = up.first_line().split()[1]  # type: ignore[attr-defined]
+        yield up
+    finally:
+        up.close()
+
+
+def test_a_sum_becomes_a_picture_of_its_result(two: Up, tmp_path: Path) -> None:
+    file = tmp_path / "seven.png"
+    done = omni(two.folder, "generate", QUESTION, "-o", str(file), "--size=32x32", "--steps=4", "--seed=3")
+    assert done.returncode == 0, done.stderr
+    seen = read(Image.open(file))
+    assert (seen.digit, seen.colour) == (7, "blue")
+
+
+def test_without_a_file_the_thinkers_words_are_printed(two: Up) -> None:
+    done = omni(two.folder, "generate", QUESTION)
+    assert done.returncode == 0, done.stderr
+    assert "a blue seven" in done.stdout
+
+
+def test_only_this_user_can_read_the_secret_of_a_run(two: Up) -> None:
+    (file,) = two.folder.glob("omnipipeline/up/*/secret")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert len(file.read_text()) >= 32
 
 
 # ---- ending
@@ -246,6 +284,12 @@ REFUSED: dict[str, tuple[str, list[str], int, str]] = {
         ["bad.yaml"],
         2,
         "did you mean 'replicas'",
+    ),
+    "a stage's model that only a cluster has": (
+        MANIFEST.replace("{name: p", "{model: {source: 'pvc://weights/digits'}, name: p"),
+        ["bad.yaml"],
+        2,
+        "spec.stages[0].model.source: pvc://weights/digits is a volume of a cluster",
     ),
     "two stages of one name": (
         f"{MANIFEST}  - {{name: painter, engine: diffusion}}\n",
