@@ -17,7 +17,8 @@ from omni_worker.replica.server import ReplicaServer
 from omni_worker.requests import GenerationParams
 from omni_worker.sockets import make_socket
 
-from ..serving import free_ports
+from .. import serving
+from ..serving import Pipeline, free_ports
 from .fleet import eventually, running
 from .members import hello, report
 
@@ -165,3 +166,27 @@ def test_a_secret_that_all_may_read_is_a_warning(tmp_path, mode, warns, caplog):
     file.chmod(mode)
     keys.check(str(file))
     assert bool(caplog.messages) is warns
+
+
+@pytest.mark.processes
+def test_real_processes_with_a_secret_and_one_without(tmp_path):
+    file = tmp_path / "secret"
+    file.write_text("s" * 40)
+    file.chmod(0o600)
+    pipeline = Pipeline()
+    try:
+        pipeline.head.stop()
+        pipeline.head.argv += ("--omni-secret-file", str(file))
+        pipeline.head.start()
+        stranger = pipeline.add_headless()
+        member = pipeline.add_headless("--omni-secret-file", str(file))
+        serving.eventually(member.is_ready, "the replica with the secret")
+        serving.eventually(
+            lambda: "no secret" in stranger.get("/readyz").json().get("reason", ""), "the reason of the other"
+        )
+        assert [one["state"] for one in pipeline.replicas()] == ["UP"]
+        assert serving.draw(pipeline.head.port)
+        assert "omni_membership_rejected_total 0.0" not in pipeline.head.get("/metrics").text
+        assert "--omni-secret-file" in stranger.log
+    finally:
+        pipeline.close()
