@@ -31,6 +31,9 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "every policy: power-of-two": {"spec.loadBalancing.policy": "power-of-two"},
     "another order": {"spec.stages.0.scheduling.policy": "srpt"},
     "a thinker and a painter": {"spec.stages": [THINKER, READER]},
+    "layers on two devices": {
+        "spec.stages": [{**THINKER, "accelerator": {"count": 2}, "parallelism": {"pipeline": 2}}, READER]
+    },
     "an encoder and a painter": {"spec.stages": [{**THINKER, "task": "encode"}, READER]},
     "a painter in the head that reads states": {
         "spec.stages": [{**THINKER, "task": "encode"}, READER],
