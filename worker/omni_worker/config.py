@@ -66,6 +66,7 @@ class EngineConfig:
     kind, task: those of its stage
     text_encoder: whether a pipeline loads its text encoder; not where the stage before does all encoding
     parallel_size: its processes, over which batched model calls are spread
+    pipeline_parallel_size: its processes, each of which has a part of a language model's layers
     step_timeout: seconds after which a step has failed
     dtype: of the weights; auto is float32 on a CPU and bfloat16 on a GPU
     compile_backend: of torch.compile, for the denoisers; None leaves them as they are
@@ -80,6 +81,7 @@ class EngineConfig:
     task: str = "generate"
     text_encoder: bool = True
     parallel_size: int = 1
+    pipeline_parallel_size: int = 1
     step_timeout: float = 600.0
     dtype: str = "auto"
     compile_backend: str | None = None
@@ -244,6 +246,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes of each replica, a device each, over which the rows of a batched model call are spread (1)",
     )
     parser.add_argument(
+        "--pipeline-parallel-size",
+        type=_at_least(1),
+        default=1,
+        metavar="N",
+        help="processes of each replica, a device each, over which the layers of a language model are spread (1)",
+    )
+    parser.add_argument(
         "--step-timeout",
         type=_seconds,
         default=600.0,
@@ -315,6 +324,7 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
             task=stage.task,
             text_encoder=args.text_encoder,
             parallel_size=args.cfg_parallel_size,
+            pipeline_parallel_size=args.pipeline_parallel_size,
             step_timeout=args.step_timeout,
             dtype=args.dtype,
             compile_backend=args.compile,

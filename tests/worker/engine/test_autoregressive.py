@@ -123,7 +123,7 @@ def test_a_preempted_request_goes_on_where_it_was():
 
 def test_where_memory_is_short_rows_are_given_up_and_made_again():
     small = tiny.served("llama")
-    small.slots.cache._max_bytes = 3 * 64 * small.slots.cache.token_bytes
+    small.slots.cache.max_tokens = 3 * 64
     writer = Writer(small, max_num_seqs=6)
     for i in range(6):
         writer.add(str(i), params(PROMPTS[i], max_tokens=60, hidden_states=True))

@@ -26,7 +26,7 @@ def read(cache, id):
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans(), st.integers(1, 150)), max_size=40), st.data())
 def test_requests_keep_what_they_wrote(events, data):
-    cache, held = SlotCache([False, True], max_bytes=10**9), {}
+    cache, held = SlotCache([False, True]), {}
     for step, (id, leaves, length) in enumerate(events):
         if leaves:
             cache.release(id)
@@ -43,7 +43,7 @@ def test_requests_keep_what_they_wrote(events, data):
 
 
 def test_rows_of_one_call_are_a_view():
-    cache = SlotCache([False], max_bytes=10**9)
+    cache = SlotCache([False])
     ids = list("abcdef")
     cache.reserve(ids, 10)
     write(cache, ids, [3] * 6, range(1, 7))
@@ -56,7 +56,7 @@ def test_rows_of_one_call_are_a_view():
 
 
 def test_a_row_that_is_given_anew_is_empty():
-    cache = SlotCache([False], max_bytes=10**9)
+    cache = SlotCache([False])
     cache.reserve(["a"], 5)
     write(cache, ["a"], [5], [float("nan")])
     cache.release("a")
@@ -65,11 +65,8 @@ def test_a_row_that_is_given_anew_is_empty():
 
 
 def test_there_is_no_more_than_there_is():
-    cache = SlotCache([False], max_bytes=0)
-    cache.reserve(["a"], 1)
-    write(cache, ["a"], [1], [1])
-    cache._max_bytes = 4 * BLOCK * cache.token_bytes
-    assert cache.max_tokens == 4 * BLOCK
+    cache = SlotCache([False])
+    cache.max_tokens = 4 * BLOCK
     assert cache.reserve(["a"], 2 * BLOCK)
     assert cache.reserve(["b"], 1)
     assert not cache.reserve(["c"], 1)
@@ -83,7 +80,7 @@ def test_there_is_no_more_than_there_is():
 
 @pytest.mark.parametrize("spans", [[1, 70], [70, 1]])
 def test_a_call_reads_as_far_as_its_longest(spans):
-    cache = SlotCache([False], max_bytes=10**9)
+    cache = SlotCache([False])
     cache.reserve(["a", "b"], 70)
     _, [(keys, values)] = write(cache, ["a", "b"], spans, [1, 2])
     assert keys.shape == values.shape == (2, 2, 70, 4)

@@ -12,6 +12,7 @@ from omni_worker.engine.runner.autoregressive import AutoregressiveRunner
 from omni_worker.engine.runner.diffusion import RequestRunner, StepRunner
 from omni_worker.engine.scheduler import POLICIES, RequestScheduler, SchedulerEvent, SchedulerInterface, StepScheduler
 from omni_worker.language import loading as language
+from omni_worker.language.chain import Chain
 from omni_worker.model_source import ModelSource
 from omni_worker.pipelines.loading import LoadError, Parts, load
 from omni_worker.pipelines.ranks import Ranks
@@ -27,9 +28,10 @@ def build_engine(
 ) -> tuple[Engine, ModelCard]:
     """Load the model and build the engine around it, not yet started. Raises LoadError."""
     executor: Executor
-    if config.parallel_size > 1:
+    size = config.parallel_size * config.pipeline_parallel_size
+    if size > 1:
         spec = RunnerSpec("omni_worker.engine.build:build_runner", (config, source.text, source.revision))
-        executor = several = MultiprocExecutor(spec, config.parallel_size, config.step_timeout)
+        executor = several = MultiprocExecutor(spec, size, config.step_timeout)
         card = several.card
     else:
         runner, card = build_runner(Ranks(), config, source.text, source.revision)
@@ -48,6 +50,11 @@ def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str |
     source = model_source.parse(model, revision)
     if config.kind == "autoregressive" and (config.task == "generate" or source.is_language_model):
         return _build_writer(ranks, config, source)
+    if config.pipeline_parallel_size > 1:
+        raise LoadError(
+            f"{source.text} is not a stage that writes: only the layers of a language model can be spread over ranks; "
+            "serve it with --pipeline-parallel-size 1 (parallelism.pipeline: 1)"
+        )
     pipeline = load(
         source,
         config.step_execution,
@@ -68,9 +75,12 @@ def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str |
 
 
 def _build_writer(ranks: Ranks, config: EngineConfig, source: ModelSource) -> tuple[Runner, ModelCard]:
-    if ranks.size > 1:
-        raise LoadError(f"{source.text} writes text, and --cfg-parallel-size divides denoising steps: leave it out")
-    writer = language.load(source, config.dtype)
+    if config.parallel_size > 1:
+        raise LoadError(
+            f"{source.text} writes text, and has no steps to divide: serve it with --cfg-parallel-size 1 "
+            "(parallelism.cfg: 1), and spread its layers with --pipeline-parallel-size (parallelism.pipeline)"
+        )
+    writer = language.load(source, config.dtype, Chain(ranks.rank, ranks.size))
     card = ModelCard(pipeline=writer.name, mode=config.task, context_length=writer.context_length)
     return AutoregressiveRunner(writer, encode_only=config.task == "encode"), card
 

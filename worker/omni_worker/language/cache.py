@@ -50,19 +50,19 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """Rows of at most `max_bytes` together; `sliding` says of each layer whether it sees a window only.
+    """Rows for at most `max_tokens` together (None: no bound); `sliding` says of each layer if it sees a window only.
 
     Every row is as long as the longest must be. `enter` says where the next call of the model reads and writes.
     """
 
-    def __init__(self, sliding: Sequence[bool], max_bytes: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, sliding: Sequence[bool], device: torch.device | str = "cpu") -> None:
         super().__init__(layers=[SlotLayer(self, one) for one in sliding])
         self._device = torch.device(device)
         self.rows, self.length = 1, BLOCK
         self.window, self.span = slice(0, 0), 0
         self.places: tuple[Any, ...] = ()
         self._positions = torch.empty(0)
-        self._max_bytes = max_bytes
+        self.max_tokens: int | None = None
         self._row: dict[str, int] = {}
         self._reserved: dict[str, int] = {}
 
@@ -71,11 +71,6 @@ class SlotCache(Cache):  # type: ignore[misc]
         """What one token of one request takes; 0 before the first call."""
         made = [one for layer in self.layers if layer.is_initialized for one in (layer.keys, layer.values)]
         return sum(one.shape[1] * one.shape[3] * one.element_size() for one in made)
-
-    @property
-    def max_tokens(self) -> int:
-        """How many tokens a request can have that is alone."""
-        return self._max_bytes // max(1, self.token_bytes) // BLOCK * BLOCK
 
     @property
     def holders(self) -> list[str]:
@@ -97,7 +92,7 @@ class SlotCache(Cache):  # type: ignore[misc]
                 self.rows if rows <= self.rows else max(rows, 2 * self.rows),
                 self.length if length <= self.length else max(least[1], self.length * 3 // 2 // BLOCK * BLOCK),
             )
-            size = next((one for one in (ample, least) if one[0] * one[1] * self.token_bytes <= self._max_bytes), None)
+            size = next((one for one in (ample, least) if self._fits(*one)), None)
             if size is None:
                 return False
             self._resize(*size)
@@ -110,6 +105,9 @@ class SlotCache(Cache):  # type: ignore[misc]
                 layer.values[row].zero_()
         self._reserved.update((id, max(length, self._reserved.get(id, 0))) for id in ids)
         return True
+
+    def _fits(self, rows: int, length: int) -> bool:
+        return self.max_tokens is None or rows * length <= self.max_tokens
 
     def release(self, id: str) -> None:
         """Give up a row; an id that has none is passed over."""

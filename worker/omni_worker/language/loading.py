@@ -18,7 +18,8 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 
 from omni_worker.errors import CommandError
 from omni_worker.language import attention
-from omni_worker.language.cache import SlotCache
+from omni_worker.language.cache import BLOCK, SlotCache
+from omni_worker.language.chain import Chain
 from omni_worker.language.model import SlotModel
 from omni_worker.language.proving import prove
 from omni_worker.language.text import Language
@@ -70,10 +71,11 @@ class LanguageModel:
     context_length: int | None
 
 
-def load(source: ModelSource, dtype: str = "auto") -> LanguageModel:
+def load(source: ModelSource, dtype: str = "auto", chain: Chain | None = None) -> LanguageModel:
     """Load `source` onto this process's device, in `dtype`: by default float32 on a CPU and bfloat16 on a GPU.
 
-    Raises LoadError: it is not there, is broken, or is no model that can be batched here.
+    A rank of a `chain` keeps its own layers of it. Raises LoadError: it is not there, is broken, or is no model that
+    can be batched here.
     """
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -89,22 +91,31 @@ def load(source: ModelSource, dtype: str = "auto") -> LanguageModel:
         model = transformers.AutoModelForCausalLM.from_pretrained(source.location, dtype=weights, **place)
     except Exception as error:  # transformers raises whatever the part that failed raised
         raise LoadError(f"the language model of {source.text} cannot be loaded: {error}") from error
-    return wrap(model.to(device), tokenizer, settings.max_tokens)
+    return wrap(model.to(device), tokenizer, settings.max_tokens, chain=chain)
 
 
-def wrap(model: Any, tokenizer: Any, max_tokens: int | None = None, max_bytes: int | None = None) -> LanguageModel:
+def wrap(
+    model: Any,
+    tokenizer: Any,
+    max_tokens: int | None = None,
+    max_bytes: int | None = None,
+    chain: Chain | None = None,
+) -> LanguageModel:
     """A loaded model over a cache of slots that takes at most `max_bytes`: by default most of what is free.
 
-    Raises LoadError where the model cannot be batched so.
+    Raises LoadError where the model cannot be batched so, or not be spread over the ranks of `chain`.
     """
     name, config = type(model).__name__, model.config.get_text_config(decoder=True)
-    sliding = _layers(name, model)
-    model = model.eval()
-    cache = SlotCache(sliding, max_bytes or _free_bytes(model.device), model.device)
-    slots = SlotModel(model, cache)
+    cache = SlotCache(_layers(name, model), model.device)
+    slots = SlotModel(model.eval(), cache, chain)
     own = model.config._attn_implementation
+
+    def switch() -> None:
+        _attend_by_slots(name, model)
+        slots.divide()
+
     try:
-        difference = prove(model, slots, config.vocab_size, lambda: _attend_by_slots(name, model))
+        difference = prove(model, slots, config.vocab_size, switch)
     except LoadError:
         raise
     except Exception as error:
@@ -114,7 +125,9 @@ def wrap(model: Any, tokenizer: Any, max_tokens: int | None = None, max_bytes: i
             f"{name} gives other scores in a batch than alone ({difference:.0%} off, attention {own!r}): "
             "its state is more than the keys and values of the tokens before"
         )
-    bounds = [getattr(config, "max_position_embeddings", None), cache.max_tokens]
+    room = (max_bytes or _free_bytes(model.device)) // cache.token_bytes
+    cache.max_tokens = slots.chain.least(room)  # who gives up a row is decided on every rank, and must be the same
+    bounds = (getattr(config, "max_position_embeddings", None), cache.max_tokens // BLOCK * BLOCK)
     context = min(bound for bound in bounds if bound is not None)
     return LanguageModel(name, slots, Language(tokenizer), _defaults(name, model, max_tokens), context)
 

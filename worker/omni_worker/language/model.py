@@ -1,6 +1,6 @@
 """One model call for many requests: their next tokens in, the scores that are wanted and all last states out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from omni_worker.language.cache import SlotCache
+from omni_worker.language.chain import Chain, divide
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,45 @@ class Answer:
 class SlotModel:
     """A causal language model that writes into `cache`. Each row that is run has been reserved there."""
 
-    def __init__(self, model: Any, cache: SlotCache) -> None:
+    def __init__(self, model: Any, cache: SlotCache, chain: Chain | None = None) -> None:
         self._model = model
         self.cache = cache
+        self.chain = chain or Chain()
         self._device = model.device
         self._picked: tuple[Tensor, Tensor] | None = None
         self._states: Tensor | None = None
         decoder = model.get_decoder()
-        (model.model if decoder is model else decoder).register_forward_hook(self._pick)
+        self._decoder = model.model if decoder is model else decoder
+        self._decoder.register_forward_hook(self._pick)
+        self._embedded: tuple[int, torch.dtype] | None = None
 
-    def run(self, rows: Sequence[Row]) -> Answer:
-        """Call the model once. Raises whatever it raises; the rows can be run again then."""
+    def divide(self) -> None:
+        """Keep this rank's layers alone. Raises ValueError where there are fewer of them than ranks."""
+        if self.chain.size > 1:
+            embedding = self._model.get_input_embeddings()
+            self._embedded = embedding.weight.shape[-1], embedding.weight.dtype
+            divide(self._model, self._decoder, self.chain)
+
+    def run(
+        self, rows: Sequence[Row], count: int = 0, choose: Callable[[Answer], list[int]] = lambda answer: []
+    ) -> tuple[Answer | None, list[int]]:
+        """Call the model once; its answer, and the `count` numbers that `choose` makes of it.
+
+        All ranks get the numbers, and the last alone the answer. Raises what the model raises, on any rank; the rows
+        can be run again then.
+        """
+        answers: list[Answer] = []
+
+        def call() -> list[int]:
+            if (answer := self._call(rows)) is None:
+                return []
+            answers.append(answer)
+            return choose(answer)
+
+        numbers = self.chain.conclude(call, count)
+        return (answers[0] if answers else None), numbers
+
+    def _call(self, rows: Sequence[Row]) -> Answer | None:
         width = max(len(row.tokens) for row in rows)
         tokens = torch.tensor([[*row.tokens, *[row.tokens[-1]] * (width - len(row.tokens))] for row in rows])
         steps = torch.arange(width)
@@ -62,13 +91,16 @@ class SlotModel:
         picks = [(place[i], column) for i, row in enumerate(rows) for column in row.picks]
         calls, columns = torch.tensor(picks, dtype=torch.long).view(-1, 2).T.to(self._device)
         self._picked = calls, columns
+        told: dict[str, Any] = {"input_ids": tokens[order].to(self._device)}
+        if not self.chain.is_first and self._embedded is not None:
+            size, dtype = self._embedded  # nobody reads them: the first layer here takes the states of the rank before
+            told = {"inputs_embeds": torch.zeros(*tokens.shape, size, dtype=dtype, device=self._device)}
+        told |= {"position_ids": positions[order].to(self._device), "past_key_values": self.cache, "use_cache": True}
         try:
-            out = self._model(
-                input_ids=tokens[order].to(self._device),
-                position_ids=positions[order].to(self._device),
-                past_key_values=self.cache,
-                use_cache=True,
-            )
+            if not self.chain.is_last:
+                self._decoder(**told)
+                return None
+            out = self._model(**told)
             assert self._states is not None, "the decoder was not called"
             return Answer(out.logits[:, 0], self._states, place)
         finally:

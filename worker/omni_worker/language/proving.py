@@ -15,8 +15,8 @@ ROUNDING = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.15}
 def prove(model: Any, slots: SlotModel, vocabulary: int, switch: Callable[[], None]) -> float | None:
     """How far the scores of two texts are off in a batch, part by part; None where it is no more than rounding.
 
-    `switch` makes the model attend by slots; the scores that it is compared with are from before. Raises what the model
-    raises.
+    `switch` makes the model attend by slots; the scores that it is compared with are from before. Of ranks that have
+    parts of it, the last one can tell. Raises what the model raises.
     """
     made = torch.Generator().manual_seed(0)
     long, short = (torch.randint(vocabulary, (count,), generator=made).tolist() for count in (11, 7))
@@ -26,11 +26,12 @@ def prove(model: Any, slots: SlotModel, vocabulary: int, switch: Callable[[], No
         slots.cache.reserve(["long", "short"], len(long))
         slots.run([Row("long", long[:6], 0, [])])
         slots.run([Row("short", short[:6], 0, [5]), Row("long", long[6:10], 6, [3])])
-        together = slots.run([Row("long", long[10:], 10, [0]), Row("short", short[6:], 6, [0])]).logits
+        answer, _ = slots.run([Row("long", long[10:], 10, [0]), Row("short", short[6:], 6, [0])])
     for id in ("long", "short"):
         slots.cache.release(id)
-    differences = [_difference(*pair) for pair in zip(together, alone, strict=True)]
-    worst = max(differences)
+    if answer is None:
+        return None
+    worst = max(_difference(*pair) for pair in zip(answer.logits, alone, strict=True))
     return None if worst <= ROUNDING[model.dtype] else worst
 
 

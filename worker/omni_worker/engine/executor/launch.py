@@ -69,8 +69,8 @@ def devices_of(size: int) -> list[str]:
     count = torch.cuda.device_count()
     if count and count < size:
         raise UsageError(
-            f"--cfg-parallel-size {size} needs a device for each of its {size} processes, and there are {count}: "
-            "give the replica more, or ask for less"
+            f"--cfg-parallel-size or --pipeline-parallel-size {size} needs a device for each of its {size} processes, "
+            f"and there are {count}: give the replica more, or ask for less"
         )
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return [name for name in named.split(",") if name][:count] or [str(number) for number in range(count)]

@@ -14,7 +14,7 @@ from omni_worker.engine.executor.abstract import Executor, ExecutorFailed
 from omni_worker.engine.executor.channel import Answer, Call, Execute
 from omni_worker.engine.executor.launch import RunnerSpec
 from omni_worker.engine.executor.workers import Workers
-from omni_worker.engine.scheduler import RunnerOutput, SchedulerOutput
+from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput
 
 __all__ = ["MultiprocExecutor", "RunnerSpec"]
 
@@ -120,10 +120,15 @@ def _first_error(answers: dict[int, Answer]) -> tuple[int, Exception] | None:
 
 
 def _agreed(outputs: list[RunnerOutput]) -> RunnerOutput:
-    """The first rank's output, where each request that failed on any rank failed: all drop its state then."""
-    first, *others = outputs
-    failures = {one.id: one for other in others for one in other.outputs}
-    if not failures:
-        return first
-    entries = (one if one.error is not None else failures.get(one.id, one) for one in first.outputs)
-    return replace(first, outputs=tuple(entries))
+    """What the rank that answers says of each request, or its failure on any rank: all drop its state then."""
+    entries: dict[str, RequestOutput] = {}
+    for one in (one for output in outputs for one in output.outputs):
+        if one.id not in entries or (one.error is not None and entries[one.id].error is None):
+            entries[one.id] = one
+    seconds = (output.call_seconds for output in outputs if output.call_seconds is not None)
+    return replace(
+        outputs[0],
+        outputs=tuple(entries.values()),
+        call_seconds=next(seconds, None),
+        out_of_memory=any(output.out_of_memory for output in outputs),
+    )

@@ -1,8 +1,8 @@
 """The main of a worker process: `python -m omni_worker.engine.executor.worker`, with its Setup pickled on stdin.
 
 Every rank builds the same runner and runs the same messages; only the calls that the runner spreads over its ranks are
-divided. Rank 0 alone sends what came out; the others say which requests failed. It ends when its stdin closes, for
-then its executor is gone; signals to the whole group are the executor's to handle.
+divided. The runner's answering rank alone sends what came out; the others say which requests failed. It ends when its
+stdin closes, for then its executor is gone; signals to the whole group are the executor's to handle.
 """
 
 import importlib
@@ -36,7 +36,7 @@ class Worker:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._is_first = setup.rank == 0
+        self._answers = False
         self._broadcast = Reader(setup.broadcast, readers=setup.size, number=setup.rank)
         self._results = Writer(setup.results, readers=1)
         for descriptor in (setup.broadcast, setup.results):
@@ -50,11 +50,12 @@ class Worker:
             ranks = Ranks.join(self._setup.rank, self._setup.size, f"/proc/self/fd/{self._setup.store}")
             os.close(self._setup.store)
             runner, card = self._build(ranks)
+            self._answers = runner.answering_rank == ranks.rank
         except Exception as error:
             self._send(Answer(0, error=_noted(error)))
             self._receive()
             return
-        self._send(Answer(0, card if self._is_first else None))
+        self._send(Answer(0, card if ranks.rank == 0 else None))
         while not isinstance(message := self._receive(), Stop):
             answer = self._answer(runner, message)
             del message  # before the next one is written, so that it can take the same place
@@ -76,9 +77,9 @@ class Worker:
             return Answer(message.number, error=_noted(error))
 
     def _outcome(self, output: RunnerOutput) -> RunnerOutput:
-        """What the executor is sent: from the first rank all, from the others the failures."""
-        entries = [self._entry(one) for one in output.outputs if self._is_first or one.error is not None]
-        return replace(output, outputs=tuple(entries))
+        """What the executor is sent: all from the rank that answers, from the others the failures."""
+        entries = [self._entry(one) for one in output.outputs if self._answers or one.error is not None]
+        return replace(output, outputs=tuple(entries), call_seconds=output.call_seconds if self._answers else None)
 
     def _entry(self, output: RequestOutput) -> RequestOutput:
         return replace(output, error=None if output.error is None else portable(output.error))

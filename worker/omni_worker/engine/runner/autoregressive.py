@@ -12,14 +12,13 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor
 
 from omni_worker.engine.runner.interface import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
 from omni_worker.errors import RequestError
 from omni_worker.language.answering import Answering, begin
 from omni_worker.language.loading import LanguageModel
-from omni_worker.language.model import Row
+from omni_worker.language.model import Answer, Row
 from omni_worker.language.sampling import draw, log_probabilities
 from omni_worker.requests import TokenLogprob
 
@@ -27,17 +26,20 @@ log = logging.getLogger(__name__)
 CHUNKS = (16, 64, 256)
 DECODE = ("decode", 1)
 IDLE_TURNS = 8
+UNTOLD = TokenLogprob("", 0.0)
 
 
 class AutoregressiveRunner(Runner):
     """Runs a language model. Every payload is a GenerationParams, every result a GenerationResult.
 
-    With `encode_only` nothing is written: the result is the hidden states of the prompt.
+    With `encode_only` nothing is written: the result is the hidden states of the prompt. Where ranks have parts of the
+    model, all of them keep the same requests and write the same tokens; the last one has the results.
     """
 
     def __init__(self, model: LanguageModel, encode_only: bool = False) -> None:
         self._model = model
         self._cache = model.slots.cache
+        self.answering_rank = model.slots.chain.size - 1
         self._encode_only = encode_only
         self._states: dict[str, Answering] = {}
         self._arrivals = 0
@@ -131,10 +133,14 @@ class AutoregressiveRunner(Runner):
             before = state.cached - len(state.prompt) + 1
             rows.append(Row(state.id, tokens, state.cached, [place - before for place in places]))
             wanted += [(state, place) for place in places]
-        answer = self._model.slots.run(rows)
         next_ones = [i for i, (state, place) in enumerate(wanted) if place == len(state.written)]
-        scores = answer.logits if len(next_ones) == len(wanted) else answer.logits[next_ones]
-        drawn = draw(scores, [wanted[i][0].choice() for i in next_ones]) if next_ones else []
+        choices = [wanted[i][0].choice() for i in next_ones]
+
+        def choose(answer: Answer) -> list[int]:
+            scores = answer.logits if len(next_ones) == len(wanted) else answer.logits[next_ones]
+            return draw(scores, choices) if next_ones else []
+
+        answer, drawn = self._model.slots.run(rows, len(next_ones), choose)
         tokens_at = dict(zip(next_ones, drawn, strict=True))
         failures: dict[str, Exception] = {
             wanted[i][0].id: RequestError("failed", "the model gave scores that are no numbers")
@@ -142,14 +148,14 @@ class AutoregressiveRunner(Runner):
             if token < 0
         }
         explained = [
-            (i, state, tokens_at.get(i, state.written[place] if i not in tokens_at else -1))
+            (i, state, tokens_at[i] if i in tokens_at else state.written[place])
             for i, (state, place) in enumerate(wanted)
             if state.likeliest is not None and state.id not in failures
         ]
-        self._explain(answer.logits, explained)
+        self._explain(answer, explained)
         for i, (state, row) in enumerate(zip(states, rows, strict=True)):
             kept = state.states_missing_from
-            fresh = None if kept is None else answer.states_of(i, kept, len(row.tokens))
+            fresh = answer.states_of(i, kept, len(row.tokens)) if answer is not None and kept is not None else None
             state.saw(len(row.tokens), fresh)
         for i, token in tokens_at.items():
             if (state := wanted[i][0]).id not in failures:
@@ -160,12 +166,16 @@ class AutoregressiveRunner(Runner):
         self._counts["tokens"] += len(drawn)
         return failures
 
-    def _explain(self, logits: Tensor, explained: Sequence[tuple[int, Answering, int]]) -> None:
-        if not explained:
+    def _explain(self, answer: Answer | None, explained: Sequence[tuple[int, Answering, int]]) -> None:
+        """Add to each request's log-probabilities those of a token; without an answer only the place is kept."""
+        if answer is None:
+            for _, state, _ in explained:
+                state.logprobs.append(UNTOLD)
+        if answer is None or not explained:
             return
         rows, states, tokens = zip(*explained, strict=True)
         most = max(state.likeliest or 0 for state in states)
-        own, likeliest, logs = (one.tolist() for one in log_probabilities(logits[list(rows)], tokens, most))
+        own, likeliest, logs = (one.tolist() for one in log_probabilities(answer.logits[list(rows)], tokens, most))
         for i, (state, token) in enumerate(zip(states, tokens, strict=True)):
             name, count = state.language.token, state.likeliest or 0
             likely = zip(map(name, likeliest[i][:count]), logs[i][:count], strict=True)
@@ -177,6 +187,8 @@ class AutoregressiveRunner(Runner):
             key = DECODE if state.left == 1 else ("prefill", next((c for c in CHUNKS if state.left <= c), CHUNKS[-1]))
             return RequestOutput(state.id, key, key is DECODE, steps, state.limit, partial=state.news())
         self._drop(state.id)
+        if error is None and not self._model.slots.chain.is_last:
+            return RequestOutput(state.id, step=steps, total_steps=state.limit)
         if error is None:
             try:
                 return RequestOutput(state.id, step=steps, total_steps=state.limit, result=state.result())

@@ -7,9 +7,13 @@ from omni_worker.engine.scheduler import RunnerOutput, SchedulerOutput
 
 
 class Runner(ABC):
-    """Holds the model and the state of the requests it runs. Used from one thread."""
+    """Holds the model and the state of the requests it runs. Used from one thread.
+
+    Where a replica has several ranks, the outputs of `answering_rank` are its requests'; of the others', only failures.
+    """
 
     rpc_methods: ClassVar[tuple[str, ...]] = ("stats",)
+    answering_rank: int = 0
 
     @abstractmethod
     def execute(self, output: SchedulerOutput) -> RunnerOutput:
