@@ -87,11 +87,11 @@ class Load:
 class Long:
     """One request that takes seconds, in a thread; `step` says how far it has to be before anything happens to it."""
 
-    def __init__(self, pipeline, steps=300, prompt="a red three on black background", timeout=120):
+    def __init__(self, pipeline, steps=300, prompt="a red three on black background", timeout=120, **more):
         self.outcome = None
         self._known = {one["id"] for one in pipeline.running()}
         self._pipeline, self._steps = pipeline, steps
-        self._case = {"prompt": prompt, "seed": 100, "num_inference_steps": steps}
+        self._case = {"prompt": prompt, "seed": 100, "num_inference_steps": steps, **more}
         self._timeout = timeout
         self._thread = threading.Thread(target=self._run)
         self._thread.start()

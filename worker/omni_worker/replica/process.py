@@ -185,9 +185,14 @@ class ReplicaProcess:
         """End a replica that is stuck in a step. One that runs requests whole has steps of any length."""
         engine, longest = self._server.engine, self._config.engine.step_timeout
         assert engine is not None
-        while not self._is_stuck:
+        watched, step = 0.0, engine.steps
+        while watched <= longest:
+            before = time.monotonic()
             await asyncio.sleep(STATS_SECONDS)
-            self._is_stuck = card.mode != "request" and engine.seconds_in_step > longest
+            passed = min(time.monotonic() - before, 2 * STATS_SECONDS)  # a process that was stopped was not stuck
+            is_same = engine.seconds_in_step > passed and engine.steps == step and card.mode != "request"
+            watched, step = watched + passed if is_same else 0.0, engine.steps
+        self._is_stuck = True
         self._failure = f"a step did not end within {longest:g} s (--step-timeout)"
         self._stop.set()
 
