@@ -224,9 +224,11 @@ def cell(name: str, count: int, lengths: Any, sweeps: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure all cells, print the table, write the figures."""
-    args = common.parser(__doc__, "autoregressive").parse_args()
+    parser = common.parser(__doc__, "autoregressive")
+    parser.add_argument("--sweeps", type=int, default=5, help="good pairs for each ratio (5)")
+    args = parser.parse_args()
     common.start(args)
-    before, cells, sweeps = common.machine(), [], 1 if args.quick else 5
+    before, cells, sweeps = common.machine(), [], 1 if args.quick else args.sweeps
     for name, count, lengths in CELLS[1:3] if args.quick else CELLS:
         cells.append(cell(name, count, lengths, sweeps))
         common.console.print(name, count, {one: common.text(of) for one, of in cells[-1]["systems"].items()})

@@ -1,6 +1,7 @@
 """A replica whose processes have a part of the layers each writes what one process writes."""
 
 import queue
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from omni_worker import model_source
 from omni_worker.config import EngineConfig
 from omni_worker.engine.build import build_engine
-from omni_worker.engine.scheduler import Finished, SchedulerRequest, Status
+from omni_worker.engine.engine import Engine
+from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
+from omni_worker.engine.scheduler import Finished, SchedulerRequest, Status, StepScheduler
 from omni_worker.errors import CommandError
 from tests.worker.engine.writing import Writer, params
 from tests.worker.language import tiny
@@ -106,26 +109,24 @@ def test_several_processes_write_what_one_writes(tmp_path, kind, size, more):
 def test_a_request_that_fails_on_one_rank_fails_alone(tmp_path, rank):
     folder = tiny.save(tmp_path)
     breaking = f"tests.worker.engine.breaking:on_rank_{rank}"
-    with Replica(folder, pipeline_parallel_size=2) as healthy:
-        whole = healthy.ends({"a": ASKED["greedy"], "b": ASKED["drawn"]})
+    alone = Writer(tiny.served("llama"))
+    alone.add("a", ASKED["greedy"])
+    alone.add("b", ASKED["drawn"])
+    alone.finish()
     with Broken(folder, breaking) as replica:
         ended = replica.ends({"a": ASKED["greedy"], "culprit": params("AB!", max_tokens=5), "b": ASKED["drawn"]})
         assert ended["culprit"].status is Status.FAILED
         assert "a shape does not fit" in str(ended["culprit"].error)
         for id in "ab":
-            assert_same(ended[id].result, whole[id].result)
+            assert_same(ended[id].result, alone.result(id))
         again = replica.ends({"c": ASKED["greedy"]})
-        assert_same(again["c"].result, whole["a"].result)
+        assert_same(again["c"].result, alone.result("a"))
 
 
 class Broken(Replica):
     """Whose workers build a runner that fails where they are told to."""
 
     def __init__(self, folder, factory):
-        from omni_worker.engine.engine import Engine
-        from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
-        from omni_worker.engine.scheduler import StepScheduler
-
         self.events, self.partials = queue.Queue(), {}
         spec = RunnerSpec(factory, (config(pipeline_parallel_size=2), str(folder), None))
         self.engine = Engine(StepScheduler(4), MultiprocExecutor(spec, 2, 60.0), self.events.put, self.events.put)
@@ -137,7 +138,13 @@ def test_more_ranks_than_layers_are_refused(tmp_path):
         build_engine(config(pipeline_parallel_size=2), model_source.parse(str(tmp_path)), print, print)
 
 
-def test_what_cannot_be_spread_says_so(tmp_path):
+def test_a_stage_that_writes_has_no_steps_to_divide(tmp_path):
     tiny.save(tmp_path)
     with pytest.raises(CommandError, match="--pipeline-parallel-size"):
         build_engine(config(parallel_size=2), model_source.parse(str(tmp_path)), print, print)
+
+
+def test_a_stage_that_paints_has_no_layers_to_spread():
+    painting = replace(config(pipeline_parallel_size=2), kind="diffusion")
+    with pytest.raises(CommandError, match="--pipeline-parallel-size 1"):
+        build_engine(painting, model_source.parse("builtin://digits"), print, print)

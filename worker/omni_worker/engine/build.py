@@ -27,6 +27,7 @@ def build_engine(
     on_failure: Callable[[Exception], None],
 ) -> tuple[Engine, ModelCard]:
     """Load the model and build the engine around it, not yet started. Raises LoadError."""
+    _check_parallelism(config, source)
     executor: Executor
     size = config.parallel_size * config.pipeline_parallel_size
     if size > 1:
@@ -48,13 +49,8 @@ def build_engine(
 def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str | None) -> tuple[Runner, ModelCard]:
     """Load the model into this process, one of `ranks`. Raises LoadError."""
     source = model_source.parse(model, revision)
-    if config.kind == "autoregressive" and (config.task == "generate" or source.is_language_model):
+    if _is_writer(config, source):
         return _build_writer(ranks, config, source)
-    if config.pipeline_parallel_size > 1:
-        raise LoadError(
-            f"{source.text} is not a stage that writes: only the layers of a language model can be spread over ranks; "
-            "serve it with --pipeline-parallel-size 1 (parallelism.pipeline: 1)"
-        )
     pipeline = load(
         source,
         config.step_execution,
@@ -74,12 +70,26 @@ def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str |
     return RequestRunner(pipeline), pipeline.card
 
 
-def _build_writer(ranks: Ranks, config: EngineConfig, source: ModelSource) -> tuple[Runner, ModelCard]:
-    if config.parallel_size > 1:
+def _is_writer(config: EngineConfig, source: ModelSource) -> bool:
+    """Whether the stage runs a language model, and no part of a pipeline of diffusers."""
+    return config.kind == "autoregressive" and (config.task == "generate" or source.is_language_model)
+
+
+def _check_parallelism(config: EngineConfig, source: ModelSource) -> None:
+    is_writer = _is_writer(config, source)
+    if is_writer and config.parallel_size > 1:
         raise LoadError(
             f"{source.text} writes text, and has no steps to divide: serve it with --cfg-parallel-size 1 "
             "(parallelism.cfg: 1), and spread its layers with --pipeline-parallel-size (parallelism.pipeline)"
         )
+    if not is_writer and config.pipeline_parallel_size > 1:
+        raise LoadError(
+            f"{source.text} runs in a stage that does not write, and only a language model's layers can be spread: "
+            "serve it with --pipeline-parallel-size 1 (parallelism.pipeline: 1)"
+        )
+
+
+def _build_writer(ranks: Ranks, config: EngineConfig, source: ModelSource) -> tuple[Runner, ModelCard]:
     writer = language.load(source, config.dtype, Chain(ranks.rank, ranks.size))
     card = ModelCard(pipeline=writer.name, mode=config.task, context_length=writer.context_length)
     return AutoregressiveRunner(writer, encode_only=config.task == "encode"), card

@@ -19,7 +19,7 @@ MAX_TOKENS = 1024
 MOST_LOGPROBS = 20
 
 
-@dataclass
+@dataclass(eq=False)
 class Answering:
     """A request's tokens are its prompt and what it has `written`; the first `cached` of them are in the cache.
 

@@ -31,6 +31,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 LAYERS = {"full_attention": False, "sliding_attention": True, "chunked_attention": True}
 """The kinds of layers whose cache is keys and values: whether one sees a window only."""
 MEMORY_SHARE = 0.8
+CONTAINER = Path("/sys/fs/cgroup")
 IGNORED = ("repetition_penalty", "min_p", "typical_p", "no_repeat_ngram_size", "suppress_tokens", "min_new_tokens")
 
 
@@ -167,8 +168,14 @@ def _defaults(name: str, model: Any, max_tokens: int | None) -> Defaults:
 
 
 def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0])
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(MEMORY_SHARE * (torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free))
+    try:
+        bound, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no container, or one without a bound
+        return int(MEMORY_SHARE * free)
+    return int(MEMORY_SHARE * max(0, min(free, bound - used)))
 
 
 def _settings(source: ModelSource) -> Settings:

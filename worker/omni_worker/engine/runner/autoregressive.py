@@ -96,7 +96,8 @@ class AutoregressiveRunner(Runner):
                 return outputs
             failures = {able[0].id: error}
         self._call_seconds = time.perf_counter() - began if len(able) == len(states) else None
-        self._counts["batched_calls" if len(able) > 1 else "single_calls"] += 1
+        if able:
+            self._counts["batched_calls" if len(able) > 1 else "single_calls"] += 1
         return [self._outcome(state, failures.get(state.id)) for state in states]
 
     def _make_room(self, states: Sequence[Answering]) -> list[Answering]:
@@ -152,7 +153,7 @@ class AutoregressiveRunner(Runner):
             for i, (state, place) in enumerate(wanted)
             if state.likeliest is not None and state.id not in failures
         ]
-        self._explain(answer, explained)
+        failures |= self._explain(answer, explained)
         for i, (state, row) in enumerate(zip(states, rows, strict=True)):
             kept = state.states_missing_from
             fresh = answer.states_of(i, kept, len(row.tokens)) if answer is not None and kept is not None else None
@@ -166,20 +167,25 @@ class AutoregressiveRunner(Runner):
         self._counts["tokens"] += len(drawn)
         return failures
 
-    def _explain(self, answer: Answer | None, explained: Sequence[tuple[int, Answering, int]]) -> None:
+    def _explain(self, answer: Answer | None, explained: Sequence[tuple[int, Answering, int]]) -> dict[str, Exception]:
         """Add to each request's log-probabilities those of a token; without an answer only the place is kept."""
+        failures: dict[str, Exception] = {}
         if answer is None:
             for _, state, _ in explained:
                 state.logprobs.append(UNTOLD)
         if answer is None or not explained:
-            return
+            return failures
         rows, states, tokens = zip(*explained, strict=True)
         most = max(state.likeliest or 0 for state in states)
         own, likeliest, logs = (one.tolist() for one in log_probabilities(answer.logits[list(rows)], tokens, most))
         for i, (state, token) in enumerate(zip(states, tokens, strict=True)):
             name, count = state.language.token, state.likeliest or 0
-            likely = zip(map(name, likeliest[i][:count]), logs[i][:count], strict=True)
-            state.logprobs.append(TokenLogprob(name(token), own[i], tuple(likely)))
+            try:
+                likely = zip(map(name, likeliest[i][:count]), logs[i][:count], strict=True)
+                state.logprobs.append(TokenLogprob(name(token), own[i], tuple(likely)))
+            except Exception as error:  # whatever the tokenizer says of a token that it has no text for
+                failures[state.id] = error
+        return failures
 
     def _outcome(self, state: Answering, error: Exception | None = None) -> RequestOutput:
         steps = len(state.written)
