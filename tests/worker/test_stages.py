@@ -3,6 +3,7 @@
 import base64
 import io
 import itertools
+import json
 import signal
 
 import openai
@@ -118,3 +119,26 @@ def test_a_thinker_that_dies_takes_no_request_with_it(pipeline):
         stream = ask(pipeline, question, modalities=["text"], stream=True)
         assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == answer
     assert killed
+
+
+def test_the_topology_shows_the_stages_and_their_replicas(pipeline):
+    thinker, painter = pipeline.head.get("/v1/omni/topology").json()["stages"]
+    assert (thinker["name"], thinker["engine"], thinker["input"]) == ("thinker", "autoregressive", None)
+    assert (painter["name"], painter["task"], painter["input"]) == ("painter", None, pipeline.stages[1]["input"])
+    assert painter["pipeline"] == "QwenImagePipeline"
+    assert [replica["state"] for replica in painter["replicas"]] == ["UP"]
+    assert painter["replicas"][0]["completed"] > 0
+
+
+def test_each_request_leaves_a_line_in_the_log_and_counts_at_its_stages(pipeline):
+    answer = client_of(pipeline.head.port).images.with_raw_response.generate(prompt="one plus one, in red")
+    id = answer.headers["x-request-id"]
+    (line,) = [json.loads(line) for line in pipeline.head.log.splitlines() if line.startswith("{") and id in line]
+    assert (line["event"], line["outcome"]) == ("request", "completed")
+    assert [visit["stage"] for visit in line["stages"]] == ["thinker", "painter"]
+    assert all(visit["replicas"] and visit["seconds"] > 0 for visit in line["stages"])
+    metrics = pipeline.head.get("/metrics").text
+    for name in ("omni_stage_seconds_count", "omni_stage_dispatch_wait_seconds_count"):
+        assert f'{name}{{stage="painter"}}' in metrics
+    assert 'omni_replica_heartbeat_age_seconds{replica="0",stage="thinker"}' in metrics
+    assert 'omni_replica_state{replica="0",stage="painter",state="UP"} 1.0' in metrics

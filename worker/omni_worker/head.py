@@ -33,12 +33,13 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     allow_many()
     secret = keys.read(config.secret_file)
+    fleet = Registry(
+        {id: model.digest for id, model in head.models.items()},
+        {stage.id: stage.engine for stage in head.stages},
+        head.heartbeat_timeout,
+    )
     coordinator = Coordinator(
-        Registry(
-            {id: model.digest for id, model in head.models.items()},
-            {stage.id: stage.engine for stage in head.stages},
-            head.heartbeat_timeout,
-        ),
+        fleet,
         head.master_address,
         config.master_port,
         head.coordinator_port,
@@ -51,7 +52,7 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
     hub = Hub(publisher, functools.partial(_route, pools), secret)
     supervisor = Supervisor(config)
     registry = CollectorRegistry()
-    registry.register(PoolCollector(pools))
+    registry.register(PoolCollector(pools, fleet.silence))
     registry.register(MembershipCollector(coordinator))
     registry.register(ChildCollector(supervisor.children))
     orchestrator = Orchestrator(pools, HeadMetrics(registry))

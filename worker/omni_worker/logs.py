@@ -14,6 +14,8 @@ def configure_logging(level: str, who: str) -> None:
         datefmt="%Y-%m-%dT%H:%M:%S",
         force=True,
     )
+    requests = logging.getLogger("omni_worker.requests")
+    requests.handlers, requests.propagate = [logging.StreamHandler(sys.stderr)], False  # JSON and nothing else
     for chatty in ("httpx", "httpcore", "urllib3", "filelock", "transformers", "diffusers", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="diffusers|transformers|torch")

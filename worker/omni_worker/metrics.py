@@ -2,7 +2,10 @@
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from omni_worker.journal import Journal
+
 LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+WAIT_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class HeadMetrics:
@@ -33,12 +36,30 @@ class HeadMetrics:
             registry=registry,
             buckets=LATENCY_BUCKETS,
         )
+        self._stage_seconds = Histogram(
+            "omni_stage_seconds",
+            "Time that completed requests took at a stage, waiting and repeated runs included",
+            ["stage"],
+            registry=registry,
+            buckets=LATENCY_BUCKETS,
+        )
+        self._waits = Histogram(
+            "omni_stage_dispatch_wait_seconds",
+            "Time that requests waited at the head for a replica of a stage",
+            ["stage"],
+            registry=registry,
+            buckets=WAIT_BUCKETS,
+        )
 
-    def request_ended(self, outcome: str, seconds: float) -> None:
+    def request_ended(self, outcome: str, journal: Journal) -> None:
         """Count a request; `outcome` is completed, or the kind of its error."""
         self._requests.labels(outcome).inc()
+        for visit in journal.visits:
+            self._waits.labels(visit.stage).observe(visit.waited)
         if outcome == "completed":
-            self._seconds.observe(seconds)
+            self._seconds.observe(journal.seconds)
+            for visit in journal.visits:
+                self._stage_seconds.labels(visit.stage).observe(visit.seconds)
 
     def run_lost(self, stage: str, reason: str) -> None:
         """Count a run that came to nothing for no fault of the request."""

@@ -9,23 +9,30 @@ def stats(variant, limit=4, line=(1.0, 0.5), batches=1, calls=2, phase="denoise"
     return KeyStats(Key(phase, "unet", variant), limit, line, batches, calls)
 
 
+def test_a_language_models_calls_are_named_by_phase_and_length():
+    keys = [KeyStats(("decode", 1), 8, None, 4, 20, 2.0), KeyStats(("prefill", 64), 8, None, 1, 2, 0.5)]
+    told = BatchReport().of(keys)
+    assert told["batch_counts"] == [["decode", "language-model", 4, 20, 2.0], ["prefill", "language-model", 1, 2, 0.5]]
+    assert ["prefill", "language-model", "64", 8, None, None] in told["batch_sizes"]
+
+
 def test_each_kind_of_call_has_its_limit_and_its_line():
     told = BatchReport().of([stats(0), stats(1, 8, None, 3, 9)])
     assert told["batch_sizes"] == [["denoise", "unet", "1", 8, None, None], ["denoise", "unet", "0", 4, 1.0, 0.5]]
-    assert told["batch_counts"] == [["denoise", "unet", 4, 11]]
+    assert told["batch_counts"] == [["denoise", "unet", 4, 11, 0.0]]
 
 
 def test_counts_go_on_when_the_scheduler_forgets_a_key():
     report = BatchReport()
     for keys in ([stats(0, batches=5, calls=9)], [], [stats(0, batches=1, calls=1)], [stats(0, batches=3, calls=4)]):
         told = report.of(keys)
-    assert told["batch_counts"] == [["denoise", "unet", 8, 13]]
+    assert told["batch_counts"] == [["denoise", "unet", 8, 13, 0.0]]
 
 
 def test_however_many_shapes_are_asked_for_the_names_stay_few():
     keys = [stats(i, limit=2, calls=1000 - i) for i in range(100)]
     keys += [stats(f"request {i}", limit=1, phase="encode") for i in range(100)]
-    keys.append(KeyStats(("no pipeline's", 1), 3, None, 1, 1))
+    keys.append(KeyStats("no pipeline's", 3, None, 1, 1))
     sizes = BatchReport().of(keys)["batch_sizes"]
     assert len(sizes) == KEYS_NAMED + 3
     assert ["denoise", "unet", "others", 2, 1.0, 0.5] in sizes

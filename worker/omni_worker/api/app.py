@@ -15,6 +15,7 @@ from omni_worker.api.errors import install_error_handlers
 from omni_worker.api.images import image_routes
 from omni_worker.api.models import model_routes
 from omni_worker.api.state import state_routes
+from omni_worker.api.topology import topology_routes
 from omni_worker.orchestrator.orchestrator import Orchestrator
 
 MAX_REQUEST_ID = 128
@@ -53,4 +54,5 @@ def create_app(orchestrator: Orchestrator, model: str, probes: Sequence[Route]) 
     app.include_router(chat_routes(orchestrator, model))
     app.include_router(model_routes(model, created=int(time.time())))
     app.include_router(state_routes(orchestrator))
+    app.include_router(topology_routes(orchestrator, model))
     return app

@@ -106,6 +106,10 @@ class Registry:
         self._new_loads.clear()
         return loads
 
+    def silence(self, now: float) -> dict[tuple[int, int], float]:
+        """For each replica, seconds since it was heard of."""
+        return {key: now - member.heard for key, member in self._members.items()}
+
     def lost(self, key: tuple[int, int], uid: str) -> list[Replica]:
         """The connection to a replica closed: it gets nothing until it is heard of again."""
         member = self._members.get(key)

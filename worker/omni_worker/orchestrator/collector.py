@@ -1,30 +1,52 @@
 """The head's replicas as Prometheus metrics."""
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from omni_worker.orchestrator.stage_pool import StagePool
+from omni_worker.coordinator.messages import State
+from omni_worker.orchestrator.balancers import Key
+from omni_worker.orchestrator.stage_pool import Member, StagePool
+
+GAUGES: dict[str, tuple[str, Callable[[Member], float]]] = {
+    "up": ("1 where the replica may get requests", lambda one: float(one.is_up)),
+    "in_flight": ("Requests this head has there", lambda one: one.in_flight),
+    "queue_length": ("Requests waiting there, as reported", lambda one: one.replica.load.queue_length),
+    "running": ("Requests running there, as reported", lambda one: one.replica.load.running),
+    "capacity": ("Requests that may run there at one time", lambda one: one.replica.load.capacity),
+    "step_seconds": ("Time that a step takes there in the mean", lambda one: one.replica.load.step_ms / 1e3),
+}
 
 
 class PoolCollector(Collector):
-    """The head's view of every replica, read when Prometheus asks."""
+    """The head's view of every replica, read when Prometheus asks; `silence` tells for how long each was not heard."""
 
-    def __init__(self, pools: Iterable[StagePool]) -> None:
+    def __init__(self, pools: Iterable[StagePool], silence: Callable[[float], Mapping[Key, float]]) -> None:
         self._pools = list(pools)
+        self._silence = silence
 
     def collect(self) -> Iterator[Metric]:
-        labels = ["stage", "replica"]
-        replicas = GaugeMetricFamily("omni_replica_up", "1 where the replica may get requests", labels=labels)
-        in_flight = GaugeMetricFamily("omni_replica_in_flight", "Requests this head has there", labels=labels)
-        queued = GaugeMetricFamily("omni_replica_queue_length", "Requests waiting there, as reported", labels=labels)
-        running = GaugeMetricFamily("omni_replica_running", "Requests running there, as reported", labels=labels)
+        labels, silence = ["stage", "replica"], self._silence(time.monotonic())
+        families = {
+            name: GaugeMetricFamily(f"omni_replica_{name}", text, labels=labels) for name, (text, _) in GAUGES.items()
+        }
+        states = GaugeMetricFamily("omni_replica_state", "1 for the state it is in", labels=[*labels, "state"])
+        ages = GaugeMetricFamily("omni_replica_heartbeat_age_seconds", "Time since it was heard of", labels=labels)
+        completed = CounterMetricFamily(
+            "omni_replica_completed", "Requests completed there, as reported", labels=labels
+        )
+        drains = CounterMetricFamily("omni_stage_drains", "Replicas that began to drain", labels=["stage"])
         for pool in self._pools:
+            drains.add_metric([pool.stage.name], pool.drains)
             for member in pool.members:
                 values = [pool.stage.name, member.name]
-                replicas.add_metric(values, float(member.replica.state == "UP"))
-                in_flight.add_metric(values, member.client.in_flight)
-                queued.add_metric(values, member.replica.load.queue_length)
-                running.add_metric(values, member.replica.load.running)
-        yield from (replicas, in_flight, queued, running)
+                for name, (_, value) in GAUGES.items():
+                    families[name].add_metric(values, value(member))
+                for state in State:
+                    states.add_metric([*values, state], float(member.replica.state is state))
+                completed.add_metric(values, member.replica.load.completed)
+                if member.replica.key in silence:
+                    ages.add_metric(values, silence[member.replica.key])
+        yield from (*families.values(), states, ages, completed, drains)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from omni_worker.errors import ReplicaLost, RequestError
+from omni_worker.journal import Journal, Visit
 from omni_worker.metrics import HeadMetrics
 from omni_worker.orchestrator.handover import asked_of, handed_over, joined, route
 from omni_worker.orchestrator.stage_pool import CRASHES_OF_SUSPECTS, Member, StagePool, Tried
@@ -53,6 +54,7 @@ class Attempts:
     params: GenerationParams
     running: Running
     on_partial: OnPartial | None
+    visit: Visit
     began: float = field(default_factory=time.monotonic)
     written: list[int] = field(default_factory=list)
 
@@ -69,6 +71,7 @@ class Attempts:
         """The replica told of it."""
         if isinstance(news, Progress):
             self.running.step, self.running.total_steps = news.step, news.total_steps
+            self.visit.steps = news.step
             return
         if news.written is not None:
             self.written += news.written.tokens
@@ -93,14 +96,13 @@ class Orchestrator:
         if request.id in self.running:
             raise RequestError("invalid", f"a request with the id {request.id!r} is running already")
         running = self.running[request.id] = Running(request.id)
-        began = time.monotonic()
-        outcome = "failed"
+        journal, outcome, message = Journal(request.id), "failed", None
         try:
-            result = await self._run(request, running, on_partial)
+            result = await self._run(request, running, on_partial, journal)
             outcome = "completed"
             return result
         except RequestError as error:
-            outcome = error.kind
+            outcome, message = error.kind, error.message
             raise
         except asyncio.CancelledError:
             outcome = "aborted"
@@ -109,10 +111,11 @@ class Orchestrator:
             del self.running[request.id]
             for pool in self.pools:
                 pool.forget(request.id)
-            self._metrics.request_ended(outcome, time.monotonic() - began)
+            self._metrics.request_ended(outcome, journal)
+            journal.write(outcome, message)
 
     async def _run(
-        self, request: GenerationRequest, running: Running, on_partial: OnPartial | None
+        self, request: GenerationRequest, running: Running, on_partial: OnPartial | None, journal: Journal
     ) -> GenerationResult:
         stages = route([pool.stage for pool in self.pools], request.outputs)
         results: list[GenerationResult] = []
@@ -121,7 +124,7 @@ class Orchestrator:
             try:
                 if results:
                     params = handed_over(stage, params, results[-1])
-                attempts = Attempts(asked_of(stage, following, params), running, on_partial)
+                attempts = Attempts(asked_of(stage, following, params), running, on_partial, journal.visit(stage.name))
                 results.append(await self._run_stage(pool, request.id, attempts))
             except RequestError as error:
                 error.stage = stage.name
@@ -131,9 +134,11 @@ class Orchestrator:
     async def _run_stage(self, pool: StagePool, id: str, attempts: Attempts) -> GenerationResult:
         running, tried = attempts.running, Tried(id)
         while True:
-            running.state = "waiting"
+            running.state, since = "waiting", time.monotonic()
             member = await pool.pick(tried)
+            attempts.visit.waited += time.monotonic() - since
             running.stage, running.replica = pool.stage.name, f"{pool.stage.name}-{member.name}"
+            attempts.visit.replicas.append(running.replica)
             running.step, running.total_steps, running.state = 0, 0, "running"
             try:
                 # An id of its own for every attempt: a late answer to an earlier one must not be taken for this one's.
@@ -157,6 +162,7 @@ class Orchestrator:
                     raise
             finally:
                 pool.release(member, tried)
+                attempts.visit.seconds = time.monotonic() - attempts.began
 
 
 def _lost(tried: Tried, member: Member, error: ReplicaLost) -> None:

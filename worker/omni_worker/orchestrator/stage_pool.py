@@ -127,6 +127,7 @@ class StagePool:
         connect: Connect = ReplicaClient,
     ) -> None:
         self.stage = stage
+        self.drains = 0
         self._balancer = balancer
         self._on_lost = on_lost
         self._keys = keys
@@ -167,8 +168,9 @@ class StagePool:
         member.hear(replica)
         if now is State.ERROR and before is not State.ERROR:
             member.client.lose("the replica fell silent", "stalled")
-        if now is State.DRAINING:
+        if now is State.DRAINING and member not in self._draining:
             self._draining.add(member)
+            self.drains += 1
         self._refresh(member)
 
     async def pick(self, tried: Tried | None = None) -> Member:

@@ -15,6 +15,7 @@ KEYS_NAMED = 16
 OTHERS = "others"
 ALONE = "alone"
 UNKNOWN = "unknown"
+LANGUAGE_MODEL = "language-model"
 
 
 class Name(NamedTuple):
@@ -25,31 +26,53 @@ class Name(NamedTuple):
     variant: str
 
 
+class Counts(NamedTuple):
+    """What batches of some kind add up to."""
+
+    batches: int
+    calls: int
+    seconds: float
+
+    def plus(self, now: "Counts", seen: "Counts") -> "Counts":
+        """These, and what has come since `seen`."""
+        return Counts(
+            self.batches + now.batches - seen.batches,
+            self.calls + now.calls - seen.calls,
+            self.seconds + now.seconds - seen.seconds,
+        )
+
+
+NOTHING = Counts(0, 0, 0.0)
+
+
 def name_of(key: Hashable) -> Name:
-    """The key's name; of one that is no pipeline's, nothing is known."""
-    if not isinstance(key, Key):
-        return Name(UNKNOWN, UNKNOWN, OTHERS)
-    return Name(key.phase, key.model, ALONE if isinstance(key.variant, str) else str(key.variant))
+    """The key's name: that of a pipeline's call; or a language model's phase, and its tokens a request."""
+    if isinstance(key, Key):
+        return Name(key.phase, key.model, ALONE if isinstance(key.variant, str) else str(key.variant))
+    match key:
+        case str(phase), int(tokens):
+            return Name(phase, LANGUAGE_MODEL, str(tokens))
+    return Name(UNKNOWN, UNKNOWN, OTHERS)
 
 
 class BatchReport:
     """Adds up what the scheduler counts for each key, and so outlives keys that the scheduler forgets."""
 
     def __init__(self) -> None:
-        self._seen: dict[Hashable, tuple[int, int]] = {}
-        self._counts: dict[tuple[str, str], tuple[int, int]] = {}
+        self._seen: dict[Hashable, Counts] = {}
+        self._counts: dict[tuple[str, str], Counts] = {}
 
     def of(self, keys: Sequence[KeyStats]) -> dict[str, Any]:
-        """What to tell now, as JSON: `batch_counts` has phase, model, batches, calls; `batch_sizes` has phase, model,
-        variant, limit, a, b (both None while not known)."""
+        """What to tell now, as JSON: `batch_counts` has phase, model, batches, calls, seconds; `batch_sizes` has phase,
+        model, variant, limit, a, b (both None while not known)."""
         for one in keys:
-            batches, calls = self._seen.get(one.key, (0, 0))
-            if one.batches < batches:  # it had been forgotten meanwhile
-                batches, calls = 0, 0
+            seen, now = self._seen.get(one.key, NOTHING), Counts(one.batches, one.calls, one.seconds)
+            if now.batches < seen.batches:  # it had been forgotten meanwhile
+                seen = NOTHING
             name = name_of(one.key)[:2]
-            before = self._counts.get(name, (0, 0))
-            self._counts[name] = before[0] + one.batches - batches, before[1] + one.calls - calls
-        self._seen = {one.key: (one.batches, one.calls) for one in keys}
+            before = self._counts.get(name, NOTHING)
+            self._counts[name] = before.plus(now, seen)
+        self._seen = {one.key: Counts(one.batches, one.calls, one.seconds) for one in keys}
         return {
             "batch_counts": [[*name, *counts] for name, counts in self._counts.items()],
             "batch_sizes": [[*name, *_merged(group)] for name, group in _grouped(keys).items()],

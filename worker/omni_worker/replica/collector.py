@@ -63,12 +63,18 @@ class ChildCollector(Collector):
             GaugeMetricFamily(f"omni_engine_batch_{name}", text, labels=["index", "phase", "model", "variant"])
             for name, text in FOUND.items()
         ]
+        times = SummaryMetricFamily(
+            "omni_engine_batch_seconds",
+            "Time that batches took: count of batches, and sum of their times where no proof was part of them",
+            labels=["index", "phase", "model"],
+        )
         for child in self._children:
             index = str(child.index)
-            for phase, model, batches, calls in child.stats.get("batch_counts", ()):
+            for phase, model, batches, calls, seconds in child.stats.get("batch_counts", ()):
                 sizes.add_metric([index, phase, model], batches, calls)
+                times.add_metric([index, phase, model], batches, seconds)
             for phase, model, variant, *values in child.stats.get("batch_sizes", ()):
                 for gauge, value in zip(found, values, strict=True):
                     if value is not None:
                         gauge.add_metric([index, phase, model, variant], value)
-        yield from (sizes, *found)
+        yield from (sizes, times, *found)

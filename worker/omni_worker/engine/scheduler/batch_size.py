@@ -14,11 +14,12 @@ MAX_KEYS = 256
 
 @dataclass
 class Fit:
-    """The batches of one key: their number, that of their calls, and the weighted sums of a least-squares line through
-    (B, t), in which old measurements fade."""
+    """The batches of one key: their number, that of their calls, their seconds, and the weighted sums of a
+    least-squares line through (B, t), in which old measurements fade."""
 
     batches: int = 0
     calls: int = 0
+    seconds: float = 0.0
     weight: float = 0.0
     size: float = 0.0
     time: float = 0.0
@@ -59,6 +60,7 @@ class BatchSizes:
         fit.batches += 1
         fit.calls += size
         if seconds is not None:
+            fit.seconds += seconds
             fit.add(size, seconds)
         self.fits[key] = fit
         if len(self.fits) > MAX_KEYS:

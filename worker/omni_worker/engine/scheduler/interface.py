@@ -177,6 +177,7 @@ class KeyStats:
     limit: how many calls go into one
     line: (a, b) where a batch of B calls takes a + b·B seconds; None while that is not known
     batches, calls: how many were run so far, as long as the key is remembered
+    seconds: what the batches took in all, as far as that was told
     """
 
     key: Hashable
@@ -184,6 +185,7 @@ class KeyStats:
     line: tuple[float, float] | None
     batches: int
     calls: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,8 @@ class StepScheduler(BaseScheduler):
     def stats(self, now: float = 0.0) -> SchedulerStats:
         base = super().stats(now)
         keys = (
-            KeyStats(key, self.limit(key), fit.line, fit.batches, fit.calls) for key, fit in self._sizes.fits.items()
+            KeyStats(key, self.limit(key), fit.line, fit.batches, fit.calls, fit.seconds)
+            for key, fit in self._sizes.fits.items()
         )
         return SchedulerStats(base.wait, base.refused, tuple(keys))
 
