@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 CLUSTER ?= embedded
-BENCHMARKS ?= scheduler executor step_overhead throughput trace_replay autoregressive soak
+BENCHMARKS ?= scheduler executor step_overhead throughput trace_replay autoregressive membership soak
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
@@ -25,10 +25,10 @@ test: install ## Run all tests, those on a real Kubernetes node too (needs root 
 	@[ -n "$$OMNI_KUBECONFIG" ] || $(PYTHON) hack/cluster check || \
 	    { echo "make test: no cluster can run here, and OMNI_KUBECONFIG names none; make test-local runs all other tests" >&2; exit 1; }
 	@[ -n "$$OMNI_KUBECONFIG" ] || { $(PYTHON) hack/cluster build && $(PYTHON) hack/cluster images --no-load; }
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadgroup
 
 test-local: install ## Run the tests that need no Kubernetes
-	@$(PYTHON) -m pytest -m "not apiserver and not pods"
+	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadgroup -m "not apiserver and not pods"
 
 check: lint types imports ## Lint, types, and the arrows between packages
 
@@ -44,8 +44,9 @@ types: install
 imports: install
 	@lint-imports
 
-model: install ## Train the built-in model again (15 minutes)
+model: install ## Train the built-in models again: the painter, then the thinker that knows it (half an hour)
 	@$(PYTHON) -m omni_worker.models.digits_recipe.train
+	@$(PYTHON) -m omni_worker.models.digits_recipe.thinker.train
 
 crd: install ## Generate the CRD from the operator's types
 	@$(PYTHON) -m omni_operator.crd
