@@ -15,6 +15,7 @@ from tests.kubernetes.pods.traffic import Load, Pipeline, Sum, forwarded
 pytestmark = pytest.mark.pods
 
 NAME = "digits-thinker"
+STAGES = ("thinker", "painter")
 PATIENCE = 600
 SUMS = [
     Sum(digit, colour, number=number)
@@ -97,34 +98,25 @@ def test_each_stage_is_scaled_by_itself(two: Kubectl, pipeline: Pipeline) -> Non
 
 
 def test_no_request_is_lost_while_stages_are_rolled_killed_and_scaled_down(two: Kubectl, pipeline: Pipeline) -> None:
+    def replaced(gone: set[str]) -> bool:
+        """Whether none of these pods is left, and two of each stage serve."""
+        there = {stage: names(two, stage) for stage in STAGES}
+        return all(not there[stage] & gone and len(pipeline.replicas(stage)) == 2 for stage in STAGES)
+
     with Load(pipeline, SUMS, USERS) as load:
         load.more()
-        for stage in ("painter", "thinker"):
-            before = names(two, stage)
-            two("rollout", "restart", f"deployment/{NAME}-{stage}")
-            eventually(
-                lambda stage=stage, before=before: (
-                    not names(two, stage) & before and len(pipeline.replicas(stage)) == 2
-                ),
-                f"two other {stage}s",
-                PATIENCE,
-            )
-            load.more()
-        for stage in ("painter", "thinker"):
-            victim = min(names(two, stage))
-            two("delete", "pod", victim, "--wait=false")
-            eventually(
-                lambda stage=stage, victim=victim: (
-                    victim not in names(two, stage) and len(pipeline.replicas(stage)) == 2
-                ),
-                f"another {stage}",
-                PATIENCE,
-            )
-            load.more()
+        before = set().union(*(names(two, stage) for stage in STAGES))
+        two("rollout", "restart", *(f"deployment/{NAME}-{stage}" for stage in STAGES))
+        eventually(lambda: replaced(before), "other pods, all of them", PATIENCE)
+        load.more()
+        victims = {min(names(two, stage)) for stage in STAGES}
+        two("delete", "pod", *victims, "--wait=false")
+        eventually(lambda: replaced(victims), "two other pods", PATIENCE)
+        load.more()
         for counts in ({"thinker": 2, "painter": 1}, {"thinker": 1, "painter": 1}):
             scaled(two, **counts)
             eventually(
-                lambda counts=counts: all(len(names(two, stage)) == counts[stage] for stage in counts),
+                lambda counts=counts: all(len(names(two, stage)) == counts[stage] for stage in STAGES),
                 "fewer pods",
                 PATIENCE,
             )
