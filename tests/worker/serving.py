@@ -142,14 +142,18 @@ class Pipeline:
     def add_stage(self, id: int, *extra: str) -> Process:
         """Start one more headless process of a stage, with one replica."""
         stage = next(stage for stage in self.stages if stage["id"] == id)
-        return self.add_headless("--stage-id", str(id), "--engine", stage["engine"], *extra)
+        own = ["--stage-id", str(id), "--engine", stage["engine"]]
+        return self.add_headless(*own, *extra, model=stage.get("model"))
 
-    def add_headless(self, *extra: str, head: str = "127.0.0.1", inside: tuple[str, ...] = ()) -> Process:
-        """Start one more headless process with one replica; `inside` a namespace the head is elsewhere."""
+    def add_headless(
+        self, *extra: str, head: str = "127.0.0.1", inside: tuple[str, ...] = (), model: str | None = None
+    ) -> Process:
+        """Start one more headless process with one replica, of the pipeline's own model if not told otherwise; `inside`
+        a namespace the head is elsewhere."""
         port, data = free_ports(2)
         process = Process(
-            self.model, "--headless", "--host", "127.0.0.1", "--port", str(port), "--omni-master-address", head,
-            "--omni-master-port", str(self.master), "--omni-replica-port", str(data), *extra, port=port, inside=inside,
+            model or self.model, "--headless", "--host", "127.0.0.1", "--port", str(port),
+            "--omni-master-address", head, "--omni-master-port", str(self.master), "--omni-replica-port", str(data), *extra, port=port, inside=inside,
         )  # fmt: skip
         self.headless.append(process)
         return process
