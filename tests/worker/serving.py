@@ -153,7 +153,8 @@ class Pipeline:
         port, data = free_ports(2)
         process = Process(
             model or self.model, "--headless", "--host", "127.0.0.1", "--port", str(port),
-            "--omni-master-address", head, "--omni-master-port", str(self.master), "--omni-replica-port", str(data), *extra, port=port, inside=inside,
+            "--omni-master-address", head, "--omni-master-port", str(self.master), "--omni-replica-port", str(data),
+            *extra, port=port, inside=inside,
         )  # fmt: skip
         self.headless.append(process)
         return process
