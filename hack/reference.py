@@ -118,7 +118,7 @@ def the_metrics() -> Iterator[str]:
     """The names that Prometheus sees."""
     registry = CollectorRegistry()
     HeadMetrics(registry)
-    registry.register(PoolCollector([]))
+    registry.register(PoolCollector([], lambda now: {}))
     registry.register(ChildCollector([]))
     yield "## Metrics\n\n| name | type | what it counts |\n|---|---|---|"
     for metric in sorted(registry.collect(), key=lambda metric: metric.name):

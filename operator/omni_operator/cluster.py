@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -38,6 +39,10 @@ class Resource(NamedTuple):
     version: str
     plural: str
 
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}".removeprefix("/")
+
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         where = f"/namespaces/{namespace}" if namespace else ""
@@ -54,9 +59,14 @@ CHILDREN = {
         Resource("ServiceAccount", "", "v1", "serviceaccounts"),
         Resource("ConfigMap", "", "v1", "configmaps"),
         Resource("Service", "", "v1", "services"),
+        Resource("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies"),
         Resource("Deployment", "apps", "v1", "deployments"),
     )
 }
+# Which of these there is, newest first, depends on the cluster: v1 came with Kubernetes 1.21, v1beta1 went with 1.25.
+BUDGETS = tuple(
+    Resource("PodDisruptionBudget", "policy", version, "poddisruptionbudgets") for version in ("v1", "v1beta1")
+)
 
 
 class ServiceProxy(NamedTuple):
@@ -121,6 +131,22 @@ class Cluster:
         self._configuration = configuration
         self._pool = client.ApiClient(configuration).rest_client.pool_manager
 
+    @cached_property
+    def children(self) -> Mapping[str, Resource]:
+        """Where this API server keeps each kind of child; without those that it does not have."""
+        budgets = next(filter(self.serves, BUDGETS), None)
+        return {**CHILDREN, budgets.kind: budgets} if budgets else CHILDREN
+
+    def serves(self, resource: Resource) -> bool:
+        """Whether the API server has that kind in that version."""
+        try:
+            found = self._json("GET", f"/apis/{resource.group}/{resource.version}")
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return any(one["name"] == resource.plural for one in found["resources"])
+
     # ---- verbs
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
@@ -139,8 +165,7 @@ class Cluster:
         while True:
             page = self._json("GET", resource.path(namespace), query)
             # The items of a list do not say what they are.
-            api_version = f"{resource.group}/{resource.version}".removeprefix("/")
-            items += [{"apiVersion": api_version, "kind": resource.kind, **item} for item in page["items"]]
+            items += [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in page["items"]]
             token = page["metadata"].get("continue")
             if not token:
                 return items, page["metadata"].get("resourceVersion", "")

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 
 from omni_operator.spec import Record
 
-Conditions = Literal["Accepted", "HeadReady", "Ready", "Progressing"]
+Conditions = Literal["Accepted", "HeadReady", "Ready", "Progressing", "Degraded"]
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
@@ -22,7 +22,7 @@ class Report(Record):
 
 
 class Condition(Report):
-    type: Conditions = Field(description="Accepted, HeadReady, Ready or Progressing.")
+    type: Conditions = Field(description="Accepted, HeadReady, Ready, Progressing or Degraded.")
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
     reason: str = Field(description="One CamelCase word for programs.")
     message: str = Field(description="What it is, and what to do where something is to be done.")
@@ -49,7 +49,7 @@ class Status(Report):
     selector: str = Field(default="", description="Label selector of the headless pods, for autoscalers.")
     stages: tuple[StageStatus, ...] = Field(default=(), description="Counts of each stage.", strict=False)
     conditions: tuple[Condition, ...] = Field(
-        default=(), description="Accepted, HeadReady, Ready and Progressing.", strict=False
+        default=(), description="What can be said of it, each thing once.", strict=False
     )
 
 

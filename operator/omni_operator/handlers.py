@@ -19,7 +19,7 @@ from typing import Any
 
 import kopf
 
-from omni_operator.cluster import CHILDREN, PIPELINES, PODS, ApiError, Cluster, Unreachable, WatchHealth
+from omni_operator.cluster import PIPELINES, PODS, ApiError, Cluster, Unreachable, WatchHealth
 from omni_operator.keyed_queue import KeyedQueue
 from omni_operator.manifests.labels import MANAGED_SELECTOR
 from omni_operator.manifests.ownership import pipeline_of
@@ -135,7 +135,7 @@ class Operator:
         loop = asyncio.get_running_loop()
         pool = ThreadPoolExecutor(WORKERS + 1, thread_name_prefix="reconcile")
         for scope in self.scopes:
-            for resource in (*CHILDREN.values(), PODS):
+            for resource in (*self.cluster.children.values(), PODS):
                 self.watches.append(self.cluster.watch(resource, scope, MANAGED_SELECTOR, self.hear_in(loop)))
         self.tasks = [asyncio.create_task(self.work(pool)) for _ in range(WORKERS)]
         self.tasks.append(asyncio.create_task(self.resync(pool)))

@@ -5,11 +5,11 @@ made, the others still are, the status says why, and `Incomplete` asks for anoth
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from omni_operator.cluster import CHILDREN, PIPELINES, PODS, ApiError, Cluster
+from omni_operator.cluster import PIPELINES, PODS, ApiError, Cluster, Resource
 from omni_operator.conditions import Status
 from omni_operator.keys import NotOurs, shared_secret
 from omni_operator.manifests import children
@@ -46,22 +46,27 @@ def reconcile(cluster: Cluster, namespace: str, name: str, worker_image: str, no
         report(cluster, found, rejected_status(generation, invalid, previous, now()))
         return
     topology = in_cluster(pipeline)
-    live = labelled(cluster, pipeline)
+    live, unseen = labelled(cluster, pipeline)
     applied: list[Object] = []
+    left_out: tuple[str, ...] = ()
     try:
         secret = shared_secret(cluster, pipeline)
     except (NotOurs, ApiError) as error:
         failures = [secret_failure(error)]  # and all else stays as it is: pods without it would not find each other
     else:
-        wanted = children(pipeline, topology, worker_image, secret)
+        seen = {kind: resource for kind, resource in cluster.children.items() if kind not in unseen}
+        wanted, missing = fitted(children(pipeline, topology, worker_image, secret), seen)
+        left_out = tuple(kind for kind in missing if kind not in unseen)
         live += unlabelled(cluster, pipeline, wanted, live)
         plan = make_plan(wanted, live, pipeline.metadata.uid)
         applied, failures = execute(cluster, plan)
+    failures = [*unseen.values(), *failures]
     current = {reference(child): child for child in [*live, *applied]}
     observed = Observed(
         deployments={child_name: child for (kind, child_name), child in current.items() if kind == "Deployment"},
         pods=cluster.list_objects(PODS, namespace, selector(name))[0],
         failures=failures,
+        left_out=left_out,
     )
     report(cluster, found, accepted_status(pipeline, topology, observed, previous, now()))
     if failures:
@@ -72,20 +77,32 @@ def selector(pipeline: str) -> str:
     return f"{MANAGED_SELECTOR},{PIPELINE}={pipeline}"
 
 
-def labelled(cluster: Cluster, pipeline: OmniPipeline) -> list[Object]:
-    """What carries the pipeline's labels."""
-    return [
-        item
-        for resource in CHILDREN.values()
-        for item in cluster.list_objects(resource, pipeline.namespace, selector(pipeline.name))[0]
-    ]
+def labelled(cluster: Cluster, pipeline: OmniPipeline) -> tuple[list[Object], dict[str, Failure]]:
+    """What carries the pipeline's labels, and the kinds that we may not look at."""
+    items: list[Object] = []
+    unseen: dict[str, Failure] = {}
+    for kind, resource in cluster.children.items():
+        try:
+            items += cluster.list_objects(resource, pipeline.namespace, selector(pipeline.name))[0]
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            unseen[kind] = Failure(error.reason, f"no {kind} can be looked after: {error}")
+    return items, unseen
+
+
+def fitted(wanted: Sequence[Object], resources: Mapping[str, Resource]) -> tuple[list[Object], tuple[str, ...]]:
+    """What is wanted, in the versions that the API server has; and the kinds that it does not have."""
+    there = [child for child in wanted if child["kind"] in resources]
+    missing = dict.fromkeys(child["kind"] for child in wanted if child["kind"] not in resources)
+    return [{**child, "apiVersion": resources[child["kind"]].api_version} for child in there], tuple(missing)
 
 
 def unlabelled(cluster: Cluster, pipeline: OmniPipeline, wanted: list[Object], live: list[Object]) -> list[Object]:
     """What else has the name of a wanted object."""
     known = set(map(reference, live))
     unknown = [ref for ref in map(reference, wanted) if ref not in known]
-    return [found for kind, name in unknown if (found := cluster.get(CHILDREN[kind], pipeline.namespace, name))]
+    return [found for kind, name in unknown if (found := cluster.get(cluster.children[kind], pipeline.namespace, name))]
 
 
 def secret_failure(error: NotOurs | ApiError) -> Failure:
@@ -107,7 +124,7 @@ def execute(cluster: Cluster, plan: Plan) -> tuple[list[Object], list[Failure]]:
     for child in plan.apply:
         kind, name = reference(child)
         try:
-            applied.append(cluster.apply(CHILDREN[kind], child, force=(kind, name) in plan.adopted))
+            applied.append(cluster.apply(cluster.children[kind], child, force=(kind, name) in plan.adopted))
             logger.info("applied %s %s/%s", kind, child["metadata"]["namespace"], name)
         except ApiError as error:
             if error.is_passing:
@@ -116,7 +133,7 @@ def execute(cluster: Cluster, plan: Plan) -> tuple[list[Object], list[Failure]]:
     for child in plan.delete:
         kind, name = reference(child)
         try:
-            cluster.delete(CHILDREN[kind], child)
+            cluster.delete(cluster.children[kind], child)
             logger.info("deleted %s %s/%s, which is no longer wanted", kind, child["metadata"]["namespace"], name)
         except ApiError as error:
             failures.append(Failure(error.reason, f"{kind} {name} is no longer wanted but cannot be deleted: {error}"))

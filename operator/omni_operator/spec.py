@@ -52,6 +52,9 @@ CountOrPercent = Annotated[
     BeforeValidator(_count_or_percent),
     WithJsonSchema({"x-kubernetes-int-or-string": True, "minimum": 0, "pattern": PERCENT}),
 ]
+NetworkPeer = Annotated[
+    dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
+]
 # Left to the API server to check: a schema of the whole pod template would be a megabyte in every cluster.
 PodTemplate = Annotated[
     dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
@@ -190,7 +193,9 @@ class Scheduling(Record):
 
 class Rollout(Record):
     max_unavailable: CountOrPercent = Field(
-        default=1, description="Replicas that may be missing during a rollout: a count or a percentage."
+        default=1,
+        description="Replicas that may be missing during a rollout, or while nodes are drained: a count or a"
+        " percentage.",
     )
     max_surge: CountOrPercent = Field(
         default=0, description="Replicas above the wanted count during a rollout; each needs free devices."
@@ -269,6 +274,21 @@ class Stage(Record):
         return self.input == "hidden-states"
 
 
+class NetworkPolicy(Record):
+    mode: Literal["none", "pipeline"] = Field(
+        default="pipeline",
+        description="pipeline: the ports by which processes speak with each other are open to the pipeline's own pods"
+        " alone, and the HTTP port to its clients. none: no NetworkPolicy is made.",
+    )
+    clients: tuple[NetworkPeer, ...] = Field(
+        default=(),
+        description="Who may use the HTTP port, as the peers of a NetworkPolicy: podSelector, namespaceSelector or"
+        " ipBlock; empty means everyone. The operator always may.",
+        max_length=32,
+        strict=False,
+    )
+
+
 class Spec(Record):
     """What the user wants."""
 
@@ -281,6 +301,7 @@ class Spec(Record):
     load_balancing: LoadBalancing = Field(
         default_factory=LoadBalancing, description="How requests spread over the replicas of a stage."
     )
+    network_policy: NetworkPolicy = Field(default_factory=NetworkPolicy, description="Who may connect to the pods.")
     stages: tuple[Stage, ...] = Field(
         description="The stages of the pipeline, in the order a request passes them.",
         min_length=1,

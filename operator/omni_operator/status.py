@@ -30,6 +30,8 @@ class Observed:
     deployments: Mapping[str, Object]
     pods: Sequence[Object]
     failures: Sequence[Failure] = ()
+    left_out: Sequence[str] = ()
+    """Kinds of children that the API server does not have."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def accepted_status(
         head_condition(head, stages, observed),
         ready_condition(topology, head, stages, observed),
         progressing_condition(head, stages, observed),
+        degraded_condition(head, stages, observed),
     ]
     return Status(
         observed_generation=generation,
@@ -205,6 +208,17 @@ def progressing_condition(head: Fleet, stages: Sequence[Fleet], observed: Observ
     is_rolling = any(fleet.is_rolling for fleet in blocked)
     reason = "RollingOut" if is_rolling else "Scaling" if head.is_settled else "Starting"
     return "Progressing", True, reason, f"bringing {names} to what the spec says"
+
+
+def degraded_condition(head: Fleet, stages: Sequence[Fleet], observed: Observed) -> Row:
+    """Whether it serves with less than is wanted, so that a person should look."""
+    if observed.left_out:
+        kinds = " and ".join(observed.left_out)
+        return "Degraded", True, "KindMissing", f"left out, since this cluster does not have that kind: {kinds}"
+    for fleet in (head, *stages):
+        if head.ready and fleet.trouble and not fleet.is_settled:
+            return "Degraded", True, fleet.trouble.reason, f"it serves, but {fleet.trouble.message}"
+    return "Degraded", False, "AsWanted", "nothing is less than it should be"
 
 
 def counted(stages: Sequence[Fleet]) -> str:

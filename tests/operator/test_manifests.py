@@ -40,6 +40,8 @@ def test_a_pipeline_is_these_objects(digits: dict[str, Any]) -> None:
         ("ConfigMap", "digits"),
         ("Service", "digits-head"),
         ("Service", "digits"),
+        ("NetworkPolicy", "digits"),
+        ("PodDisruptionBudget", "digits-painter"),
         ("Deployment", "digits-head"),
         ("Deployment", "digits-painter"),
     ]
@@ -77,6 +79,44 @@ def test_the_head_is_never_there_twice_and_replicas_never_surge(digits: dict[str
         "maxUnavailable": 1,
         "maxSurge": 0,
     }
+
+
+# What a rollout may take is what the draining of nodes may take, and never nothing.
+BUDGETS: dict[str, tuple[dict[str, Any], int | str]] = {
+    "one where nothing is said": ({}, 1),
+    "as many as a rollout may take": ({"spec.stages.0.rollout": {"maxUnavailable": "25%"}}, "25%"),
+    "one even where a rollout only surges": ({"spec.stages.0.rollout": {"maxUnavailable": 0, "maxSurge": 1}}, 1),
+    "one even of a percentage of nothing": ({"spec.stages.0.rollout": {"maxUnavailable": "0%", "maxSurge": 1}}, 1),
+}
+
+
+@pytest.mark.parametrize("row", BUDGETS)
+def test_the_draining_of_nodes_takes_so_many_replicas(digits: dict[str, Any], row: str) -> None:
+    edits, unavailable = BUDGETS[row]
+    spec = made(edited(digits, edits))["PodDisruptionBudget", "digits-painter"]["spec"]
+    assert spec["maxUnavailable"] == unavailable
+    assert spec["selector"]["matchLabels"].items() <= pod(digits)["metadata"]["labels"].items()
+    assert not spec["selector"]["matchLabels"].items() <= pod(digits, "digits-head")["metadata"]["labels"].items()
+
+
+def test_only_its_own_pods_reach_more_than_the_http_port(digits: dict[str, Any]) -> None:
+    spec = made(digits)["NetworkPolicy", "digits"]["spec"]
+    own = {"matchLabels": {"omnipipeline.dev/pipeline": "digits"}}
+    assert spec["podSelector"] == own
+    assert spec["policyTypes"] == ["Ingress"]
+    assert spec["ingress"] == [{"from": [{"podSelector": own}]}, {"ports": [{"port": 8000, "protocol": "TCP"}]}]
+
+
+def test_the_http_port_is_for_the_clients_that_are_named_and_the_operator(digits: dict[str, Any]) -> None:
+    team = {"namespaceSelector": {"matchLabels": {"team": "a"}}}
+    manifest = edited(digits, {"spec.networkPolicy": {"clients": [team]}})
+    first, operator = made(manifest)["NetworkPolicy", "digits"]["spec"]["ingress"][1]["from"]
+    assert first == team
+    assert operator["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "omnipipeline-operator"}
+
+
+def test_no_network_policy_is_made_where_none_is_wanted(digits: dict[str, Any]) -> None:
+    assert ("NetworkPolicy", "digits") not in made(edited(digits, {"spec.networkPolicy": {"mode": "none"}}))
 
 
 def test_replicas_find_the_head_before_it_is_ready(digits: dict[str, Any]) -> None:
@@ -223,6 +263,7 @@ RESTARTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "scaling restarts nothing": ({"spec.replicas": 7}, set()),
     "another label restarts nothing": ({"metadata.labels": {"a": "b"}}, set()),
     "another generation restarts nothing": ({"metadata.generation": 9}, set()),
+    "other clients restart nothing": ({"spec.networkPolicy": {"clients": [{"podSelector": {}}]}}, set()),
     "another rollout restarts nothing": ({"spec.stages.0.rollout.maxSurge": 1}, set()),
     "another policy restarts the head": ({"spec.loadBalancing.policy": "random"}, {"digits-head"}),
     "another batch size restarts the replicas": ({"spec.stages.0.scheduling.maxNumSeqs": 2}, {"digits-painter"}),

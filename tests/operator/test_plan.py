@@ -91,7 +91,7 @@ def test_a_stage_that_is_no_longer_wanted_is_deleted(digits: dict[str, Any]) -> 
     live = [as_server_returns(child) for child in wanted(digits)]
     renamed = edited(digits, {"spec.stages.0.name": "brush", "spec.head": {}})
     plan = make_plan(wanted(renamed), live, UID)
-    assert names(plan.delete) == ["digits-painter"]
+    assert names(plan.delete) == ["digits-painter", "digits-painter"], "its Deployment, and its budget"
     assert "digits-brush" in names(plan.apply)
 
 
@@ -99,7 +99,7 @@ def test_a_stage_that_is_taken_out_is_deleted_and_the_other_is_left_alone(two: d
     live = [as_server_returns(child) for child in wanted(two)]
     alone = edited(two, {"spec.stages.0": REMOVED, "spec.stages.0.input": REMOVED})
     plan = make_plan(wanted(alone), live, "uid-of-two")
-    assert names(plan.delete) == ["two-thinker"]
+    assert names(plan.delete) == ["two-thinker", "two-thinker"], "its Deployment, and its budget"
     assert [reference(child) for child in plan.apply] == [("ConfigMap", "two"), ("Deployment", "two-head")]
 
 

@@ -341,6 +341,40 @@ def test_a_child_that_cannot_be_made_is_the_reason(digits: dict[str, Any]) -> No
     assert found["Ready"]["message"] == failure.message
 
 
+# name: (head, painters (2 wanted), pods, kinds left out, Degraded, reason, part of the message)
+DEGRADED: dict[str, tuple[Any, Any, list[Any], tuple[str, ...], bool, str, str]] = {
+    "all serve": (UP, deployment(2, 2), [], (), False, "AsWanted", "nothing"),
+    "a kind is missing in this cluster": (
+        UP,
+        deployment(2, 2),
+        [],
+        ("PodDisruptionBudget",),
+        True,
+        "KindMissing",
+        "left out, since this cluster does not have that kind: PodDisruptionBudget",
+    ),
+    "one of two serves, and the other fits nowhere": (
+        UP,
+        deployment(1, 2),
+        [pod(**NO_GPU)],
+        (),
+        True,
+        "Unschedulable",
+        "it serves, but pod digits-painter-x fits on no node",
+    ),
+    "nothing serves yet": (DOWN, deployment(0, 2), [pod(**NO_GPU)], (), False, "AsWanted", "nothing"),
+}
+
+
+@pytest.mark.parametrize("row", DEGRADED)
+def test_degraded_is_said_where_it_serves_with_less_than_is_wanted(digits: dict[str, Any], row: str) -> None:
+    head, painters, pods, left_out, is_degraded, reason, message = DEGRADED[row]
+    seen = observed(head, painters, pods)
+    found = conditions(status_of(digits, Observed(seen.deployments, seen.pods, (), left_out)))["Degraded"]
+    assert (found["status"] == "True", found["reason"]) == (is_degraded, reason)
+    assert message in found["message"]
+
+
 def test_a_condition_keeps_its_time_until_it_changes(digits: dict[str, Any]) -> None:
     first = status_of(digits, observed(DOWN, deployment(0, 2), []))
     second = status_of(digits, observed(DOWN, deployment(1, 2), []), previous=first, now=LATER)

@@ -4,6 +4,8 @@ from typing import Any
 
 from omni_operator.manifests.config import config_map, service_account
 from omni_operator.manifests.deployments import head_deployment, stage_deployment
+from omni_operator.manifests.disruption import disruption_budget
+from omni_operator.manifests.network import network_policies
 from omni_operator.manifests.services import api_service, head_service
 from omni_operator.spec import OmniPipeline
 from omni_operator.topology import Topology
@@ -16,6 +18,8 @@ def children(pipeline: OmniPipeline, topology: Topology, worker_image: str, secr
         config_map(pipeline, topology),
         head_service(pipeline, topology),
         api_service(pipeline),
+        *network_policies(pipeline),
+        *(disruption_budget(pipeline, process) for process in topology.replicas),
         head_deployment(pipeline, topology, worker_image, secret),
         *(stage_deployment(pipeline, topology, process, worker_image, secret) for process in topology.replicas),
     ]

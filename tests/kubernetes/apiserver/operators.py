@@ -1,6 +1,7 @@
 """kubectl and `omni operator`, as the tests use them: both are the real commands."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,12 +17,14 @@ ROOT = Path(__file__).parents[3]
 CRD = ROOT / "crds/omnipipelines.yaml"
 EXAMPLE = ROOT / "examples/digits.yaml"
 EXAMPLE_OF_TWO = ROOT / "examples/digits-thinker.yaml"
-OWNED = "deployments,services,configmaps,serviceaccounts,secrets"
+OWNED = "deployments,services,configmaps,serviceaccounts,secrets,networkpolicies,poddisruptionbudgets"
 LABEL = "app.kubernetes.io/managed-by=omni-operator"
 CHILDREN = [
     "ConfigMap/digits",
     "Deployment/digits-head",
     "Deployment/digits-painter",
+    "NetworkPolicy/digits",
+    "PodDisruptionBudget/digits-painter",
     "Secret/digits-keys",
     "Service/digits",
     "Service/digits-head",
@@ -67,9 +70,18 @@ class Kubectl:
         return {f"{item['kind']}/{item['metadata']['name']}": item for item in self.items(OWNED, LABEL)}
 
     def versions(self) -> dict[str, str]:
-        """What changes with every write: the resource version of the pipelines and of all that is theirs."""
+        """What changes with every write: the resource version of the pipelines and of all that is theirs.
+
+        Of a budget only the generation: the cluster keeps count of its pods in it.
+        """
         items = [*self.items("omnipipelines"), *self.items(OWNED, LABEL)]
-        return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"] for item in items}
+        version = {"PodDisruptionBudget": "generation"}
+        return {
+            f"{item['kind']}/{item['metadata']['name']}": str(
+                item["metadata"][version.get(item["kind"], "resourceVersion")]
+            )
+            for item in items
+        }
 
     def settled(self) -> dict[str, str]:
         """The versions, once they have stood still for a few looks."""
@@ -101,7 +113,12 @@ class Operator:
         with log.open("ab") as file:
             self._process = subprocess.Popen(
                 command,
-                env={"PATH": "/usr/bin:/bin", "HOME": str(log.parent), "KUBECONFIG": kubeconfig},
+                env={
+                    "PATH": "/usr/bin:/bin",
+                    "HOME": str(log.parent),
+                    "KUBECONFIG": kubeconfig,
+                    "PYTHONPATH": os.environ.get("PYTHONPATH", ""),  # of a work tree that is not the installed one
+                },
                 stdout=file,
                 stderr=file,
             )
@@ -134,7 +151,8 @@ def children(manifest: dict[str, Any]) -> list[str]:
     """What a pipeline is made of."""
     name = manifest["metadata"]["name"]
     stages = [f"Deployment/{name}-{stage['name']}" for stage in manifest["spec"]["stages"]]
-    others = ("ConfigMap/", "Service/", "ServiceAccount/")
+    budgets = [f"PodDisruptionBudget/{name}-{stage['name']}" for stage in manifest["spec"]["stages"]]
+    others = ("ConfigMap/", "NetworkPolicy/", "Service/", "ServiceAccount/")
     return sorted(
         [
             *(kind + name for kind in others),
@@ -142,5 +160,6 @@ def children(manifest: dict[str, Any]) -> list[str]:
             f"Service/{name}-head",
             f"Secret/{name}-keys",
             *stages,
+            *budgets,
         ]
     )
