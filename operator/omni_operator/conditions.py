@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 
 from omni_operator.spec import Record
 
-Conditions = Literal["Accepted", "HeadReady", "Ready", "Progressing", "Degraded"]
+Conditions = Literal["Accepted", "HeadReady", "Ready", "Progressing", "Degraded", "Suspended"]
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
@@ -22,7 +22,7 @@ class Report(Record):
 
 
 class Condition(Report):
-    type: Conditions = Field(description="Accepted, HeadReady, Ready, Progressing or Degraded.")
+    type: Conditions = Field(description="Accepted, HeadReady, Ready, Progressing, Degraded or Suspended.")
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
     reason: str = Field(description="One CamelCase word for programs.")
     message: str = Field(description="What it is, and what to do where something is to be done.")

@@ -5,7 +5,8 @@ made, the others still are, the status says why, and `Incomplete` asks for anoth
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +19,7 @@ from omni_operator.plan import Plan, make_plan, reference
 from omni_operator.problems import InvalidSpec
 from omni_operator.spec import OmniPipeline, parse
 from omni_operator.status import Failure, Observed, accepted_status, rejected_status
-from omni_operator.topology import in_cluster
+from omni_operator.topology import Topology, in_cluster
 
 logger = logging.getLogger(__name__)
 
@@ -47,30 +48,48 @@ def reconcile(cluster: Cluster, namespace: str, name: str, worker_image: str, no
         return
     topology = in_cluster(pipeline)
     live, unseen = labelled(cluster, pipeline)
-    applied: list[Object] = []
-    left_out: tuple[str, ...] = ()
-    try:
-        secret = shared_secret(cluster, pipeline)
-    except (NotOurs, ApiError) as error:
-        failures = [secret_failure(error)]  # and all else stays as it is: pods without it would not find each other
-    else:
-        seen = {kind: resource for kind, resource in cluster.children.items() if kind not in unseen}
-        wanted, missing = fitted(children(pipeline, topology, worker_image, secret), seen)
-        left_out = tuple(kind for kind in missing if kind not in unseen)
-        live += unlabelled(cluster, pipeline, wanted, live)
-        plan = make_plan(wanted, live, pipeline.metadata.uid)
-        applied, failures = execute(cluster, plan)
-    failures = [*unseen.values(), *failures]
-    current = {reference(child): child for child in [*live, *applied]}
+    done = Done() if pipeline.spec.paused else converge(cluster, pipeline, topology, worker_image, live, unseen)
+    failures = (*unseen.values(), *done.failures)
+    current = {reference(child): child for child in [*live, *done.applied]}
     observed = Observed(
         deployments={child_name: child for (kind, child_name), child in current.items() if kind == "Deployment"},
         pods=cluster.list_objects(PODS, namespace, selector(name))[0],
         failures=failures,
-        left_out=left_out,
+        left_out=done.left_out,
     )
     report(cluster, found, accepted_status(pipeline, topology, observed, previous, now()))
     if failures:
         raise Incomplete("; ".join(failure.message for failure in failures))
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a pass did: the objects it applied, what it could not do, and the kinds that this cluster does not have."""
+
+    applied: Sequence[Object] = ()
+    failures: Sequence[Failure] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def converge(
+    cluster: Cluster,
+    pipeline: OmniPipeline,
+    topology: Topology,
+    worker_image: str,
+    live: Sequence[Object],
+    unseen: Collection[str],
+) -> Done:
+    """Make the children what they should be. Leaves the kinds alone that could not be looked at."""
+    try:
+        secret = shared_secret(cluster, pipeline)
+    except (NotOurs, ApiError) as error:
+        # And all else stays as it is: pods without it would not find each other.
+        return Done(failures=[secret_failure(error)])
+    seen = {kind: resource for kind, resource in cluster.children.items() if kind not in unseen}
+    wanted, missing = fitted(children(pipeline, topology, worker_image, secret), seen)
+    found = [*live, *unlabelled(cluster, pipeline, wanted, live)]
+    applied, failures = execute(cluster, make_plan(wanted, found, pipeline.metadata.uid))
+    return Done(applied, failures, tuple(kind for kind in missing if kind not in unseen))
 
 
 def selector(pipeline: str) -> str:
@@ -98,7 +117,9 @@ def fitted(wanted: Sequence[Object], resources: Mapping[str, Resource]) -> tuple
     return [{**child, "apiVersion": resources[child["kind"]].api_version} for child in there], tuple(missing)
 
 
-def unlabelled(cluster: Cluster, pipeline: OmniPipeline, wanted: list[Object], live: list[Object]) -> list[Object]:
+def unlabelled(
+    cluster: Cluster, pipeline: OmniPipeline, wanted: Sequence[Object], live: Sequence[Object]
+) -> list[Object]:
     """What else has the name of a wanted object."""
     known = set(map(reference, live))
     unknown = [ref for ref in map(reference, wanted) if ref not in known]

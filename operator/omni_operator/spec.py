@@ -297,6 +297,13 @@ class Spec(Record):
     replicas: int = Field(
         default=1, description="Headless pods of every stage that names no count of its own.", ge=0, le=10000
     )
+    suspend: bool = Field(
+        default=False,
+        description="Run no pod, the head's neither, and keep everything else. Running requests finish first.",
+    )
+    paused: bool = Field(
+        default=False, description="Change nothing in the cluster for this pipeline; only its status is kept up."
+    )
     head: Head = Field(default_factory=Head, description="The head: HTTP API, membership and routing.")
     load_balancing: LoadBalancing = Field(
         default_factory=LoadBalancing, description="How requests spread over the replicas of a stage."
@@ -354,7 +361,7 @@ class OmniPipeline(BaseModel):
         return {"spec.model": self.spec.model, **own}
 
     def replicas_of(self, stage: Stage) -> int:
-        """Headless pods wanted of a stage."""
+        """Headless pods wanted of a stage; suspended or not."""
         return self.spec.replicas if stage.replicas is None else stage.replicas
 
     def model_of(self, stage: Stage) -> Model:

@@ -64,9 +64,10 @@ def accepted_status(
     generation = pipeline.metadata.generation
     wanted: list[Row] = [
         ("Accepted", True, "Valid", "the spec is valid"),
-        head_condition(head, stages, observed),
-        ready_condition(topology, head, stages, observed),
-        progressing_condition(head, stages, observed),
+        suspended_condition(head, stages) if pipeline.spec.suspend else NOT_SUSPENDED,
+        SUSPENDED_HEAD if pipeline.spec.suspend else head_condition(head, stages, observed),
+        SUSPENDED_READY if pipeline.spec.suspend else ready_condition(topology, head, stages, observed),
+        PAUSED if pipeline.spec.paused else progressing_condition(head, stages, observed),
         degraded_condition(head, stages, observed),
     ]
     return Status(
@@ -147,6 +148,20 @@ def stage_status(stage: Fleet) -> StageStatus:
 
 
 # ---- conditions
+
+
+NOT_SUSPENDED: Row = ("Suspended", False, "NotSuspended", "its pods may run")
+SUSPENDED_HEAD: Row = ("HeadReady", False, "Suspended", "the head is suspended")
+SUSPENDED_READY: Row = ("Ready", False, "Suspended", "it is suspended; set spec.suspend to false to serve again")
+PAUSED: Row = ("Progressing", False, "Paused", "nothing is changed while spec.paused is true")
+
+
+def suspended_condition(head: Fleet, stages: Sequence[Fleet]) -> Row:
+    """True once the last pod has gone; until then running requests finish."""
+    left = sum(fleet.replicas for fleet in (head, *stages))
+    if left:
+        return "Suspended", False, "Suspending", f"{left} pods are still there; they finish the requests they run"
+    return "Suspended", True, "Suspended", "no pod runs; all else is kept"
 
 
 def head_condition(head: Fleet, stages: Sequence[Fleet], observed: Observed) -> Row:

@@ -10,7 +10,7 @@ leaves the numbers of those that follow, and with them their command lines and t
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from omni_operator.names import HEAD
@@ -114,6 +114,8 @@ def in_cluster(pipeline: OmniPipeline) -> Topology:
         )
         for stage in pipeline.spec.stages
     )
+    if pipeline.spec.suspend:
+        head, replicas = replace(head, copies=0), tuple(replace(process, copies=0) for process in replicas)
     return Topology(pipeline.name, pipeline.namespace, pipeline.spec.stages, stage_config(pipeline), head, replicas)
 
 

@@ -260,6 +260,7 @@ def test_a_template_is_merged_but_cannot_take_our_labels_away(digits: dict[str, 
 
 # What an edit of the manifest may restart: pods restart when, and only when, their template changes.
 RESTARTS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "to suspend changes no pod": ({"spec.suspend": True}, set()),
     "scaling restarts nothing": ({"spec.replicas": 7}, set()),
     "another label restarts nothing": ({"metadata.labels": {"a": "b"}}, set()),
     "another generation restarts nothing": ({"metadata.generation": 9}, set()),

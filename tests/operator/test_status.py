@@ -375,6 +375,35 @@ def test_degraded_is_said_where_it_serves_with_less_than_is_wanted(digits: dict[
     assert message in found["message"]
 
 
+# name: (head, painters, Suspended, reason, part of the message)
+SUSPENSIONS: dict[str, tuple[Any, Any, bool, str, str]] = {
+    "no pod is left": (deployment(0, 0), deployment(0, 0), True, "Suspended", "all else is kept"),
+    "pods still finish what they run": (deployment(0, 0), deployment(1, 2), False, "Suspending", "2 pods are still"),
+    "it never ran": (None, None, True, "Suspended", "all else is kept"),
+}
+
+
+@pytest.mark.parametrize("row", SUSPENSIONS)
+def test_a_suspended_pipeline_says_so(digits: dict[str, Any], row: str) -> None:
+    head, painters, is_suspended, reason, message = SUSPENSIONS[row]
+    found = conditions(status_of(edited(digits, {"spec.suspend": True}), observed(head, painters, [])))
+    assert (found["Suspended"]["status"] == "True", found["Suspended"]["reason"]) == (is_suspended, reason)
+    assert message in found["Suspended"]["message"]
+    assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", "Suspended")
+    assert found["HeadReady"]["reason"] == "Suspended"
+
+
+def test_a_pipeline_that_runs_is_not_suspended(digits: dict[str, Any]) -> None:
+    found = conditions(status_of(digits, observed(UP, deployment(2, 2), [])))
+    assert (found["Suspended"]["status"], found["Ready"]["status"]) == ("False", "True")
+
+
+def test_a_paused_pipeline_says_so_and_is_ready_all_the_same(digits: dict[str, Any]) -> None:
+    found = conditions(status_of(edited(digits, {"spec.paused": True}), observed(UP, deployment(2, 2), [])))
+    assert (found["Progressing"]["status"], found["Progressing"]["reason"]) == ("False", "Paused")
+    assert found["Ready"]["status"] == "True"
+
+
 def test_a_condition_keeps_its_time_until_it_changes(digits: dict[str, Any]) -> None:
     first = status_of(digits, observed(DOWN, deployment(0, 2), []))
     second = status_of(digits, observed(DOWN, deployment(1, 2), []), previous=first, now=LATER)

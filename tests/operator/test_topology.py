@@ -45,6 +45,12 @@ def test_a_cluster_runs_one_head_and_one_kind_of_replica_pod_a_stage(digits: dic
     assert [(process.name, process.copies) for process in topology.replicas] == [("digits-painter", 2)]
 
 
+def test_a_suspended_pipeline_has_the_same_processes_and_no_copy_of_any(digits: dict[str, Any]) -> None:
+    suspended, running = (in_cluster(parse(edited(digits, {"spec.suspend": value}))) for value in (True, False))
+    assert [process.copies for process in suspended.processes] == [0, 0]
+    assert [process.arguments for process in suspended.processes] == [one.arguments for one in running.processes]
+
+
 def test_replicas_in_a_cluster_find_the_head_by_its_service_name(digits: dict[str, Any]) -> None:
     (painter,) = in_cluster(parse(digits)).replicas
     assert "--headless" in painter.arguments
