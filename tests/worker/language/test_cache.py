@@ -1,6 +1,5 @@
 """Rows of the cache are given, moved and taken away without a trace of one request in another."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,17 +9,18 @@ from omni_worker.language.cache import BLOCK, SlotCache
 
 def write(cache, ids, lengths, values):
     """As a model does: each request's states are its own value at every place."""
-    width = max(lengths)
-    positions = torch.stack([torch.arange(width).clamp(max=length - 1) for length in lengths])
-    order = cache.enter(ids, positions)
-    states = torch.tensor([values[i] for i in order], dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 2, width, 4)
-    return order, [layer.update(states, -states) for layer in cache.layers]
+    order = cache.enter([(id, 0, length) for id, length in zip(ids, lengths, strict=True)])
+    told = [float(values[i]) for i in order for _ in range(lengths[i])]
+    states = torch.tensor(told).view(1, 1, -1, 1).expand(-1, 2, -1, 4)
+    for layer in cache.layers:
+        layer.update(states, -states)
+    return cache.aim.layout
 
 
 def read(cache, id):
-    cache.enter([id], torch.tensor([[0]]))
-    layer = cache.layers[0]
-    return layer.keys[cache.window][0, :, :, 0].max().item(), layer.values[cache.window][0, :, :, 0].min().item()
+    cache.enter([(id, 0, 1)])
+    [part], layer = cache.aim.layout.parts, cache.layers[0]
+    return layer.keys[part.rows][0, :, :, 0].max().item(), layer.values[part.rows][0, :, :, 0].min().item()
 
 
 @settings(deadline=None)
@@ -42,17 +42,23 @@ def test_requests_keep_what_they_wrote(events, data):
     assert sorted(cache.holders) == sorted(held)
 
 
-def test_rows_of_one_call_are_a_view():
+def test_single_tokens_are_of_neighbouring_rows_and_stand_first():
     cache = SlotCache([False])
     ids = list("abcdef")
     cache.reserve(ids, 10)
     write(cache, ids, [3] * 6, range(1, 7))
     for one in "be":
         cache.release(one)
-    order, [(keys, _)] = write(cache, list("fca"), [2, 3, 1], [6, 3, 1])
-    assert keys.data_ptr() == cache.layers[0].keys[cache.window].data_ptr()
-    assert keys[:, 0, 0, 0].tolist() == [[6, 3, 1][i] for i in order]
-    assert read(cache, "d") == (4, -4)
+    calls = [("f", 3, 1), ("d", 3, 2), ("c", 3, 1), ("a", 3, 1)]
+    order = cache.enter(calls)
+    singles, more = cache.aim.layout.parts
+    assert (singles.begin, singles.end, singles.span) == (0, 3, 4)
+    assert (more.begin, more.end, more.span) == (3, 5, 5)
+    assert cache.layers[0].keys[singles.rows][:, 0, 0, 0].tolist() == [
+        {"a": 1, "c": 3, "f": 6}[calls[i][0]] for i in order[:3]
+    ]
+    assert cache.layers[0].keys[more.rows][0, 0, 0, 0] == 4
+    assert cache.aim.layout.positions.tolist() == [3, 3, 3, 3, 4]
 
 
 def test_a_row_that_is_given_anew_is_empty():
@@ -76,11 +82,3 @@ def test_there_is_no_more_than_there_is():
     assert cache.reserve(["b"], 4 * BLOCK)
     cache.release("b")
     assert cache.reserve(list("abcd"), BLOCK), "rows become shorter again"
-
-
-@pytest.mark.parametrize("spans", [[1, 70], [70, 1]])
-def test_a_call_reads_as_far_as_its_longest(spans):
-    cache = SlotCache([False])
-    cache.reserve(["a", "b"], 70)
-    _, [(keys, values)] = write(cache, ["a", "b"], spans, [1, 2])
-    assert keys.shape == values.shape == (2, 2, 70, 4)

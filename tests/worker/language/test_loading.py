@@ -36,8 +36,8 @@ def test_a_model_whose_scores_differ_in_a_batch_is_refused(monkeypatch):
     forward = model.model.layers[1].forward
 
     def forgetful(states, **kwargs):
-        """Adds something that depends on who else is in the batch."""
-        return forward(states, **kwargs) + states.mean(0, keepdim=True)
+        """Adds something that depends on which other tokens are in the call."""
+        return forward(states, **kwargs) + states.mean(1, keepdim=True)
 
     monkeypatch.setattr(model.model.layers[1], "forward", forgetful)
     with pytest.raises(LoadError, match="other scores in a batch than alone"):

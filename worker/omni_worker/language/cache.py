@@ -1,7 +1,7 @@
 """The keys and values of all requests: one row of every layer's tensors a request, whatever its length.
 
-The requests of a model call sit in neighbouring rows, so that the model reads a view: where they do not, rows change
-places, which is rare, since requests that run together stay together.
+Requests that go on by one token together sit in neighbouring rows, so that attention reads a view: where they do not,
+rows change places, which is rare, since requests that run together stay together.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from omni_worker.language.attention import Aim, Layout, Part
 
 BLOCK = 64  # tokens by which rows grow, at least
 
@@ -30,17 +32,16 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write what a call adds, and give all that its rows hold."""
+        """Write what a call adds, (1, heads, tokens, width), and give all that is held."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        slots = self._slots
-        keys, values = self.keys[slots.window], self.values[slots.window]
-        keys[slots.places] = key_states.transpose(1, 2)
-        values[slots.places] = value_states.transpose(1, 2)
-        return keys[:, :, : slots.span], values[:, :, : slots.span]
+        layout = self._slots.aim.layout
+        self.keys[layout.rows, :, layout.positions] = key_states[0].transpose(0, 1)
+        self.values[layout.rows, :, layout.positions] = value_states[0].transpose(0, 1)
+        return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._slots.span, 0
+        return self._slots.aim.layout.span, 0
 
     def get_seq_length(self) -> int:
         return 0
@@ -59,9 +60,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         super().__init__(layers=[SlotLayer(self, one) for one in sliding])
         self._device = torch.device(device)
         self.rows, self.length = 1, BLOCK
-        self.window, self.span = slice(0, 0), 0
-        self.places: tuple[Any, ...] = ()
-        self._positions = torch.empty(0)
+        self.aim = Aim()
         self.max_tokens: int | None = None
         self._row: dict[str, int] = {}
         self._reserved: dict[str, int] = {}
@@ -78,8 +77,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         return list(self._row)
 
     def get_query_offset(self, layer_idx: int = 0) -> Any:
-        """The positions of what is being asked, for `slot_mask`: (rows, queries)."""
-        return self._positions
+        """The positions of the call's tokens, for `slot_mask`."""
+        return self.aim.layout.positions
 
     def reserve(self, ids: Sequence[str], length: int) -> bool:
         """Have a row of at least `length` tokens for each; what they hold stays. False where there is no room: then
@@ -114,16 +113,29 @@ class SlotCache(Cache):  # type: ignore[misc]
         self._row.pop(id, None)
         self._reserved.pop(id, None)
 
-    def enter(self, ids: Sequence[str], positions: Tensor) -> list[int]:
-        """Aim the next call at these requests, which have rows; its tokens' `positions` are (requests, queries).
+    def enter(self, calls: Sequence[tuple[str, int, int]]) -> list[int]:
+        """Aim the next call at these requests, which have rows: of each, so many tokens from a position on.
 
-        Gives the order of the call's rows: row i of it is to be that of ids[order[i]].
+        Gives the order in which their tokens are to be put one after another.
         """
-        begin = self._gather(ids)
-        order = sorted(range(len(ids)), key=lambda i: self._row[ids[i]])
-        self.window, self.span = slice(begin, begin + len(ids)), int(positions.max()) + 1
-        self._positions = positions[order].to(self._device)
-        self.places = torch.arange(len(ids), device=self._device)[:, None], slice(None), self._positions
+        singles = [i for i, (_, _, count) in enumerate(calls) if count == 1]
+        parts: list[Part] = []
+        if singles:
+            first = self._gather([calls[i][0] for i in singles])
+            singles.sort(key=lambda i: self._row[calls[i][0]])
+            span = max(calls[i][1] for i in singles) + 1
+            parts.append(Part(0, len(singles), slice(first, first + len(singles)), span))
+        order = singles + [i for i, (_, _, count) in enumerate(calls) if count > 1]
+        rows: list[int] = []
+        positions: list[int] = []
+        for id, start, count in (calls[i] for i in order):
+            row = self._row[id]
+            if count > 1:
+                parts.append(Part(len(rows), len(rows) + count, slice(row, row + 1), start + count))
+            rows += [row] * count
+            positions += range(start, start + count)
+        places = torch.tensor([rows, positions], device=self._device)
+        self.aim.layout = Layout(places[0], places[1], tuple(parts), max(part.span for part in parts))
         return order
 
     def _gather(self, ids: Sequence[str]) -> int:

@@ -112,7 +112,7 @@ def wrap(
     own = model.config._attn_implementation
 
     def switch() -> None:
-        _attend_by_slots(name, model)
+        _attend_by_slots(name, model, cache)
         slots.divide()
 
     try:
@@ -133,9 +133,10 @@ def wrap(
     return LanguageModel(name, slots, Language(tokenizer), _defaults(name, model, max_tokens), context)
 
 
-def _attend_by_slots(name: str, model: Any) -> None:
-    model.set_attn_implementation(attention.NAME)
-    if model.config.get_text_config(decoder=True)._attn_implementation != attention.NAME:
+def _attend_by_slots(name: str, model: Any, cache: SlotCache) -> None:
+    known = attention.register(cache.aim)
+    model.set_attn_implementation(known)
+    if model.config.get_text_config(decoder=True)._attn_implementation != known:
         raise LoadError(f"{name} has an attention of its own, which cannot be told where rows of a batch begin and end")
 
 

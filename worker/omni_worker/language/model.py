@@ -27,16 +27,16 @@ class Row:
 @dataclass(frozen=True)
 class Answer:
     """logits: (picks of all rows, vocabulary), in the order of rows and picks
-    states: (rows, longest row, width), the last layer's, in an order of their own: those of row i are at `place[i]`
+    states: (tokens, width), the last layer's; those of row i begin at `begins[i]`
     """
 
     logits: Tensor
     states: Tensor
-    place: Sequence[int]
+    begins: Sequence[int]
 
     def states_of(self, row: int, begin: int, end: int) -> Tensor:
         """A copy of a row's states behind its tokens `begin` to `end`."""
-        return self.states[self.place[row], begin:end].clone()
+        return self.states[self.begins[row] + begin : self.begins[row] + end].clone()
 
 
 class SlotModel:
@@ -47,7 +47,7 @@ class SlotModel:
         self.cache = cache
         self.chain = chain or Chain()
         self._device = model.device
-        self._picked: tuple[Tensor, Tensor] | None = None
+        self._picked: Tensor | None = None
         self._states: Tensor | None = None
         decoder = model.get_decoder()
         self._decoder = model.model if decoder is model else decoder
@@ -81,34 +81,33 @@ class SlotModel:
         return (answers[0] if answers else None), numbers
 
     def _call(self, rows: Sequence[Row]) -> Answer | None:
-        width = max(len(row.tokens) for row in rows)
-        tokens = torch.tensor([[*row.tokens, *[row.tokens[-1]] * (width - len(row.tokens))] for row in rows])
-        steps = torch.arange(width)
-        # A row that is shorter goes on with its last token at its last place, which writes the same there again.
-        positions = torch.stack([row.start + steps.clamp(max=len(row.tokens) - 1) for row in rows])
-        order = self.cache.enter([row.id for row in rows], positions)
-        place = sorted(range(len(order)), key=order.__getitem__)
-        picks = [(place[i], column) for i, row in enumerate(rows) for column in row.picks]
-        calls, columns = torch.tensor(picks, dtype=torch.long).view(-1, 2).T.to(self._device)
-        self._picked = calls, columns
-        told: dict[str, Any] = {"input_ids": tokens[order].to(self._device)}
+        order = self.cache.enter([(row.id, row.start, len(row.tokens)) for row in rows])
+        tokens: list[int] = []
+        begins = [0] * len(rows)
+        for i in order:
+            begins[i] = len(tokens)
+            tokens += rows[i].tokens
+        picked = [begins[i] + place for i, row in enumerate(rows) for place in row.picks]
+        self._picked = torch.tensor(picked, dtype=torch.long, device=self._device)
+        told: dict[str, Any] = {"input_ids": torch.tensor([tokens], device=self._device)}
         if not self.chain.is_first and self._embedded is not None:
             size, dtype = self._embedded  # nobody reads them: the first layer here takes the states of the rank before
-            told = {"inputs_embeds": torch.zeros(*tokens.shape, size, dtype=dtype, device=self._device)}
-        told |= {"position_ids": positions[order].to(self._device), "past_key_values": self.cache, "use_cache": True}
+            told = {"inputs_embeds": torch.zeros(1, len(tokens), size, dtype=dtype, device=self._device)}
+        positions = self.cache.aim.layout.positions[None]
+        told |= {"position_ids": positions, "past_key_values": self.cache, "use_cache": True}
         try:
             if not self.chain.is_last:
                 self._decoder(**told)
                 return None
             out = self._model(**told)
             assert self._states is not None, "the decoder was not called"
-            return Answer(out.logits[:, 0], self._states, place)
+            return Answer(out.logits[0], self._states, begins)
         finally:
             self._picked = self._states = None
 
     def _pick(self, module: Any, args: Any, output: Any) -> Any:
         """Keep all states, and let only those that scores are wanted of pass to the head."""
         if self._picked is not None:
-            self._states = output.last_hidden_state
-            output.last_hidden_state = self._states[self._picked][:, None]
+            self._states = output.last_hidden_state[0]
+            output.last_hidden_state = self._states[self._picked][None]
         return output

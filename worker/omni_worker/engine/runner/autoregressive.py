@@ -1,8 +1,8 @@
 """The runner of an autoregressive stage: keeps the state of its requests, and writes on for many of them at once.
 
-Tokens of a request that the model has not seen go through it in chunks (a prefill), which take turns with the single
-tokens of the others (a decode): so nobody waits for more than one chunk. When none is left, the next one is drawn. A
-failure stays with its request: a batch that fails is run again one request at a time.
+Tokens of a request that the model has not seen go through it in chunks (a prefill), in the same call as the single
+tokens of the others (a decode): so nobody waits for more than one call of bounded size. When none is left, the next one
+is drawn. A failure stays with its request: a batch that fails is run again one request at a time.
 """
 
 import logging
@@ -23,8 +23,9 @@ from omni_worker.language.sampling import draw, log_probabilities
 from omni_worker.requests import TokenLogprob
 
 log = logging.getLogger(__name__)
-CHUNKS = (16, 64, 256)
-DECODE = ("decode", 1)
+CHUNK = 256
+CALL = 1024  # the most tokens of one call, but for single ones
+KEY = "tokens"
 IDLE_TURNS = 8
 UNTOLD = TokenLogprob("", 0.0)
 
@@ -84,10 +85,10 @@ class AutoregressiveRunner(Runner):
         self._turn += 1
         for state in states:
             state.served = self._turn
-        able = self._make_room(states)
+        able, counts = self._make_room(states)
         began = time.perf_counter()
         try:
-            failures = self._step(able) if able else {}
+            failures = self._step(able, counts) if able else {}
         except Exception as error:
             if len(able) > 1:
                 log.warning("a batch of %d failed and is run again one by one: %s", len(able), error)
@@ -95,20 +96,29 @@ class AutoregressiveRunner(Runner):
                 self._call_seconds, self._out_of_memory = None, _is_out_of_memory(error)
                 return outputs
             failures = {able[0].id: error}
-        self._call_seconds = time.perf_counter() - began if len(able) == len(states) else None
+        is_usual = len(able) == len(states) and set(counts) == {1}
+        self._call_seconds = time.perf_counter() - began if is_usual else None
         if able:
             self._counts["batched_calls" if len(able) > 1 else "single_calls"] += 1
         return [self._outcome(state, failures.get(state.id)) for state in states]
 
-    def _make_room(self, states: Sequence[Answering]) -> list[Answering]:
-        """Those of `states` that have room in the cache now; the others wait.
+    def _make_room(self, states: Sequence[Answering]) -> tuple[list[Answering], list[int]]:
+        """Those of `states` that have room in the call and in the cache now, and how many tokens each; the others wait.
 
         Where memory is short, a request takes the rows of those that came after it, and of those that nobody runs;
         they are seen again from their beginning when they go on. So the oldest always goes on.
         """
-        able = sorted(states, key=lambda state: state.arrival)
+        able: list[Answering] = []
+        counts: dict[str, int] = {}
+        room = CALL
+        for state in sorted(states, key=lambda state: state.arrival):
+            count = min(state.left, CHUNK, max(room, 1))
+            if count > 1 or state.left == 1:
+                able.append(state)
+                counts[state.id] = count
+                room -= count if count > 1 else 0
         while able:
-            length = max(state.cached + len(state.next_tokens(CHUNKS[-1])) for state in able)
+            length = max(state.cached + counts[state.id] for state in able)
             if self._cache.reserve([state.id for state in able], length):
                 break
             if (victim := self._victim(able)) is None:
@@ -117,7 +127,7 @@ class AutoregressiveRunner(Runner):
                 self._cache.release(victim.id)
                 self._counts["tokens_seen_again"] += victim.cached
                 victim.cached = 0
-        return able if len(able) < len(states) else list(states)
+        return able, [counts[state.id] for state in able]
 
     def _victim(self, able: Sequence[Answering]) -> Answering | None:
         others = [self._states[id] for id in self._cache.holders if self._states[id] not in able]
@@ -125,11 +135,11 @@ class AutoregressiveRunner(Runner):
         idle = [one for one in others if one.served < self._turn - IDLE_TURNS]
         return max(younger or idle, key=lambda one: one.arrival, default=None)
 
-    def _step(self, states: Sequence[Answering]) -> Mapping[str, Exception]:
+    def _step(self, states: Sequence[Answering], counts: Sequence[int]) -> Mapping[str, Exception]:
         """One model call, and one more token for each that comes to its end by it; the failures, by id."""
         rows, wanted = [], []
-        for state in states:
-            tokens = state.next_tokens(CHUNKS[-1])
+        for state, count in zip(states, counts, strict=True):
+            tokens = state.next_tokens(count)
             places = state.wanted_scores(len(tokens))
             before = state.cached - len(state.prompt) + 1
             rows.append(Row(state.id, tokens, state.cached, [place - before for place in places]))
@@ -190,8 +200,7 @@ class AutoregressiveRunner(Runner):
     def _outcome(self, state: Answering, error: Exception | None = None) -> RequestOutput:
         steps = len(state.written)
         if error is None and not state.is_over:
-            key = DECODE if state.left == 1 else ("prefill", next((c for c in CHUNKS if state.left <= c), CHUNKS[-1]))
-            return RequestOutput(state.id, key, key is DECODE, steps, state.limit, partial=state.news())
+            return RequestOutput(state.id, KEY, True, steps, state.limit, partial=state.news())
         self._drop(state.id)
         if error is None and not self._model.slots.chain.is_last:
             return RequestOutput(state.id, step=steps, total_steps=state.limit)
