@@ -58,6 +58,7 @@ CHILDREN = {
     for resource in (
         Resource("ServiceAccount", "", "v1", "serviceaccounts"),
         Resource("ConfigMap", "", "v1", "configmaps"),
+        Resource("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims"),
         Resource("Service", "", "v1", "services"),
         Resource("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies"),
         Resource("Deployment", "apps", "v1", "deployments"),

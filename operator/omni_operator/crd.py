@@ -124,6 +124,8 @@ def structural(node: Mapping[str, Any], definitions: Mapping[str, Any], path: tu
             key: with_default(below, structural(below, definitions, (*path, key)), key in node.get("required", ()))
             for key, below in node["properties"].items()
         }
+    if isinstance(node.get("additionalProperties"), Mapping):  # any key; false says what the API server does anyway
+        result["additionalProperties"] = node["additionalProperties"]
     if "items" in node:
         result["items"] = structural(node["items"], definitions, (*path, "items"))
         key = LIST_KEYS.get(path)

@@ -7,6 +7,7 @@ MODEL_SOURCE = (
     r"|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^\s]+)?"
     r"|/[^\s]+)$"
 )
+QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 PERCENT = r"^(100|[1-9]?[0-9])%$"
 QUALIFIED_NAME = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 HEAD = "head"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from omni_operator.manifests.ownership import SPEC_HASH, controller_uid
+from omni_operator.manifests.ownership import SPEC_HASH, controller_uid, is_ours
 
 Object = Mapping[str, Any]
 Reference = tuple[str, str]
@@ -30,11 +30,11 @@ def reference(child: Object) -> Reference:
     return child["kind"], child["metadata"]["name"]
 
 
-def make_plan(wanted: Sequence[Object], live: Sequence[Object], uid: str) -> Plan:
+def make_plan(wanted: Sequence[Object], live: Sequence[Object], uid: str, pipeline: str) -> Plan:
     """`live`: every object of the pipeline's labels, and every one that has the name of a wanted one."""
     found = {reference(child): child for child in live}
     names = {reference(child) for child in wanted}
-    conflicts = [ref for ref in map(reference, wanted) if ref in found and controller_uid(found[ref]) != uid]
+    conflicts = [ref for ref in map(reference, wanted) if ref in found and not is_ours(found[ref], uid, pipeline)]
     return Plan(
         apply=tuple(
             child
@@ -42,13 +42,14 @@ def make_plan(wanted: Sequence[Object], live: Sequence[Object], uid: str) -> Pla
             if reference(child) not in conflicts and differs(child, found.get(reference(child)))
         ),
         adopted=frozenset(ref for ref in names if ref in found),
-        delete=tuple(
-            child
-            for ref, child in found.items()
-            if ref not in names and controller_uid(child) == uid and not child["metadata"].get("deletionTimestamp")
-        ),
+        delete=tuple(child for ref, child in found.items() if ref not in names and is_deletable(child, uid)),
         conflicts=tuple(conflicts),
     )
+
+
+def is_deletable(child: Object, uid: str) -> bool:
+    """Whether a child that is no longer wanted is the pipeline's to delete: not what is to outlive it."""
+    return controller_uid(child) == uid and not child["metadata"].get("deletionTimestamp")
 
 
 def differs(wanted: Object, live: Object | None) -> bool:

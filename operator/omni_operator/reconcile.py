@@ -88,7 +88,7 @@ def converge(
     seen = {kind: resource for kind, resource in cluster.children.items() if kind not in unseen}
     wanted, missing = fitted(children(pipeline, topology, worker_image, secret), seen)
     found = [*live, *unlabelled(cluster, pipeline, wanted, live)]
-    applied, failures = execute(cluster, make_plan(wanted, found, pipeline.metadata.uid))
+    applied, failures = execute(cluster, make_plan(wanted, found, pipeline.metadata.uid, pipeline.name))
     return Done(applied, failures, tuple(kind for kind in missing if kind not in unseen))
 
 

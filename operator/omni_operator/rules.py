@@ -34,6 +34,34 @@ def hub_settings_need_the_hub(pipeline: "OmniPipeline") -> Iterable[Problem]:
                     )
 
 
+def one_cache_serves_all_models(pipeline: "OmniPipeline") -> Iterable[Problem]:
+    for index, stage in enumerate(pipeline.spec.stages):
+        if stage.model and stage.model.cache:
+            yield Problem(
+                f"spec.stages[{index}].model.cache",
+                "is of a single stage, and one cache serves the models of all stages; move it to spec.model.cache",
+            )
+    cache = pipeline.spec.model.cache
+    if cache is None:
+        return
+    if not any(model.source.startswith("hf://") for model in pipeline.models.values()):
+        yield Problem("spec.model.cache", "is for models of the hub, and no stage takes one from there; remove it")
+    if (cache.claim_name is None) == (cache.size is None):
+        which = "neither claimName nor size" if cache.size is None else "both claimName and size"
+        yield Problem(
+            "spec.model.cache",
+            f"has {which}; give claimName for a claim of your own, or size for one that is made",
+        )
+    elif cache.claim_name is not None:
+        for key, is_given in (("storageClass", cache.storage_class is not None), ("retain", cache.retain)):
+            if is_given:
+                yield Problem(
+                    f"spec.model.cache.{key}",
+                    f"is for a claim that is made, and claimName names one of your own, {cache.claim_name!r}; remove"
+                    " one of the two",
+                )
+
+
 def stage_names_are_unique(pipeline: "OmniPipeline") -> Iterable[Problem]:
     first: dict[str, int] = {}
     for index, stage in enumerate(pipeline.spec.stages):
@@ -113,6 +141,19 @@ def settings_suit_the_engine(pipeline: "OmniPipeline") -> Iterable[Problem]:
                 )
 
 
+def only_writers_are_told_how_to_write(pipeline: "OmniPipeline") -> Iterable[Problem]:
+    for index, stage in enumerate(pipeline.spec.stages):
+        if stage.is_autoregressive and not stage.only_encodes:
+            continue
+        what = "an encoder" if stage.is_autoregressive else "a diffusion stage"
+        for key, value in (("system", stage.system), ("maxTokens", stage.max_tokens)):
+            if value is not None:
+                yield Problem(
+                    f"spec.stages[{index}].{key}",
+                    f"is for stages that write text, and {stage.name!r} is {what}; remove it",
+                )
+
+
 def head_stage_exists(pipeline: "OmniPipeline") -> Iterable[Problem]:
     names = [stage.name for stage in pipeline.spec.stages]
     if pipeline.spec.head.stage is not None and pipeline.spec.head.stage not in names:
@@ -158,10 +199,12 @@ def templates_can_be_merged(pipeline: "OmniPipeline") -> Iterable[Problem]:
 RULES: tuple[Callable[["OmniPipeline"], Iterable[Problem]], ...] = (
     names_make_services,
     hub_settings_need_the_hub,
+    one_cache_serves_all_models,
     stage_names_are_unique,
     stages_fit_together,
     head_stage_exists,
     settings_suit_the_engine,
+    only_writers_are_told_how_to_write,
     devices_are_used,
     rollout_can_move,
     templates_can_be_merged,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from omni_operator.names import DNS_LABEL, MODEL_SOURCE, PERCENT, QUALIFIED_NAME
+from omni_operator.names import DNS_LABEL, MODEL_SOURCE, PERCENT, QUALIFIED_NAME, QUANTITY
 from omni_operator.problems import InvalidSpec, explain
 from omni_operator.rules import RULES
 
@@ -52,6 +52,7 @@ CountOrPercent = Annotated[
     BeforeValidator(_count_or_percent),
     WithJsonSchema({"x-kubernetes-int-or-string": True, "minimum": 0, "pattern": PERCENT}),
 ]
+Labels = Annotated[dict[str, str], WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}})]
 NetworkPeer = Annotated[
     dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
 ]
@@ -66,6 +67,28 @@ class SecretKey(Record):
     key: str = Field(
         default="token", description="Key in the Secret that holds the value.", min_length=1, max_length=253
     )
+
+
+class Cache(Record):
+    claim_name: str | None = Field(
+        default=None,
+        description="A PersistentVolumeClaim of your own; or give a size, and one is made.",
+        min_length=1,
+        max_length=253,
+    )
+    size: str | None = Field(
+        default=None, description="Size of the claim that is made, like 200Gi.", pattern=QUANTITY, max_length=20
+    )
+    storage_class: str | None = Field(
+        default=None,
+        description="Storage class of the claim that is made; absent means the cluster's default.",
+        max_length=253,
+    )
+    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = Field(
+        default="ReadWriteMany",
+        description="Of the claim that is made. ReadWriteOnce keeps all pods of the pipeline on one node.",
+    )
+    retain: bool = Field(default=False, description="Keep the claim that was made when the pipeline is deleted.")
 
 
 class Model(Record):
@@ -83,6 +106,11 @@ class Model(Record):
     )
     token_secret_ref: SecretKey | None = Field(
         default=None, description="Secret with the access token of the model hub, for gated models; becomes HF_TOKEN."
+    )
+    cache: Cache | None = Field(
+        default=None,
+        description="Volume for what is downloaded from the hub; absent means that each pod downloads for itself. Only"
+        " of spec.model, for the models of all stages.",
     )
 
 
@@ -143,6 +171,12 @@ class Accelerator(Record):
         max_length=253,
     )
     count: int = Field(default=1, description="Devices of one replica.", ge=1, le=64)
+    node_selector: Labels = Field(
+        default_factory=dict, description="Labels of the nodes that have the devices.", max_length=16
+    )
+    runtime_class_name: str | None = Field(
+        default=None, description="RuntimeClass of pods with such devices, like nvidia.", min_length=1, max_length=253
+    )
 
 
 class Parallelism(Record):
@@ -233,6 +267,19 @@ class Stage(Record):
         " prompt's embeddings; absent means text. Not for the first stage, which takes the request.",
     )
     model: Model | None = Field(default=None, description="The model that this stage serves; absent means spec.model.")
+    system: str | None = Field(
+        default=None,
+        description="Of an autoregressive stage that generates: what it is told before every conversation that does not"
+        " begin so itself.",
+        min_length=1,
+        max_length=16384,
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        description="Of an autoregressive stage that generates: how much it writes, where a request does not say.",
+        ge=1,
+        le=1_000_000,
+    )
     replicas: int | None = Field(
         default=None,
         description="Headless pods of this stage; absent means spec.replicas, which `kubectl scale` writes.",
@@ -255,6 +302,12 @@ class Stage(Record):
         ge=10,
         le=86400,
     )
+    shm_size: str | None = Field(
+        default=None,
+        description="Size of /dev/shm, which counts as memory of the pod; absent means as the node sees fit.",
+        pattern=QUANTITY,
+        max_length=20,
+    )
     template: PodTemplate = Field(
         default_factory=dict,
         description="Strategic merge patch over the pod template of the stage: env, volumes, tolerations, … Containers"
@@ -272,6 +325,15 @@ class Stage(Record):
     @property
     def takes_hidden_states(self) -> bool:
         return self.input == "hidden-states"
+
+
+class Service(Record):
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
+        default="ClusterIP", description="How the API is reached: from the cluster alone, or from outside it too."
+    )
+    annotations: Labels = Field(
+        default_factory=dict, description="Annotations of the Service, for load balancers.", max_length=32
+    )
 
 
 class NetworkPolicy(Record):
@@ -307,6 +369,10 @@ class Spec(Record):
     head: Head = Field(default_factory=Head, description="The head: HTTP API, membership and routing.")
     load_balancing: LoadBalancing = Field(
         default_factory=LoadBalancing, description="How requests spread over the replicas of a stage."
+    )
+    service: Service = Field(default_factory=Service, description="The Service of the API.")
+    priority_class_name: str | None = Field(
+        default=None, description="PriorityClass of all pods.", min_length=1, max_length=253
     )
     network_policy: NetworkPolicy = Field(default_factory=NetworkPolicy, description="Who may connect to the pods.")
     stages: tuple[Stage, ...] = Field(

@@ -23,6 +23,7 @@ KEYS_DIR = "/etc/omnipipeline-keys"
 KEYS_FILE = "secret"
 MODELS_DIR = "/models"
 PVC = "pvc://"
+HUB = "hf://"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Process:
     resource: str | None
     claims: tuple[str, ...]
     """PersistentVolumeClaims with the models that it reads."""
+    downloads: bool
+    """Whether it takes a model from the hub."""
     token: SecretKey | None
     """Where the model hub's access token is."""
     startup_seconds: int
@@ -164,6 +167,10 @@ def stage_entry(pipeline: OmniPipeline, stage: Stage) -> dict[str, object]:
     entry: dict[str, object] = {"id": stage_id(pipeline, stage), "name": stage.name, "engine": stage.engine}
     if stage.task:
         entry["task"] = stage.task
+    if stage.system:
+        entry["system"] = stage.system
+    if stage.max_tokens:
+        entry["max_tokens"] = stage.max_tokens
     if stage.input:
         entry["input"] = stage.input
     if stage.model:
@@ -176,6 +183,10 @@ def stage_entry(pipeline: OmniPipeline, stage: Stage) -> dict[str, object]:
 def location(model: Model) -> str:
     """The model as the worker finds it: claims are mounted in MODELS_DIR, each under its own name."""
     return f"{MODELS_DIR}/{model.source.removeprefix(PVC)}".rstrip("/") if claim_of(model) else model.source
+
+
+def is_on_hub(model: Model) -> bool:
+    return model.source.startswith(HUB)
 
 
 def claim_of(model: Model) -> str | None:
@@ -244,6 +255,7 @@ def head_process(pipeline: OmniPipeline, name: str, ports: HeadPorts, files: Fil
         resource=stage.accelerator.resource if stage.accelerator else None,
         # It compares the models of all stages with those of their replicas.
         claims=claims_of(pipeline.models.values()),
+        downloads=any(map(is_on_hub, pipeline.models.values())),
         token=pipeline.model_of(stage).token_secret_ref,
         # It is ready when a replica of every stage is.
         startup_seconds=max(stage.startup_timeout_seconds for stage in stages),
@@ -295,6 +307,7 @@ def replica_process(
         devices=devices(stage, stage.local_replicas),
         resource=stage.accelerator.resource if stage.accelerator else None,
         claims=claims_of([model]),
+        downloads=is_on_hub(model),
         token=model.token_secret_ref,
         startup_seconds=stage.startup_timeout_seconds,
         drain_seconds=stage.drain.timeout_seconds,

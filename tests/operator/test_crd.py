@@ -11,7 +11,7 @@ from omni_operator import crd
 from tests.operator.edits import edited
 from tests.operator.test_spec import ACCEPTED, REFUSED
 
-FORBIDDEN = ("$ref", "additionalProperties", "x-kubernetes-validations", "title", "const", "anyOf", "oneOf")
+FORBIDDEN = ("$ref", "x-kubernetes-validations", "title", "const", "anyOf", "oneOf")
 # Rules across fields, and about names and templates, are the operator's: a structural schema cannot say them.
 ACROSS_FIELDS = (
     "two stages of one name",
@@ -34,6 +34,13 @@ ACROSS_FIELDS = (
     "a process without a device",
     "whole requests over several processes",
     "a revision of a built-in model",
+    "a cache for a built-in model",
+    "a cache of nothing",
+    "a cache of two claims",
+    "a claim of the user's own that is to be retained",
+    "a cache of one stage",
+    "words to a painter",
+    "words to an encoder",
     "a name too long for a Service",
     "a name that starts with a digit",
     "a template with a container of no name",
@@ -81,6 +88,15 @@ def test_the_schema_is_structural_and_old_enough_for_every_cluster() -> None:
     for path, node in schemas(root()):
         assert not [key for key in FORBIDDEN if key in node], path
         assert "type" in node or "x-kubernetes-int-or-string" in node, path
+
+
+def test_keys_are_free_only_where_no_key_is_named() -> None:
+    for path, node in schemas(root()):
+        assert "additionalProperties" not in node or ("properties" not in node and node["additionalProperties"]), path
+
+
+def test_the_file_is_small_enough_for_every_cluster() -> None:
+    assert len(crd.text().encode()) < 100_000
 
 
 def test_every_field_of_the_spec_is_described() -> None:

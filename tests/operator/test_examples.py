@@ -1,5 +1,6 @@
 """The examples: each is accepted by the types and by the CRD's schema, and means what its comments say."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ def test_a_rewriter_has_its_own_model_and_no_device() -> None:
     rewriter, painter = example("prompt-rewriting").replicas
     assert rewriter.arguments[1] == "hf://Qwen/Qwen3-0.6B"
     assert (rewriter.devices, painter.devices) == (0, 1)
+
+
+def test_a_rewriter_is_told_what_to_write_and_how_much() -> None:
+    first, _ = json.loads(example("prompt-rewriting").stage_config)["stages"]
+    assert first["system"].startswith("Rewrite the user's text as one vivid description of a picture.")
+    assert first["max_tokens"] == 128
 
 
 def test_painters_after_an_encoder_load_no_text_encoder() -> None:

@@ -182,6 +182,105 @@ def test_a_model_on_a_volume_is_mounted_read_only(digits: dict[str, Any]) -> Non
     assert mounted in container(manifest)["volumeMounts"]
 
 
+def test_what_is_downloaded_goes_to_the_cache_that_is_made(two: dict[str, Any]) -> None:
+    cache = {"size": "200Gi", "storageClass": "fast"}
+    own = {"spec.model": {"source": "hf://a/b", "cache": cache}, "spec.stages.0.model": {"source": "pvc://weights"}}
+    manifest = edited(two, own)
+    claim = made(manifest)["PersistentVolumeClaim", "two-models"]
+    assert controller_uid(claim) == "uid-of-two"
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": "200Gi"}},
+        "storageClassName": "fast",
+    }
+    for name, downloads in {"two-head": True, "two-painter": True, "two-thinker": False}.items():
+        omni = container(manifest, name)
+        assert ({"name": "model-cache", "mountPath": "/cache"} in omni["volumeMounts"]) is downloads
+        assert ({"name": "HF_HOME", "value": "/cache"} in omni["env"]) is downloads
+        volume = {"name": "model-cache", "persistentVolumeClaim": {"claimName": "two-models"}}
+        assert (volume in pod(manifest, name)["spec"]["volumes"]) is downloads
+
+
+def test_a_claim_that_is_to_outlive_the_pipeline_has_no_owner(digits: dict[str, Any]) -> None:
+    manifest = edited(digits, {"spec.model": {"source": "hf://a/b", "cache": {"size": "1Gi", "retain": True}}})
+    metadata = made(manifest)["PersistentVolumeClaim", "digits-models"]["metadata"]
+    assert "ownerReferences" not in metadata
+    assert metadata["annotations"]["omnipipeline.dev/retained"] == "true"
+
+
+def test_a_claim_of_the_users_own_is_used_and_not_made(digits: dict[str, Any]) -> None:
+    manifest = edited(digits, {"spec.model": {"source": "hf://a/b", "cache": {"claimName": "mine"}}})
+    assert not [name for kind, name in made(manifest) if kind == "PersistentVolumeClaim"]
+    volume = {"name": "model-cache", "persistentVolumeClaim": {"claimName": "mine"}}
+    assert volume in pod(manifest)["spec"]["volumes"]
+
+
+# name: (edits, pod, path in the pod's spec, expected)
+POD_FIELDS: dict[str, tuple[dict[str, Any], str, str, Any]] = {
+    "shared memory is as the node sees fit": ({}, "digits-painter", "volumes", {"medium": "Memory"}),
+    "shared memory has the size that is asked for": (
+        {"spec.stages.0.shmSize": "16Gi"},
+        "digits-painter",
+        "volumes",
+        {"medium": "Memory", "sizeLimit": "16Gi"},
+    ),
+    "a head without replicas needs none of it": (
+        {"spec.stages.0.shmSize": "16Gi"},
+        "digits-head",
+        "volumes",
+        {"medium": "Memory"},
+    ),
+    "pods go where the devices are": (
+        {"spec.stages.0.accelerator.nodeSelector": {"gpu": "h100"}},
+        "digits-painter",
+        "nodeSelector",
+        {"gpu": "h100"},
+    ),
+    "a head without devices goes anywhere": (
+        {"spec.stages.0.accelerator.nodeSelector": {"gpu": "h100"}},
+        "digits-head",
+        "nodeSelector",
+        None,
+    ),
+    "a head with devices goes where they are": (
+        {"spec.stages.0.accelerator.nodeSelector": {"gpu": "h100"}, "spec.head.localReplicas": 1},
+        "digits-head",
+        "nodeSelector",
+        {"gpu": "h100"},
+    ),
+    "devices may need a runtime": (
+        {"spec.stages.0.accelerator.runtimeClassName": "nvidia"},
+        "digits-painter",
+        "runtimeClassName",
+        "nvidia",
+    ),
+    "the priority is that of all pods": (
+        {"spec.priorityClassName": "urgent"},
+        "digits-head",
+        "priorityClassName",
+        "urgent",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", POD_FIELDS)
+def test_fields_of_the_spec_reach_the_pods(digits: dict[str, Any], row: str) -> None:
+    edits, name, path, expected = POD_FIELDS[row]
+    spec = pod(edited(digits, edits), name)["spec"]
+    found = next(one for one in spec["volumes"] if one["name"] == "shm")["emptyDir"] if "volumes" in path else None
+    assert (found or spec.get(path)) == expected
+
+
+def test_the_api_service_is_of_the_type_that_is_asked_for(digits: dict[str, Any]) -> None:
+    wanted = {"type": "LoadBalancer", "annotations": {"lb.example/internal": "true"}}
+    service = made(edited(digits, {"spec.service": wanted}))["Service", "digits"]
+    assert service["spec"]["type"] == "LoadBalancer"
+    assert service["metadata"]["annotations"]["lb.example/internal"] == "true"
+    assert service["metadata"]["annotations"][SPEC_HASH] != made(digits)["Service", "digits"]["metadata"][
+        "annotations"
+    ].get(SPEC_HASH)
+
+
 def test_the_hub_token_comes_from_its_secret(digits: dict[str, Any]) -> None:
     manifest = edited(digits, {"spec.model": {"source": "hf://a/b", "tokenSecretRef": {"name": "hub"}}})
     token = next(variable for variable in container(manifest)["env"] if variable["name"] == "HF_TOKEN")
@@ -261,6 +360,7 @@ def test_a_template_is_merged_but_cannot_take_our_labels_away(digits: dict[str, 
 # What an edit of the manifest may restart: pods restart when, and only when, their template changes.
 RESTARTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "to suspend changes no pod": ({"spec.suspend": True}, set()),
+    "another type of Service restarts nothing": ({"spec.service": {"type": "NodePort"}}, set()),
     "scaling restarts nothing": ({"spec.replicas": 7}, set()),
     "another label restarts nothing": ({"metadata.labels": {"a": "b"}}, set()),
     "another generation restarts nothing": ({"metadata.generation": 9}, set()),
@@ -293,6 +393,8 @@ RESTARTS_OF_TWO: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"spec.stages.0.scheduling": {"maxNumSeqs": 2}},
         {"two-thinker"},
     ),
+    "what a thinker is told restarts the head alone": ({"spec.stages.0.system": "Be brief."}, {"two-head"}),
+    "how much a thinker writes restarts the head alone": ({"spec.stages.0.maxTokens": 64}, {"two-head"}),
     "another input restarts the head alone": ({"spec.stages.1.input": "text"}, {"two-head"}),
     "another model of a stage restarts it and the head": (
         {"spec.stages.0.model": {"source": "hf://a/b"}},

@@ -144,6 +144,38 @@ REFUSED = {
         {"spec.model.revision": "main"},
         "spec.model.revision: is only for models of the hub",
     ),
+    "a cache for a built-in model": (
+        {"spec.model.cache": {"size": "1Gi"}},
+        "spec.model.cache: is for models of the hub, and no stage takes one from there; remove it",
+    ),
+    "a cache of nothing": (
+        {"spec.model": {"source": "hf://a/b", "cache": {}}},
+        "spec.model.cache: has neither claimName nor size; give claimName for a claim of your own, or size",
+    ),
+    "a cache of two claims": (
+        {"spec.model": {"source": "hf://a/b", "cache": {"claimName": "mine", "size": "1Gi"}}},
+        "spec.model.cache: has both claimName and size",
+    ),
+    "a claim of the user's own that is to be retained": (
+        {"spec.model": {"source": "hf://a/b", "cache": {"claimName": "mine", "retain": True}}},
+        "spec.model.cache.retain: is for a claim that is made, and claimName names one of your own, 'mine'; remove one",
+    ),
+    "a cache of one stage": (
+        {"spec.stages.0.model": {"source": "hf://a/b", "cache": {"size": "1Gi"}}},
+        "spec.stages[0].model.cache: is of a single stage",
+    ),
+    "a size of no form": (
+        {"spec.stages.0.shmSize": "big"},
+        'spec.stages[0].shmSize: "big" has the wrong form; expected size of /dev/shm',
+    ),
+    "words to a painter": (
+        {"spec.stages.0.system": "Be brief."},
+        "spec.stages[0].system: is for stages that write text, and 'painter' is a diffusion stage; remove it",
+    ),
+    "words to an encoder": (
+        {"spec.stages": [{**ENCODER, "maxTokens": 5}, PAINTER]},
+        "spec.stages[0].maxTokens: is for stages that write text, and 'thinker' is an encoder; remove it",
+    ),
     "a name too long for a Service": ({"metadata.name": "x" * 60}, "metadata.name: 'xxx"),
     "a name that starts with a digit": ({"metadata.name": "7s"}, "starting with a letter"),
     "a template with a container of no name": (
@@ -180,6 +212,17 @@ ACCEPTED = {
         "spec.stages": [{**THINKER, "accelerator": {"count": 2}, "parallelism": {"pipeline": 2}}, PAINTER]
     },
     "the less loaded of two": {"spec.loadBalancing.policy": "power-of-two"},
+    "a writer that is told how to write": {"spec.stages": [{**THINKER, "system": "Be brief.", "maxTokens": 9}, STAGE]},
+    "a cache that is made": {"spec.model": {"source": "hf://a/b", "cache": {"size": "1.5Ti", "retain": True}}},
+    "a cache of the user's own": {"spec.model": {"source": "hf://a/b", "cache": {"claimName": "mine"}}},
+    "nodes, a runtime and shared memory": {
+        "spec.stages.0.accelerator.nodeSelector": {"gpu": "h100"},
+        "spec.stages.0.accelerator.runtimeClassName": "nvidia",
+        "spec.stages.0.shmSize": "16Gi",
+    },
+    "a Service for the world": {"spec.service": {"type": "LoadBalancer", "annotations": {"a/b": "c"}}},
+    "suspended and paused": {"spec.suspend": True, "spec.paused": True},
+    "clients that are named": {"spec.networkPolicy": {"clients": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}},
     "null for what may be absent": {"spec.stages.0.replicas": None, "spec.stages.0.accelerator": None},
     "no replica at all": {"spec.replicas": 0},
     "what a cluster adds": {"metadata.managedFields": [], "metadata.labels": {"a": "b"}, "status": {"replicas": 2}},

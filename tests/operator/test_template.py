@@ -43,6 +43,16 @@ MERGES: dict[str, tuple[dict[str, Any], str, Any]] = {
         "spec.containers.1",
         {"name": "proxy", "image": "envoy"},
     ),
+    "a volume of a known name is changed": (
+        {"spec": {"volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}]}},
+        "spec.volumes.0.emptyDir",
+        {"sizeLimit": "1Gi"},
+    ),
+    "tolerations are given where there were none": (
+        {"spec": {"tolerations": [{"key": "gpu", "operator": "Exists"}]}},
+        "spec.tolerations.0.key",
+        "gpu",
+    ),
     "a list without names is replaced": (
         {"spec": {"tolerations": [{"operator": "Exists"}]}},
         "spec.tolerations",

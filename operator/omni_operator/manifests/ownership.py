@@ -9,6 +9,7 @@ from omni_operator.manifests.labels import PIPELINE
 from omni_operator.spec import API_VERSION, KIND, OmniPipeline
 
 SPEC_HASH = "omnipipeline.dev/spec-hash"
+RETAINED = "omnipipeline.dev/retained"
 
 
 def owner_reference(pipeline: OmniPipeline) -> dict[str, Any]:
@@ -26,6 +27,14 @@ def controller_uid(child: Mapping[str, Any]) -> str | None:
     """The uid of the object that controls a child, if one does."""
     references = child["metadata"].get("ownerReferences") or []
     return next((str(reference["uid"]) for reference in references if reference.get("controller")), None)
+
+
+def is_ours(child: Mapping[str, Any], uid: str, pipeline: str) -> bool:
+    """Whether a child is a pipeline's, whose uid that is: it owns it, or nobody does and it was retained for it."""
+    metadata = child["metadata"]
+    if (metadata.get("annotations") or {}).get(RETAINED) and not metadata.get("ownerReferences"):
+        return bool((metadata.get("labels") or {}).get(PIPELINE) == pipeline)
+    return controller_uid(child) == uid
 
 
 def pipeline_of(child: Mapping[str, Any]) -> str | None:
@@ -49,8 +58,10 @@ def child(
     name: str,
     labels: Mapping[str, str],
     content: Mapping[str, Any],
+    annotations: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """A whole object, owned by the pipeline, whose annotation tells a change of what is wanted from drift."""
+    wanted = [dict(labels), dict(content), *([dict(annotations)] if annotations else [])]
     return {
         "apiVersion": api_version,
         "kind": kind,
@@ -58,7 +69,7 @@ def child(
             "name": name,
             "namespace": pipeline.namespace,
             "labels": dict(labels),
-            "annotations": {SPEC_HASH: content_hash([dict(labels), dict(content)])},
+            "annotations": {**(annotations or {}), SPEC_HASH: content_hash(wanted)},
             "ownerReferences": [owner_reference(pipeline)],
         },
         **content,

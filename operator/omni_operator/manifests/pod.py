@@ -5,6 +5,7 @@ from typing import Any
 
 from omni_operator import template
 from omni_operator.manifests import labels
+from omni_operator.manifests.cache import MOUNT, VOLUME, cache_of
 from omni_operator.manifests.config import keys_name
 from omni_operator.manifests.ownership import content_hash
 from omni_operator.spec import OmniPipeline
@@ -57,6 +58,14 @@ def pod_spec(pipeline: OmniPipeline, process: Process, worker_image: str) -> dic
     }
     if pipeline.spec.image.pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in pipeline.spec.image.pull_secrets]
+    if pipeline.spec.priority_class_name:
+        spec["priorityClassName"] = pipeline.spec.priority_class_name
+    accelerator = process.stage.accelerator
+    if accelerator and process.devices:
+        if accelerator.node_selector:
+            spec["nodeSelector"] = dict(accelerator.node_selector)
+        if accelerator.runtime_class_name:
+            spec["runtimeClassName"] = accelerator.runtime_class_name
     return spec
 
 
@@ -67,7 +76,7 @@ def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> di
         "imagePullPolicy": pipeline.spec.image.pull_policy,
         "command": ["omni"],
         "args": list(process.arguments),
-        "env": environment(process),
+        "env": environment(pipeline, process),
         "ports": ports(process),
         "startupProbe": probe("/startupz", STARTUP_PERIOD_SECONDS, startup_failures(process)),
         "livenessProbe": probe("/livez", 10, 6),
@@ -80,7 +89,7 @@ def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> di
         },
         # The end of the log becomes the message of a container that failed, and so reaches the pipeline's status.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": mounts(process),
+        "volumeMounts": mounts(pipeline, process),
     }
     if process.devices and process.resource:
         count = {process.resource: str(process.devices)}
@@ -88,11 +97,13 @@ def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> di
     return result
 
 
-def environment(process: Process) -> list[dict[str, Any]]:
+def environment(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
     variables: list[dict[str, Any]] = [
         {"name": "POD_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}},
         {"name": "HOME", "value": "/tmp"},
     ]
+    if cache_of(pipeline, process):
+        variables.append({"name": "HF_HOME", "value": MOUNT})
     if token := process.token:
         variables.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}})
     return variables
@@ -131,18 +142,26 @@ def startup_failures(process: Process) -> int:
 def volumes(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = [
         {"name": "tmp", "emptyDir": {}},
-        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        {"name": "shm", "emptyDir": shared_memory(process)},
         # Readable to the group that the pod's volumes are given to, and to nobody else.
         {"name": "keys", "secret": {"secretName": keys_name(pipeline), "defaultMode": 0o440}},
     ]
     if process.is_head:
         result.append({"name": "stages", "configMap": {"name": pipeline.name}})
+    if claim := cache_of(pipeline, process):
+        result.append({"name": VOLUME, "persistentVolumeClaim": {"claimName": claim}})
     for index, claim in enumerate(process.claims):
         result.append({"name": f"model-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
     return result
 
 
-def mounts(process: Process) -> list[dict[str, Any]]:
+def shared_memory(process: Process) -> dict[str, Any]:
+    """/dev/shm, of the size that the stage asks for where it has replicas in the pod."""
+    size = process.stage.shm_size if process.data_ports else None
+    return {"medium": "Memory", **({"sizeLimit": size} if size else {})}
+
+
+def mounts(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = [
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shm", "mountPath": "/dev/shm"},
@@ -150,6 +169,8 @@ def mounts(process: Process) -> list[dict[str, Any]]:
     ]
     if process.is_head:
         result.append({"name": "stages", "mountPath": STAGE_CONFIG_DIR, "readOnly": True})
+    if cache_of(pipeline, process):
+        result.append({"name": VOLUME, "mountPath": MOUNT})
     for index, claim in enumerate(process.claims):
         result.append({"name": f"model-{index}", "mountPath": f"{MODELS_DIR}/{claim}", "readOnly": True})
     return result

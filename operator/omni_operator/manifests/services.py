@@ -18,11 +18,12 @@ def api_service(pipeline: OmniPipeline) -> dict[str, Any]:
         labels.common(pipeline.name),
         {
             "spec": {
-                "type": "ClusterIP",
+                "type": pipeline.spec.service.type,
                 "selector": labels.head_selector(pipeline.name),
                 "ports": [service_port("http", CLUSTER_HEAD.api)],
             }
         },
+        annotations=pipeline.spec.service.annotations,
     )
 
 
