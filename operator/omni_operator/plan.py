@@ -5,7 +5,7 @@ that others own are none of our business. So a settled pipeline plans nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -24,6 +24,10 @@ class Plan:
     adopted: frozenset[Reference]
     delete: tuple[Object, ...]
     conflicts: tuple[Reference, ...]
+
+    def without(self, held: Reference) -> "Plan":
+        """The plan that leaves one object as it is for now."""
+        return replace(self, apply=tuple(child for child in self.apply if reference(child) != held))
 
 
 def reference(child: Object) -> Reference:

@@ -17,6 +17,7 @@ from omni_operator.manifests import children
 from omni_operator.manifests.labels import MANAGED_SELECTOR, PIPELINE
 from omni_operator.plan import Plan, make_plan, reference
 from omni_operator.problems import InvalidSpec
+from omni_operator.rollout import is_head_to_wait
 from omni_operator.spec import OmniPipeline, parse
 from omni_operator.status import Failure, Observed, accepted_status, rejected_status
 from omni_operator.topology import Topology, in_cluster
@@ -88,7 +89,10 @@ def converge(
     seen = {kind: resource for kind, resource in cluster.children.items() if kind not in unseen}
     wanted, missing = fitted(children(pipeline, topology, worker_image, secret), seen)
     found = [*live, *unlabelled(cluster, pipeline, wanted, live)]
-    applied, failures = execute(cluster, make_plan(wanted, found, pipeline.metadata.uid, pipeline.name))
+    plan = make_plan(wanted, found, pipeline.metadata.uid, pipeline.name)
+    if is_head_to_wait(wanted, found):
+        plan = plan.without(("Deployment", topology.head.name))
+    applied, failures = execute(cluster, plan)
     return Done(applied, failures, tuple(kind for kind in missing if kind not in unseen))
 
 

@@ -9,10 +9,11 @@ from omni_operator.manifests.labels import REPLICA, ROLE, STAGE, pipeline_select
 from omni_operator.problems import InvalidSpec
 from omni_operator.spec import OmniPipeline
 from omni_operator.topology import Process, Topology
-from omni_operator.trouble import Trouble, pod_trouble
+from omni_operator.trouble import REFUSED, TOO_LATE, Trouble, pod_trouble
 
 Object = Mapping[str, Any]
 Row = tuple[Conditions, bool, str, str]
+LATE = "DeadlineExceeded"
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,18 @@ class Fleet:
     updated: int
     is_current: bool
     trouble: Trouble | None
+    is_late: bool
+    """Whether a rollout has passed its deadline."""
 
     @property
     def is_settled(self) -> bool:
         wanted = self.process.copies
         return self.is_current and self.replicas == self.ready == self.updated == wanted
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it gets no further until a person acts."""
+        return self.is_late or (self.trouble is not None and self.trouble.needs_a_person)
 
     @property
     def is_rolling(self) -> bool:
@@ -110,6 +118,7 @@ def fleet(process: Process, observed: Observed) -> Fleet:
         updated=counts.get("updatedReplicas", 0) if is_current else 0,
         is_current=is_current,
         trouble=worst(pods, deployment),
+        is_late=any(trouble.reason == LATE for trouble in deployment_troubles(deployment)),
     )
 
 
@@ -129,9 +138,9 @@ def worst(pods: Sequence[Object], deployment: Object) -> Trouble | None:
 def deployment_troubles(deployment: Object) -> Iterator[Trouble]:
     for condition in (deployment.get("status") or {}).get("conditions") or []:
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            yield Trouble(0, "PodsRefused", f"the cluster refuses its pods: {condition.get('message', '')}")
+            yield Trouble(REFUSED, "PodsRefused", f"the cluster refuses its pods: {condition.get('message', '')}")
         if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
-            yield Trouble(8, "DeadlineExceeded", "its pods did not become ready in time; see their logs")
+            yield Trouble(TOO_LATE, LATE, "its pods did not become ready in time; see their logs")
 
 
 def stage_status(stage: Fleet) -> StageStatus:
@@ -217,8 +226,9 @@ def progressing_condition(head: Fleet, stages: Sequence[Fleet], observed: Observ
     if not blocked:
         return "Progressing", False, "Complete", "everything runs as the spec says"
     for fleet in blocked:
-        if fleet.trouble and fleet.trouble.reason in ("DeadlineExceeded", "PodsRefused"):
-            return "Progressing", False, fleet.trouble.reason, fleet.trouble.message
+        if fleet.trouble and fleet.is_stuck:
+            reason = LATE if fleet.is_late else fleet.trouble.reason
+            return "Progressing", False, reason, join(counted(stages), fleet.trouble.message)
     names = ", ".join("the head" if fleet.process.is_head else f"stage {fleet.process.stage.name}" for fleet in blocked)
     is_rolling = any(fleet.is_rolling for fleet in blocked)
     reason = "RollingOut" if is_rolling else "Scaling" if head.is_settled else "Starting"

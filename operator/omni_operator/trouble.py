@@ -9,6 +9,8 @@ from typing import Any
 
 Object = Mapping[str, Any]
 
+# Ranks, the most urgent first.
+REFUSED, NO_ROOM, NO_IMAGE, CRASHING, NOT_MADE, FAILED, ENDED, RESTARTED, TOO_LATE = range(9)
 # What the kubelet says while all is well.
 PATIENT = ("ContainerCreating", "PodInitializing")
 IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
@@ -22,6 +24,11 @@ class Trouble:
     reason: str
     message: str
 
+    @property
+    def needs_a_person(self) -> bool:
+        """Whether waiting is no cure. What fits nowhere may fit later; what ended once may run the next time."""
+        return self.rank in (REFUSED, NO_IMAGE, CRASHING, NOT_MADE)
+
 
 def pod_trouble(pod: Object) -> Trouble | None:
     """The trouble of a pod; None where it serves, ends, or only needs time."""
@@ -30,12 +37,11 @@ def pod_trouble(pod: Object) -> Trouble | None:
     if pod["metadata"].get("deletionTimestamp") or is_pod_ready(pod):
         return None
     if status.get("phase") == "Failed":
-        return Trouble(
-            5, status.get("reason") or "PodFailed", f"pod {name} failed: {status.get('message') or 'no reason given'}"
-        )
+        why = status.get("message") or "no reason given"
+        return Trouble(FAILED, status.get("reason") or "PodFailed", f"pod {name} failed: {why}")
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return Trouble(1, "Unschedulable", f"pod {name} fits on no node: {condition.get('message', '')}")
+            return Trouble(NO_ROOM, "Unschedulable", f"pod {name} fits on no node: {condition.get('message', '')}")
     containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     found = [trouble for container in containers if (trouble := container_trouble(name, container))]
     return min(found, key=lambda trouble: trouble.rank, default=None)
@@ -47,16 +53,16 @@ def container_trouble(pod: str, container: Object) -> Trouble | None:
     waiting, ended = state.get("waiting"), state.get("terminated")
     last = (container.get("lastState") or {}).get("terminated")
     if waiting and waiting.get("reason") == "CrashLoopBackOff":
-        return Trouble(3, "CrashLoopBackOff", f"{where} keeps ending: {ending(last)}")
+        return Trouble(CRASHING, "CrashLoopBackOff", f"{where} keeps ending: {ending(last)}")
     if waiting and waiting.get("reason") in IMAGE:
-        image = container.get("image", "")
-        return Trouble(2, "ImagePullBackOff", f"{where}: the image {image} cannot be pulled; check its name and access")
+        cannot = f"the image {container.get('image', '')} cannot be pulled; check its name and access"
+        return Trouble(NO_IMAGE, "ImagePullBackOff", f"{where}: {cannot}")
     if waiting and waiting.get("reason") not in (*PATIENT, None):
-        return Trouble(4, waiting["reason"], f"{where}: {waiting.get('message') or waiting['reason']}")
+        return Trouble(NOT_MADE, waiting["reason"], f"{where}: {waiting.get('message') or waiting['reason']}")
     if ended and ended.get("exitCode"):
-        return Trouble(6, "Crashed", f"{where} ended: {ending(ended)}")
+        return Trouble(ENDED, "Crashed", f"{where} ended: {ending(ended)}")
     if last and last.get("exitCode"):
-        return Trouble(7, "Restarted", f"{where} starts again; before, it ended: {ending(last)}")
+        return Trouble(RESTARTED, "Restarted", f"{where} starts again; before, it ended: {ending(last)}")
     return None
 
 

@@ -88,7 +88,7 @@ ROWS: dict[str, tuple[Any, Any, list[Any], bool, str, str, str, str]] = {
         "ImagePullBackOff",
         "the image worker:1 cannot be pulled; check its name and access",
         "Serving",
-        "Scaling",
+        "ImagePullBackOff",
     ),
     "a replica crashes again and again": (
         UP,
@@ -98,7 +98,7 @@ ROWS: dict[str, tuple[Any, Any, list[Any], bool, str, str, str, str]] = {
         "CrashLoopBackOff",
         "keeps ending: exit code 2: omni serve: MODEL: no such folder",
         "Serving",
-        "Scaling",
+        "CrashLoopBackOff",
     ),
     "a replica runs out of memory": (
         UP,
@@ -108,7 +108,7 @@ ROWS: dict[str, tuple[Any, Any, list[Any], bool, str, str, str, str]] = {
         "CrashLoopBackOff",
         "keeps ending: OOMKilled, exit code 137",
         "Serving",
-        "Scaling",
+        "CrashLoopBackOff",
     ),
     "a Secret is missing": (
         UP,
@@ -118,7 +118,7 @@ ROWS: dict[str, tuple[Any, Any, list[Any], bool, str, str, str, str]] = {
         "CreateContainerConfigError",
         'secret "hub" not found',
         "Serving",
-        "Scaling",
+        "CreateContainerConfigError",
     ),
     "the head itself crashes": (
         DOWN,
@@ -128,7 +128,7 @@ ROWS: dict[str, tuple[Any, Any, list[Any], bool, str, str, str, str]] = {
         "CrashLoopBackOff",
         "the head: container omni of pod digits-head-x keeps ending",
         "CrashLoopBackOff",
-        "Starting",
+        "CrashLoopBackOff",
     ),
     "a container that is being made is no trouble": (
         UP,
@@ -180,6 +180,26 @@ ROWS: dict[str, tuple[Any, Any, list[Any], bool, str, str, str, str]] = {
         "Serving",
         "DeadlineExceeded",
     ),
+    "a new image that cannot be pulled leaves the old pod serving": (
+        UP,
+        deployment(1, 2, updated=1),
+        [pod("digits-painter-a", **SERVING), pod(**waiting("ImagePullBackOff"))],
+        False,
+        "ImagePullBackOff",
+        "painter 1/2 ready; stage painter: container omni of pod digits-painter-x: the image worker:1 cannot be pulled",
+        "Serving",
+        "ImagePullBackOff",
+    ),
+    "a rollout that waits for a GPU is late": (
+        UP,
+        deployment(1, 2, updated=1, Progressing="ProgressDeadlineExceeded"),
+        [pod("digits-painter-a", **SERVING), pod(**NO_GPU)],
+        False,
+        "Unschedulable",
+        SCHEDULER,
+        "Serving",
+        "DeadlineExceeded",
+    ),
     "a pod that ends is no trouble": (
         UP,
         deployment(2, 2),
@@ -227,6 +247,7 @@ def test_the_conditions_say_what_is(digits: dict[str, Any], row: str) -> None:
     assert message in found["Ready"]["message"]
     assert found["HeadReady"]["reason"] == head_reason
     assert found["Progressing"]["reason"] == progress
+    assert found["Progressing"]["status"] == str(progress in ("Starting", "Scaling", "RollingOut"))
 
 
 # The same of a thinker and two painters: (head, thinkers, painters, pods, Ready, reason, message, HeadReady's message)
