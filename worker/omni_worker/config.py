@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from omni_worker import model_source
+from omni_worker import api_config, model_source
+from omni_worker.api_config import ApiConfig
 from omni_worker.errors import UsageError
 from omni_worker.model_source import ModelSource
 
@@ -57,6 +58,7 @@ class HeadConfig:
     heartbeat_timeout: float
     stages: tuple[Stage, ...]
     models: Mapping[int, ModelSource]
+    api: ApiConfig = field(default_factory=ApiConfig)
 
 
 @dataclass(frozen=True)
@@ -279,6 +281,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: info)"
     )
+    api_config.add_arguments(parser)
 
 
 def from_arguments(args: argparse.Namespace) -> ServeConfig:
@@ -302,6 +305,7 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
         heartbeat_timeout=args.omni_heartbeat_timeout,
         stages=stages,
         models={one.id: model if one.model is None else model_source.parse(one.model, one.revision) for one in stages},
+        api=api_config.from_arguments(args),
     )
     return ServeConfig(
         model=model if stage.model is None else model_source.parse(stage.model, stage.revision),

@@ -60,7 +60,7 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
         started=lambda: None,  # the ports are bound before the first request is answered
         ready=lambda: "draining" if stop.is_set() else _why_not_ready(pools),
     )
-    app = create_app(orchestrator, config.served_model_name, probes.routes(registry))
+    app = create_app(orchestrator, config.served_model_name, probes.routes(registry), head.api)
     server = HttpServer(app, config.host, config.port, config.drain_timeout)
     coordinator.start()
     hub.start()

@@ -43,6 +43,10 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     hidden_states: whether the result is to carry them
     written: tokens that an earlier attempt at this request wrote; the answer goes on after them
     embeddings: what the stage before made of the prompt, by name: float arrays of shape (tokens, width) or (tokens,)
+    images: pictures to start from, uint8 arrays of shape (height, width, 3)
+    mask: where the first of them is to be painted over: uint8 of shape (height, width), 255 there and 0 elsewhere
+    strength: how much of it is to change, from 0 to 1
+    frames, fps: how long a video is to be, in frames, and how many of them go into a second
     """
 
     prompt: str
@@ -62,6 +66,11 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     hidden_states: bool = False
     written: tuple[int, ...] = ()
     embeddings: dict[str, np.ndarray] = {}
+    images: list[np.ndarray] = []
+    mask: np.ndarray | None = None
+    strength: float | None = None
+    frames: int | None = None
+    fps: float | None = None
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +112,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 class GenerationResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a request gave.
 
-    images: uint8 arrays of shape (height, width, channels)
+    images: uint8 arrays of shape (height, width, channels), or (frames, height, width, channels) where it is a video
     completion: of an autoregressive stage
     embeddings: for the next stage, where that takes them; float32 arrays by name. Those of a written answer are
         `prompt_hidden_states` (prompt tokens, width) and `output_hidden_states` (output tokens, width), of which row i
@@ -124,6 +133,15 @@ class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     negative_prompt: str | None = None
     width: int | None = None
     height: int | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    strength: float | None = None
+
+    @property
+    def of_videos(self) -> dict[str, Any]:
+        """Those that tell how long a video is, as fields of a ModelCard."""
+        asked = {"frames": self.num_frames, "fps": self.fps}
+        return {name: value for name, value in asked.items() if value is not None}
 
     def fill(self, params: GenerationParams) -> GenerationParams:
         """`params` with its empty fields taken from here."""
@@ -138,6 +156,9 @@ class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
             negative_prompt=either(params.negative_prompt, self.negative_prompt),
             width=either(params.width, self.width),
             height=either(params.height, self.height),
+            frames=either(params.frames, self.num_frames),
+            fps=either(params.fps, self.fps),
+            strength=either(params.strength, self.strength),
         )
 
 
@@ -147,6 +168,11 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pipeline: its class
     mode: how a replica runs it: `step`, `request`, `generate` (it writes) or `encode` (it makes embeddings of a prompt)
     context_length: tokens of prompt and answer together, of a model that writes; None has no bound
+    image: whether it starts from pictures: `none`, `one`, `several`; `needs_image`: whether it must be given one
+    mask, strength: whether it takes these with a picture
+    steps: what it takes where nothing is said; None where that is not known
+    video: whether it makes videos, of `frames` frames, `fps` a second, where nothing is said; a count of frames is one
+        more than a multiple of `frame_multiple`
     """
 
     pipeline: str
@@ -157,3 +183,12 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     guidance: bool = False
     sized: bool = False
     size_multiple: int = 1
+    image: str = "none"
+    needs_image: bool = False
+    mask: bool = False
+    strength: bool = False
+    steps: int | None = None
+    video: bool = False
+    frames: int | None = None
+    fps: float = 16.0
+    frame_multiple: int = 1

@@ -8,46 +8,31 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from omni_worker.api.errors import ApiError
-from omni_worker.api.schemas import ErrorResponse, Generation
+from omni_worker.api.schemas import ErrorResponse
 from omni_worker.errors import RequestError
 from omni_worker.orchestrator.orchestrator import Orchestrator
-from omni_worker.requests import SEED_LIMIT, GenerationRequest, GenerationResult, ModelCard
+from omni_worker.requests import SEED_LIMIT, GenerationRequest, GenerationResult
 
 RANDOM_SEEDS = 2**32
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorResponse} for status in (400, 404, 429, 500, 503)}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": why}
+    for status, why in (
+        (400, "The request is wrong: `param` names the field."),
+        (404, "There is no such model."),
+        (413, "The body is too large."),
+        (429, "All queues are full: come again later."),
+        (500, "A model failed on it: it would again."),
+        (503, "No replica could take it in time: come again later."),
+    )
+}
 
 Result = TypeVar("Result")
 
 
-def check(body: Generation, model: str, orchestrator: Orchestrator) -> None:
-    """Refuse at once what a stage would refuse later. Raises ApiError or RequestError, naming the field."""
-    if body.model not in (None, model):
-        raise ApiError(404, f"there is no model {body.model!r}; this server has {model!r}", "model", "model_not_found")
-    for pool in orchestrator.pools:
-        if pool.stage.engine == "diffusion":
-            for member in pool.up[:1]:
-                _check_card(body, member.replica.card)
-
-
-def _check_card(body: Generation, card: ModelCard) -> None:
-    width, height = body.width_and_height
-    if width and height and not card.sized:
-        raise RequestError("invalid", f"{card.pipeline} has a fixed size: leave size out", "size")
-    for side, length in (("width", width), ("height", height)):
-        if length and length % card.size_multiple:
-            raise RequestError(
-                "invalid", f"size {body.size!r}: the {side} must be a multiple of {card.size_multiple}", "size"
-            )
-    if body.negative_prompt is not None and not card.negative_prompt:
-        raise RequestError("invalid", f"{card.pipeline} takes no negative prompt", "negative_prompt")
-    if body.guidance is not None and not card.guidance:
-        raise RequestError("invalid", f"{card.pipeline} takes no guidance", "guidance_scale")
-
-
-def seeds(body: Generation) -> list[int]:
+def seeds(asked: int | None, count: int) -> list[int]:
     """The seed of each of the answers: a request that gave none gets one here, so that it can be run again anywhere."""
-    first = secrets.randbelow(RANDOM_SEEDS) if body.seed is None else body.seed
-    return [(first + i) % SEED_LIMIT for i in range(body.n)]
+    first = secrets.randbelow(RANDOM_SEEDS) if asked is None else asked
+    return [(first + i) % SEED_LIMIT for i in range(count)]
 
 
 def numbered(id: str, number: int, count: int) -> str:

@@ -1,58 +1,67 @@
 """The head's HTTP application, put together from its routes."""
 
-import secrets
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni_worker.api.chat import chat_routes
+from omni_worker.api.edits import edit_routes
 from omni_worker.api.errors import install_error_handlers
+from omni_worker.api.guards import BodyLimit, Keys, Locked, RequestIds
 from omni_worker.api.images import image_routes
 from omni_worker.api.models import model_routes
+from omni_worker.api.openapi import describe
+from omni_worker.api.service import Service
 from omni_worker.api.state import state_routes
 from omni_worker.api.topology import topology_routes
+from omni_worker.api.video_jobs import VideoJobs
+from omni_worker.api.videos import video_routes
+from omni_worker.api_config import ApiConfig
 from omni_worker.orchestrator.orchestrator import Orchestrator
 
-MAX_REQUEST_ID = 128
+EXPOSED = ["X-Request-Id", "Retry-After"]
 
 
-class RequestIds:
-    """Gives every request an id, the client's own `X-Request-Id` where it sends a sound one, and returns it."""
+def create_app(
+    orchestrator: Orchestrator, model: str, probes: Sequence[Route], config: ApiConfig | None = None
+) -> FastAPI:
+    """The application that serves `model`, by its served name. Raises UsageError where it cannot."""
+    config = config or ApiConfig()
+    service = Service(orchestrator, model, config.limits)
+    jobs = VideoJobs(service, config.videos)
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    @contextlib.asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        await jobs.start()
+        yield
+        await jobs.stop()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        asked = Headers(scope=scope).get("x-request-id", "")
-        sound = 0 < len(asked) <= MAX_REQUEST_ID and asked.isascii() and asked.isprintable()
-        id = asked if sound else f"req-{secrets.token_hex(8)}"
-        scope.setdefault("state", {})["request_id"] = id
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = id
-            await send(message)
-
-        await self._app(scope, receive, send_with_id)
-
-
-def create_app(orchestrator: Orchestrator, model: str, probes: Sequence[Route]) -> FastAPI:
-    """The application that serves `model`, by its served name."""
-    app = FastAPI(title="OmniPipeline", version=version("omnipipeline"))
+    app = FastAPI(title="OmniPipeline", version=version("omnipipeline"), lifespan=running)
     install_error_handlers(app)
+    app.add_middleware(BodyLimit, most=config.limits.body)
+    if config.key_file is not None:
+        app.add_middleware(Locked, keys=Keys(config.key_file))
+    if config.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
     app.add_middleware(RequestIds)
     app.router.routes.extend(probes)
-    app.include_router(image_routes(orchestrator, model))
-    app.include_router(chat_routes(orchestrator, model))
+    app.include_router(image_routes(service))
+    app.include_router(edit_routes(service))
+    app.include_router(chat_routes(service))
+    app.include_router(video_routes(service, jobs))
     app.include_router(model_routes(model, created=int(time.time())))
     app.include_router(state_routes(orchestrator))
     app.include_router(topology_routes(orchestrator, model))
+    describe(app, list(probes), has_keys=config.key_file is not None)
     return app

@@ -1,11 +1,12 @@
-"""What POST /v1/chat/completions takes and gives, as OpenAI names it."""
+"""What POST /v1/chat/completions takes, as OpenAI names it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from omni_worker.api.schemas import Generation
-from omni_worker.requests import SamplingParams, Written
+from omni_worker.errors import RequestError
+from omni_worker.requests import SamplingParams
 
 MAX_TEXT = 1_000_000
 
@@ -13,31 +14,70 @@ MAX_TEXT = 1_000_000
 class TextPart(BaseModel):
     """A piece of a message."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["text"]
     text: Annotated[str, Field(max_length=MAX_TEXT)]
 
 
+class ImageUrl(BaseModel):
+    """Where a picture is."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: Annotated[
+        str,
+        Field(
+            description="The picture itself, as `data:image/png;base64,…`; other addresses are refused, for the server "
+            "fetches nothing."
+        ),
+    ]
+    detail: Annotated[Literal["auto", "low", "high", "original"] | None, Field(description="Taken and not used.")] = (
+        None
+    )
+
+
+class ImagePart(BaseModel):
+    """A picture in a message. The stages that draw start from the newest ones of the conversation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
 class ChatMessage(BaseModel):
     """A turn of the conversation."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, Field(max_length=MAX_TEXT)] | Annotated[list[TextPart], Field(min_length=1)]
+    content: Annotated[str, Field(max_length=MAX_TEXT)] | Annotated[list[Part], Field(min_length=1)]
     name: Annotated[str | None, Field(max_length=256, description="Taken and not used.")] = None
 
     @property
     def text(self) -> str:
         """Its content as one text."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return (
+            self.content
+            if isinstance(self.content, str)
+            else "".join(part.text for part in self.content if isinstance(part, TextPart))
+        )
+
+    @property
+    def image_urls(self) -> list[str]:
+        """Its pictures."""
+        parts = [] if isinstance(self.content, str) else self.content
+        return [part.image_url.url for part in parts if isinstance(part, ImagePart)]
 
 
 class StreamOptions(BaseModel):
     """What else a stream tells."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool = False
 
@@ -46,6 +86,7 @@ class ChatRequest(Generation):
     """Body of POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
+    n: Annotated[int | None, Field(ge=1, description="How many answers, `--max-n` at most.")] = 1
     modalities: Annotated[
         list[Literal["text", "image"]] | None,
         Field(min_length=1, description="What is wanted: text unless the pipeline gives only pictures."),
@@ -62,20 +103,27 @@ class ChatRequest(Generation):
     ] = None
     logprobs: Annotated[bool | None, Field(description="Tell the probability of every token.")] = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20, description="And of the likeliest at its place.")] = None
-    stream: Annotated[bool, Field(description="Tell the answer as it is written, as server-sent events.")] = False
+    stream: Annotated[bool | None, Field(description="Tell the answer as it is written, as server-sent events.")] = (
+        False
+    )
     stream_options: StreamOptions | None = None
-    presence_penalty: Annotated[Literal[0] | None, Field(description="Only 0.")] = None
-    frequency_penalty: Annotated[Literal[0] | None, Field(description="Only 0.")] = None
+    presence_penalty: Annotated[float | None, Field(ge=0, le=0, description="Only 0.")] = None
+    frequency_penalty: Annotated[float | None, Field(ge=0, le=0, description="Only 0.")] = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ChatRequest":
         if not self.messages[-1].text:
-            raise ValueError("the last message is empty")
+            raise RequestError("invalid", "messages: the last message has no text", "messages")
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs: true")
+            raise RequestError("invalid", "top_logprobs: needs logprobs: true", "top_logprobs")
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options needs stream: true")
+            raise RequestError("invalid", "stream_options: needs stream: true", "stream_options")
         return self
+
+    @property
+    def count(self) -> int:
+        """How many answers."""
+        return self.n or 1
 
     @property
     def sampling(self) -> SamplingParams:
@@ -89,73 +137,3 @@ class ChatRequest(Generation):
             stop=tuple(filter(None, stop)),
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
         )
-
-
-class TopLogprob(BaseModel):
-    """A token that was likely, and the natural logarithm of its probability."""
-
-    token: str
-    logprob: float
-    bytes: list[int] | None = None
-
-
-class Logprob(TopLogprob):
-    """The token that was written, and the likeliest at its place."""
-
-    top_logprobs: list[TopLogprob] = []
-
-
-class ChoiceLogprobs(BaseModel):
-    """The probabilities of an answer, token by token."""
-
-    content: list[Logprob]
-
-
-class Reply(BaseModel):
-    """The answer: text, or parts (`text` and `image_url` with a data: URL) where a picture was asked for."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str | list[dict[str, Any]]
-
-
-class Choice(BaseModel):
-    """One of the answers."""
-
-    index: int
-    message: Reply
-    finish_reason: str
-    logprobs: ChoiceLogprobs | None = None
-
-
-class Usage(BaseModel):
-    """Tokens, of all choices."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class ChatCompletion(BaseModel):
-    """Answer of POST /v1/chat/completions. `created` is in seconds since 1970."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage
-
-
-def logprobs_of(written: Written) -> list[Logprob]:
-    """The probabilities of a piece's tokens."""
-    return [
-        Logprob(
-            token=one.token,
-            logprob=one.logprob,
-            bytes=list(one.token.encode()),
-            top_logprobs=[
-                TopLogprob(token=token, logprob=value, bytes=list(token.encode())) for token, value in one.likeliest
-            ],
-        )
-        for one in written.logprobs
-    ]

@@ -1,6 +1,7 @@
 """Errors as OpenAI shapes them: {"error": {message, type, param, code}}."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -39,10 +40,11 @@ def error_response(
     param: str | None = None,
     code: str | None = None,
     retry_after: float | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """The response for an error of the API itself. Times are in seconds."""
     error = {"message": message, "type": _type(status), "param": param, "code": code}
-    return respond(status, {"error": error}, retry_after)
+    return respond(status, {"error": error}, retry_after, headers)
 
 
 def error_body(error: RequestError) -> dict[str, Any]:
@@ -57,12 +59,14 @@ def _type(status: int) -> str:
     return "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
 
 
-def respond(status: int, body: dict[str, Any], retry_after: float | None = None) -> JSONResponse:
+def respond(
+    status: int, body: dict[str, Any], retry_after: float | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
     """The response, with when to come again where that may help."""
-    headers = None
+    more = dict(headers or {})
     if status in (429, 503):
-        headers = {"Retry-After": str(max(1, math.ceil(RETRY_SECONDS if retry_after is None else retry_after)))}
-    return JSONResponse(body, status_code=status, headers=headers)
+        more["Retry-After"] = str(max(1, math.ceil(RETRY_SECONDS if retry_after is None else retry_after)))
+    return JSONResponse(body, status_code=status, headers=more)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -81,14 +85,16 @@ def install_error_handlers(app: FastAPI) -> None:
         message = str(error.detail)
         if error.status_code == 404:
             message = f"there is no route {request.url.path}"
+        elif error.status_code == 400:
+            message = f"the body cannot be read: {message}"
         elif error.status_code == 405:
             message = f"{request.url.path} does not take {request.method}"
-        return error_response(error.status_code, message)
+        return error_response(error.status_code, message, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        where = [str(part) for part in first["loc"] if part != "body"]
+        where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
         param = ".".join(where) or None
         if first["type"] == "json_invalid":
             return error_response(400, f"the body is not JSON: {first['ctx']['error']}")
@@ -101,4 +107,6 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return error_response(500, f"the server failed: {type(error).__name__}", code="internal_error")
+        headers = {"X-Request-Id": request.state.request_id}  # it goes past what gives others theirs
+        message = f"the server failed: {type(error).__name__}"
+        return error_response(500, message, code="internal_error", headers=headers)

@@ -1,30 +1,53 @@
-"""What the API takes and gives, as OpenAI names it; our own fields ride in the client's `extra_body`."""
+"""What all routes take and give, as OpenAI names it; our own fields ride in the client's `extra_body`."""
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from omni_worker.requests import SEED_LIMIT
 
-MAX_SIDE = 4096
+MAX_SIDE = 16_384
+SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
+
+
+def refusing(reasons: Mapping[Any, str], otherwise: str | None = None) -> BeforeValidator:
+    """Refuses values that OpenAI has and this server has not, each with its reason; and all others for `otherwise`."""
+
+    def check(value: Any) -> Any:
+        reason = reasons.get(value, otherwise) if isinstance(value, str) else otherwise
+        if reason is not None and value is not None:
+            raise ValueError(reason)
+        return value
+
+    return BeforeValidator(check)
 
 
 class Generation(BaseModel):
     """What every request may say of how to generate. OpenAI's own names are kept; the rest are extensions."""
 
-    model_config = ConfigDict(extra="forbid", str_strip_whitespace=False)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: Annotated[str | None, Field(description="The served model's name; may be left out.")] = None
-    n: Annotated[int, Field(ge=1, le=10, description="How many answers.")] = 1
     user: Annotated[str | None, Field(max_length=256, description="Who asks: the tenant, where none is named.")] = None
-    size: Annotated[str, Field(description="Width x height in pixels, such as 512x512, or auto.")] = "auto"
+    safety_identifier: Annotated[
+        str | None, Field(max_length=256, description="The same, by its newer name, which goes first.")
+    ] = None
+    size: Annotated[
+        str | None,
+        Field(
+            description=f"Width x height in pixels, such as 512x512, each up to {MAX_SIDE}, of `--max-pixels` in all; "
+            "or auto: the model's own.",
+            json_schema_extra={"anyOf": [{"type": "string", "pattern": SIZE}, {"type": "null"}]},
+        ),
+    ] = "auto"
     steps: Annotated[
         int | None,
         Field(
             ge=1,
-            le=1000,
             validation_alias=AliasChoices("num_inference_steps", "steps"),
-            description="Denoising steps; the model's own number if left out.",
+            description="Denoising steps, `--max-steps` at most; the model's own number if left out. Also as `steps`.",
         ),
     ] = None
     guidance: Annotated[
@@ -34,7 +57,7 @@ class Generation(BaseModel):
             le=100,
             allow_inf_nan=False,
             validation_alias=AliasChoices("guidance_scale", "guidance", "true_cfg_scale"),
-            description="How closely to follow the prompt.",
+            description="How closely to follow the prompt. Also as `guidance` or `true_cfg_scale`.",
         ),
     ] = None
     seed: Annotated[
@@ -43,7 +66,9 @@ class Generation(BaseModel):
             ge=0, lt=SEED_LIMIT, description="Same seed, same answer; answer i of n has seed + i. Random if left out."
         ),
     ] = None
-    negative_prompt: Annotated[str | None, Field(max_length=32_000, description="What it shall not show.")] = None
+    negative_prompt: Annotated[
+        str | None, Field(description="What it shall not show, in `--max-prompt-length` characters at most.")
+    ] = None
     priority: Annotated[int, Field(ge=-100, le=100, description="A higher one goes before a lower one.")] = 0
     deadline: Annotated[
         float | None,
@@ -55,15 +80,15 @@ class Generation(BaseModel):
 
     @field_validator("size")
     @classmethod
-    def _is_a_size(cls, value: str) -> str:
-        if value != "auto":
+    def _is_a_size(cls, value: str | None) -> str | None:
+        if value not in (None, "auto"):
             parse_size(value)
         return value
 
     @property
     def width_and_height(self) -> tuple[int | None, int | None]:
         """The size in pixels; None twice where the model shall choose."""
-        return (None, None) if self.size == "auto" else parse_size(self.size)
+        return (None, None) if self.size in (None, "auto") else parse_size(self.size)
 
     @property
     def generation(self) -> dict[str, Any]:
@@ -76,47 +101,19 @@ class Generation(BaseModel):
             "steps": self.steps,
             "guidance": self.guidance,
             "priority": self.priority,
-            "tenant": self.tenant or self.user or "",
+            "tenant": self.tenant or self.safety_identifier or self.user or "",
             "deadline_seconds": self.deadline,
         }
 
 
-class ImageGenerationRequest(Generation):
-    """Body of POST /v1/images/generations."""
-
-    prompt: Annotated[str, Field(min_length=1, max_length=32_000, description="What the picture shall show.")]
-    response_format: Annotated[Literal["b64_json"], Field(description="Pictures come in the response.")] = "b64_json"
-    output_format: Annotated[Literal["png"], Field(description="File format of the pictures.")] = "png"
-
-
 def parse_size(text: str) -> tuple[int, int]:
     """Read WIDTHxHEIGHT. Raises ValueError."""
-    width, separator, height = text.partition("x")
-    if not (separator and width.isdecimal() and height.isdecimal()):
+    if not re.fullmatch(SIZE, text) or text == "auto":
         raise ValueError(f"{text!r} is not a size: give WIDTHxHEIGHT in pixels, such as 512x512, or auto")
-    sides = int(width), int(height)
-    if not all(1 <= side <= MAX_SIDE for side in sides):
+    width, height = (int(side) for side in text.split("x"))
+    if max(width, height) > MAX_SIDE:
         raise ValueError(f"{text!r} is out of bounds: each side may be 1 to {MAX_SIDE} pixels")
-    return sides
-
-
-class ImageData(BaseModel):
-    """One picture: a PNG file in base64, and the seed that makes it again."""
-
-    b64_json: str
-    seed: int
-    revised_prompt: Annotated[str | None, Field(description="What a stage before the painter made of the prompt.")] = (
-        None
-    )
-
-
-class ImageGenerationResponse(BaseModel):
-    """Answer of POST /v1/images/generations. `created` is in seconds since 1970."""
-
-    created: int
-    data: list[ImageData]
-    size: str
-    output_format: str = "png"
+    return width, height
 
 
 class ModelObject(BaseModel):
@@ -149,45 +146,3 @@ class ErrorResponse(BaseModel):
     """Every error."""
 
     error: ErrorBody
-
-
-class ReplicaObject(BaseModel):
-    """One replica, as GET /omni/replicas lists it."""
-
-    id: str
-    stage: str
-    stage_id: int
-    state: str
-    address: str
-    host: str
-    queue_length: int
-    running: int
-    in_flight: int
-    capacity: int
-    completed: int
-    step_ms: float
-    pipeline: str
-    mode: str
-
-
-class ReplicaList(BaseModel):
-    """Answer of GET /omni/replicas."""
-
-    replicas: list[ReplicaObject]
-
-
-class RunningObject(BaseModel):
-    """One request that runs now, as GET /omni/requests lists it; `total_steps` is 0 until known."""
-
-    id: str
-    stage: str
-    replica: str
-    step: int
-    total_steps: int
-    state: str
-
-
-class RunningList(BaseModel):
-    """Answer of GET /omni/requests."""
-
-    requests: list[RunningObject]

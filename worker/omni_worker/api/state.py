@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from fastapi import APIRouter
 
-from omni_worker.api.schemas import ReplicaList, ReplicaObject, RunningList, RunningObject
+from omni_worker.api.state_schemas import ReplicaList, ReplicaObject, RunningList, RunningObject
 from omni_worker.orchestrator.orchestrator import Orchestrator
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from omni_worker.errors import RequestError
+from omni_worker.pipelines import pictures
 from omni_worker.pipelines.embeddings import STRUCTURE, arguments_of
 from omni_worker.pipelines.models import denoisers, models
 from omni_worker.requests import GenerationParams, ModelCard, ServingDefaults
@@ -17,7 +18,8 @@ class CallArguments:
     """Knows which arguments one pipeline takes, read from its signature once."""
 
     def __init__(self, pipe: Any, defaults: ServingDefaults) -> None:
-        self._accepted = frozenset(inspect.signature(type(pipe).__call__).parameters)
+        self._parameters = inspect.signature(type(pipe).__call__).parameters
+        self._accepted = frozenset(self._parameters)
         self._defaults = defaults
         self._guidance = self._guidance_argument(pipe)
         self._denoiser = next((models(pipe)[name] for name in denoisers(pipe)), None)
@@ -31,7 +33,7 @@ class CallArguments:
 
     def card(self, pipe: Any, mode: str) -> ModelCard:
         """What this pipeline can be asked for."""
-        processor = getattr(pipe, "image_processor", None)
+        processor = getattr(pipe, "image_processor", getattr(pipe, "video_processor", None))
         return ModelCard(
             pipeline=type(pipe).__name__,
             mode=mode,
@@ -40,12 +42,20 @@ class CallArguments:
             guidance=self._guidance is not None,
             sized={"width", "height"} <= self._accepted,
             size_multiple=int(getattr(getattr(processor, "config", None), "vae_scale_factor", 1)),
+            steps=self._defaults.num_inference_steps or pictures.default_steps(self._parameters),
+            **(pictures.takes(pipe, self._parameters) | self._defaults.of_videos),
         )
+
+    def fewest_steps(self, params: GenerationParams) -> int:
+        """The fewest steps that the pipeline can be asked for, so that it runs one."""
+        return pictures.fewest_steps(self._defaults.fill(params).strength, self._parameters)
 
     def build(self, params: GenerationParams) -> dict[str, Any]:
         """The keyword arguments. Raises RequestError where the pipeline does not take what is asked for."""
         if params.negative_prompt is not None and "negative_prompt" not in self._accepted:
             raise RequestError("invalid", "this model takes no negative prompt", "negative_prompt")
+        if params.images and not any(name in self._accepted for name in pictures.NAMES):
+            raise RequestError("invalid", "this model takes no picture to start from", "image")
         params = self._defaults.fill(params)
         asked = {
             "prompt": params.prompt,
@@ -58,6 +68,7 @@ class CallArguments:
         kwargs: dict[str, Any] = {
             name: value for name, value in asked.items() if value is not None and name in self._accepted
         }
+        kwargs |= pictures.arguments_of(params, self._parameters)
         if self._guidance == "true_cfg_scale" and (params.guidance or 0.0) > 1.0:
             kwargs.setdefault("negative_prompt", NO_PROMPT)  # without one such a pipeline ignores the scale
         if params.embeddings and STRUCTURE not in params.embeddings:

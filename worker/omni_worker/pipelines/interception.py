@@ -66,7 +66,7 @@ class InterceptedPipeline:
         else:
             kwargs, seed, embeddings = self._arguments.build(params), params.seed, params.embeddings
             if params.preview_every:
-                shorter = msgspec.structs.replace(params, steps=1)
+                shorter = msgspec.structs.replace(params, steps=self._arguments.fewest_steps(params))
                 state.extra["previews"] = Previews(params.preview_every, functools.partial(self._shadow, shorter))
         context = state.extra["context"] = RequestContext(
             state.request_id, self._model_state, seed, self._needs_every_bit

@@ -1,0 +1,121 @@
+"""Keys, lengths of bodies, other origins: what a request passes before its route."""
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+
+from ..serving import eventually
+from .heads import head
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    file.write_text("# those of the tests\nfirst-key\n\n  second-key  \n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def port(keys):
+    flags = ("--api-key-file", str(keys), "--cors-origin", "https://pages.example", "--max-body-bytes", "10000")
+    with head("builtin://digits", *flags, replicas=0) as process:
+        yield process.port
+
+
+def url(port, path):
+    return f"http://127.0.0.1:{port}{path}"
+
+
+def client(port, key):
+    return OpenAI(base_url=url(port, "/v1"), api_key=key, max_retries=0)
+
+
+@pytest.mark.parametrize("key", ["first-key", "second-key"])
+def test_who_has_a_key_may_come_in(port, key):
+    assert [model.id for model in client(port, key).models.list()] == ["tiny"]
+
+
+@pytest.mark.parametrize("key", ["third-key", "first-ke", "# those of the tests", "clé"])
+def test_who_has_another_may_not(port, key):
+    if key.isascii():
+        with pytest.raises(openai.AuthenticationError) as caught:
+            client(port, key).models.list()
+        assert (caught.value.code, caught.value.type) == ("invalid_api_key", "invalid_request_error")
+        assert key not in caught.value.message
+    else:
+        headers = {"Authorization": b"Bearer " + key.encode("latin-1")}
+        assert httpx.get(url(port, "/v1/models"), headers=headers).status_code == 401
+
+
+def test_who_has_none_is_told_how_to_send_it(port):
+    for path in ("/v1/models", "/v1/omni/topology", "/omni/replicas", "/v1/nothing"):
+        answer = httpx.get(url(port, path))
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.headers["x-request-id"]
+        assert answer.json()["error"]["code"] == "missing_api_key"
+        assert "Authorization: Bearer" in answer.json()["error"]["message"]
+
+
+def test_probes_metrics_and_the_description_are_free(port):
+    for path in ("/livez", "/startupz", "/metrics", "/openapi.json", "/docs"):
+        assert httpx.get(url(port, path)).status_code == 200, path
+
+
+def test_keys_are_read_again_when_they_change(port, keys):
+    before = keys.read_text()
+    keys.write_text(before + "another-key\n")
+    assert client(port, "another-key").models.list()
+    keys.write_text("")
+    assert client(port, "another-key").models.list(), "keys that cannot be read leave the former ones in force"
+    keys.write_text(before)
+    with pytest.raises(openai.AuthenticationError):
+        client(port, "another-key").models.list()
+
+
+def test_a_file_without_keys_is_refused_at_the_start(tmp_path):
+    (tmp_path / "keys").write_text("# none\n")
+    with (
+        pytest.raises(AssertionError, match="holds no key: openssl rand"),
+        head("builtin://digits", "--api-key-file", str(tmp_path / "keys"), replicas=0),
+    ):
+        pass
+
+
+def test_a_body_that_is_too_long_is_not_read(port):
+    headers = {"Authorization": "Bearer first-key"}
+    told = httpx.post(url(port, "/v1/images/generations"), json={"prompt": "x" * 20_000}, headers=headers)
+
+    def pieces():
+        for _ in range(20):
+            yield b" " * 1000
+
+    untold = httpx.post(
+        url(port, "/v1/images/generations"), content=pieces(), headers=headers | {"Content-Type": "application/json"}
+    )
+    for answer in (told, untold):
+        assert answer.status_code == 413
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+        assert "longer than the 10000 bytes" in answer.json()["error"]["message"]
+        assert answer.headers["x-request-id"]
+    assert eventually(lambda: httpx.get(url(port, "/livez")).is_success, "the head to go on")
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"), [("https://pages.example", "https://pages.example"), ("https://other.example", None)]
+)
+def test_pages_of_the_origins_that_were_named_may_call(port, origin, allowed):
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    for answer in (
+        httpx.options(url(port, "/v1/images/generations"), headers=asked),
+        httpx.get(url(port, "/v1/models"), headers={"Origin": origin, "Authorization": "Bearer first-key"}),
+        httpx.get(url(port, "/v1/models"), headers={"Origin": origin}),
+    ):
+        assert answer.headers.get("access-control-allow-origin") == allowed

@@ -1,0 +1,101 @@
+"""What the routes that make videos take and give, as OpenAI names it."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from omni_worker.api.schemas import Generation
+from omni_worker.errors import RequestError
+
+SECONDS = r"^[0-9]{1,4}(\.[0-9]{1,3})?$"
+
+
+class Reference(BaseModel):
+    """A picture to start from."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    image_url: Annotated[str, Field(description="The picture itself, as `data:image/png;base64,…`.")]
+
+
+class VideoForm(Generation):
+    """Body of POST /v1/videos, but for its file."""
+
+    prompt: Annotated[
+        str, Field(min_length=1, description="What the video shall show, in `--max-prompt-length` characters at most.")
+    ]
+    seconds: Annotated[
+        str | None,
+        Field(
+            pattern=SECONDS,
+            description="How long it shall be, to the nearest count of frames that the model can make; its own length "
+            "if left out. `--max-frames` frames at most.",
+        ),
+    ] = None
+    num_frames: Annotated[int | None, Field(ge=1, description="The same in frames.")] = None
+    fps: Annotated[
+        float | None,
+        Field(gt=0, le=240, allow_inf_nan=False, description="Frames a second; the model's own if left out."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "VideoForm":
+        if self.seconds is not None and self.num_frames is not None:
+            raise RequestError("invalid", "num_frames: seconds says how long it shall be: leave one out", "num_frames")
+        return self
+
+
+class VideoRequest(VideoForm):
+    """Body of POST /v1/videos in JSON."""
+
+    input_reference: Annotated[
+        Reference | None, Field(description="A picture to start from, where the pipeline takes one.")
+    ] = None
+
+
+class VideoError(BaseModel):
+    """Why a video failed."""
+
+    code: str
+    message: str
+    param: str | None = None
+    type: str | None = None
+    stage: str | None = None
+
+
+class VideoObject(BaseModel):
+    """A video and how far it is. Times are in seconds since 1970; `progress` is in percent of its denoising steps."""
+
+    id: str
+    object: Literal["video"] = "video"
+    model: str
+    status: Literal["queued", "in_progress", "completed", "failed"]
+    progress: Annotated[int, Field(ge=0, le=100)]
+    prompt: str
+    size: Annotated[str, Field(description="In pixels; auto until it is known.")]
+    seconds: Annotated[str, Field(description="How long it is; auto until it is known.")]
+    fps: float
+    seed: int
+    created_at: int
+    completed_at: int | None = None
+    expires_at: Annotated[int | None, Field(description="When it is deleted, by `--video-max-age`.")] = None
+    error: VideoError | None = None
+    remixed_from_video_id: None = None
+
+
+class VideoList(BaseModel):
+    """Answer of GET /v1/videos."""
+
+    object: Literal["list"] = "list"
+    data: list[VideoObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class VideoDeleted(BaseModel):
+    """Answer of DELETE /v1/videos/{id}."""
+
+    id: str
+    object: Literal["video.deleted"] = "video.deleted"
+    deleted: bool = True

@@ -1,0 +1,144 @@
+"""The flags of the HTTP API: what it allows, who may ask, and where it keeps its videos."""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omni_worker.errors import UsageError
+
+MIB, GIB = 2**20, 2**30
+HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for.
+
+    pixels: of a picture or of a frame of a video, asked for or sent
+    frames: of a video
+    count: answers to one request, its `n`
+    prompt: characters
+    body: bytes
+    """
+
+    pixels: int = 4096 * 4096
+    steps: int = 1000
+    frames: int = 1000
+    count: int = 10
+    prompt: int = 32_000
+    body: int = 64 * MIB
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Where videos are kept, and for how long.
+
+    folder, database: a folder for an SQLite file, or the SQLAlchemy URL of a database; with neither they are kept in a
+        temporary folder, and end with the head
+    jobs: videos that are made at one time
+    seconds, size: age and bytes in all after which finished ones are deleted, the oldest first
+    """
+
+    folder: str | None = None
+    database: str | None = None
+    jobs: int = 4
+    seconds: float = 24 * HOUR
+    size: int = 10 * GIB
+
+
+@dataclass(frozen=True)
+class ApiConfig:
+    """Everything that the HTTP API was told."""
+
+    limits: Limits = field(default_factory=Limits)
+    key_file: str | None = None
+    origins: tuple[str, ...] = ()
+    videos: VideoConfig = field(default_factory=VideoConfig)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `omni serve` that a head's API goes by."""
+    limits = Limits()
+    parser.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help="head: keys that clients may come with, one a line; read again when it changes (default: anyone may)",
+    )
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="head: a web origin whose pages may call the API, such as https://example.org, or *; may be repeated",
+    )
+    for flag, default, what in (
+        ("--max-pixels", limits.pixels, "pixels of a picture or of a frame, asked for or sent"),
+        ("--max-steps", limits.steps, "denoising steps of a request"),
+        ("--max-frames", limits.frames, "frames of a video"),
+        ("--max-n", limits.count, "answers to one request"),
+        ("--max-prompt-length", limits.prompt, "characters of a prompt"),
+        ("--max-body-bytes", limits.body, "bytes of a request's body; longer ones get HTTP 413"),
+    ):
+        parser.add_argument(flag, type=_count, default=default, metavar="N", help=f"head: {what} ({default})")
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="head: folder for videos and their jobs, of this pipeline alone, so that they outlast the head "
+        "(default: a temporary one, which does not)",
+    )
+    parser.add_argument(
+        "--database-url",
+        metavar="URL",
+        help="head: a database for them instead, of this pipeline alone, as SQLAlchemy names it; its driver is to be "
+        "installed (default: SQLite in --data-dir)",
+    )
+    parser.add_argument("--video-jobs", type=_count, default=4, metavar="N", help="head: videos made at one time (4)")
+    parser.add_argument(
+        "--video-max-age", type=_positive, default=24.0, metavar="HOURS", help="head: videos are kept so long (24)"
+    )
+    parser.add_argument(
+        "--video-max-bytes",
+        type=_count,
+        default=10 * GIB,
+        metavar="N",
+        help="head: and so many bytes of them in all, of which the oldest go first (10 GiB)",
+    )
+
+
+def from_arguments(args: argparse.Namespace) -> ApiConfig:
+    """The configuration. Raises UsageError, naming the flag and the remedy."""
+    if args.data_dir is not None and Path(args.data_dir).exists() and not Path(args.data_dir).is_dir():
+        raise UsageError(f"--data-dir {args.data_dir}: is no folder")
+    if args.data_dir is not None and args.database_url is not None:
+        raise UsageError("--data-dir and --database-url exclude each other: videos are kept in one of them")
+    return ApiConfig(
+        limits=Limits(
+            pixels=args.max_pixels,
+            steps=args.max_steps,
+            frames=args.max_frames,
+            count=args.max_n,
+            prompt=args.max_prompt_length,
+            body=args.max_body_bytes,
+        ),
+        key_file=args.api_key_file,
+        origins=tuple(args.cors_origin),
+        videos=VideoConfig(
+            args.data_dir, args.database_url, args.video_jobs, args.video_max_age * HOUR, args.video_max_bytes
+        ),
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from 1")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0")
+    return value

@@ -1,0 +1,90 @@
+"""The pictures that a pipeline starts from, and the lengths of its videos: what its signature says that it takes.
+
+Nothing in diffusers says whether a list of pictures is several references for one answer or a batch of one each, nor
+whether a picture that may be None may be left out; for these the class's own name is asked.
+"""
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from omni_worker.requests import GenerationParams
+
+NAMES = ("image", "images", "input_images")
+OF_SEVERAL = ("Flux2", "QwenImageEditPlus", "QwenImage21", "BriaFibo2", "ZImageOmni", "OmniGen")
+NEEDING_ONE = (
+    "Img2Img", "Image2Image", "ImageToImage", "Inpaint", "Image2Video", "ImageToVideo", "Edit", "ControlNet", "Upscale",
+    "Variation",
+)  # fmt: skip
+RATES = ("frame_rate", "fps", "target_fps")
+USUAL_FPS = 16.0
+
+
+def takes(pipe: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """The fields of a ModelCard that tell of pictures and videos."""
+    return _of_pictures(type(pipe).__name__, parameters) | _of_videos(pipe, parameters)
+
+
+def _of_pictures(kind: str, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    name = next((name for name in NAMES if name in parameters), None)
+    if name is None:
+        return {}
+    takes_mask, takes_strength = "mask_image" in parameters, "strength" in parameters
+    takes_several = not takes_mask and (name == "input_images" or any(part in kind for part in OF_SEVERAL))
+    has_default = parameters[name].default is not inspect.Parameter.empty
+    return {
+        "image": "several" if takes_several else "one",
+        "needs_image": takes_mask or takes_strength or not has_default or any(part in kind for part in NEEDING_ONE),
+        "mask": takes_mask,
+        "strength": takes_strength,
+    }
+
+
+def _of_videos(pipe: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    if "num_frames" not in parameters:
+        return {}
+    fps = next((_number(parameters[name]) for name in RATES if name in parameters), None)
+    multiple = getattr(pipe, "vae_scale_factor_temporal", getattr(pipe, "vae_temporal_compression_ratio", 1))
+    frames = _number(parameters["num_frames"])
+    return {
+        "video": True,
+        "frames": None if frames is None else int(frames),
+        "fps": float(fps or USUAL_FPS),
+        "frame_multiple": int(multiple or 1),
+    }
+
+
+def default_steps(parameters: Mapping[str, inspect.Parameter]) -> int | None:
+    """How many steps a pipeline takes where nothing is said."""
+    found = _number(parameters["num_inference_steps"]) if "num_inference_steps" in parameters else None
+    return None if found is None else int(found)
+
+
+def _number(parameter: inspect.Parameter) -> float | None:
+    value = parameter.default
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def arguments_of(params: GenerationParams, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """A request's pictures and lengths as the keyword arguments that the pipeline has for them."""
+    asked: dict[str, Any] = {"num_frames": params.frames, "strength": params.strength}
+    asked |= dict.fromkeys(RATES, params.fps)
+    if params.images:
+        name = next((name for name in NAMES if name in parameters), NAMES[0])
+        pictures = [Image.fromarray(np.asarray(picture)) for picture in params.images]
+        asked[name] = pictures if len(pictures) > 1 or name != "image" else pictures[0]
+    if params.mask is not None:
+        asked["mask_image"] = Image.fromarray(np.asarray(params.mask))
+    return {name: value for name, value in asked.items() if value is not None and name in parameters}
+
+
+def fewest_steps(strength: float | None, parameters: Mapping[str, inspect.Parameter]) -> int:
+    """The fewest steps of which one is run: of a picture to start from, the first steps are left out."""
+    if "strength" not in parameters:
+        return 1
+    share = strength or _number(parameters["strength"]) or 1.0
+    return math.ceil(1 / share)
