@@ -1,0 +1,55 @@
+"""What the fields of a pipeline become on a real API server: the cache, the Service, and pods that are refused."""
+
+from typing import Any
+
+import pytest
+
+from tests.kubernetes.apiserver.operators import Kubectl, Operator, eventually, serve
+
+pytestmark = pytest.mark.apiserver
+
+
+def test_a_cache_is_made_and_outlives_its_pipeline_if_asked_to(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    digits["spec"]["model"] = {"source": "hf://a/b", "cache": {"size": "1Gi", "retain": True}}
+    kubectl.apply(digits)
+    uid = eventually(
+        lambda: [claim["metadata"]["uid"] for claim in kubectl.items("persistentvolumeclaims")], "the claim"
+    )
+    kubectl("delete", "op", "digits", "--timeout=30s")
+    eventually(lambda: not kubectl.children(), "the end of the other children")
+    kubectl.apply(digits)
+    eventually(lambda: "Deployment/digits-head" in kubectl.children(), "the children again")
+    assert [claim["metadata"]["uid"] for claim in kubectl.items("persistentvolumeclaims")] == uid
+    digits["spec"]["model"]["cache"]["retain"] = False
+    kubectl.apply(digits)
+    eventually(
+        lambda: kubectl.get("pvc", "digits-models")["metadata"].get("ownerReferences"), "a claim that is owned now"
+    )
+
+
+def test_a_service_changes_its_type_and_back(kubectl: Kubectl, operator: Operator, digits: dict[str, Any]) -> None:
+    serve(kubectl, digits)
+    digits["spec"]["service"] = {"type": "NodePort", "annotations": {"example.com/a": "b"}}
+    kubectl.apply(digits)
+    eventually(lambda: kubectl.get("service", "digits")["spec"]["type"] == "NodePort", "the type")
+    before = kubectl.settled()
+    assert kubectl.get("service", "digits")["metadata"]["annotations"]["example.com/a"] == "b"
+    del digits["spec"]["service"]
+    kubectl.apply(digits)
+    eventually(lambda: kubectl.get("service", "digits")["spec"]["type"] == "ClusterIP", "the type before")
+    assert "example.com/a" not in kubectl.get("service", "digits")["metadata"]["annotations"]
+    after = kubectl.settled()
+    assert {name for name in after if after[name] != before[name]} == {"OmniPipeline/digits", "Service/digits"}
+
+
+def test_a_quota_that_refuses_pods_is_told_in_the_servers_words(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    kubectl("create", "quota", "few", "--hard=pods=1")
+    kubectl.apply(digits)
+    eventually(lambda: kubectl.condition("Progressing").get("reason") == "PodsRefused", "a status that says so")
+    assert "exceeded quota: few" in kubectl.condition("Progressing")["message"]
+    kubectl("delete", "quota", "few")
+    eventually(lambda: kubectl.condition("Ready").get("reason") == "Unschedulable", "the pods, once they may be", 120)
