@@ -1,0 +1,57 @@
+// The server's HTTP API, as any client uses it.
+
+const here = new URL(".", document.baseURI);
+let key = sessionStorage.getItem("api-key") ?? "";
+
+export function setKey(value) {
+  key = value;
+  sessionStorage.setItem("api-key", value);
+}
+
+export class Failure extends Error {
+  constructor(status, error) {
+    super(error.message);
+    this.status = status;
+    this.stage = error.stage;
+    this.param = error.param;
+  }
+}
+
+async function call(path, options = {}) {
+  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
+  const response = await fetch(new URL(path, here), { ...options, headers });
+  if (!response.ok) {
+    const body = await response.json().catch(() => ({}));
+    throw new Failure(response.status, body.error ?? { message: `the server answered ${response.status}` });
+  }
+  return response;
+}
+
+export async function get(path) {
+  return (await call(path)).json();
+}
+
+// The events of a streamed answer, as objects, until it ends. Throws Failure for an error in the midst of it.
+export async function* stream(path, body, id, signal) {
+  const response = await call(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", "X-Request-Id": id },
+    body: JSON.stringify({ ...body, stream: true }),
+    signal,
+  });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const data = block.split("\n").filter((line) => line.startsWith("data: ")).map((line) => line.slice(6)).join("\n");
+      if (!data || data === "[DONE]") continue;
+      const event = JSON.parse(data);
+      if (event.error) throw new Failure(response.status, event.error);
+      yield event;
+    }
+  }
+}
