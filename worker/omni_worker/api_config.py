@@ -53,6 +53,7 @@ class ApiConfig:
     limits: Limits = field(default_factory=Limits)
     key_file: str | None = None
     origins: tuple[str, ...] = ()
+    playground: bool = True
     videos: VideoConfig = field(default_factory=VideoConfig)
 
 
@@ -70,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="ORIGIN",
         help="head: a web origin whose pages may call the API, such as https://example.org, or *; may be repeated",
+    )
+    parser.add_argument(
+        "--playground",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="head: serve a page for people at / (default: do)",
     )
     for flag, default, what in (
         ("--max-pixels", limits.pixels, "pixels of a picture or of a frame, asked for or sent"),
@@ -122,6 +129,7 @@ def from_arguments(args: argparse.Namespace) -> ApiConfig:
         ),
         key_file=args.api_key_file,
         origins=tuple(args.cors_origin),
+        playground=args.playground,
         videos=VideoConfig(
             args.data_dir, args.database_url, args.video_jobs, args.video_max_age * HOUR, args.video_max_bytes
         ),

@@ -16,6 +16,7 @@ from omni_worker.api.guards import BodyLimit, Keys, Locked, RequestIds
 from omni_worker.api.images import image_routes
 from omni_worker.api.models import model_routes
 from omni_worker.api.openapi import describe
+from omni_worker.api.playground import playground_routes
 from omni_worker.api.service import Service
 from omni_worker.api.state import state_routes
 from omni_worker.api.topology import topology_routes
@@ -63,5 +64,7 @@ def create_app(
     app.include_router(model_routes(model, created=int(time.time())))
     app.include_router(state_routes(orchestrator))
     app.include_router(topology_routes(orchestrator, model))
+    if config.playground:
+        app.include_router(playground_routes())
     describe(app, list(probes), has_keys=config.key_file is not None)
     return app

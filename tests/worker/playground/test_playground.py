@@ -1,0 +1,154 @@
+"""The playground in a real Chromium, in front of a thinker and a painter: ask, watch, cancel, fail, lose a replica.
+
+With OMNI_SCREENSHOTS=FOLDER it leaves pictures of the page there, those of the docs.
+"""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from ..serving import Pipeline, eventually
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SCREENSHOTS = os.environ.get("OMNI_SCREENSHOTS")
+WAIT_MS = 90_000
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    pipeline = Pipeline(
+        heartbeat_timeout=3.0,
+        stages=[
+            {"id": 0, "name": "thinker", "engine": "autoregressive"},
+            {"id": 1, "name": "painter", "engine": "diffusion", "input": "text"},
+        ],
+    )
+    try:
+        for stage in (0, 1, 1):
+            pipeline.add_stage(stage)
+        eventually(lambda: len(pipeline.up()) == 3, "all replicas up")
+        yield pipeline
+    finally:
+        pipeline.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, pipeline):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(WAIT_MS)
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda line: complaints.append(line.text) if "Content Security" in line.text else None)
+    page.goto(f"http://127.0.0.1:{pipeline.head.port}/")
+    playwright.expect(page.get_by_text("ready", exact=True)).to_be_visible(timeout=WAIT_MS)
+    yield page
+    assert not complaints
+    context.close()
+
+
+def expect(locator):
+    return playwright.expect(locator)
+
+
+def ask(page, prompt: str, **settings) -> None:
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    for label, value in settings.items():
+        page.get_by_label(label, exact=True).fill(str(value))
+    page.get_by_role("button", name="Generate").click()
+
+
+def shoot(page, name: str) -> None:
+    if SCREENSHOTS:
+        page.screenshot(path=Path(SCREENSHOTS) / f"playground-{name}.png", full_page=True)
+
+
+def test_a_picture_comes_with_its_seed_and_can_be_asked_for_again(page):
+    ask(page, "two plus five, in blue", Steps=20, Seed=7, Pictures=2)
+    cards = page.locator(".card")
+    expect(cards).to_have_count(2)
+    expect(page.locator(".card .state", has_text="done")).to_have_count(2, timeout=WAIT_MS)
+    expect(cards.nth(1)).to_contain_text("seed 7")
+    expect(cards.nth(0)).to_contain_text("seed 8")
+    first, second = (cards.nth(i).locator("img").get_attribute("src") for i in (0, 1))
+    assert first != second
+    cards.nth(1).get_by_role("button", name="Again with…").click()
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("7")
+    page.get_by_label("Pictures", exact=True).fill("1")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator(".card .state", has_text="done")).to_have_count(3, timeout=WAIT_MS)
+    assert cards.nth(0).locator("img").get_attribute("src") == second
+    cards.nth(0).get_by_text("The request").click()
+    expect(cards.nth(0).locator("[data-code=curl]")).to_contain_text('"seed": 7')
+    expect(cards.nth(0).locator("[data-code=python]")).to_contain_text("images.generate")
+    shoot(page, "gallery")
+
+
+def test_the_request_can_be_watched_and_cancelled(page, pipeline):
+    ask(page, "one plus one, in red", Steps=1000, Previews=3)
+    expect(page.locator(".card .state")).to_contain_text("step", timeout=WAIT_MS)
+    expect(page.locator("#pipeline .requests")).to_contain_text("painter", timeout=WAIT_MS)
+    expect(page.locator(".card img")).to_be_visible(timeout=WAIT_MS)
+    shoot(page, "running")
+    page.locator(".card").get_by_role("button", name="Cancel").click()
+    expect(page.locator(".card .state")).to_have_text("cancelled")
+    eventually(lambda: not pipeline.running(), "the request is aborted")
+
+
+def test_text_is_written_as_it_comes(page):
+    page.get_by_label("Text", exact=True).check()
+    ask(page, "nine minus three, in red on grey")
+    expect(page.locator(".card .frame pre")).to_have_text("a red six on grey background", timeout=WAIT_MS)
+
+
+def test_a_refusal_says_what_to_do(page):
+    ask(page, "a red three", Size="33x33")
+    expect(page.get_by_role("alert")).to_contain_text("multiple of", timeout=WAIT_MS)
+
+
+def test_the_keyboard_is_enough(page):
+    page.get_by_label("Prompt", exact=True).focus()
+    page.keyboard.type("one plus two, in green")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".card .state")).to_have_text("done", timeout=WAIT_MS)
+
+
+def test_a_phone_and_the_dark_show_all_of_it(browser, pipeline):
+    context = browser.new_context(viewport={"width": 390, "height": 800}, color_scheme="dark")
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{pipeline.head.port}/")
+    expect(page.get_by_text("ready", exact=True)).to_be_visible(timeout=WAIT_MS)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 28)"
+    shoot(page, "phone")
+    context.close()
+
+
+def test_a_replica_that_is_lost_is_seen_and_its_request_goes_on(page, pipeline):
+    ask(page, "one plus one, in red", Steps=300, Seed=3)
+    expect(page.locator(".card .state")).to_contain_text("step", timeout=WAIT_MS)
+    (running,) = pipeline.running()
+    painters = [replica for replica in pipeline.replicas() if replica["stage"] == "painter"]
+    (victim,) = [replica for replica in painters if replica["id"] == running["replica"]]
+    (process,) = [one for one in pipeline.headless if f":{_data_port(one)}" in victim["address"]]
+    process.popen.send_signal(signal.SIGKILL)
+    expect(page.locator("#pipeline .ERROR, #pipeline .DOWN")).to_have_count(1, timeout=WAIT_MS)
+    expect(page.locator(".card .state")).to_have_text("done", timeout=WAIT_MS)
+
+
+def _data_port(process) -> str:
+    return process.argv[process.argv.index("--omni-replica-port") + 1]
