@@ -6,7 +6,7 @@ BENCHMARKS ?= scheduler executor step_overhead throughput trace_replay autoregre
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-local lint types imports check model crd reference images cluster deploy undeploy cluster-down \
+.PHONY: help install demo test browser test-local lint types imports check model crd reference images cluster deploy undeploy cluster-down \
         kubeconfig bench survey clean
 
 help: ## Show this list
@@ -21,11 +21,15 @@ install: .venv/installed ## Make .venv with the project and all it needs
 demo: install ## Serve examples/digits.yaml on this machine, draw 24 prompts, write out/demo.png
 	@$(PYTHON) hack/demo.py
 
-test: install ## Run all tests, those on a real Kubernetes node too (needs root on Debian 12, or OMNI_KUBECONFIG)
+test: install browser ## Run all tests, those on a real Kubernetes node too (needs root on Debian 12, or OMNI_KUBECONFIG)
 	@[ -n "$$OMNI_KUBECONFIG" ] || $(PYTHON) hack/cluster check || \
 	    { echo "make test: no cluster can run here, and OMNI_KUBECONFIG names none; make test-local runs all other tests" >&2; exit 1; }
 	@[ -n "$$OMNI_KUBECONFIG" ] || { $(PYTHON) hack/cluster build && $(PYTHON) hack/cluster images --no-load; }
 	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadgroup
+
+browser:
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || { echo "installing chromium for the playground's tests" >&2; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
 test-local: install ## Run the tests that need no Kubernetes
 	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadgroup -m "not apiserver and not pods"
