@@ -41,6 +41,7 @@ lint: install
 	@ruff format --check .
 	@$(PYTHON) -m omni_operator.crd --check
 	@$(PYTHON) hack/reference.py --check
+	@$(PYTHON) hack/chart_readme.py --check
 
 types: install
 	@mypy
@@ -55,8 +56,9 @@ model: install ## Train the built-in models again: the painter, then the thinker
 crd: install ## Generate the CRD from the operator's types
 	@$(PYTHON) -m omni_operator.crd
 
-reference: install ## Generate docs/reference.md from the code
+reference: install ## Generate docs/reference.md from the code, and the chart's table of values
 	@$(PYTHON) hack/reference.py
+	@$(PYTHON) hack/chart_readme.py
 
 cluster: install ## Start a Kubernetes node on this machine, with our images and 4 GPUs to schedule on (CLUSTER=kind: kind)
 	@$(PYTHON) hack/cluster up --kind=$(CLUSTER)

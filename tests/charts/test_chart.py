@@ -14,12 +14,25 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/omnipipeline"
 
 
-def rendered(values: dict[str, Any] | None = None) -> dict[tuple[str, str], dict[str, Any]]:
-    """What the chart installs, by kind and namespace."""
+def documents(values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """All that the chart renders, the pod of `helm test` and what is its own too."""
     with Chart.load(CHART) as chart:
         files = chart.render(values or {}, name="omnipipeline", namespace="omni-system")
     texts = [text for name, text in files.items() if name.endswith(".yaml")]
-    objects = [each for text in texts for each in yaml.safe_load_all(text) if each]
+    return [each for text in texts for each in yaml.safe_load_all(text) if each]
+
+
+def is_for_the_test(each: dict[str, Any]) -> bool:
+    return (each["metadata"].get("annotations") or {}).get("helm.sh/hook") == "test"
+
+
+def is_for_people(each: dict[str, Any]) -> bool:
+    return any("aggregate-to" in label for label in each["metadata"].get("labels") or {})
+
+
+def rendered(values: dict[str, Any] | None = None) -> dict[tuple[str, str], dict[str, Any]]:
+    """What the chart installs for the operator, by kind and namespace."""
+    objects = [each for each in documents(values) if not is_for_the_test(each) and not is_for_people(each)]
     return {(each["kind"], each["metadata"].get("namespace", "")): each for each in objects}
 
 
@@ -48,6 +61,52 @@ def test_helm_lint_has_no_complaints() -> None:
 )
 def test_a_value_it_does_not_know_is_refused_by_name(values: dict[str, Any], named: str) -> None:
     assert named in refused(values)
+
+
+LOOK = {"get", "list", "watch"}
+EDIT = {*LOOK, "create", "update", "patch", "delete", "deletecollection"}
+# who: (the cluster's role, verbs over pipelines, may scale them, may write their status)
+PEOPLE = {
+    "viewer": ("view", LOOK, False, False),
+    "editor": ("edit", EDIT, True, False),
+    "admin": ("admin", EDIT, True, True),
+}
+
+
+@pytest.mark.parametrize("who", PEOPLE)
+def test_what_people_may_do_is_added_to_the_clusters_roles(who: str) -> None:
+    role = next(each for each in documents() if is_for_people(each) and each["metadata"]["name"].endswith(who))
+    to, verbs, may_scale, may_write_status = PEOPLE[who]
+    assert role["metadata"]["labels"][f"rbac.authorization.k8s.io/aggregate-to-{to}"] == "true"
+    rules = {resource: set(rule["verbs"]) for rule in role["rules"] for resource in rule["resources"]}
+    assert rules["omnipipelines"] == verbs
+    assert ("patch" in rules["omnipipelines/scale"]) is may_scale
+    assert ("patch" in rules["omnipipelines/status"]) is may_write_status
+
+
+def test_no_role_of_the_cluster_is_added_to_where_that_is_not_wanted() -> None:
+    for values in ({"aggregateRoles": False}, {"watchNamespaces": ["a"]}):
+        assert not [each for each in documents(values) if is_for_people(each)]
+
+
+@pytest.mark.parametrize(("values", "where"), [({}, "omni-system"), ({"watchNamespaces": ["a", "b"]}, "a")])
+def test_helm_test_asks_a_small_pipeline_for_a_picture(values: dict[str, Any], where: str) -> None:
+    objects = {each["kind"]: each for each in documents(values) if is_for_the_test(each)}
+    assert set(objects) == {"ServiceAccount", "Role", "RoleBinding", "Pod"}
+    assert {each["metadata"]["namespace"] for each in objects.values()} == {where}
+    (test,) = objects["Pod"]["spec"]["containers"]
+    assert test["command"] == ["python3", "-m", "omni_operator.smoke"]
+    assert test["args"] == ["--namespace", where, "--name", "test-omnipipeline"]
+    (rule,) = objects["Role"]["rules"]
+    assert (rule["resources"], rule["verbs"]) == (["omnipipelines"], ["get", "create", "patch", "delete"])
+    selector = rendered(values)["Deployment", "omni-system"]["spec"]["selector"]["matchLabels"].items()
+    assert not selector <= objects["Pod"]["metadata"]["labels"].items(), "it must not count as the operator's pod"
+
+
+def test_the_readme_has_every_value() -> None:
+    command = [sys.executable, str(ROOT / "hack/chart_readme.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_value_has_a_place_in_the_schema() -> None:

@@ -20,6 +20,12 @@ app.kubernetes.io/name: omnipipeline-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{/* Of the pod of `helm test`: no Service or Deployment of the operator must take it for its own. */}}
+{{- define "omnipipeline.testLabels" -}}
+app.kubernetes.io/name: omnipipeline-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
 {{- define "omnipipeline.labels" -}}
 {{ include "omnipipeline.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
