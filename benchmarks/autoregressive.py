@@ -6,6 +6,9 @@ tokens. Ours is the whole engine with its scheduler, as a replica runs it. trans
 its manager's thread on the same core, already started, with the best of a few settings for this machine: by default it
 reserves most of the memory.
 
+Ratios are of processor time, all threads together, which others on the machine cannot spend; all systems keep the core
+busy. Those of elapsed time are in the JSON too.
+
     python -m benchmarks.autoregressive [--quick]
 """
 
@@ -207,7 +210,7 @@ def cell(name: str, count: int, lengths: Any, sweeps: int) -> dict[str, Any]:
     if min(equal[FIXED], equal[OURS]) < len(asked):
         raise SystemExit(f"{name}, {count} in flight: not what generate writes: {equal}")
     common.settle()
-    measured = common.compare(runs, sweeps)
+    times = [measured(runs, sweep % 2 == 1) for sweep in range(sweeps)]
     theirs.close()
     return {
         "model": name,
@@ -218,8 +221,23 @@ def cell(name: str, count: int, lengths: Any, sweeps: int) -> dict[str, Any]:
         "tokens": sum(one.count for one in asked),
         "their_settings": settings,
         "equal_answers": equal,
-        "systems": {system: pair.figures() for system, pair in measured.items()},
+        "systems": {system: figures(system, times) for system in runs},
     }
+
+
+def measured(runs: dict[str, Callable[[], Any]], backward: bool) -> dict[str, common.Timed]:
+    """One sweep over all systems."""
+    return {name: common.Timed.of(runs[name]) for name in (list(runs)[::-1] if backward else runs)}
+
+
+def figures(system: str, sweeps: Sequence[dict[str, common.Timed]]) -> dict[str, Any]:
+    """Of one system: generate's processor time over its own, and the same of elapsed time."""
+    pairs = [(sweep[GENERATE], sweep[system]) for sweep in sweeps]
+    ratios = [base.seconds * base.share / (own.seconds * own.share) for base, own in pairs]
+    elapsed = common.Paired()
+    for base, own in pairs:
+        elapsed.add(own, base)
+    return {**common.spread(ratios), "ratios": ratios, "elapsed": elapsed.figures()}
 
 
 def main() -> None:
@@ -234,9 +252,9 @@ def main() -> None:
         common.console.print(name, count, {one: common.text(of) for one, of in cells[-1]["systems"].items()})
     table = Table("model", "in flight", "prompt", "answer", THEIRS, FIXED, OURS, title="tokens a second, generate = 1")
     for one in cells:
-        figures = [common.text(one["systems"][system]) for system in (THEIRS, FIXED, OURS)]
+        ratios = [common.text(one["systems"][system]) for system in (THEIRS, FIXED, OURS)]
         lengths = ("{}..{}".format(*one[part]) for part in ("prompt", "answer"))
-        table.add_row(one["model"], str(one["in_flight"]), *lengths, *figures)
+        table.add_row(one["model"], str(one["in_flight"]), *lengths, *ratios)
     common.console.print(table)
     common.write(args.output, before, {"cells": cells})
 
