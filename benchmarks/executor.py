@@ -39,9 +39,9 @@ from rich.table import Table
 
 from omni_worker.engine.executor.channel import decode, encode, make_socket, new_endpoint
 from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
-from omni_worker.engine.executor.shared_memory import Block, Reader, Writer, create_pool
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput
+from omni_worker.shared_memory.pool import Block, Reader, Writer, create_pool
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = {

@@ -13,6 +13,7 @@ HEARTBEAT_MS = 2_000
 SILENCE_MS = 6_000
 KEEPALIVE_SECONDS = 15
 QUEUED_MESSAGES = 10_000
+QUEUED_DATA_MESSAGES = 64  # where a message may be large
 LARGEST_MESSAGE = 2**30
 LARGEST_CONTROL_MESSAGE = 2**20
 SERVERS = frozenset({zmq.ROUTER, zmq.XPUB})
@@ -24,13 +25,15 @@ def make_socket(
     keys: Keys | None = None,
     *,
     largest: int = LARGEST_MESSAGE,
+    queued: int = QUEUED_MESSAGES,
     reconnect_ms: int = 1_000,
     pings: bool = True,
 ) -> Any:
     """A socket of `kind` with keep-alive on the wire and prompt reconnection; ROUTER and XPUB are servers.
 
     With `keys` it speaks only with those who have the same. Whoever sends a frame of more than `largest` bytes is
-    disconnected. A client that has lost its server tries again within `reconnect_ms`.
+    disconnected. Each connection holds at most `queued` messages in each direction. A client that has lost its server
+    tries again within `reconnect_ms`.
 
     Only clients send pings, and with each how long the server is to wait for the next: so both notice the other's end.
     Without `pings`, where both ends hear of each other anyway, a server learns from the kernel which connections are
@@ -38,8 +41,8 @@ def make_socket(
     """
     made = context.socket(kind)
     made.setsockopt(zmq.LINGER, 0)
-    made.setsockopt(zmq.SNDHWM, QUEUED_MESSAGES)
-    made.setsockopt(zmq.RCVHWM, QUEUED_MESSAGES)
+    made.setsockopt(zmq.SNDHWM, queued)
+    made.setsockopt(zmq.RCVHWM, queued)
     made.setsockopt(zmq.MAXMSGSIZE, largest)
     made.setsockopt(zmq.TCP_KEEPALIVE, 1)
     made.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_SECONDS)

@@ -32,6 +32,7 @@ from omni_worker.replica.client import ReplicaClient
 from omni_worker.replica.messages import Abort, Add, Output, Progress, Rpc, pack
 from omni_worker.replica.server import ReplicaServer
 from omni_worker.requests import GenerationParams, GenerationResult
+from omni_worker.shared_memory.link import Answer, Offer
 from omni_worker.sockets import LARGEST_CONTROL_MESSAGE, make_socket
 
 from ..serving import free_ports
@@ -46,9 +47,13 @@ TO_HUB = [
     encode(Snapshot(incarnation="i", sequence=1, all=Roll.of([REPLICA]))),
 ]
 TO_REPLICA = [
-    pack(one)[0] for one in (Add("1", GenerationParams(prompt="x")), Abort("1"), Rpc("1", "stats"))
+    pack(one)[0] for one in (
+        Add("1", GenerationParams(prompt="x")), Abort("1"), Rpc("1", "stats"), Offer(1, 1, 1, "omni-pool-1"),
+        Answer(1, True),
+    )
 ]  # fmt: skip
-FROM_REPLICA = [pack(Progress("1", 1, 2))[0], encode(Known(incarnation="i", count=1))]
+FROM_REPLICA = [pack(one)[0] for one in (Progress("1", 1, 2), Offer(1, 1, 1, "omni-pool-1"), Answer(1, True))]
+FROM_REPLICA += [encode(Known(incarnation="i", count=1))]
 NESTED = b"\x91" * 100_000 + b"\xc0"
 
 

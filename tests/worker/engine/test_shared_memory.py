@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni_worker.engine.executor.channel import POOLED_BYTES, decode, encode
-from omni_worker.engine.executor.shared_memory import ALIGNMENT, BLOCKS, Reader, Writer, create_pool
+from omni_worker.shared_memory.pool import ALIGNMENT, BLOCKS, Reader, Writer, create_pool
 
 from .leaks import held
 

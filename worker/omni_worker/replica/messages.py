@@ -1,12 +1,16 @@
-"""The data protocol between head and replica: one msgpack header, then the raw buffers of its arrays as frames."""
+"""The data protocol between head and replica: one msgpack header, then the raw buffers of its arrays as frames.
+
+Where both ends share memory, large arrays are put there, and the header says where.
+"""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
 
 from omni_worker.requests import GenerationParams, GenerationResult, Written
+from omni_worker.shared_memory.link import POOLED_BYTES, Answer, Link, Offer, Place
 
 # ---- head → replica
 
@@ -87,43 +91,87 @@ class RpcResult(msgspec.Struct, frozen=True, tag="rpc-result"):
     error: str | None = None
 
 
-ToReplica = Add | Abort | HandBack | Rpc
-FromReplica = Progress | Partial | Output | Error | Alive | RpcResult
+ToReplica = Add | Abort | HandBack | Rpc | Offer | Answer
+FromReplica = Progress | Partial | Output | Error | Alive | RpcResult | Offer | Answer
+
+
+class Packed(NamedTuple):
+    """A message as it is sent. `places` are those of its arrays in shared memory; `is_large`: one of its frames is."""
+
+    frames: list[Any]
+    places: list[Place]
+    is_large: bool
 
 
 def pack(message: ToReplica | FromReplica) -> list[Any]:
     """The message's frames: a header, then the array buffers, which are not copied."""
+    return pack_shared(message, None).frames
+
+
+def pack_shared(message: ToReplica | FromReplica, link: Link | None) -> Packed:
+    """The message; its large arrays are copied into shared memory where `link` has room for them.
+
+    Raises what msgspec raises for a value that cannot be sent.
+    """
     buffers: list[Any] = []
+    places: list[Place] = []
+    is_large = False
 
     def header(value: Any) -> Any:
-        if not isinstance(value, np.ndarray):
+        nonlocal is_large
+        if not isinstance(value, np.ndarray) or value.dtype.hasobject:
             raise NotImplementedError(f"a {type(value).__name__} cannot be sent")
-        array = np.ascontiguousarray(value)
-        buffers.append(array.reshape(-1).view(np.uint8).data)
-        return array.shape, array.dtype.str, len(buffers) - 1
+        data = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+        if data.nbytes > POOLED_BYTES:
+            if link is not None and (place := link.put(data)) is not None:
+                places.append(place)
+                return value.shape, value.dtype.str, place
+            is_large = True
+        buffers.append(data.data)
+        return value.shape, value.dtype.str, len(buffers) - 1
 
-    return [msgspec.msgpack.encode(message, enc_hook=header), *buffers]
+    try:
+        encoded = msgspec.msgpack.encode(message, enc_hook=header)
+    except BaseException:
+        for place in places:
+            assert link is not None
+            link.discard(place)
+        raise
+    return Packed([encoded, *buffers], places, is_large)
 
 
-def unpack_to_replica(frames: Sequence[Any]) -> ToReplica:
-    """The message in these frames; its arrays are views of them. Raises msgspec.MsgspecError or ValueError."""
-    return cast(ToReplica, _unpack(frames, ToReplica))
+def unpack_to_replica(frames: Sequence[Any], link: Link | None = None) -> ToReplica:
+    """The message in these frames; its arrays are views of them, or of the memory shared over `link`.
+
+    Raises msgspec.MsgspecError or ValueError.
+    """
+    return cast(ToReplica, _unpack(frames, ToReplica, link))
 
 
-def unpack_from_replica(frames: Sequence[Any]) -> FromReplica:
-    """The message in these frames; its arrays are views of them. Raises msgspec.MsgspecError or ValueError."""
-    return cast(FromReplica, _unpack(frames, FromReplica))
+def unpack_from_replica(frames: Sequence[Any], link: Link | None = None) -> FromReplica:
+    """The message in these frames; its arrays are views of them, or of the memory shared over `link`.
+
+    Raises msgspec.MsgspecError or ValueError.
+    """
+    return cast(FromReplica, _unpack(frames, FromReplica, link))
 
 
-def _unpack(frames: Sequence[Any], kind: Any) -> Any:
+def _unpack(frames: Sequence[Any], kind: Any, link: Link | None) -> Any:
     if not frames:
         raise ValueError("a message without frames")
 
     def array(type: Any, value: Any) -> Any:
-        shape, dtype, number = value
-        if not 0 <= number < len(frames) - 1:
-            raise ValueError(f"the header names array {number} of {len(frames) - 1}")
-        return np.frombuffer(frames[number + 1], np.dtype(dtype)).reshape(shape)
+        shape, name, place = value
+        dtype = np.dtype(name)
+        if isinstance(place, list):
+            if link is None:
+                raise ValueError("the header names a place in shared memory, and none is shared")
+            return np.frombuffer(link.take(Place(*place)), dtype).reshape(shape)
+        if not 0 <= place < len(frames) - 1:
+            raise ValueError(f"the header names array {place} of {len(frames) - 1}")
+        if 0 in shape:
+            return np.empty(shape, dtype)  # numpy reads nothing from an empty buffer
+        return np.frombuffer(frames[place + 1], dtype).reshape(shape)
 
     try:
         return msgspec.msgpack.decode(frames[0], type=kind, dec_hook=array)

@@ -1,14 +1,14 @@
 """A replica's data socket: hands requests to the engine, and its events back to whoever asked.
 
 It tells everybody who has requests here, every second, that it lives. Whoever is not there to be told has gone, and
-given up on the replica: then the requests are ended, so that none runs for nobody.
+given up on the replica: then the requests are ended, so that none runs for nobody. Whoever is there but does not read
+what it asked for is refused more of it.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from typing import Any
 
 import msgspec
@@ -32,15 +32,18 @@ from omni_worker.replica.messages import (
     Progress,
     Rpc,
     RpcResult,
-    pack,
     unpack_to_replica,
 )
+from omni_worker.replica.outgoing import Outgoing
 from omni_worker.requests import GenerationParams, Written
-from omni_worker.sockets import make_socket
+from omni_worker.shared_memory.link import Answer, Offer
+from omni_worker.sockets import QUEUED_DATA_MESSAGES, make_socket
 
 log = logging.getLogger(__name__)
 ALIVE_SECONDS = 1.0
 LAST_FRAMES_SECONDS = 0.1  # for the last frames to leave the socket
+NOT_READ = "what was asked for before is to be read first"
+NOT_READ_RETRY_SECONDS = 1.0
 HANDED_BACK = "this replica is going away; the request is handed back"
 
 
@@ -54,17 +57,15 @@ class ReplicaServer:
         self.is_draining = False
         self._capacity = capacity
         self._loop = asyncio.get_running_loop()
-        self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.ROUTER, keys)
+        self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.ROUTER, keys, queued=QUEUED_DATA_MESSAGES)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # to send to one who is gone is an error
         self._askers: dict[str, bytes] = {}
         self._begun: set[str] = set()
         self._handed_back: set[str] = set()
         self._steps: dict[str, int] = {}
         self._internal: dict[str, asyncio.Future[Finished]] = {}
-        self._outbox: deque[list[Any]] = deque()
-        self._outbox_filled = asyncio.Event()
-        self._outbox_empty = asyncio.Event()
-        self._outbox_empty.set()
+        self._outgoing = Outgoing(self._socket, self._lost)
+        self._deaf: set[bytes] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -80,10 +81,13 @@ class ReplicaServer:
 
     async def run(self) -> None:
         """Serve for ever; cancel to end."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._receive())
-            group.create_task(self._send())
-            group.create_task(self._tell_of_life())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._receive())
+                group.create_task(self._outgoing.run())
+                group.create_task(self._tell_of_life())
+        finally:
+            self._outgoing.close()
 
     async def run_here(self, id: str, params: GenerationParams) -> Finished:
         """Run a request of this process's own (the warm-up) through the engine."""
@@ -109,7 +113,7 @@ class ReplicaServer:
             left = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ALIVE_SECONDS):
-                await self._outbox_empty.wait()
+                await self._outgoing.wait_empty()
         await asyncio.sleep(LAST_FRAMES_SECONDS)
         return not left
 
@@ -134,21 +138,40 @@ class ReplicaServer:
 
     async def _receive(self) -> None:
         while True:
-            peer, *frames = await self._socket.recv_multipart(copy=False)
-            try:
-                message = unpack_to_replica([frame.buffer for frame in frames])
-            except (msgspec.MsgspecError, ValueError) as error:
-                log.warning("dropped a malformed message: %s", error)
-                continue
-            if isinstance(message, Add):
-                self._add(peer.bytes, message)
-            elif isinstance(message, Abort):
-                if self.engine is not None:
-                    self.engine.abort(message.id)
-            elif isinstance(message, HandBack):
-                self._hand_back_waiting()
-            else:
-                self._call(peer.bytes, message)
+            self._take(*await self._socket.recv_multipart(copy=False))
+
+    def _take(self, peer: zmq.Frame, *frames: zmq.Frame) -> None:
+        link = self._outgoing.peer(peer.bytes).link
+        try:
+            message = unpack_to_replica([frame.buffer for frame in frames], link)
+        except (msgspec.MsgspecError, ValueError) as error:
+            log.warning("dropped a malformed message: %s", error)
+            return
+        if isinstance(message, Abort):
+            if self.engine is not None:
+                self.engine.abort(message.id)
+        elif isinstance(message, HandBack):
+            self._hand_back_waiting()
+        elif isinstance(message, Answer):
+            link.on_answer(message)
+        else:
+            self._ask(peer.bytes, message)
+
+    def _ask(self, peer: bytes, message: Add | Rpc | Offer) -> None:
+        """What is to be answered."""
+        outbox = self._outgoing.peer(peer).outbox
+        if outbox.is_overrun:
+            if peer not in self._deaf:
+                log.warning("a head has not read its last %d answers, and is not listened to", len(outbox))
+            self._deaf.add(peer)
+        elif isinstance(message, Offer):
+            self._put(peer, self._outgoing.peer(peer).link.on_offer(message))
+        elif isinstance(message, Rpc):
+            self._call(peer, message)
+        elif outbox.is_full:
+            self._put(peer, Error(message.id, "busy", NOT_READ, retry_after=NOT_READ_RETRY_SECONDS))
+        else:
+            self._add(peer, message)
 
     def _add(self, peer: bytes, message: Add) -> None:
         if self.is_draining or self.engine is None:
@@ -230,32 +253,17 @@ class ReplicaServer:
         self._forget(event.id)
 
     def _put(self, peer: bytes, message: FromReplica) -> None:
-        self._outbox.append([peer, *pack(message)])
-        self._outbox_empty.clear()
-        self._outbox_filled.set()
-
-    async def _send(self) -> None:
-        while True:
-            await self._outbox_filled.wait()
-            self._outbox_filled.clear()
-            while self._outbox:
-                try:
-                    await self._socket.send_multipart(self._outbox[0], copy=False)
-                except zmq.ZMQError as error:
-                    if error.errno != zmq.EHOSTUNREACH:
-                        raise
-                    self._lost(self._outbox[0][0])
-                self._outbox.popleft()
-            self._outbox_empty.set()
+        self._outgoing.put(peer, message)
 
     async def _tell_of_life(self) -> None:
         while True:
             await asyncio.sleep(ALIVE_SECONDS)
-            for peer in set(self._askers.values()):
+            for peer in self._outgoing.forget_idle(set(self._askers.values())):
                 self._put(peer, Alive())
 
     def _lost(self, peer: bytes) -> None:
         """End what was asked for by one who is gone."""
+        self._deaf.discard(peer)
         orphans = [id for id, asker in self._askers.items() if asker == peer]
         if orphans:
             log.warning("whoever asked for %d requests is gone; they are aborted", len(orphans))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import zmq
 
-from omni_worker.engine.executor.shared_memory import Block, Reader, Writer
+from omni_worker.shared_memory.pool import Block, Reader, Writer
 
 POOLED_BYTES = 64 << 10
 _PLACE = struct.Struct("=IQQ")

@@ -21,12 +21,12 @@ import zmq
 
 from omni_worker.engine.executor.channel import Answer, Call, Execute, Stop, decode, encode, make_socket
 from omni_worker.engine.executor.launch import Setup
-from omni_worker.engine.executor.shared_memory import Reader, Writer
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput
 from omni_worker.errors import portable
 from omni_worker.logs import configure_logging
 from omni_worker.pipelines.ranks import Ranks
+from omni_worker.shared_memory.pool import Reader, Writer
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 The pool is one anonymous memory file (`memfd`), mapped by both ends and reused by every message: no segment is made per
 message, nothing has a name in /dev/shm, and the kernel frees all of it with the last process, however that ends. It is
 sparse, so that its capacity costs nothing until it is used, and the lowest free place is taken first, so that the same
-warm pages serve again and again.
+warm pages serve again and again. Its size is sealed: neither end can have the other's pages vanish under it.
 
 The first bytes are flags, one for each reader of each block: the writer sets them, a reader clears its own when the
 last view of the block is gone, and the writer takes a block back once all are clear. So nobody waits: where the pool is
@@ -11,6 +11,7 @@ full, `put` says so, and the caller sends the buffer another way.
 """
 
 import contextlib
+import fcntl
 import mmap
 import os
 import weakref
@@ -22,6 +23,7 @@ import numpy as np
 CAPACITY = 1 << 30
 BLOCKS = 1024
 ALIGNMENT = 4096
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class Block(NamedTuple):
@@ -32,11 +34,17 @@ class Block(NamedTuple):
     size: int
 
 
-def create_pool(capacity: int = CAPACITY) -> int:
-    """A new pool's file descriptor, for `Writer`, `Reader` and the child process that gets the other end."""
-    descriptor = os.memfd_create("omni-pool", os.MFD_CLOEXEC)
+def create_pool(capacity: int = CAPACITY, name: str = "omni-pool") -> int:
+    """A new pool's file descriptor, for `Writer`, `Reader` and the process that gets the other end."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, capacity)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
     return descriptor
+
+
+def flags_size(readers: int) -> int:
+    """How many bytes at a pool's beginning are for its flags."""
+    return -(-BLOCKS * readers // ALIGNMENT) * ALIGNMENT
 
 
 class _Mapping:
@@ -57,7 +65,7 @@ class Writer(_Mapping):
     def __init__(self, descriptor: int, readers: int) -> None:
         super().__init__(descriptor, readers)
         self._capacity = len(self._map)
-        self._first = -(-BLOCKS * readers // ALIGNMENT) * ALIGNMENT
+        self._first = flags_size(readers)
         self._bytes: np.ndarray | None = np.frombuffer(self._map, np.uint8)
         self._held: list[tuple[int, int, int]] = []  # offset, end, index: in the order of their places
         self._free = list(range(BLOCKS))
@@ -119,7 +127,14 @@ class Reader(_Mapping):
 
         Where this is the only reader, it is a view, and whatever is built on it holds the block: the last to go
         releases it. Where there are others it is a copy, since one's writing would reach them all.
+
+        Raises ValueError for a place that is none, or that the writer has not put anything into since it was released.
         """
+        number, offset, size = block
+        if not (0 <= number < BLOCKS and flags_size(self._readers) <= offset <= offset + size <= len(self._map)):
+            raise ValueError(f"{block} is not in this pool")
+        if number in self._views or not self._map[number * self._readers + self._number]:
+            raise ValueError(f"{block} holds nothing for this reader")
         view = np.frombuffer(self._map, np.uint8, block.size, block.offset)
         if self._readers > 1:
             copy = view.copy()

@@ -1,0 +1,109 @@
+"""Both ends of a data connection: a real server over an engine that does what a request's prompt says, and heads."""
+
+import asyncio
+import contextlib
+import threading
+import time
+
+import numpy as np
+
+from omni_worker.engine.scheduler import Finished, Progress, Status
+from omni_worker.replica.client import ReplicaClient
+from omni_worker.replica.server import ReplicaServer
+from omni_worker.requests import GenerationParams, GenerationResult, Written
+
+from ..serving import free_ports
+
+
+class ScriptedEngine:
+    """Answers in a thread of each request. The prompt is what it does:
+
+    - `echo`: the embeddings come back, and are kept if `keeps`
+    - `write N`: N pieces of one word each, with a preview of 1 MB for each tenth, as fast as can be
+    - `rest`: nothing, ever
+    """
+
+    def __init__(self, server):
+        self._server = server
+        self.keeps, self.kept, self.aborted = False, [], set()
+
+    def add(self, request):
+        threading.Thread(target=self._run, args=(request.id, request.payload), daemon=True).start()
+
+    def abort(self, id):
+        self.aborted.add(id)
+
+    def _run(self, id, params):
+        verb, *count = params.prompt.split()
+        result = GenerationResult(steps=1)
+        if verb == "echo":
+            result = GenerationResult(embeddings=params.embeddings)
+            if self.keeps:
+                self.kept.append(params.embeddings)
+        elif verb == "write":
+            self._write(id, int(count[0]))
+        elif verb == "rest":
+            return
+        del params
+        self._server.on_event(Finished(id, Status.COMPLETED, result))
+
+    def _write(self, id, count):
+        for number in range(count):
+            written = Written(text=f"{number} ", tokens=[number])
+            self._server.on_event(Progress(id, number + 1, count, written))
+            if number % 10 == 0:
+                self._server.on_event(Progress(id, number + 1, count, [np.full((512, 512, 4), number % 256, np.uint8)]))
+
+
+@contextlib.asynccontextmanager
+async def serving(keys=None):
+    """A server, and how to connect to it."""
+    (port,) = free_ports(1)
+    server = ReplicaServer(64, keys)
+    server.engine = ScriptedEngine(server)
+    server.bind("127.0.0.1", port)
+    task = asyncio.create_task(server.run())
+    clients = []
+
+    def connect(**options):
+        clients.append(ReplicaClient(f"tcp://127.0.0.1:{port}", lambda is_open: None, keys, **options))
+        return clients[-1]
+
+    try:
+        yield server, port, connect
+    finally:
+        for client in clients:
+            await client.close()
+        assert not task.done(), "the server serves to the end"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        server._socket.close(linger=0)
+
+
+class Heard:
+    """What a head was told of a request."""
+
+    def __init__(self):
+        self.text, self.pieces, self.previews, self.step = "", 0, [], 0
+
+    def __call__(self, news):
+        self.step = max(self.step, getattr(news, "step", 0))
+        if getattr(news, "written", None) is not None:
+            self.text += news.written.text
+            self.pieces += 1
+        if getattr(news, "preview", None):
+            self.previews.append(int(news.preview[0][0, 0, 0]))
+
+
+async def ask(client, id, prompt, heard=lambda news: None, seconds=30, **embeddings):
+    """The answer to a request."""
+    params = GenerationParams(prompt=prompt, embeddings=embeddings)
+    return await asyncio.wait_for(client.generate(id, params, heard), seconds)
+
+
+async def eventually(check, seconds=10.0):
+    """Wait until it is true."""
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        await asyncio.sleep(0.01)
