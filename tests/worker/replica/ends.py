@@ -10,7 +10,7 @@ import numpy as np
 from omni_worker.engine.scheduler import Finished, Progress, Status
 from omni_worker.replica.client import ReplicaClient
 from omni_worker.replica.server import ReplicaServer
-from omni_worker.requests import GenerationParams, GenerationResult, Written
+from omni_worker.requests import Completion, GenerationParams, GenerationResult, Written
 
 from ..serving import free_ports
 
@@ -20,6 +20,7 @@ class ScriptedEngine:
 
     - `echo`: the embeddings come back, and are kept if `keeps`
     - `write N`: N pieces of one word each, with a preview of 1 MB for each tenth, as fast as can be
+    - `tell N`: N pieces of 2 kB and one answer of them all
     - `rest`: nothing, ever
     """
 
@@ -42,6 +43,8 @@ class ScriptedEngine:
                 self.kept.append(params.embeddings)
         elif verb == "write":
             self._write(id, int(count[0]))
+        elif verb == "tell":
+            result = self._tell(id, int(count[0]))
         elif verb == "rest":
             return
         del params
@@ -53,6 +56,13 @@ class ScriptedEngine:
             self._server.on_event(Progress(id, number + 1, count, written))
             if number % 10 == 0:
                 self._server.on_event(Progress(id, number + 1, count, [np.full((512, 512, 4), number % 256, np.uint8)]))
+
+    def _tell(self, id, count):
+        pieces = [Written(text=f"{number:02000d}", tokens=[number]) for number in range(count)]
+        for number, piece in enumerate(pieces):
+            self._server.on_event(Progress(id, number + 1, count, piece))
+        whole = Written(text="".join(piece.text for piece in pieces), tokens=list(range(count)))
+        return GenerationResult(completion=Completion(written=whole, finish_reason="stop", prompt_tokens=1))
 
 
 @contextlib.asynccontextmanager
