@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,6 +208,30 @@ def test_no_file_is_opened_that_could_block_or_shrink():
     for descriptor in (read, write, unsealed, empty):
         os.close(descriptor)
     assert SEALS
+
+
+STRANGER = """
+import os, sys
+from omni_worker.shared_memory.link import Link, Offer
+if sys.argv[5] == "another user":
+    os.setuid(65534)
+print(Link("near").on_offer(Offer(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])).is_open)
+"""
+
+
+@pytest.mark.parametrize("who", ["this user", "another user", "another namespace"])
+def test_only_who_can_reach_the_memory_says_so(who):
+    offer = Link("far").offer()
+    command = [sys.executable, "-c", STRANGER, *map(str, (offer.pool, offer.pid, offer.descriptor, offer.name)), who]
+    apart = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if who == "another namespace":
+        if shutil.which("unshare") is None or subprocess.run([*apart, "true"], check=False).returncode:
+            pytest.skip("no namespace can be made here")
+        command = apart + command
+    elif who == "another user" and os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == [str(who == "this user")]
 
 
 # ---- both ends, over a socket

@@ -164,7 +164,9 @@ class ReplicaServer:
             if peer not in self._deaf:
                 log.warning("a head has not read its last %d answers, and is not listened to", len(outbox))
             self._deaf.add(peer)
-        elif isinstance(message, Offer):
+            return
+        self._deaf.discard(peer)
+        if isinstance(message, Offer):
             self._put(peer, self._outgoing.peer(peer).link.on_offer(message))
         elif isinstance(message, Rpc):
             self._call(peer, message)
