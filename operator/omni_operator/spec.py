@@ -371,6 +371,11 @@ class Spec(Record):
         default_factory=LoadBalancing, description="How requests spread over the replicas of a stage."
     )
     service: Service = Field(default_factory=Service, description="The Service of the API.")
+    api_key_secret_ref: SecretKey | None = Field(
+        default=None,
+        description="Secret with the keys that clients of the API may come with, one a line; a change is noticed while"
+        " it runs. Absent means that every client may come.",
+    )
     priority_class_name: str | None = Field(
         default=None, description="PriorityClass of all pods.", min_length=1, max_length=253
     )

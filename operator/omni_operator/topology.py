@@ -21,6 +21,8 @@ STAGE_CONFIG_DIR = "/etc/omnipipeline"
 STAGE_CONFIG_FILE = "stages.json"
 KEYS_DIR = "/etc/omnipipeline-keys"
 KEYS_FILE = "secret"
+API_KEYS_DIR = "/etc/omnipipeline-api"
+API_KEYS_FILE = "keys"
 MODELS_DIR = "/models"
 PVC = "pvc://"
 HUB = "hf://"
@@ -102,7 +104,11 @@ class Topology:
 def in_cluster(pipeline: OmniPipeline) -> Topology:
     """The pipeline on Kubernetes: a head, and one kind of headless process a stage."""
     head_name = f"{pipeline.name}-{HEAD}"
-    files = Files(f"{STAGE_CONFIG_DIR}/{STAGE_CONFIG_FILE}", f"{KEYS_DIR}/{KEYS_FILE}")
+    files = Files(
+        f"{STAGE_CONFIG_DIR}/{STAGE_CONFIG_FILE}",
+        f"{KEYS_DIR}/{KEYS_FILE}",
+        f"{API_KEYS_DIR}/{API_KEYS_FILE}" if pipeline.spec.api_key_secret_ref else None,
+    )
     head = head_process(pipeline, head_name, CLUSTER_HEAD, files)
     replicas = tuple(
         replica_process(
@@ -213,6 +219,7 @@ class Files:
 
     stage_config: str
     keys: str
+    api_keys: str | None = None
 
 
 def head_process(pipeline: OmniPipeline, name: str, ports: HeadPorts, files: Files, host: str | None = None) -> Process:
@@ -236,6 +243,7 @@ def head_process(pipeline: OmniPipeline, name: str, ports: HeadPorts, files: Fil
         f"--omni-secret-file={files.keys}",
         f"--served-model-name={pipeline.name}",
         f"--drain-timeout={drain}",
+        *([f"--api-key-file={files.api_keys}"] if files.api_keys else []),
         *revision(pipeline.spec.model),
     ]
     if host is not None:

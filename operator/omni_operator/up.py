@@ -164,6 +164,8 @@ def notes(pipeline: OmniPipeline, plan: topology.Topology) -> list[str]:
         found.append(f"no replica is asked for of {stages} {', '.join(plan.unasked)}, so requests will wait")
     if any(template for template in (pipeline.spec.head.template, *(stage.template for stage in pipeline.spec.stages))):
         found.append("of the templates only plain env values of the container omni are used; the rest is a cluster's")
+    if pipeline.spec.api_key_secret_ref:
+        found.append("every client of this machine may come, since there are no Secrets with keys here")
     if any(model.token_secret_ref for model in pipeline.models.values()):
         found.append("the hub token is taken from HF_TOKEN here, since there are no Secrets")
     return found

@@ -30,6 +30,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "every policy: least-queue-length": {"spec.loadBalancing.policy": "least-queue-length"},
     "every policy: power-of-two": {"spec.loadBalancing.policy": "power-of-two"},
     "another order": {"spec.stages.0.scheduling.policy": "srpt"},
+    "keys of clients": {"spec.apiKeySecretRef": {"name": "clients"}},
     "a thinker and a painter": {"spec.stages": [THINKER, READER]},
     "layers on two devices": {
         "spec.stages": [{**THINKER, "accelerator": {"count": 2}, "parallelism": {"pipeline": 2}}, READER]

@@ -301,6 +301,17 @@ def test_the_secret_is_what_it_is_told_and_only_the_pods_group_reads_it(digits: 
         assert SECRET not in str(pod(digits, name))
 
 
+def test_the_keys_of_clients_are_a_file_of_the_head_alone(digits: dict[str, Any]) -> None:
+    manifest = edited(digits, {"spec.apiKeySecretRef": {"name": "clients", "key": "keys.txt"}})
+    volume = next(one for one in pod(manifest, "digits-head")["spec"]["volumes"] if one["name"] == "api-keys")
+    assert volume["secret"]["secretName"] == "clients"
+    assert volume["secret"]["items"] == [{"key": "keys.txt", "path": "keys"}]
+    head = container(manifest, "digits-head")
+    assert {"name": "api-keys", "mountPath": "/etc/omnipipeline-api", "readOnly": True} in head["volumeMounts"]
+    assert "--api-key-file=/etc/omnipipeline-api/keys" in head["args"]
+    assert pod(manifest) == pod(digits)
+
+
 def test_another_secret_restarts_all_pods(two: dict[str, Any]) -> None:
     for name in ("two-head", "two-thinker", "two-painter"):
         assert pod(two, name, "another") != pod(two, name)

@@ -9,10 +9,20 @@ from omni_operator.manifests.cache import MOUNT, VOLUME, cache_of
 from omni_operator.manifests.config import keys_name
 from omni_operator.manifests.ownership import content_hash
 from omni_operator.spec import OmniPipeline
-from omni_operator.topology import CLUSTER_HEAD, KEYS_DIR, MODELS_DIR, STAGE_CONFIG_DIR, Process, Topology
+from omni_operator.topology import (
+    API_KEYS_DIR,
+    API_KEYS_FILE,
+    CLUSTER_HEAD,
+    KEYS_DIR,
+    MODELS_DIR,
+    STAGE_CONFIG_DIR,
+    Process,
+    Topology,
+)
 
 CONFIG_HASH = "omnipipeline.dev/config-hash"
 KEYS_HASH = "omnipipeline.dev/keys-hash"
+API_KEYS = "api-keys"
 USER = 65532
 DRAIN_MARGIN_SECONDS = 30
 STARTUP_PERIOD_SECONDS = 2
@@ -148,6 +158,7 @@ def volumes(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
     ]
     if process.is_head:
         result.append({"name": "stages", "configMap": {"name": pipeline.name}})
+        result += api_keys(pipeline)
     if claim := cache_of(pipeline, process):
         result.append({"name": VOLUME, "persistentVolumeClaim": {"claimName": claim}})
     for index, claim in enumerate(process.claims):
@@ -161,6 +172,15 @@ def shared_memory(process: Process) -> dict[str, Any]:
     return {"medium": "Memory", **({"sizeLimit": size} if size else {})}
 
 
+def api_keys(pipeline: OmniPipeline) -> list[dict[str, Any]]:
+    """The keys of the API's clients, as a file, so that the head can read them again."""
+    secret = pipeline.spec.api_key_secret_ref
+    if secret is None:
+        return []
+    items = [{"key": secret.key, "path": API_KEYS_FILE}]
+    return [{"name": API_KEYS, "secret": {"secretName": secret.name, "defaultMode": 0o440, "items": items}}]
+
+
 def mounts(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = [
         {"name": "tmp", "mountPath": "/tmp"},
@@ -169,6 +189,8 @@ def mounts(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
     ]
     if process.is_head:
         result.append({"name": "stages", "mountPath": STAGE_CONFIG_DIR, "readOnly": True})
+        if pipeline.spec.api_key_secret_ref:
+            result.append({"name": API_KEYS, "mountPath": API_KEYS_DIR, "readOnly": True})
     if cache_of(pipeline, process):
         result.append({"name": VOLUME, "mountPath": MOUNT})
     for index, claim in enumerate(process.claims):

@@ -1,0 +1,97 @@
+"""A new image on its way through a pipeline that serves: in which order, how many pods are missing, where it stops."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.kubernetes.apiserver.kubelet import Kubelet, image_of
+from tests.kubernetes.apiserver.operators import Kubectl, Operator, StartOperator, eventually
+
+pytestmark = pytest.mark.apiserver
+
+
+@pytest.fixture
+def kubelet(kubectl: Kubectl) -> Iterator[Kubelet]:
+    kubelet = Kubelet(kubectl, f"node-of-{kubectl.namespace}")
+    yield kubelet
+    kubectl("delete", "op", "--all", "--timeout=30s")
+    eventually(lambda: not kubelet.look() and not kubectl.items("pods"), "the end of all pods")
+    kubectl("delete", "node", kubelet.name)
+
+
+@pytest.fixture
+def serving(kubectl: Kubectl, kubelet: Kubelet, operator: Operator, digits: dict[str, Any]) -> dict[str, Any]:
+    """A head and three painters of worker:1, all of which serve."""
+    digits["spec"]["head"]["template"] = digits["spec"]["stages"][0]["template"] = kubelet.template
+    digits["spec"] |= {"replicas": 3, "image": {"name": "worker:1"}}
+    kubectl.apply(digits)
+    eventually(lambda: kubelet.look() and kubectl.condition("Ready").get("status") == "True", "a pipeline that serves")
+    return digits
+
+
+def change_image(kubectl: Kubectl, image: str) -> None:
+    kubectl("patch", "op", "digits", "--type=merge", "-p", f'{{"spec": {{"image": {{"name": "{image}"}}}}}}')
+
+
+def serving_images(kubelet: Kubelet, role: str) -> list[str]:
+    return sorted(image_of(pod) for pod in kubelet.look() if pod["metadata"]["labels"]["omnipipeline.dev/role"] == role)
+
+
+def test_a_new_image_reaches_the_head_last_and_one_painter_is_missing_at_most(
+    kubectl: Kubectl, kubelet: Kubelet, serving: dict[str, Any]
+) -> None:
+    change_image(kubectl, "worker:2")
+    seen: list[tuple[list[str], list[str]]] = []
+
+    def has_arrived() -> bool:
+        seen.append((serving_images(kubelet, "head"), serving_images(kubelet, "replica")))
+        return seen[-1] == (["worker:2"], ["worker:2"] * 3)
+
+    eventually(has_arrived, "the new image everywhere")
+    assert min(len(painters) for _, painters in seen) >= 2
+    assert all(head == ["worker:1"] for head, painters in seen if "worker:1" in painters)
+    eventually(lambda: kubelet.look() and kubectl.condition("Ready")["status"] == "True", "a pipeline that serves")
+    assert kubectl.condition("Progressing")["reason"] == "Complete"
+
+
+@pytest.mark.parametrize("way", ["back", "forward", "back, after the operator was killed"])
+def test_a_broken_image_stops_at_the_first_painter_and_there_is_a_way_out(
+    kubectl: Kubectl,
+    kubelet: Kubelet,
+    operator: Operator,
+    start_operator: StartOperator,
+    serving: dict[str, Any],
+    way: str,
+) -> None:
+    kubelet.bad_images.add("worker:broken")
+    head = kubectl.get("deployment", "digits-head")["metadata"]["generation"]
+    change_image(kubectl, "worker:broken")
+
+    def is_stuck() -> bool:
+        kubelet.look()
+        return bool(kubectl.condition("Progressing")["reason"] == "ImagePullBackOff")
+
+    eventually(is_stuck, "a status that says so")
+    if "killed" in way:
+        operator.kill()
+        start_operator(kubectl.namespace)
+    assert kubectl.condition("Progressing")["status"] == "False"
+    assert "the image worker:broken cannot be pulled" in kubectl.condition("Progressing")["message"]
+    assert kubectl.condition("HeadReady")["status"] == "True"
+    assert (kubectl.condition("Degraded")["status"], kubectl.condition("Ready")["status"]) == ("True", "False")
+    assert serving_images(kubelet, "head") == ["worker:1"]
+    assert serving_images(kubelet, "replica") == ["worker:1", "worker:1"]
+    image = "worker:2" if way == "forward" else "worker:1"
+    change_image(kubectl, image)
+    seen: list[int] = []
+
+    def is_well() -> bool:
+        painters = serving_images(kubelet, "replica")
+        seen.append(len(painters))
+        return painters == [image] * 3 and kubectl.condition("Ready")["status"] == "True"
+
+    eventually(is_well, "a pipeline that serves")
+    assert min(seen) >= 2, "the painters that served went on"
+    if way != "forward":
+        assert kubectl.get("deployment", "digits-head")["metadata"]["generation"] == head, "the head was never touched"
