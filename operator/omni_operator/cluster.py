@@ -113,15 +113,17 @@ class WatchHealth:
 
 
 class Cluster:
-    """A connection to one API server, usable from many threads."""
+    """A connection to one API server, usable from many threads. `is_inside`: whether this is one of its pods."""
 
     def __init__(self, connections: int = 32) -> None:
         from kubernetes import client, config  # late: see the top
 
         configuration = client.Configuration()
+        is_inside = True
         try:
             config.load_incluster_config(configuration)
         except config.ConfigException:
+            is_inside = False
             try:
                 config.load_kube_config(client_configuration=configuration)
             except config.ConfigException as error:
@@ -129,6 +131,7 @@ class Cluster:
                     f"no cluster to talk to: set KUBECONFIG to a kubeconfig file, or run in a pod ({error})"
                 ) from None
         configuration.connection_pool_maxsize = connections
+        self.is_inside = is_inside
         self._configuration = configuration
         self._pool = client.ApiClient(configuration).rest_client.pool_manager
 
@@ -172,10 +175,10 @@ class Cluster:
                 return items, page["metadata"].get("resourceVersion", "")
             query["continue"] = token
 
-    def apply(self, resource: Resource, child: Mapping[str, Any], force: bool) -> Object:
+    def apply(self, resource: Resource, child: Mapping[str, Any], force: bool, manager: str = FIELD_MANAGER) -> Object:
         """Server-side apply. Without `force`, a field that someone else manages is an ApiError with status 409."""
         metadata = child["metadata"]
-        query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
+        query = {"fieldManager": manager, "force": str(force).lower()}
         path = resource.path(metadata["namespace"], metadata["name"])
         applied: Object = self._json("PATCH", path, query, child, APPLY)
         return applied
@@ -207,6 +210,11 @@ class Cluster:
             context.load_cert_chain(configuration.cert_file, configuration.key_file)
         path = f"/api/v1/namespaces/{namespace}/services/{service}:{port}/proxy"
         return ServiceProxy(f"{configuration.host}{path}", context, self._credentials())
+
+    def ask_service(self, namespace: str, service: str, port: str, path: str, seconds: float) -> Any:
+        """The JSON that a Service answers to a GET, through the API server."""
+        proxy = f"/api/v1/namespaces/{namespace}/services/{service}:{port}/proxy{path}"
+        return json.loads(self._request("GET", proxy, {}, None, "", seconds).data)
 
     # ---- watching
 

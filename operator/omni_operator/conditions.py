@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 
 from omni_operator.spec import Record
 
-Conditions = Literal["Accepted", "HeadReady", "Ready", "Progressing", "Degraded", "Suspended"]
+Conditions = Literal["Accepted", "HeadReady", "Ready", "Progressing", "Degraded", "Suspended", "ScalingActive"]
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
@@ -22,7 +22,9 @@ class Report(Record):
 
 
 class Condition(Report):
-    type: Conditions = Field(description="Accepted, HeadReady, Ready, Progressing, Degraded or Suspended.")
+    type: Conditions = Field(
+        description="Accepted, HeadReady, Ready, Progressing, Degraded, Suspended or ScalingActive."
+    )
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
     reason: str = Field(description="One CamelCase word for programs.")
     message: str = Field(description="What it is, and what to do where something is to be done.")
@@ -46,7 +48,8 @@ class Status(Report):
     observed_generation: int = Field(default=0, description="The generation of the spec that was acted on last.")
     replicas: int = Field(default=0, description="Headless pods that exist, over all stages.")
     ready_replicas: int = Field(default=0, description="Headless pods that serve, over all stages.")
-    selector: str = Field(default="", description="Label selector of the headless pods, for autoscalers.")
+    # Never empty: Kubernetes 1.20 takes an empty text for a null.
+    selector: str | None = Field(default=None, description="Label selector of the headless pods, for autoscalers.")
     stages: tuple[StageStatus, ...] = Field(default=(), description="Counts of each stage.", strict=False)
     conditions: tuple[Condition, ...] = Field(
         default=(), description="What can be said of it, each thing once.", strict=False

@@ -15,15 +15,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import kopf
 
 from omni_operator.cluster import PIPELINES, PODS, ApiError, Cluster, Unreachable, WatchHealth
 from omni_operator.keyed_queue import KeyedQueue
+from omni_operator.loads import read
 from omni_operator.manifests.labels import MANAGED_SELECTOR
 from omni_operator.manifests.ownership import pipeline_of
 from omni_operator.reconcile import Incomplete, reconcile
+from omni_operator.scaling import Scaler
 from omni_operator.spec import GROUP, PLURAL, VERSION
 
 logger = logging.getLogger(__name__)
@@ -41,6 +44,8 @@ WORKERS = 8
 RESYNC_SECONDS = 120.0
 STUCK_SECONDS = 300.0
 CRD_SECONDS = 2.0
+POLL_SECONDS = 3.0
+POLLERS = 8
 
 Key = tuple[str, str]
 """Namespace and name of a pipeline."""
@@ -127,6 +132,9 @@ class Operator:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     watches: list[WatchHealth] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.scaler = Scaler(partial(read, self.cluster), time.monotonic)
+
     @property
     def scopes(self) -> tuple[str | None, ...]:
         return self.namespaces or (None,)
@@ -139,6 +147,7 @@ class Operator:
                 self.watches.append(self.cluster.watch(resource, scope, MANAGED_SELECTOR, self.hear_in(loop)))
         self.tasks = [asyncio.create_task(self.work(pool)) for _ in range(WORKERS)]
         self.tasks.append(asyncio.create_task(self.resync(pool)))
+        self.tasks.append(asyncio.create_task(self.scale(ThreadPoolExecutor(POLLERS, thread_name_prefix="poll"))))
 
     async def stop(self) -> None:
         for task in self.tasks:
@@ -160,7 +169,7 @@ class Operator:
         while True:
             key = await self.queue.get()
             try:
-                await loop.run_in_executor(pool, reconcile, self.cluster, *key, self.worker_image)
+                await loop.run_in_executor(pool, reconcile, self.cluster, self.scaler, *key, self.worker_image)
             except (ApiError, Unreachable, Incomplete) as error:
                 delay = self.queue.failed(key)
                 logger.warning("%s/%s: %s; again in %.1f s", *key, error, delay)
@@ -182,6 +191,17 @@ class Operator:
                     continue
                 for item in items:
                     self.queue.add((item["metadata"]["namespace"], item["metadata"]["name"]))
+
+    async def scale(self, pool: ThreadPoolExecutor) -> None:
+        """Ask the heads of pipelines that are scaled for their load, and have those reconciled whose counts change."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            keys = self.scaler.keys
+            changes = await asyncio.gather(*(loop.run_in_executor(pool, self.scaler.poll, key) for key in keys))
+            for key, is_changed in zip(keys, changes, strict=True):
+                if is_changed:
+                    self.queue.add(key)
 
     def health(self) -> str:
         """Raises kopf.PermanentError, which makes the probe fail, where work or a watch is stuck."""

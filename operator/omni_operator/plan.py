@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from omni_operator.manifests.labels import MANAGER
 from omni_operator.manifests.ownership import SPEC_HASH, controller_uid, is_ours
 
 Object = Mapping[str, Any]
@@ -18,12 +19,14 @@ Reference = tuple[str, str]
 
 @dataclass(frozen=True)
 class Plan:
-    """`adopted` tells which of `apply` exist and are ours, so that our fields may be forced."""
+    """`adopted` tells which of `apply` exist and are ours, so that our fields may be forced; `handed_over`, which live
+    Deployments have their count from us and are no longer to."""
 
     apply: tuple[Object, ...]
     adopted: frozenset[Reference]
     delete: tuple[Object, ...]
     conflicts: tuple[Reference, ...]
+    handed_over: Mapping[Reference, Object]
 
     def without(self, held: Reference) -> "Plan":
         """The plan that leaves one object as it is for now."""
@@ -48,12 +51,25 @@ def make_plan(wanted: Sequence[Object], live: Sequence[Object], uid: str, pipeli
         adopted=frozenset(ref for ref in names if ref in found),
         delete=tuple(child for ref, child in found.items() if ref not in names and is_deletable(child, uid)),
         conflicts=tuple(conflicts),
+        handed_over={
+            reference(child): found[reference(child)]
+            for child in wanted
+            if reference(child) in found and lets_go_of_the_count(child, found[reference(child)])
+        },
     )
 
 
 def is_deletable(child: Object, uid: str) -> bool:
     """Whether a child that is no longer wanted is the pipeline's to delete: not what is to outlive it."""
     return controller_uid(child) == uid and not child["metadata"].get("deletionTimestamp")
+
+
+def lets_go_of_the_count(wanted: Object, live: Object) -> bool:
+    """Whether a Deployment had its count from us, and is to have it from elsewhere."""
+    if wanted["kind"] != "Deployment" or "replicas" in wanted["spec"] or "replicas" not in live["spec"]:
+        return False
+    ours = [entry for entry in live["metadata"].get("managedFields") or [] if entry.get("manager") == MANAGER]
+    return any("f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {}) for entry in ours)
 
 
 def differs(wanted: Object, live: Object | None) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from omni_operator.cluster import PIPELINES, PODS, ApiError, Cluster, Resource
+from omni_operator.cluster import FIELD_MANAGER, PIPELINES, PODS, ApiError, Cluster, Resource
 from omni_operator.conditions import Status
 from omni_operator.keys import NotOurs, shared_secret
 from omni_operator.manifests import children
@@ -18,6 +18,7 @@ from omni_operator.manifests.labels import MANAGED_SELECTOR, PIPELINE
 from omni_operator.plan import Plan, make_plan, reference
 from omni_operator.problems import InvalidSpec
 from omni_operator.rollout import is_head_to_wait
+from omni_operator.scaling import Scaler
 from omni_operator.spec import OmniPipeline, parse
 from omni_operator.status import Failure, Observed, accepted_status, rejected_status
 from omni_operator.topology import Topology, in_cluster
@@ -25,6 +26,7 @@ from omni_operator.topology import Topology, in_cluster
 logger = logging.getLogger(__name__)
 
 Object = dict[str, Any]
+HANDOVER = f"{FIELD_MANAGER}-handover"
 
 
 class Incomplete(Exception):
@@ -35,10 +37,13 @@ def utc_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def reconcile(cluster: Cluster, namespace: str, name: str, worker_image: str, now: Callable[[], str] = utc_now) -> None:
+def reconcile(
+    cluster: Cluster, scaler: Scaler, namespace: str, name: str, worker_image: str, now: Callable[[], str] = utc_now
+) -> None:
     """Bring one pipeline towards its spec. Whatever it raises is to be retried; Incomplete is expected."""
     found = cluster.get(PIPELINES, namespace, name)
     if found is None or found["metadata"].get("deletionTimestamp"):
+        scaler.forget((namespace, name))
         return  # its children go with it: they are owned
     previous = found.get("status") or {}
     try:
@@ -47,8 +52,9 @@ def reconcile(cluster: Cluster, namespace: str, name: str, worker_image: str, no
         generation = found["metadata"].get("generation", 0)
         report(cluster, found, rejected_status(generation, invalid, previous, now()))
         return
-    topology = in_cluster(pipeline)
     live, unseen = labelled(cluster, pipeline)
+    counts = scaler.counts(pipeline, pods_asked_for(pipeline, live))
+    topology = in_cluster(pipeline, counts.pods)
     done = Done() if pipeline.spec.paused else converge(cluster, pipeline, topology, worker_image, live, unseen)
     failures = (*unseen.values(), *done.failures)
     current = {reference(child): child for child in [*live, *done.applied]}
@@ -57,6 +63,7 @@ def reconcile(cluster: Cluster, namespace: str, name: str, worker_image: str, no
         pods=cluster.list_objects(PODS, namespace, selector(name))[0],
         failures=failures,
         left_out=done.left_out,
+        unknown_load=counts.unknown,
     )
     report(cluster, found, accepted_status(pipeline, topology, observed, previous, now()))
     if failures:
@@ -130,6 +137,22 @@ def unlabelled(
     return [found for kind, name in unknown if (found := cluster.get(cluster.children[kind], pipeline.namespace, name))]
 
 
+def pods_asked_for(pipeline: OmniPipeline, live: list[Object]) -> dict[str, int]:
+    """The count in the Deployment of each stage that has one."""
+    found = {reference(child): child for child in live}
+    stages = {stage.name: ("Deployment", f"{pipeline.name}-{stage.name}") for stage in pipeline.spec.stages}
+    return {name: found[ref]["spec"].get("replicas", 1) for name, ref in stages.items() if ref in found}
+
+
+def hand_over_count(cluster: Cluster, live: Mapping[str, Any]) -> None:
+    """Leave the count of a Deployment to whoever writes it next. It would fall to 1 if all who set it let go."""
+    metadata = {key: live["metadata"][key] for key in ("namespace", "name")}
+    # One at the least: a HorizontalPodAutoscaler does nothing where there is none, as after a suspension.
+    spec = {"replicas": max(1, live["spec"]["replicas"])}
+    count = {"apiVersion": live["apiVersion"], "kind": live["kind"], "metadata": metadata, "spec": spec}
+    cluster.apply(cluster.children[live["kind"]], count, True, HANDOVER)
+
+
 def secret_failure(error: NotOurs | ApiError) -> Failure:
     """Why there is no Secret; raises the error where trying again is all there is to do."""
     if isinstance(error, NotOurs):
@@ -149,6 +172,8 @@ def execute(cluster: Cluster, plan: Plan) -> tuple[list[Object], list[Failure]]:
     for child in plan.apply:
         kind, name = reference(child)
         try:
+            if (kind, name) in plan.handed_over:
+                hand_over_count(cluster, plan.handed_over[kind, name])
             applied.append(cluster.apply(cluster.children[kind], child, force=(kind, name) in plan.adopted))
             logger.info("applied %s %s/%s", kind, child["metadata"]["namespace"], name)
         except ApiError as error:

@@ -189,6 +189,22 @@ def rollout_can_move(pipeline: "OmniPipeline") -> Iterable[Problem]:
             )
 
 
+def counts_have_one_writer(pipeline: "OmniPipeline") -> Iterable[Problem]:
+    for index, stage in enumerate(pipeline.spec.stages):
+        path, bounds = f"spec.stages[{index}]", stage.autoscaling
+        if bounds is None:
+            continue
+        if stage.replicas is not None:
+            yield Problem(
+                f"{path}.replicas", f"is {stage.replicas}, and autoscaling chooses the count; remove one of the two"
+            )
+        if bounds.min_replicas > bounds.max_replicas:
+            yield Problem(
+                f"{path}.autoscaling.minReplicas",
+                f"is {bounds.min_replicas}, and maxReplicas is {bounds.max_replicas}; set it to that at most",
+            )
+
+
 def templates_can_be_merged(pipeline: "OmniPipeline") -> Iterable[Problem]:
     yield from template.problems(pipeline.spec.head.template, "spec.head.template")
     for index, stage in enumerate(pipeline.spec.stages):
@@ -207,5 +223,6 @@ RULES: tuple[Callable[["OmniPipeline"], Iterable[Problem]], ...] = (
     only_writers_are_told_how_to_write,
     devices_are_used,
     rollout_can_move,
+    counts_have_one_writer,
     templates_can_be_merged,
 )

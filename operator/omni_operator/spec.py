@@ -21,6 +21,7 @@ GROUP = "omnipipeline.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "OmniPipeline"
+EXTERNAL = "external"
 PLURAL = "omnipipelines"
 
 
@@ -40,6 +41,19 @@ def _count_or_percent(value: object) -> object:
     if (type(value) is int and value >= 0) or (isinstance(value, str) and re.match(PERCENT, value)):
         return value
     raise ValueError("expected a whole number of 0 or more, or a percentage like '25%'")
+
+
+def _of_no_type(schema: dict[str, Any]) -> None:
+    del schema["type"]
+    schema["x-kubernetes-preserve-unknown-fields"] = True
+
+
+def _mapping_or_external(value: object) -> object:
+    if value == EXTERNAL:
+        return External()
+    if isinstance(value, str):
+        raise ValueError(f"expected {EXTERNAL!r}, or a mapping with maxReplicas")
+    return value
 
 
 CountOrAuto = Annotated[
@@ -225,6 +239,40 @@ class Scheduling(Record):
     )
 
 
+class Autoscaling(Record):
+    """Bounds and aim of the operator's own scaling; of `external` scaling, nothing in it counts."""
+
+    # An object, or the word `external`: a schema that is to be installed cannot tell both types.
+    model_config = ConfigDict(json_schema_extra=_of_no_type)
+
+    min_replicas: int = Field(
+        default=1,
+        description="Fewest headless pods. 0: none while nobody asks; the first request then waits until one has"
+        " started.",
+        ge=0,
+        le=10000,
+    )
+    max_replicas: int = Field(description="Most headless pods.", ge=1, le=10000)
+    target_queue_length: int = Field(
+        default=4,
+        description="Requests at a replica, running and waiting together, that the count aims at.",
+        ge=1,
+        le=100_000,
+    )
+    scale_down_stabilization_seconds: int = Field(
+        default=300,
+        description="The count follows a falling load only after this time, in which no more was wanted.",
+        ge=0,
+        le=86400,
+    )
+
+
+class External(Autoscaling):
+    """The word `external`: another autoscaler writes the count."""
+
+    max_replicas: int = 10000
+
+
 class Rollout(Record):
     max_unavailable: CountOrPercent = Field(
         default=1,
@@ -286,6 +334,12 @@ class Stage(Record):
         ge=0,
         le=10000,
     )
+    autoscaling: Annotated[Autoscaling | None, BeforeValidator(_mapping_or_external)] = Field(
+        default=None,
+        description="Has the operator choose the count of headless pods by the requests at the stage. Or the word"
+        " external: a HorizontalPodAutoscaler or KEDA scales the stage's Deployment, whose replicas the operator then"
+        " never writes. Absent means that replicas is the count.",
+    )
     local_replicas: int = Field(
         default=1, description="Replicas in each headless pod, each with its own devices.", ge=1, le=16
     )
@@ -317,6 +371,21 @@ class Stage(Record):
     @property
     def is_autoregressive(self) -> bool:
         return self.engine == "autoregressive"
+
+    @property
+    def is_scaled_elsewhere(self) -> bool:
+        """Whether the count of its pods is for others to write."""
+        return isinstance(self.autoscaling, External)
+
+    @property
+    def is_autoscaled(self) -> bool:
+        """Whether the operator chooses the count of its pods."""
+        return self.autoscaling is not None and not self.is_scaled_elsewhere
+
+    @property
+    def may_be_at_zero(self) -> bool:
+        """Whether it has no pod while nobody asks."""
+        return self.is_autoscaled and self.autoscaling is not None and self.autoscaling.min_replicas == 0
 
     @property
     def only_encodes(self) -> bool:
@@ -432,8 +501,10 @@ class OmniPipeline(BaseModel):
         return {"spec.model": self.spec.model, **own}
 
     def replicas_of(self, stage: Stage) -> int:
-        """Headless pods wanted of a stage; suspended or not."""
-        return self.spec.replicas if stage.replicas is None else stage.replicas
+        """Headless pods wanted of a stage, suspended or not; of one that is scaled, those to begin with."""
+        wanted = self.spec.replicas if stage.replicas is None else stage.replicas
+        bounds = stage.autoscaling
+        return wanted if bounds is None else min(max(wanted, bounds.min_replicas), bounds.max_replicas)
 
     def model_of(self, stage: Stage) -> Model:
         """What a stage serves."""

@@ -33,6 +33,7 @@ class Observed:
     failures: Sequence[Failure] = ()
     left_out: Sequence[str] = ()
     """Kinds of children that the API server does not have."""
+    unknown_load: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def accepted_status(
         SUSPENDED_READY if pipeline.spec.suspend else ready_condition(topology, head, stages, observed),
         PAUSED if pipeline.spec.paused else progressing_condition(head, stages, observed),
         degraded_condition(head, stages, observed),
+        scaling_condition(pipeline, observed),
     ]
     return Status(
         observed_generation=generation,
@@ -244,6 +246,22 @@ def degraded_condition(head: Fleet, stages: Sequence[Fleet], observed: Observed)
         if head.ready and fleet.trouble and not fleet.is_settled:
             return "Degraded", True, fleet.trouble.reason, f"it serves, but {fleet.trouble.message}"
     return "Degraded", False, "AsWanted", "nothing is less than it should be"
+
+
+def scaling_condition(pipeline: OmniPipeline, observed: Observed) -> Row:
+    ours = [stage.name for stage in pipeline.spec.stages if stage.is_autoscaled]
+    others = [stage.name for stage in pipeline.spec.stages if stage.is_scaled_elsewhere]
+    if ours and (pipeline.spec.suspend or pipeline.spec.paused):
+        return "ScalingActive", False, "AtRest", "a pipeline that is suspended or paused is not scaled"
+    elsewhere = f"another autoscaler scales {' and '.join(others)}" if others else ""
+    if ours and observed.unknown_load:
+        held = f"the load of {' and '.join(ours)} is not known, and the counts stay: {observed.unknown_load}"
+        return "ScalingActive", False, "UnknownLoad", join(held, elsewhere)
+    if ours:
+        return "ScalingActive", True, "FollowsLoad", join(f"{' and '.join(ours)}: scaled by the load", elsewhere)
+    if others:
+        return "ScalingActive", True, "External", elsewhere
+    return "ScalingActive", False, "NotAsked", "no stage has autoscaling"
 
 
 def counted(stages: Sequence[Fleet]) -> str:

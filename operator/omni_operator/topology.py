@@ -9,7 +9,7 @@ leaves the numbers of those that follow, and with them their command lines and t
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -98,11 +98,15 @@ class Topology:
     def unasked(self) -> tuple[str, ...]:
         """Stages of which no replica is asked for, in a pod or in the head, so that no request gets past them."""
         asked = {process.stage.name for process in self.processes if process.copies and process.data_ports}
+        asked |= {stage.name for stage in self.stages if stage.may_be_at_zero}
         return tuple(stage.name for stage in self.stages if stage.name not in asked)
 
 
-def in_cluster(pipeline: OmniPipeline) -> Topology:
-    """The pipeline on Kubernetes: a head, and one kind of headless process a stage."""
+def in_cluster(pipeline: OmniPipeline, counts: Mapping[str, int] | None = None) -> Topology:
+    """The pipeline on Kubernetes: a head, and one kind of headless process a stage.
+
+    `counts`: pods of the stages whose count is not the spec's to say, by name.
+    """
     head_name = f"{pipeline.name}-{HEAD}"
     files = Files(
         f"{STAGE_CONFIG_DIR}/{STAGE_CONFIG_FILE}",
@@ -119,7 +123,7 @@ def in_cluster(pipeline: OmniPipeline) -> Topology:
             files=files,
             master=(f"{head_name}.{pipeline.namespace}.svc", CLUSTER_HEAD.master),
             address="$(POD_IP)",
-            copies=pipeline.replicas_of(stage),
+            copies=(counts or {}).get(stage.name, pipeline.replicas_of(stage)),
         )
         for stage in pipeline.spec.stages
     )
@@ -152,7 +156,7 @@ def on_this_machine(
             host=LOOPBACK,
         )
         for stage in pipeline.spec.stages
-        for copy in range(pipeline.replicas_of(stage))
+        for copy in range(max(pipeline.replicas_of(stage), stage.may_be_at_zero))  # nobody could start one later
     )
     return Topology(pipeline.name, pipeline.namespace, pipeline.spec.stages, stage_config(pipeline), head, replicas)
 
@@ -183,6 +187,8 @@ def stage_entry(pipeline: OmniPipeline, stage: Stage) -> dict[str, object]:
         entry["model"] = location(stage.model)
         if stage.model.revision:
             entry["revision"] = stage.model.revision
+    if stage.may_be_at_zero:
+        entry["wake_seconds"] = stage.startup_timeout_seconds
     return entry
 
 

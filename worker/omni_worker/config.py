@@ -34,6 +34,7 @@ class Stage:
     system: what a stage that writes is told before every conversation that does not begin so itself
     max_tokens: how much it writes, where a request does not say
     model: what its replicas serve, where that is not the pipeline's own model; at `revision`
+    wake_seconds: of a stage that may have no replica while nobody asks: how long a request waits for the first one
     """
 
     id: int
@@ -45,6 +46,7 @@ class Stage:
     max_tokens: int | None = None
     model: str | None = None
     revision: str | None = None
+    wake_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def _route(pools: list[StagePool], changed: list[Replica]) -> None:
 
 
 def _why_not_ready(pools: list[StagePool]) -> str | None:
-    waiting = [pool.stage.name for pool in pools if not pool.up]
+    waiting = [pool.stage.name for pool in pools if not pool.up and pool.stage.wake_seconds is None]
     return f"no replica is up for: {', '.join(waiting)}" if waiting else None
 
 

@@ -46,6 +46,8 @@ def deployment(
     template: dict[str, Any],
 ) -> dict[str, Any]:
     role = labels.HEAD if process.is_head else labels.REPLICA
+    is_ours_to_scale = process.is_head or pipeline.spec.suspend or not process.stage.is_scaled_elsewhere
+    count = {"replicas": process.copies} if is_ours_to_scale else {}
     return child(
         pipeline,
         "apps/v1",
@@ -54,7 +56,7 @@ def deployment(
         labels.of_role(pipeline.name, role, process.stage.name),
         {
             "spec": {
-                "replicas": process.copies,
+                **count,
                 "revisionHistoryLimit": 3,
                 "progressDeadlineSeconds": process.startup_seconds + DEADLINE_MARGIN_SECONDS,
                 "selector": {"matchLabels": selector},

@@ -238,6 +238,7 @@ class StagePool:
     async def _wait(self, tried: Tried) -> Member:
         """The same, as soon as there is one."""
         patience = DISPATCH_AGAIN_SECONDS if tried.was_taken else DISPATCH_SECONDS
+        patience = max(patience, self.stage.wake_seconds or 0.0)
         began = seen = time.monotonic()
         while True:
             pause = patience - (time.monotonic() - seen)

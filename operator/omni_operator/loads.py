@@ -1,0 +1,66 @@
+"""Reads from a pipeline's head how loaded its stages are: GET /v1/omni/topology. Blocking, and bounded in time.
+
+Inside the cluster it asks the pipeline's API Service; outside, the API server passes the question on.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omni_operator.autoscale import Load
+from omni_operator.cluster import ApiError, Cluster, Unreachable
+from omni_operator.spec import OmniPipeline
+from omni_operator.topology import CLUSTER_HEAD
+
+PATH = "/v1/omni/topology"
+SECONDS = 2.0
+
+
+class UnknownLoad(Exception):
+    """The head did not tell; the message says how."""
+
+
+def read(cluster: Cluster, pipeline: OmniPipeline) -> dict[str, Load]:
+    """The load of each stage, by name. Raises UnknownLoad."""
+    content = asked(pipeline) if cluster.is_inside else passed_on(cluster, pipeline)
+    try:
+        return {
+            stage["name"]: load_of(content, stage, local_replicas)
+            for stage in content["stages"]
+            if (local_replicas := pods_replicas(pipeline, stage["name"]))
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UnknownLoad(f"what the head tells at {PATH} is not understood: {error!r}") from None
+
+
+def load_of(content: Mapping[str, Any], stage: Mapping[str, Any], local_replicas: int) -> Load:
+    serving = [replica for replica in stage["replicas"] if replica["state"] in ("UP", "DRAINING")]
+    return Load(
+        requests=int(stage["requests"]),
+        anywhere=int(content["requests"]),
+        running=sum(int(replica["running"]) for replica in serving),
+        capacity=local_replicas * max((int(replica["capacity"]) for replica in serving), default=1),
+    )
+
+
+def pods_replicas(pipeline: OmniPipeline, name: str) -> int:
+    """Replicas in each pod of a stage; 0 where there is no such stage."""
+    return next((stage.local_replicas for stage in pipeline.spec.stages if stage.name == name), 0)
+
+
+def asked(pipeline: OmniPipeline) -> Any:
+    import httpx  # late: most operators scale nothing
+
+    url = f"http://{pipeline.name}.{pipeline.namespace}.svc:{CLUSTER_HEAD.api}{PATH}"
+    try:
+        answer = httpx.get(url, timeout=SECONDS, trust_env=False)
+        answer.raise_for_status()
+        return answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise UnknownLoad(f"the head does not answer: {error}") from None
+
+
+def passed_on(cluster: Cluster, pipeline: OmniPipeline) -> Any:
+    try:
+        return cluster.ask_service(pipeline.namespace, pipeline.name, "http", PATH, SECONDS)
+    except (ApiError, Unreachable, ValueError) as error:
+        raise UnknownLoad(f"the head does not answer: {error}") from None

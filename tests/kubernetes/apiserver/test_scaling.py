@@ -1,0 +1,75 @@
+"""Who writes the count of a stage's Deployment: the spec, the operator's own scaling, or another autoscaler."""
+
+from typing import Any
+
+import pytest
+
+from tests.kubernetes.apiserver.operators import Kubectl, Operator, eventually, serve
+
+pytestmark = pytest.mark.apiserver
+STAGE = "/spec/stages/0"
+
+
+def patch(kubectl: Kubectl, operation: str, value: str = "null") -> None:
+    content = f'[{{"op": "{operation}", "path": "{STAGE}/autoscaling", "value": {value}}}]'
+    kubectl("patch", "op", "digits", "--type=json", "-p", content)
+
+
+def count(kubectl: Kubectl) -> int:
+    return int(kubectl.get("deployment", "digits-painter")["spec"]["replicas"])
+
+
+def is_seen(kubectl: Kubectl) -> bool:
+    found = kubectl.get("op", "digits")
+    return bool(found["metadata"]["generation"] == found["status"]["observedGeneration"])
+
+
+def test_kubectl_scale_reaches_stages_that_name_no_count(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    serve(kubectl, digits)
+    assert "3" not in kubectl("get", "op", "digits", "-o", "jsonpath={.status.replicas}")
+    kubectl("scale", "op/digits", "--replicas=3")
+    eventually(lambda: count(kubectl) == 3, "a third painter")
+
+
+def test_another_autoscaler_takes_the_count_over_as_it_is_and_gives_it_back(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    digits["spec"]["replicas"] = 4
+    serve(kubectl, digits)
+    patch(kubectl, "add", '"external"')
+    eventually(lambda: kubectl.condition("ScalingActive")["reason"] == "External", "a status that says so")
+    assert count(kubectl) == 4
+    kubectl("scale", "deployment/digits-painter", "--replicas=6")
+    kubectl("patch", "op", "digits", "--type=merge", "-p", '{"spec": {"replicas": 2}}')
+    eventually(lambda: is_seen(kubectl), "a status of the new spec")
+    kubectl.settled()
+    assert count(kubectl) == 6
+    assert kubectl.get("op", "digits")["status"]["stages"][0]["desired"] == 6
+    patch(kubectl, "remove")
+    eventually(lambda: count(kubectl) == 2, "the count of the spec")
+
+
+def test_without_a_head_to_ask_the_count_is_held_within_its_bounds_and_the_status_says_why(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    serve(kubectl, digits)
+    patch(kubectl, "add", '{"minReplicas": 3, "maxReplicas": 6}')
+    eventually(lambda: count(kubectl) == 3, "the fewest")
+    eventually(lambda: kubectl.condition("ScalingActive")["reason"] == "UnknownLoad", "a status that says so")
+    stage = kubectl.get("op", "digits")["spec"]["stages"][0]
+    assert stage["autoscaling"]["targetQueueLength"] == 4
+    before = kubectl.settled()
+    kubectl("scale", "deployment/digits-painter", "--replicas=5")
+    eventually(lambda: count(kubectl) == 3, "the count of ours")
+    assert set(kubectl.settled()) == set(before)
+
+
+def test_bounds_that_contradict_are_refused_by_the_operator(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    digits["spec"]["stages"][0]["autoscaling"] = {"minReplicas": 3, "maxReplicas": 2}
+    kubectl.apply(digits)
+    accepted = eventually(lambda: kubectl.condition("Accepted"), "a status")
+    assert "spec.stages[0].autoscaling.minReplicas" in accepted["message"]
