@@ -82,9 +82,18 @@ def test_text_is_told_as_it_is_written_and_the_picture_at_the_end(pipeline):
             pieces.append(choice.delta.content)
         ends.append(choice.finish_reason)
     assert "".join(pieces) == "a blue seven on black background"
-    assert len(pieces) > 1
     assert read(picture(images[0]["image_url"]["url"])) == Reading(7, "blue", "black")
     assert ends[-1] == "stop"
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_an_answer_that_is_cut_short_is_told_to_its_last_token(pipeline, most):
+    stream = ask(pipeline, "two plus five, in blue", modalities=["text"], stream=True, max_tokens=most, logprobs=True)
+    chunks = [chunk.choices[0] for chunk in stream]
+    text = "".join(choice.delta.content or "" for choice in chunks)
+    assert text.split() == ["a", "blue", "seven", "on", "black", "background"][:most]
+    assert chunks[-1].finish_reason == "length"
+    assert sum(len(choice.logprobs.content) for choice in chunks if choice.logprobs) == most
 
 
 def test_several_choices_and_probabilities(pipeline):

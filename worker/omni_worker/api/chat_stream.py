@@ -81,11 +81,12 @@ class ChatStream(Stream):
             raise errors.exceptions[0] from None
 
     def _take(self, index: int) -> str | None:
-        """All that was written since the last time, as one event."""
-        pieces, self._pieces[index] = self._pieces[index], []
+        """All that was written since the last time, as one event; tokens that are no text yet wait for those after."""
+        pieces = self._pieces[index]
         text = "".join(piece.text for piece in pieces)
         if not text:
             return None
+        self._pieces[index] = []
         logprobs = [one for piece in pieces for one in logprobs_of(piece)] if self._body.logprobs else None
         return self._event(index, {"content": text}, logprobs=logprobs)
 

@@ -23,7 +23,7 @@ from omni_worker.metrics import HeadMetrics
 from omni_worker.orchestrator.handover import asked_of, handed_over, joined, route
 from omni_worker.orchestrator.stage_pool import CRASHES_OF_SUSPECTS, Member, StagePool, Tried
 from omni_worker.replica.messages import Partial, Progress
-from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult
+from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult, Written
 
 log = logging.getLogger(__name__)
 MAX_CRASHES = CRASHES_OF_SUSPECTS + 1  # replicas that may crash under a request: the last one under no other suspect
@@ -48,7 +48,7 @@ class Running:
 class Attempts:
     """A request at one stage: what is asked for, what became of it so far, and who is told of it.
 
-    written: the tokens that were told, with which a repeated attempt goes on
+    written, text: the tokens that were told, with which a repeated attempt goes on, and the length of their text
     """
 
     params: GenerationParams
@@ -57,6 +57,7 @@ class Attempts:
     visit: Visit
     began: float = field(default_factory=time.monotonic)
     written: list[int] = field(default_factory=list)
+    text: int = 0
 
     def next_params(self) -> GenerationParams:
         """What the next attempt is given: what is left to do, and until when."""
@@ -75,8 +76,18 @@ class Attempts:
             return
         if news.written is not None:
             self.written += news.written.tokens
+            self.text += len(news.written.text)
         if self.on_partial is not None:
             self.on_partial(news)
+
+    def tell_rest(self, result: GenerationResult) -> None:
+        """The stage has ended: tell what it wrote last, which comes with the result alone."""
+        if self.on_partial is None or not self.params.stream or result.completion is None:
+            return
+        whole, told = result.completion.written, len(self.written)
+        rest = Written(text=whole.text[self.text :], tokens=whole.tokens[told:], logprobs=whole.logprobs[told:])
+        if rest.text or rest.tokens:
+            self.on_partial(Partial(self.running.id, written=rest))
 
 
 class Orchestrator:
@@ -126,6 +137,7 @@ class Orchestrator:
                     params = handed_over(stage, params, results[-1])
                 attempts = Attempts(asked_of(stage, following, params), running, on_partial, journal.visit(stage.name))
                 results.append(await self._run_stage(pool, request.id, attempts))
+                attempts.tell_rest(results[-1])
             except RequestError as error:
                 error.stage = stage.name
                 raise
