@@ -50,6 +50,7 @@ class Resource(NamedTuple):
 
 
 PIPELINES = Resource(KIND, GROUP, VERSION, PLURAL)
+DEFINITIONS = Resource("CustomResourceDefinition", "apiextensions.k8s.io", "v1", "customresourcedefinitions")
 PODS = Resource("Pod", "", "v1", "pods")
 # Known by name only: what may list Secrets may read them all.
 SECRETS = Resource("Secret", "", "v1", "secrets")
@@ -179,7 +180,7 @@ class Cluster:
         """Server-side apply. Without `force`, a field that someone else manages is an ApiError with status 409."""
         metadata = child["metadata"]
         query = {"fieldManager": manager, "force": str(force).lower()}
-        path = resource.path(metadata["namespace"], metadata["name"])
+        path = resource.path(metadata.get("namespace"), metadata["name"])
         applied: Object = self._json("PATCH", path, query, child, APPLY)
         return applied
 

@@ -148,10 +148,23 @@ def text() -> str:
     return NOTE + yaml.safe_dump(definition(), sort_keys=False, width=120, allow_unicode=True)
 
 
+def apply() -> None:
+    """Upgrade the definition in the current cluster. Raises ApiError, Unreachable, NoCredentials."""
+    from omni_operator.cluster import DEFINITIONS, Cluster  # late: generating needs no cluster
+
+    Cluster().apply(DEFINITIONS, definition(), force=True)
+    print(f"applied {PLURAL}.{GROUP}")
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m omni_operator.crd", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file is out of date")
-    check = parser.parse_args(arguments).check
+    parser.add_argument("--apply", action="store_true", help="write no file, but the definition of the current cluster")
+    args = parser.parse_args(arguments)
+    if args.apply:
+        apply()
+        return 0
+    check = args.check
     stale = [file for file in FILES if not file.exists() or file.read_text() != text()]
     for file in stale:
         if check:

@@ -22,8 +22,14 @@ def documents(values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     return [each for text in texts for each in yaml.safe_load_all(text) if each]
 
 
+def hook(each: dict[str, Any]) -> str | None:
+    """When an object is made, if it is not one of those that stay."""
+    found: str | None = (each["metadata"].get("annotations") or {}).get("helm.sh/hook")
+    return found
+
+
 def is_for_the_test(each: dict[str, Any]) -> bool:
-    return (each["metadata"].get("annotations") or {}).get("helm.sh/hook") == "test"
+    return hook(each) == "test"
 
 
 def is_for_people(each: dict[str, Any]) -> bool:
@@ -32,7 +38,7 @@ def is_for_people(each: dict[str, Any]) -> bool:
 
 def rendered(values: dict[str, Any] | None = None) -> dict[tuple[str, str], dict[str, Any]]:
     """What the chart installs for the operator, by kind and namespace."""
-    objects = [each for each in documents(values) if not is_for_the_test(each) and not is_for_people(each)]
+    objects = [each for each in documents(values) if not hook(each) and not is_for_people(each)]
     return {(each["kind"], each["metadata"].get("namespace", "")): each for each in objects}
 
 
@@ -101,6 +107,20 @@ def test_helm_test_asks_a_small_pipeline_for_a_picture(values: dict[str, Any], w
     assert (rule["resources"], rule["verbs"]) == (["omnipipelines"], ["get", "create", "patch", "delete"])
     selector = rendered(values)["Deployment", "omni-system"]["spec"]["selector"]["matchLabels"].items()
     assert not selector <= objects["Pod"]["metadata"]["labels"].items(), "it must not count as the operator's pod"
+
+
+def test_an_upgrade_of_the_chart_upgrades_its_one_definition() -> None:
+    objects = {each["kind"]: each for each in documents() if hook(each) == "pre-upgrade"}
+    assert set(objects) == {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Job"}
+    (rule,) = objects["ClusterRole"]["rules"]
+    assert (rule["resourceNames"], rule["verbs"]) == (["omnipipelines.omnipipeline.dev"], ["get", "patch"])
+    (job,) = objects["Job"]["spec"]["template"]["spec"]["containers"]
+    assert job["command"] == ["python3", "-m", "omni_operator.crd", "--apply"]
+
+
+@pytest.mark.parametrize("values", [{"crdUpgrade": False}, {"watchNamespaces": ["a"]}])
+def test_the_definition_is_left_alone_where_that_is_wanted(values: dict[str, Any]) -> None:
+    assert not [each for each in documents(values) if hook(each) == "pre-upgrade"]
 
 
 def test_the_readme_has_every_value() -> None:

@@ -20,6 +20,13 @@ app.kubernetes.io/name: omnipipeline-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{/* What makes an object part of the CRD's upgrade, in the order that is given. */}}
+{{- define "omnipipeline.crdHook" -}}
+helm.sh/hook: pre-upgrade
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end -}}
+
 {{/* Of the pod of `helm test`: no Service or Deployment of the operator must take it for its own. */}}
 {{- define "omnipipeline.testLabels" -}}
 app.kubernetes.io/name: omnipipeline-test

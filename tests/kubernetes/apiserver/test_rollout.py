@@ -95,3 +95,36 @@ def test_a_broken_image_stops_at_the_first_painter_and_there_is_a_way_out(
     assert min(seen) >= 2, "the painters that served went on"
     if way != "forward":
         assert kubectl.get("deployment", "digits-head")["metadata"]["generation"] == head, "the head was never touched"
+
+
+# What happens while worker:2 is on its way: how many painters must go on serving, and how many there are in the end.
+MEANWHILE: dict[str, tuple[str, int, int, str]] = {
+    "a second edit": ('{"spec": {"image": {"name": "worker:3"}}}', 2, 3, "worker:3"),
+    "taken back": ('{"spec": {"image": {"name": "worker:1"}}}', 2, 3, "worker:1"),
+    "scaled up": ('{"spec": {"replicas": 4}}', 2, 4, "worker:2"),
+    "scaled down": ('{"spec": {"replicas": 2}}', 1, 2, "worker:2"),
+    "suspended, and resumed with another image": ('{"spec": {"suspend": true}}', 0, 3, "worker:3"),
+}
+
+
+@pytest.mark.parametrize("row", MEANWHILE)
+def test_what_is_edited_in_mid_rollout_keeps_to_its_budget(
+    kubectl: Kubectl, kubelet: Kubelet, serving: dict[str, Any], row: str
+) -> None:
+    patch, least, count, image = MEANWHILE[row]
+    change_image(kubectl, "worker:2")
+    eventually(lambda: "worker:2" in serving_images(kubelet, "replica"), "the first painter of the new image")
+    kubectl("patch", "op", "digits", "--type=merge", "-p", patch)
+    if "suspended" in row:
+        eventually(lambda: not kubelet.look() and kubectl.condition("Suspended")["status"] == "True", "no pod")
+        change_image(kubectl, image)
+        kubectl("patch", "op", "digits", "--type=merge", "-p", '{"spec": {"suspend": false}}')
+    seen: list[list[str]] = []
+
+    def has_arrived() -> bool:
+        seen.append(serving_images(kubelet, "replica"))
+        return seen[-1] == [image] * count and kubectl.condition("Ready")["status"] == "True"
+
+    eventually(has_arrived, "the last image everywhere")
+    assert min(map(len, seen)) >= least
+    assert serving_images(kubelet, "head") == [image]
