@@ -11,8 +11,14 @@ from tests.charts.test_chart import CHART, rendered
 from tests.operator.conftest import from_cluster
 from tests.operator.edits import edited
 from tests.operator.test_crd import ACROSS_FIELDS, root
+from tests.operator.test_scaling import REFUSED as REFUSED_SCALING
 from tests.operator.test_spec import ACCEPTED, REFUSED
 
+SCALED = {"spec.stages.0.autoscaling": {"maxReplicas": 4}}
+EXTERNAL = {"spec.stages.0.autoscaling": "external"}
+DENIED = {row: REFUSED[row][0] for row in ACROSS_FIELDS}
+DENIED |= {row: REFUSED_SCALING[row][0] for row in ("a count and bounds", "fewest above most")}
+ADMITTED = {**ACCEPTED, "a count within bounds": SCALED, "a count of others": EXTERNAL}
 # What an API server cannot check by itself.
 BY_THE_OPERATOR = ("a template with a container of no name", "a template with a stray key")
 VALIDATIONS: list[dict[str, str]] = yaml.safe_load((CHART / "files/validations.yaml").read_text())
@@ -40,20 +46,20 @@ def denied(manifest: dict[str, Any]) -> list[str]:
     return [one["message"] for one in VALIDATIONS if cel.evaluate(one["expression"], {"object": stored}) is not True]
 
 
-@pytest.mark.parametrize("row", [row for row in ACROSS_FIELDS if row not in BY_THE_OPERATOR])
+@pytest.mark.parametrize("row", [row for row in DENIED if row not in BY_THE_OPERATOR])
 def test_what_the_operator_refuses_is_denied(row: str) -> None:
-    said = denied(edited(from_cluster("digits"), REFUSED[row][0]))
+    said = denied(edited(from_cluster("digits"), DENIED[row]))
     assert said
     assert all(": " in message for message in said), "a field, and what to do"
 
 
-@pytest.mark.parametrize("row", ACCEPTED)
+@pytest.mark.parametrize("row", ADMITTED)
 def test_what_the_operator_accepts_is_not_denied(row: str) -> None:
-    assert denied(edited(from_cluster("digits"), ACCEPTED[row])) == []
+    assert denied(edited(from_cluster("digits"), ADMITTED[row])) == []
 
 
 def test_every_expression_denies_something() -> None:
-    manifests = [edited(from_cluster("digits"), REFUSED[row][0]) for row in ACROSS_FIELDS]
+    manifests = [edited(from_cluster("digits"), edits) for edits in DENIED.values()]
     said = {message for manifest in manifests for message in denied(manifest)}
     assert [one["message"] for one in VALIDATIONS if one["message"] not in said] == []
 
