@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -27,6 +28,7 @@ REQUEST_SECONDS = 30.0
 WATCH_SECONDS = 300
 WATCH_SILENCE_SECONDS = WATCH_SECONDS + 30.0
 PAGE = 500
+OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 Object = dict[str, Any]
 
@@ -54,6 +56,7 @@ DEFINITIONS = Resource("CustomResourceDefinition", "apiextensions.k8s.io", "v1",
 PODS = Resource("Pod", "", "v1", "pods")
 # Known by name only: what may list Secrets may read them all.
 SECRETS = Resource("Secret", "", "v1", "secrets")
+LEASES = Resource("Lease", "coordination.k8s.io", "v1", "leases")
 CHILDREN = {
     resource.kind: resource
     for resource in (
@@ -100,6 +103,10 @@ class Unreachable(Exception):
     exit_code = 1
 
 
+class NotLeading(Exception):
+    """Another operator acts, and this one must not write."""
+
+
 class NoCredentials(Exception):
     """There is neither a kubeconfig nor a service account."""
 
@@ -114,7 +121,10 @@ class WatchHealth:
 
 
 class Cluster:
-    """A connection to one API server, usable from many threads. `is_inside`: whether this is one of its pods."""
+    """A connection to one API server, usable from many threads. `is_inside`: whether this is one of its pods.
+
+    `may_write` is asked before every write but that of a Lease.
+    """
 
     def __init__(self, connections: int = 32) -> None:
         from kubernetes import client, config  # late: see the top
@@ -133,6 +143,7 @@ class Cluster:
                 ) from None
         configuration.connection_pool_maxsize = connections
         self.is_inside = is_inside
+        self.may_write: Callable[[], bool] = lambda: True
         self._configuration = configuration
         self._pool = client.ApiClient(configuration).rest_client.pool_manager
 
@@ -178,6 +189,7 @@ class Cluster:
 
     def apply(self, resource: Resource, child: Mapping[str, Any], force: bool, manager: str = FIELD_MANAGER) -> Object:
         """Server-side apply. Without `force`, a field that someone else manages is an ApiError with status 409."""
+        self._require_leading()
         metadata = child["metadata"]
         query = {"fieldManager": manager, "force": str(force).lower()}
         path = resource.path(metadata.get("namespace"), metadata["name"])
@@ -186,6 +198,7 @@ class Cluster:
 
     def delete(self, resource: Resource, child: Mapping[str, Any]) -> None:
         """Delete this very object, not one that has taken its name since."""
+        self._require_leading()
         metadata = child["metadata"]
         body = {"preconditions": {"uid": metadata["uid"]}, "propagationPolicy": "Background"}
         try:
@@ -194,7 +207,19 @@ class Cluster:
             if error.status != 404:
                 raise
 
+    def create(self, resource: Resource, content: Mapping[str, Any]) -> Object:
+        """Make an object; one that is there already is an ApiError with status 409."""
+        created: Object = self._json("POST", resource.path(content["metadata"]["namespace"]), body=content)
+        return created
+
+    def replace(self, resource: Resource, content: Mapping[str, Any]) -> Object:
+        """Write an object whole. One that was written since this version of it was read is an ApiError, status 409."""
+        metadata = content["metadata"]
+        replaced: Object = self._json("PUT", resource.path(metadata["namespace"], metadata["name"]), body=content)
+        return replaced
+
     def write_status(self, pipeline: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        self._require_leading()
         metadata = pipeline["metadata"]
         body = {"metadata": {"uid": metadata["uid"]}, "status": status}
         path = PIPELINES.path(metadata["namespace"], metadata["name"], "status")
@@ -282,6 +307,10 @@ class Cluster:
 
     # ---- transport
 
+    def _require_leading(self) -> None:
+        if not self.may_write():
+            raise NotLeading("another operator acts")
+
     def _json(
         self,
         method: str,
@@ -351,9 +380,11 @@ class Cluster:
 
 
 def current_namespace() -> str:
-    """The namespace of the current kubeconfig context."""
+    """The namespace of this pod, or that of the current kubeconfig context."""
     from kubernetes import config  # late: see the top
 
+    if OWN_NAMESPACE.exists():
+        return OWN_NAMESPACE.read_text().strip()
     try:
         _, context = config.list_kube_config_contexts()
     except config.ConfigException:

@@ -12,6 +12,7 @@ import os
 import random
 import socket
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,8 +21,18 @@ from typing import Any
 
 import kopf
 
-from omni_operator.cluster import PIPELINES, PODS, ApiError, Cluster, Unreachable, WatchHealth
+from omni_operator.cluster import (
+    PIPELINES,
+    PODS,
+    ApiError,
+    Cluster,
+    NotLeading,
+    Unreachable,
+    WatchHealth,
+    current_namespace,
+)
 from omni_operator.keyed_queue import KeyedQueue
+from omni_operator.leader import Leader
 from omni_operator.loads import read
 from omni_operator.manifests.labels import MANAGED_SELECTOR
 from omni_operator.manifests.ownership import pipeline_of
@@ -33,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 HELP = """Run the operator: keeps the children of every OmniPipeline as its spec says.
 
-Talks to the cluster it runs in, or to the one of the current kubeconfig. Runs until SIGTERM; one per cluster, or one
-per set of namespaces.
+Talks to the cluster it runs in, or to the one of the current kubeconfig. Runs until SIGTERM. Of several operators for
+the same namespaces one acts, and another takes over where it ends.
 
   omni operator                                     all namespaces
   omni operator --namespace team-a --namespace team-b"""
@@ -43,6 +54,7 @@ DEFAULT_IMAGE = "ghcr.io/omnipipeline/worker:0.1.0"
 WORKERS = 8
 RESYNC_SECONDS = 120.0
 STUCK_SECONDS = 300.0
+LEASE = "omni-operator"
 CRD_SECONDS = 2.0
 POLL_SECONDS = 3.0
 POLLERS = 8
@@ -68,6 +80,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probe-port", type=int, default=8080, metavar="PORT", help="port of /healthz; 0 for none (default: 8080)"
     )
+    parser.add_argument(
+        "--leader-election",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="act only while holding the Lease omni-operator, in this pod's namespace or the first --namespace, so that"
+        " of several operators one acts (default: do so)",
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
 
 
@@ -79,7 +98,13 @@ def run(args: argparse.Namespace) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if args.probe_port:
         require_free_port(args.probe_port)
-    operator = Operator(Cluster(), args.worker_image, tuple(args.namespace))
+    cluster, namespaces = Cluster(), tuple(args.namespace)
+    leader = None
+    if args.leader_election:
+        where = min(namespaces) if namespaces else current_namespace()
+        leader = Leader(cluster, where, LEASE, f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}")
+        cluster.may_write = lambda: leader.is_leading
+    operator = Operator(cluster, args.worker_image, namespaces, leader)
     wait_for_definition(operator.cluster, operator.namespaces)
     kopf.run(
         registry=registry(operator),
@@ -128,12 +153,14 @@ class Operator:
     cluster: Cluster
     worker_image: str
     namespaces: tuple[str, ...]
+    leader: Leader | None = None
     queue: KeyedQueue[Key] = field(default_factory=lambda: KeyedQueue[Key]())
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     watches: list[WatchHealth] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.scaler = Scaler(partial(read, self.cluster), time.monotonic)
+        self.acts = asyncio.Event()
 
     @property
     def scopes(self) -> tuple[str | None, ...]:
@@ -145,14 +172,28 @@ class Operator:
         for scope in self.scopes:
             for resource in (*self.cluster.children.values(), PODS):
                 self.watches.append(self.cluster.watch(resource, scope, MANAGED_SELECTOR, self.hear_in(loop)))
+        if self.leader is None:
+            self.acts.set()
+        else:
+            self.leader.start(lambda acts: loop.call_soon_threadsafe(self.lead, acts))
         self.tasks = [asyncio.create_task(self.work(pool)) for _ in range(WORKERS)]
         self.tasks.append(asyncio.create_task(self.resync(pool)))
         self.tasks.append(asyncio.create_task(self.scale(ThreadPoolExecutor(POLLERS, thread_name_prefix="poll"))))
+
+    def lead(self, acts: bool) -> None:
+        """Act from now on, or no more. What changes meanwhile waits in the queue."""
+        if acts:
+            self.acts.set()
+        else:
+            self.acts.clear()
+            self.scaler.forget_all()
 
     async def stop(self) -> None:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.leader:
+            await asyncio.get_running_loop().run_in_executor(None, self.leader.stop)
 
     def hear_in(self, loop: asyncio.AbstractEventLoop) -> Callable[[dict[str, Any]], None]:
         """What a watch calls, from its thread, with a child that changed."""
@@ -167,9 +208,16 @@ class Operator:
     async def work(self, pool: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            await self.acts.wait()
             key = await self.queue.get()
+            if not self.acts.is_set():
+                self.queue.succeeded(key)
+                self.queue.add(key)
+                continue
             try:
                 await loop.run_in_executor(pool, reconcile, self.cluster, self.scaler, *key, self.worker_image)
+            except NotLeading:
+                self.queue.failed(key)
             except (ApiError, Unreachable, Incomplete) as error:
                 delay = self.queue.failed(key)
                 logger.warning("%s/%s: %s; again in %.1f s", *key, error, delay)
@@ -207,7 +255,7 @@ class Operator:
         """Raises kopf.PermanentError, which makes the probe fail, where work or a watch is stuck."""
         if any(task.done() for task in self.tasks):
             raise kopf.PermanentError("a worker has ended")
-        if self.queue.age() > STUCK_SECONDS:
+        if self.acts.is_set() and self.queue.age() > STUCK_SECONDS:
             raise kopf.PermanentError(f"a pipeline has waited for {self.queue.age():.0f} s")
         silence = max((time.monotonic() - watch.last_heard for watch in self.watches), default=0.0)
         if silence > 2 * STUCK_SECONDS:

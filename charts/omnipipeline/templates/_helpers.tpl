@@ -63,6 +63,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [get, create, update]
 # Each pipeline's Secret NAME-keys, by name: without list and watch, no Secret can be found whose name is not known.
 - apiGroups: [""]
   resources: [secrets]

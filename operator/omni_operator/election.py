@@ -1,0 +1,68 @@
+"""Which of several operators acts: what to do about the Lease they share, from what it says and since when. Pure.
+
+The clocks of two machines are never compared. A holder is gone when its Lease has not changed for as long as it is
+valid, by the clock of the one who looks; and a holder that could not renew stops acting well before that.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+LEASE_SECONDS = 15
+"""Time for which a Lease is valid, if nobody renews it."""
+RENEW_SECONDS = 10.0
+"""Time after its last renewal at which the holder stops acting."""
+RETRY_SECONDS = 2.0
+
+Step = Literal["create", "renew", "take", "wait"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A version of the Lease, and when it was first seen, on the clock of the one who looks."""
+
+    version: str
+    since: float
+
+
+def seen(lease: Mapping[str, Any] | None, before: Seen | None, now: float) -> Seen | None:
+    """What is known of the Lease after another look at it."""
+    if lease is None:
+        return None
+    version = str(lease["metadata"].get("resourceVersion", ""))
+    return before if before and before.version == version else Seen(version, now)
+
+
+def next_step(lease: Mapping[str, Any] | None, known: Seen | None, identity: str, now: float) -> Step:
+    """`known`: what `seen` says of this lease."""
+    if lease is None or known is None:
+        return "create"
+    holder = (lease.get("spec") or {}).get("holderIdentity")
+    if holder == identity:
+        return "renew"
+    valid = (lease.get("spec") or {}).get("leaseDurationSeconds") or LEASE_SECONDS
+    return "take" if not holder or now - known.since >= valid else "wait"
+
+
+def is_leading(renewed: float | None, now: float) -> bool:
+    """Whether a holder that renewed last at that time, or never, may act."""
+    return renewed is not None and now - renewed < RENEW_SECONDS
+
+
+def written(lease: Mapping[str, Any] | None, name: str, namespace: str, holder: str, time: str) -> dict[str, Any]:
+    """The Lease as this holder writes it; `time` in RFC 3339 with microseconds. No holder: for whoever comes first."""
+    before = (lease or {}).get("spec") or {}
+    is_new_holder = before.get("holderIdentity") != holder
+    metadata = dict((lease or {}).get("metadata") or {"name": name, "namespace": namespace})
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": metadata,
+        "spec": {
+            "holderIdentity": holder,
+            "leaseDurationSeconds": LEASE_SECONDS,
+            "acquireTime": time if is_new_holder else before.get("acquireTime", time),
+            "renewTime": time,
+            "leaseTransitions": before.get("leaseTransitions", 0) + (1 if is_new_holder and holder else 0),
+        },
+    }

@@ -1,0 +1,36 @@
+"""Two operators for the same namespace: one acts, the other takes over when it ends, and never do both write."""
+
+from typing import Any
+
+import pytest
+
+from tests.kubernetes.apiserver.operators import Kubectl, StartOperator, eventually, serve
+
+pytestmark = pytest.mark.apiserver
+ACTS = "acts from now on"
+
+
+def holder(kubectl: Kubectl) -> str:
+    found = kubectl.tried("get", "lease", "omni-operator", "-o", "jsonpath={.spec.holderIdentity}")
+    return found.stdout
+
+
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
+def test_another_operator_takes_over(
+    kubectl: Kubectl, start_operator: StartOperator, digits: dict[str, Any], is_killed: bool
+) -> None:
+    first = start_operator(kubectl.namespace)
+    eventually(lambda: ACTS in first.log.read_text(), "an operator that acts")
+    second = start_operator(kubectl.namespace)
+    serve(kubectl, digits)
+    before = holder(kubectl)
+    assert first.writes()
+    assert second.writes() == 0
+    assert ACTS not in second.log.read_text()
+    first.kill() if is_killed else first.stop()
+    kubectl("scale", "op/digits", "--replicas=5")
+    eventually(lambda: kubectl.get("deployment", "digits-painter")["spec"]["replicas"] == 5, "the new count", 45)
+    assert ACTS in second.log.read_text()
+    assert holder(kubectl) not in ("", before)
+    kubectl.settled()
+    assert second.writes() == 1, "one Deployment, and nothing that the first had written already"
