@@ -46,7 +46,7 @@ def find(
     if given:
         if not given.startswith(("http://", "https://")):
             raise NoEndpoint(f"{given!r} is not an address; expected one like http://127.0.0.1:8000")
-        return Endpoint(given.rstrip("/"), given)
+        return Endpoint(given.rstrip("/"), given, headers=key())
     if namespace is None:
         local = running_here(pipeline)
         if local:
@@ -59,7 +59,13 @@ def running_here(pipeline: str | None) -> Endpoint | None:
     if len(found) > 1:
         several = ", ".join(f"{run.pipeline} at {run.url}" for run in found)
         raise NoEndpoint(f"several pipelines run on this machine ({several}); choose one with --pipeline or --url")
-    return Endpoint(found[0].url, f"{found[0].pipeline} on this machine") if found else None
+    return Endpoint(found[0].url, f"{found[0].pipeline} on this machine", headers=key()) if found else None
+
+
+def key() -> dict[str, str]:
+    """The header that shows the API's key, where OMNI_API_KEY has one; through an API server none can be shown."""
+    secret = os.environ.get("OMNI_API_KEY")
+    return {"Authorization": f"Bearer {secret}"} if secret else {}
 
 
 def answers(url: str) -> bool:
@@ -120,7 +126,8 @@ def wait_until_it_serves(
             raise NoEndpoint(f"pipeline {name} is not accepted: {accepted.get('message')}")
         message = ready.get("message") or "the operator has not seen it yet"
         if time.monotonic() > deadline:
-            raise NoEndpoint(f"pipeline {name} did not serve within {timeout:g} s: {message}")
+            late = f"did not serve within {timeout:g} s" if timeout else "does not serve"
+            raise NoEndpoint(f"pipeline {name} {late}: {message}")
         if message != told:
             tell(f"waiting for pipeline {name}: {message}")
             told = message

@@ -1,0 +1,25 @@
+"""The flags that the commands share: which pipeline is meant, and in which form the answer is wanted."""
+
+import argparse
+
+from omni_operator import endpoint
+from omni_operator.endpoint import Endpoint
+
+
+def add_pipeline(parser: argparse.ArgumentParser) -> None:
+    """--url, --pipeline, --namespace."""
+    parser.add_argument("--url", help="address of the API, like http://127.0.0.1:8000 (default: found, or $OMNI_URL)")
+    parser.add_argument("--pipeline", metavar="NAME", help="the pipeline, where there are several")
+    parser.add_argument("-n", "--namespace", metavar="NAME", help="its namespace (default: the kubeconfig's)")
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """--output table or json."""
+    parser.add_argument(
+        "-o", "--output", choices=("table", "json"), default="table", help="the form of the answer (default: table)"
+    )
+
+
+def find(args: argparse.Namespace) -> Endpoint:
+    """The pipeline that the flags mean, as it is now, without waiting for it. Raises NoEndpoint."""
+    return endpoint.find(args.url, args.pipeline, args.namespace, 0.0, lambda _: None)

@@ -1,0 +1,101 @@
+"""A small real HTTP server that answers like a head: its topology, replicas and requests are what the test sets."""
+
+import base64
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+PAINTER = {"name": "painter", "engine": "diffusion", "task": None, "pipeline": "QwenImagePipeline"}
+THINKER = {"name": "thinker", "engine": "autoregressive", "task": "generate", "pipeline": "Qwen3ForCausalLM"}
+
+
+def replica(id: str, **other: Any) -> dict[str, Any]:
+    """A replica that is up and has nothing to do, but for what is told otherwise."""
+    return {
+        "id": id, "state": "UP", "host": "here", "address": "tcp://127.0.0.1:1", "queue_length": 0, "running": 0,
+        "in_flight": 0, "capacity": 8, "completed": 0, "step_ms": 12.5, **other,
+    }  # fmt: skip
+
+
+def stage(kind: dict[str, Any], *replicas: dict[str, Any]) -> dict[str, Any]:
+    """A stage of these replicas."""
+    return {"id": 0, "input": None, "model": None, "requests": 0, "replicas": list(replicas), **kind}
+
+
+def running(id: str, stage: str = "painter", step: int = 0, total: int = 0) -> dict[str, Any]:
+    """A request under way."""
+    return {"id": id, "stage": stage, "replica": "0", "step": step, "total_steps": total, "state": "running"}
+
+
+class StandInHead:
+    """Pictures take `seconds`; every `fails_each`-th request is answered 429 where it is not 0."""
+
+    def __init__(self, seconds: float = 0.0, fails_each: int = 0) -> None:
+        self.not_ready = ""
+        self.stages = [stage(PAINTER, replica("painter-0"))]
+        self.requests: list[dict[str, Any]] = []
+        self.seconds, self.fails_each = seconds, fails_each
+        self.asked: list[dict[str, Any]] = []
+        self.lock = threading.Lock()
+        head = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                answer = head.get(self.path)
+                self.reply(*((404, {"detail": "no such page"}) if answer is None else answer))
+
+            def do_POST(self) -> None:
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.reply(*head.post(self.path, asked))
+
+            def reply(self, status: int, content: dict[str, Any]) -> None:
+                body = json.dumps(content).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def get(self, path: str) -> tuple[int, dict[str, Any]] | None:
+        """Status and body; None for a path that it has not."""
+        if path == "/readyz":
+            return (503, {"status": "unavailable", "reason": self.not_ready}) if self.not_ready else (200, {})
+        pages: dict[str, dict[str, Any]] = {
+            "/v1/omni/topology": {"model": "digits", "requests": len(self.requests), "stages": self.stages},
+            "/omni/requests": {"requests": self.requests},
+            "/v1/models": {"object": "list", "data": [{"id": "digits", "object": "model", "created": 1}]},
+            "/omni/replicas": {
+                "replicas": [
+                    {**each, "stage": stage["name"], "stage_id": 0, "pipeline": stage["pipeline"], "mode": "step"}
+                    for stage in self.stages
+                    for each in stage["replicas"]
+                ]
+            },
+        }
+        return (200, pages[path]) if path in pages else None
+
+    def post(self, path: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """What a request for a picture gets."""
+        with self.lock:
+            self.asked.append(asked)
+            number = len(self.asked)
+        if self.fails_each and number % self.fails_each == 0:
+            return 429, {"error": {"message": "all queues are full", "type": "rate_limit_error"}}
+        time.sleep(self.seconds)
+        return 200, {"created": 1, "data": [{"b64_json": base64.b64encode(b"png").decode(), "seed": 7}]}
+
+    def close(self) -> None:
+        """Stop it."""
+        self._server.shutdown()
+        self._server.server_close()

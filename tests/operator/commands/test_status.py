@@ -1,0 +1,108 @@
+"""`omni status` and `omni top --once`: what they show of a pipeline, and what they make of one that is not well."""
+
+import json
+
+import pytest
+
+from omni_operator.answers import GenerationFailed
+from omni_operator.commands.rates import rate
+from omni_operator.commands.view import View
+from omni_operator.endpoint import NoEndpoint
+from tests.operator.commands.conftest import Omni
+from tests.operator.commands.stand_in_head import PAINTER, THINKER, StandInHead, replica, running, stage
+
+STATUS, TOP = "omni_operator.commands.status", "omni_operator.commands.top"
+
+
+def test_status_has_a_line_for_each_replica(head: StandInHead, omni: Omni) -> None:
+    head.stages = [stage(THINKER, replica("thinker-0", running=3)), stage(PAINTER, replica("painter-0"))]
+    head.requests = [running("a")]
+    code, text = omni(STATUS, "--url", head.url)
+    first, header, *lines = text.splitlines()
+    assert code == 0
+    assert first == "digits: ready; 1 request under way"
+    assert header.split()[:4] == ["STAGE", "MODEL", "REPLICA", "STATE"]
+    assert [line.split()[:6] for line in lines] == [
+        ["thinker", "Qwen3ForCausalLM", "thinker-0", "UP", "here", "3"],
+        ["painter", "QwenImagePipeline", "painter-0", "UP", "here", "0"],
+    ]
+
+
+def test_status_of_a_pipeline_that_is_not_ready_says_why_and_fails(head: StandInHead, omni: Omni) -> None:
+    head.not_ready = "no replica is up for: painter"
+    head.stages = [stage(PAINTER)]
+    code, text = omni(STATUS, "--url", head.url)
+    assert code == 1
+    assert "not ready: no replica is up for: painter" in text
+    assert "no replica" in text.splitlines()[-1]
+
+
+def test_status_as_json_is_what_the_head_told(head: StandInHead, omni: Omni) -> None:
+    code, text = omni(STATUS, "--url", head.url, "--output", "json")
+    told = json.loads(text)
+    assert (code, told["is_ready"], told["reason"]) == (0, True, None)
+    assert told["stages"][0]["replicas"][0]["step_ms"] == 12.5
+
+
+def test_status_of_nothing_says_so(omni: Omni) -> None:
+    with pytest.raises(GenerationFailed, match="nothing answers at"):
+        omni(STATUS, "--url", "http://127.0.0.1:1")
+    with pytest.raises(NoEndpoint, match="is not an address"):
+        omni(STATUS, "--url", "digits")
+
+
+def test_top_shows_requests_with_their_progress(head: StandInHead, omni: Omni) -> None:
+    head.requests = [running("a-request", step=5, total=20), *(running(f"r{i}") for i in range(20))]
+    code, text = omni(TOP, "--once", "--interval", "0.1", "--url", head.url)
+    assert code == 0
+    assert "5/20" in text
+    assert "and 5 more" in text
+    assert "0.0 pictures/s" in text
+
+
+def test_top_as_json_has_the_rates(head: StandInHead, omni: Omni) -> None:
+    _, text = omni(TOP, "--output", "json", "--interval", "0.1", "--url", head.url)
+    assert json.loads(text)["rates"] == {"painter": {"value": 0.0, "unit": "pictures"}}
+
+
+def seen(at: float, *replicas: dict, kind: dict = PAINTER, requests: tuple = ()) -> View:
+    """A view at a moment."""
+    stages = [stage(kind, *replicas)]
+    return View.model_validate(
+        {"is_ready": True, "reason": None, "model": "m", "stages": stages, "requests": requests, "at": at}
+    )
+
+
+RATES = {
+    "what replicas completed in between": (
+        [seen(0, replica("a", completed=3)), seen(2, replica("a", completed=9))],
+        "3.0 pictures/s",
+    ),
+    "a replica that started again counts from 0": (
+        [seen(0, replica("a", completed=30)), seen(2, replica("a", completed=4))],
+        "2.0 pictures/s",
+    ),
+    "a replica that came with work done counts from then on": (
+        [seen(0), seen(1, replica("a", completed=100)), seen(2, replica("a", completed=102))],
+        "1.0 pictures/s",
+    ),
+    "one that went takes nothing with it": (
+        [seen(0, replica("a")), seen(1, replica("a", completed=2)), seen(2)],
+        "1.0 pictures/s",
+    ),
+    "tokens of those that write": (
+        [
+            seen(0, kind=THINKER, requests=(running("a", "thinker", 4),)),
+            seen(1, kind=THINKER, requests=(running("a", "thinker", 10), running("b", "thinker", 2))),
+            seen(2, kind=THINKER, requests=(running("b", "thinker", 6),)),
+        ],
+        "6.0 tokens/s",
+    ),
+    "one moment gives none": ([seen(0, replica("a"))], "None"),
+}
+
+
+@pytest.mark.parametrize("row", RATES)
+def test_rates(row: str) -> None:
+    views, expected = RATES[row]
+    assert str(rate(views[0].stages[0].name, views)) == expected
