@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from omni_worker.errors import RequestError
 
@@ -82,14 +83,16 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        message = str(error.detail)
+        message, headers = str(error.detail), dict(error.headers or {})
         if error.status_code == 404:
             message = f"there is no route {request.url.path}"
         elif error.status_code == 400:
             message = f"the body cannot be read: {message}"
         elif error.status_code == 405:
             message = f"{request.url.path} does not take {request.method}"
-        return error_response(error.status_code, message, headers=error.headers)
+            own = _methods_of(app.openapi(), request.url.path) | set(filter(None, headers.get("Allow", "").split(", ")))
+            headers["Allow"] = ", ".join(sorted(own))
+        return error_response(error.status_code, message, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -110,3 +113,10 @@ def install_error_handlers(app: FastAPI) -> None:
         headers = {"X-Request-Id": request.state.request_id}  # it goes past what gives others theirs
         message = f"the server failed: {type(error).__name__}"
         return error_response(500, message, code="internal_error", headers=headers)
+
+
+def _methods_of(page: dict[str, Any], path: str) -> set[str]:
+    """What may be done with a path by the description of the API, in capitals."""
+    paths: dict[str, Any] = page["paths"]
+    templates = [path] if path in paths else [one for one in paths if compile_path(one)[0].match(path)]
+    return {method.upper() for template in templates for method in paths[template]}

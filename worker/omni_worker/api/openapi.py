@@ -1,5 +1,6 @@
 """The one page that tells of every route: what FastAPI finds by itself, and what it cannot know."""
 
+import re
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -35,8 +36,16 @@ def refused_route(router: APIRouter, path: str, reason: str, method: str = "POST
 
     refuse.__doc__ = f"Refused: {reason}."
     answers: dict[int | str, dict[str, Any]] = {400: {"model": ErrorResponse, "description": "Always."}}
+    names = re.findall(r"{(\w+)}", path)
+    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
     router.add_api_route(
-        path, refuse, methods=[method], responses=answers, status_code=400, response_model=ErrorResponse
+        path,
+        refuse,
+        methods=[method],
+        responses=answers,
+        status_code=400,
+        response_model=ErrorResponse,
+        openapi_extra={"parameters": parameters},
     )
 
 
@@ -76,8 +85,23 @@ def described(page: dict[str, Any], probes: list[BaseRoute], has_keys: bool) -> 
     if has_keys:
         page.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for name in ("HTTPValidationError", "ValidationError"):
-        page.get("components", {}).get("schemas", {}).pop(name, None)
+        page["components"]["schemas"].pop(name, None)
+    page["paths"] = _with_definitions_together(page["paths"], page["components"]["schemas"])
     return page
+
+
+def _with_definitions_together(part: Any, definitions: dict[str, Any]) -> Any:
+    """A part of the page whose schemas' own definitions have gone among those of the page."""
+    if isinstance(part, list):
+        return [_with_definitions_together(item, definitions) for item in part]
+    if not isinstance(part, dict):
+        return part
+    for name, definition in part.pop("$defs", {}).items():
+        definitions[name] = _with_definitions_together(definition, definitions)
+    kept = {name: _with_definitions_together(value, definitions) for name, value in list(part.items())}
+    if isinstance(reference := kept.get("$ref"), str):
+        kept["$ref"] = reference.replace("#/$defs/", "#/components/schemas/")
+    return kept
 
 
 def _probe(path: str) -> dict[str, Any]:
