@@ -28,7 +28,7 @@ class VideoStore:
                 sql.event.listen(self._engine, "connect", _prepare_sqlite)
             metadata.create_all(self._engine)
         except (sql.exc.SQLAlchemyError, ImportError) as error:
-            raise UsageError(f"--database-url {sql.engine.make_url(url)!r}: {error}") from error
+            raise UsageError(f"--database-url: the database cannot be used: {error}") from error
 
     @classmethod
     def in_folder(cls, folder: Path) -> "VideoStore":

@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from omni_worker import keys, model_source
 from omni_worker.config import ReplicaConfig
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 STATS_SECONDS = 1.0
 MOST_HAND_BACK_SECONDS = 5.0  # of the drain timeout, for handing back what has not ended, and for the last step
 WARM_UP_PROMPT = "warm-up"
+WARM_UP_SIDE = 512  # of a picture to start from
 WARM_UP_SIZES = (2, 4, 8)
 WARM_UP_SECONDS = 20.0
 
@@ -123,10 +125,7 @@ class ReplicaProcess:
         most = 1 if card.mode == "request" else self._config.engine.max_num_seqs
         for count in sorted({min(size, most) for size in WARM_UP_SIZES}):
             log.info("warming up: %d at once", count)
-            params = [
-                GenerationParams(prompt=WARM_UP_PROMPT, steps=2, seed=seed, sampling=SamplingParams(max_tokens=2))
-                for seed in range(count)
-            ]
+            params = [_warm_up_params(card, seed) for seed in range(count)]
             ended = await asyncio.gather(*(self._server.run_here(f"warm-up-{count}-{p.seed}", p) for p in params))
             for error in {str(event.error) for event in ended if event.error}:
                 log.warning("the warm-up of %s failed: %s", card.pipeline, error)
@@ -222,6 +221,20 @@ class ReplicaProcess:
                 **runner,
             )
             await asyncio.sleep(STATS_SECONDS)
+
+
+def _warm_up_params(card: ModelCard, seed: int) -> GenerationParams:
+    """A short request that the model can take."""
+    params = GenerationParams(prompt=WARM_UP_PROMPT, steps=2, seed=seed, sampling=SamplingParams(max_tokens=2))
+    if not card.needs_image:
+        return params
+    side = card.defaults.width or WARM_UP_SIDE
+    return msgspec.structs.replace(
+        params,
+        images=[np.full((side, side, 3), 128, np.uint8)],
+        mask=np.full((side, side), 255, np.uint8) if card.mask else None,
+        strength=1.0 if card.strength else None,
+    )
 
 
 def _end_with_parent() -> None:
