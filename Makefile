@@ -83,7 +83,8 @@ cluster-down: ## Stop the cluster, and remove every trace of it but the build ca
 	@python3 hack/cluster down --kind=$(CLUSTER)
 
 survey: install ## Run every pipeline class of the tests, write docs/pipelines.md (5 minutes)
-	@OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error $(PYTHON) -m tests.worker.pipelines.survey --output docs/pipelines.md
+	@OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error $(PYTHON) -m tests.worker.pipelines.survey --output docs/pipelines.md \
+	    --data operator/omni_operator/commands/surveyed.json
 
 bench: install ## Measure everything, into benchmarks/results (80 minutes, on a machine that does nothing else)
 	@for name in $(BENCHMARKS); do \

@@ -10,6 +10,8 @@ from typing import Any
 PAINTER = {"name": "painter", "engine": "diffusion", "task": None, "pipeline": "QwenImagePipeline"}
 THINKER = {"name": "thinker", "engine": "autoregressive", "task": "generate", "pipeline": "Qwen3ForCausalLM"}
 
+CARD = {"steps": 20, "sized": True, "size_multiple": 8, "guidance": True, "defaults": {"guidance_scale": 4.0}}
+
 
 def replica(id: str, **other: Any) -> dict[str, Any]:
     """A replica that is up and has nothing to do, but for what is told otherwise."""
@@ -77,7 +79,7 @@ class StandInHead:
             "/v1/models": {"object": "list", "data": [{"id": "digits", "object": "model", "created": 1}]},
             "/omni/replicas": {
                 "replicas": [
-                    {**each, "stage": stage["name"], "stage_id": 0, "pipeline": stage["pipeline"], "mode": "step"}
+                    {**each, "stage": stage["name"], "pipeline": stage["pipeline"], "mode": "step", "card": CARD}
                     for stage in self.stages
                     for each in stage["replicas"]
                 ]

@@ -7,6 +7,7 @@ runs all of them, or those named, and writes the table of what steps and what sh
 
 import argparse
 import importlib
+import json
 import pkgutil
 import sys
 import warnings
@@ -183,6 +184,16 @@ def row(specimen: Specimen, found: Finding) -> str:
     return f"| {specimen.name} | {specimen.family} | {specimen.task} | {' | '.join(cells)} |"
 
 
+def entry(specimen: Specimen, found: Finding) -> dict[str, Any]:
+    """The same as data, for `omni models`."""
+    return {
+        "family": specimen.family,
+        "task": specimen.task,
+        "steps": found.steps and not found.error,
+        "shares": {model: part > 0 for model, part in sorted(found.shared.items())},
+    }
+
+
 def summary(findings: dict[str, Finding]) -> str:
     stepping = [found for found in findings.values() if found.steps and not found.error]
     exact = sum(found.is_exact for found in stepping)
@@ -198,6 +209,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
     parser.add_argument("--output", type=Path, help="where to write the table")
+    parser.add_argument("--data", type=Path, help="where to write what `omni models` knows")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
@@ -214,6 +226,10 @@ def main() -> int:
         text = HEAD.format(versions=versions, summary=summary(findings))
         rows = [row(specimen, findings[specimen.name]) for specimen in chosen]
         args.output.write_text(text + "\n".join(rows) + "\n")
+    if args.data:
+        entries = {specimen.name: entry(specimen, findings[specimen.name]) for specimen in chosen}
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in sorted(entries.items()))
+        args.data.write_text(f"{{\n{lines}\n}}\n")
     return sum(not found.is_right for found in findings.values())
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import asdict
 
+import msgspec
 from fastapi import APIRouter
 
-from omni_worker.api.state_schemas import ReplicaList, ReplicaObject, RunningList, RunningObject
+from omni_worker.api.state_schemas import CardObject, ReplicaList, ReplicaObject, RunningList, RunningObject
 from omni_worker.orchestrator.orchestrator import Orchestrator
 
 
@@ -32,6 +33,7 @@ def state_routes(orchestrator: Orchestrator) -> APIRouter:
                     step_ms=member.replica.load.step_ms,
                     pipeline=member.replica.card.pipeline,
                     mode=member.replica.card.mode,
+                    card=CardObject.model_validate(msgspec.to_builtins(member.replica.card)),
                 )
                 for pool in orchestrator.pools
                 for member in pool.members

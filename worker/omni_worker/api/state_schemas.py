@@ -3,6 +3,37 @@
 from pydantic import BaseModel
 
 
+class DefaultsObject(BaseModel):
+    """What a model is served with where a request says nothing."""
+
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    strength: float | None = None
+
+
+class CardObject(BaseModel):
+    """What a replica's model can do: what of a request it takes, and what it does where that is left out."""
+
+    context_length: int | None = None
+    defaults: DefaultsObject = DefaultsObject()
+    negative_prompt: bool = False
+    guidance: bool = False
+    sized: bool = False
+    size_multiple: int = 1
+    image: str = "none"
+    needs_image: bool = False
+    mask: bool = False
+    strength: bool = False
+    steps: int | None = None
+    video: bool = False
+    frames: int | None = None
+
+
 class ReplicaObject(BaseModel):
     """One replica, as GET /omni/replicas lists it."""
 
@@ -20,6 +51,7 @@ class ReplicaObject(BaseModel):
     step_ms: float
     pipeline: str
     mode: str
+    card: CardObject
 
 
 class ReplicaList(BaseModel):

@@ -1,0 +1,111 @@
+"""What is known of a model before it is served: its class, whether that steps, and in which phases.
+
+Classes of diffusers were tried by `make survey`, which wrote `surveyed.json`.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import BaseModel
+
+HUB = "https://huggingface.co"
+HF = "hf://"
+BUILTIN = {"builtin://digits": "QwenImagePipeline"}
+INDEXES = ("model_index.json", "config.json")
+
+
+class UnknownModel(Exception):
+    """Nothing is known of it; the message says why."""
+
+    exit_code = 1
+
+
+class Known(BaseModel):
+    """`steps`: whether it runs step by step, None if nobody tried; `shares`: whether the models that it calls in every
+    step run several requests as one."""
+
+    model: str
+    pipeline: str
+    family: str | None = None
+    task: str | None = None
+    steps: bool | None = None
+    phases: list[str] = []
+    shares: dict[str, bool] = {}
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Names and values, for people."""
+        yield "class", self.pipeline
+        if self.family:
+            yield "family", f"{self.family}, {self.task}"
+        elif self.task:
+            yield "task", self.task
+        yield "steps", {True: "yes", False: "no: it runs in request mode", None: "not tried"}[self.steps]
+        if self.phases:
+            yield "phases", " → ".join(self.phases)
+        for name, is_shared in self.shares.items():
+            yield "batches", f"{name}: {'requests share its calls' if is_shared else 'each request by itself'}"
+
+
+@cache
+def surveyed() -> dict[str, dict[str, Any]]:
+    """What the survey found, by class."""
+    found: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "surveyed.json").read_text())
+    return found
+
+
+def known(model: str) -> Known:
+    """What is known of a class, a folder or a model of the hub. Raises UnknownModel."""
+    name = class_of(model)
+    if entry := surveyed().get(name):
+        loop = " + ".join(entry["shares"]) or "denoise"
+        phases = ["encode", f"({loop} → step) × steps", "decode"] if entry["steps"] else ["the whole of it"]
+        return Known(model=model, pipeline=name, phases=phases, **entry)
+    if name.endswith(("ForCausalLM", "ForConditionalGeneration")):
+        return Known(model=model, pipeline=name, task="text", steps=True, phases=["prefill", "(decode) × tokens"])
+    if name == model and not name.endswith("Pipeline"):
+        raise UnknownModel(f"{model!r} is not a model; give a class like FluxPipeline, a folder, or hf://org/name")
+    return Known(model=model, pipeline=name)
+
+
+def class_of(model: str) -> str:
+    """The class that a model's index names. Raises UnknownModel."""
+    if model in BUILTIN:
+        return BUILTIN[model]
+    if model.startswith(HF):
+        return _named(model, [_fetched(model, index) for index in INDEXES])
+    if Path(model).is_dir():
+        files = [Path(model) / index for index in INDEXES]
+        return _named(model, [file.read_text() if file.is_file() else None for file in files])
+    return model
+
+
+def _fetched(model: str, index: str) -> str | None:
+    """A file of a model on the hub; None where it has none."""
+    hub, token = os.environ.get("HF_ENDPOINT", HUB).rstrip("/"), os.environ.get("HF_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    url = f"{hub}/{model.removeprefix(HF)}/resolve/main/{index}"
+    try:
+        answer = httpx.get(url, headers=headers, follow_redirects=True, timeout=20.0)
+    except httpx.HTTPError as error:
+        raise UnknownModel(f"{model}: {hub} could not be asked: {error}") from None
+    if answer.status_code in (401, 403):
+        raise UnknownModel(f"{model}: {hub} gives it only to those who may; set HF_TOKEN, and mind the spelling")
+    return answer.text if answer.status_code == 200 else None
+
+
+def _named(model: str, indexes: list[str | None]) -> str:
+    for text in indexes:
+        try:
+            index = json.loads(text or "{}")
+            names = [index.get("_class_name"), *(index.get("architectures") or [])]
+        except (ValueError, AttributeError, TypeError):
+            continue
+        for name in names:
+            if isinstance(name, str):
+                return name
+    raise UnknownModel(f"{model}: neither {' nor '.join(INDEXES)} names a class")
