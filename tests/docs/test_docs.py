@@ -1,0 +1,162 @@
+"""What people copy from the documentation works: manifests, command lines, links, and the targets of make."""
+
+import argparse
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from omni_operator import status, trouble
+from omni_operator.conditions import Conditions
+from omni_operator.spec import KIND, parse
+
+PROJECT = Path(__file__).parents[2]
+BESIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "charts/omnipipeline/README.md")
+PAGES = [*(PROJECT / file for file in BESIDE), *sorted((PROJECT / "docs").glob("*.md"))]
+EXAMPLES = sorted((PROJECT / "examples").glob("*.yaml"))
+SHELL = ("console", "sh", "bash")
+COMMANDS = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["entry-points"]["omni.commands"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(PROJECT))
+
+
+def blocks(page: Path, *languages: str) -> Iterator[str]:
+    """The fenced blocks of a page in one of the languages."""
+    for found in re.finditer(r"^```(\w+)[^\n]*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        if found[1] in languages:
+            yield found[2]
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def typed(block: str) -> Iterator[str]:
+    """The commands of a block: what follows a prompt, or every line where there is none; continued lines joined."""
+    has_prompt = re.search(r"^\$ ", block, re.MULTILINE)
+    for line in block.replace("\\\n", " ").splitlines():
+        if has_prompt and not line.startswith("$ "):
+            continue
+        for command in re.split(r"\s+&&\s+", line.removeprefix("$ ")):
+            yield command.split("  #")[0].split("     (")[0].strip()
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Every command line that is told to be typed, with where."""
+    for page in PAGES:
+        for block in blocks(page, *SHELL):
+            for command in typed(block):
+                yield name(page), command
+    for example in EXAMPLES:
+        for line in example.read_text().splitlines():
+            if told := re.match(r"#   ((?:omni|kubectl) .*)", line):
+                yield name(example), re.split(r"\s{4,}|  ", told[1])[0]
+
+
+def manifests() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every mapping in a YAML block, with where."""
+    for page in PAGES:
+        for number, block in enumerate(blocks(page, "yaml"), 1):
+            for document in yaml.safe_load_all(block):
+                yield f"{name(page)}, block {number}", document
+
+
+def patched(base: Any, patch: Any) -> Any:
+    """`patch` over `base`: mappings key by key, all else replaced."""
+    if not (isinstance(base, Mapping) and isinstance(patch, Mapping)):
+        return patch
+    return {**base, **{key: patched(base.get(key), value) for key, value in patch.items()}}
+
+
+def parser(command: str) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog=f"omni {command}", exit_on_error=False)
+    import_module(COMMANDS[command]).configure(made)
+    return made
+
+
+OMNI = [pytest.param(command, id=f"{where}: {command}") for where, command in commands() if command.startswith("omni ")]
+MANIFESTS = [pytest.param(manifest, id=where) for where, manifest in manifests()]
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS)
+def test_a_manifest_is_valid(manifest: dict[str, Any]) -> None:
+    """A part of one, which begins with `spec`, is valid over the first example."""
+    if "kind" not in manifest:
+        assert set(manifest) == {"spec"}, "show a part of a pipeline from `spec` on"
+        base = yaml.safe_load((PROJECT / "examples/digits.yaml").read_text())
+        parse(patched(base, manifest))
+    elif manifest["kind"] == KIND:
+        parse(manifest)
+    else:
+        assert manifest["apiVersion"]
+        assert manifest["metadata"]["name"]
+
+
+@pytest.mark.parametrize("command", OMNI)
+def test_omni_understands_a_command_line(command: str) -> None:
+    _, subcommand, *arguments = shlex.split(command)
+    assert subcommand in COMMANDS
+    try:
+        parser(subcommand).parse_args(arguments)
+    except (SystemExit, argparse.ArgumentError) as error:
+        pytest.fail(f"omni {subcommand} does not understand it: {error}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_command_in_the_text_has_options_that_there_are(page: Path) -> None:
+    for code in re.findall(r"`omni ([a-z][^`]*)`", prose(page)):
+        subcommand, *words = code.split()
+        assert subcommand in COMMANDS, code
+        known = {option for action in parser(subcommand)._actions for option in action.option_strings}
+        flags = {word.partition("=")[0] for word in words if word.startswith("-")}
+        assert flags <= known, code
+
+
+def test_files_that_commands_name_are_there() -> None:
+    for where, command in commands():
+        for path in re.findall(r"(?<![\w/.-])(?:examples|charts|operator|worker|hack)/[\w./-]+", command):
+            assert (PROJECT / path).exists(), f"{where}: {command}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        file = target.partition("#")[0]
+        if file and "://" not in file:
+            assert (page.parent / file).exists(), f"{name(page)}: {target}"
+
+
+def test_targets_of_make_are_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        told = [command for block in blocks(page, *SHELL) for command in typed(block)]
+        told += re.findall(r"`([^`]*)`", prose(page))
+        for command in told:
+            if found := re.match(r"(?:\w+=\S+ )*make ([a-z-]+)", command):
+                assert found[1] in targets, f"{name(page)}: {command}"
+
+
+def test_every_reason_that_the_operator_gives_is_told_of() -> None:
+    """Others are a cluster's own words."""
+    source = "".join(Path(str(module.__file__)).read_text() for module in (status, trouble))
+    kinds = "|".join(get_args(Conditions))
+    given = re.findall(rf'"(?:{kinds})", (?:True|False), "(\w+)"', source)
+    given += re.findall(r'Trouble\(\w+, "(\w+)"', source)
+    told = (PROJECT / "docs/troubleshooting.md").read_text()
+    assert len(given) > 20
+    assert [reason for reason in given if f"`{reason}`" not in told] == []
+
+
+def test_every_page_is_in_the_site() -> None:
+    site = (PROJECT / "mkdocs.yml").read_text()
+    for page in (PROJECT / "docs").glob("*.md"):
+        assert page.name in site
