@@ -72,7 +72,7 @@ async def pictures_of(body: ChatRequest, service: Service, wanted: frozenset[str
     if IMAGE not in wanted:
         message = "messages: only a stage that draws takes pictures: ask for the modality image, where there is one"
         raise RequestError("invalid", message, "messages")
-    files = [of_data_url(url, "messages") for url in newest.image_urls]
+    files = [await asyncio.to_thread(of_data_url, url, "messages") for url in newest.image_urls]
     pictures = [await opened(file, "messages", service.limits.pixels) for file in files]
     return await asyncio.to_thread(arrays, pictures, [], service.scaled_to(body), service.takes_mask)
 

@@ -1,5 +1,6 @@
 """/v1/videos: videos as jobs that clients ask after."""
 
+import asyncio
 import secrets
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from fastapi.responses import Response
 from omni_worker.api.answers import ERRORS, seeds
 from omni_worker.api.errors import ApiError
 from omni_worker.api.forms import form_description, read_form, validated
-from omni_worker.api.inputs import arrays, of_data_url, opened
+from omni_worker.api.inputs import as_array, of_data_url, opened
 from omni_worker.api.openapi import refused_route
 from omni_worker.api.schemas import ErrorResponse
 from omni_worker.api.service import Asked, Service
@@ -72,11 +73,10 @@ def video_routes(service: Service, jobs: VideoJobs) -> APIRouter:
     async def create(request: Request) -> VideoObject:
         """Have a video made. It is a job: ask after it by its id, and download it once it is completed."""
         body, file = await read_video(request)
-        images = [await opened(file, "input_reference", service.limits.pixels)] if file is not None else []
-        asked = Asked(
-            body.prompt, images=arrays(images, [], None, False)[0] if images else (), video=True,
-            where="send one as input_reference", image_field="input_reference",
-        )  # fmt: skip
+        pictures = [await opened(file, "input_reference", service.limits.pixels)] if file is not None else []
+        images = [await asyncio.to_thread(as_array, picture) for picture in pictures]
+        where = "send one as input_reference"
+        asked = Asked(body.prompt, images=images, video=True, where=where, image_field="input_reference")
         service.check(body, asked)
         video = new_video(service, body, file)
         await jobs.add(video)
