@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import json
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what not to draw")
     parser.add_argument("--count", type=int, metavar="N", help="how many pictures (default: 1)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens of text at most")
+    parser.add_argument("--json", action="store_true", help="tell of the files, or the text, as JSON")
     parser.add_argument(
         "--timeout", type=float, default=600.0, metavar="SECONDS", help="time to wait until it serves (default: 600)"
     )
@@ -61,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
     files = output_files(Path(args.output), count) if args.output is not None else []
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     where = endpoint.find(args.url, args.pipeline, args.namespace, args.timeout, console.print)
+    if not files and args.json:
+        print(json.dumps({"text": "".join(written(where, question(args)))}))
+        return 0
     if not files:
         for piece in written(where, question(args)):
             print(piece, end="", flush=True)
@@ -71,6 +76,14 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.monotonic() - begin
     for file, picture in zip(files, pictures, strict=True):
         file.write_bytes(base64.b64decode(picture["b64_json"]))
+    if args.json:
+        told = [
+            {"file": str(file), "seed": picture.get("seed", args.seed)}
+            for file, picture in zip(files, pictures, strict=True)
+        ]
+        print(json.dumps({"seconds": round(seconds, 3), "pictures": told}))
+        return 0
+    for file, picture in zip(files, pictures, strict=True):
         seed = picture.get("seed", args.seed)
         print(f"{file}  seed {seed}  {seconds:.1f} s" if seed is not None else f"{file}  {seconds:.1f} s")
     return 0
