@@ -16,6 +16,7 @@ from omni_worker.errors import UsageError
 log = logging.getLogger(__name__)
 MAX_REQUEST_ID = 128
 GUARDED = ("/v1/", "/omni/")
+FREE = ("/v1/omni/topology",)  # what autoscaling goes by, which the metrics tell too; an operator has no key to show
 
 
 class RequestIds:
@@ -115,14 +116,14 @@ def _hash(key: str) -> bytes:
 
 
 class Locked:
-    """Answers 401 to who comes without a key, but for the probes, the metrics and the description of the API."""
+    """Answers 401 to who comes without a key, but for what tells how the pipeline is, and the API's description."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(GUARDED):
+        if scope["type"] != "http" or scope["path"] in FREE or not scope["path"].startswith(GUARDED):
             await self._app(scope, receive, send)
             return
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")

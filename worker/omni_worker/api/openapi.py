@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from starlette.routing import BaseRoute
 
 from omni_worker.api.errors import ApiError
+from omni_worker.api.guards import FREE
 from omni_worker.api.schemas import ErrorResponse
 
 REQUEST_ID = {
@@ -65,12 +66,12 @@ def described(page: dict[str, Any], probes: list[BaseRoute], has_keys: bool) -> 
     """`page` with headers, probes and keys, and without the 422 that this server never answers."""
     page["info"]["description"] = ABOUT
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
-    for methods in page["paths"].values():
+    for path, methods in page["paths"].items():
         for operation in methods.values():
             answers = operation["responses"]
             if answers.pop("422", None) is not None:
                 answers.setdefault("400", {"description": "The request is wrong.", "content": error})
-            if has_keys:
+            if has_keys and path not in FREE:
                 operation["security"] = [{"key": []}]
                 answers["401"] = {"description": "No key, or none that is known.", "content": error}
             for status, answer in answers.items():
@@ -80,7 +81,7 @@ def described(page: dict[str, Any], probes: list[BaseRoute], has_keys: bool) -> 
                 if status == "401":
                     answer["headers"]["WWW-Authenticate"] = {"schema": {"type": "string"}}
     for route in probes:
-        path = getattr(route, "path")  # noqa: B009 - mypy knows no path of a BaseRoute
+        path = str(getattr(route, "path"))  # noqa: B009 - mypy knows no path of a BaseRoute
         page["paths"][path] = {"get": _probe(path)}
     if has_keys:
         page.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
