@@ -56,6 +56,7 @@ DEFINITIONS = Resource("CustomResourceDefinition", "apiextensions.k8s.io", "v1",
 PODS = Resource("Pod", "", "v1", "pods")
 # Known by name only: what may list Secrets may read them all.
 SECRETS = Resource("Secret", "", "v1", "secrets")
+EVENTS = Resource("Event", "", "v1", "events")
 LEASES = Resource("Lease", "coordination.k8s.io", "v1", "leases")
 CHILDREN = {
     resource.kind: resource
@@ -123,7 +124,8 @@ class WatchHealth:
 class Cluster:
     """A connection to one API server, usable from many threads. `is_inside`: whether this is one of its pods.
 
-    `may_write` is asked before every write but that of a Lease.
+    `may_write` is asked before every write but those of Leases and Events; `heard` is told of every call the method and
+    the status, 0 where there was no answer.
     """
 
     def __init__(self, connections: int = 32) -> None:
@@ -144,6 +146,7 @@ class Cluster:
         configuration.connection_pool_maxsize = connections
         self.is_inside = is_inside
         self.may_write: Callable[[], bool] = lambda: True
+        self.heard: Callable[[str, int], None] = lambda verb, code: None
         self._configuration = configuration
         self._pool = client.ApiClient(configuration).rest_client.pool_manager
 
@@ -369,7 +372,9 @@ class Cluster:
                 preload_content=not stream,
             )
         except HTTPError as error:
+            self.heard(method, 0)
             raise Unreachable(f"the API server at {self._configuration.host} does not answer: {error}") from error
+        self.heard(method, response.status)
         if response.status >= 400:
             content = response.data
             try:

@@ -36,6 +36,7 @@ from omni_operator.leader import Leader
 from omni_operator.loads import read
 from omni_operator.manifests.labels import MANAGED_SELECTOR
 from omni_operator.manifests.ownership import pipeline_of
+from omni_operator.metrics import OperatorMetrics
 from omni_operator.reconcile import Incomplete, reconcile
 from omni_operator.scaling import Scaler
 from omni_operator.spec import GROUP, PLURAL, VERSION
@@ -58,6 +59,8 @@ LEASE = "omni-operator"
 CRD_SECONDS = 2.0
 POLL_SECONDS = 3.0
 POLLERS = 8
+MEASURE_SECONDS = 2.0
+RESULTS = {ApiError: "refused", Unreachable: "unreachable", Incomplete: "incomplete"}
 
 Key = tuple[str, str]
 """Namespace and name of a pipeline."""
@@ -81,6 +84,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--probe-port", type=int, default=8080, metavar="PORT", help="port of /healthz; 0 for none (default: 8080)"
     )
     parser.add_argument(
+        "--metrics-port", type=int, default=8081, metavar="PORT", help="port of /metrics; 0 for none (default: 8081)"
+    )
+    parser.add_argument(
         "--leader-election",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -96,8 +102,9 @@ def run(args: argparse.Namespace) -> int:
     )
     for chatty in ("kopf", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    if args.probe_port:
-        require_free_port(args.probe_port)
+    for flag, port in (("--probe-port", args.probe_port), ("--metrics-port", args.metrics_port)):
+        if port:
+            require_free_port(flag, port)
     cluster, namespaces = Cluster(), tuple(args.namespace)
     leader = None
     if args.leader_election:
@@ -105,6 +112,9 @@ def run(args: argparse.Namespace) -> int:
         leader = Leader(cluster, where, LEASE, f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}")
         cluster.may_write = lambda: leader.is_leading
     operator = Operator(cluster, args.worker_image, namespaces, leader)
+    cluster.heard = operator.metrics.heard
+    if args.metrics_port:
+        operator.metrics.serve(args.metrics_port)
     wait_for_definition(operator.cluster, operator.namespaces)
     kopf.run(
         registry=registry(operator),
@@ -118,18 +128,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 class PortInUse(Exception):
-    """The probes have nowhere to be."""
+    """The probes or the metrics have nowhere to be."""
 
     exit_code = 1
 
 
-def require_free_port(port: int) -> None:
+def require_free_port(flag: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("0.0.0.0", port))
         except OSError as error:
-            raise PortInUse(f"--probe-port {port}: {error.strerror}; choose another port, or 0 for no probes") from None
+            raise PortInUse(f"{flag} {port}: {error.strerror}; choose another port, or 0 for none") from None
 
 
 def wait_for_definition(cluster: Cluster, namespaces: tuple[str, ...]) -> None:
@@ -160,6 +170,7 @@ class Operator:
 
     def __post_init__(self) -> None:
         self.scaler = Scaler(partial(read, self.cluster), time.monotonic)
+        self.metrics = OperatorMetrics()
         self.acts = asyncio.Event()
 
     @property
@@ -178,6 +189,7 @@ class Operator:
             self.leader.start(lambda acts: loop.call_soon_threadsafe(self.lead, acts))
         self.tasks = [asyncio.create_task(self.work(pool)) for _ in range(WORKERS)]
         self.tasks.append(asyncio.create_task(self.resync(pool)))
+        self.tasks.append(asyncio.create_task(self.measure()))
         self.tasks.append(asyncio.create_task(self.scale(ThreadPoolExecutor(POLLERS, thread_name_prefix="poll"))))
 
     def lead(self, acts: bool) -> None:
@@ -214,18 +226,34 @@ class Operator:
                 self.queue.succeeded(key)
                 self.queue.add(key)
                 continue
+            began, result = time.monotonic(), "done"
             try:
-                await loop.run_in_executor(pool, reconcile, self.cluster, self.scaler, *key, self.worker_image)
+                await loop.run_in_executor(
+                    pool, reconcile, self.cluster, self.scaler, self.metrics, *key, self.worker_image
+                )
             except NotLeading:
+                result = "not-leading"
                 self.queue.failed(key)
             except (ApiError, Unreachable, Incomplete) as error:
+                result = RESULTS[type(error)]
                 delay = self.queue.failed(key)
                 logger.warning("%s/%s: %s; again in %.1f s", *key, error, delay)
             except Exception:
+                result = "defect"
                 delay = self.queue.failed(key)
                 logger.exception("%s/%s: a defect of the operator; again in %.1f s", *key, delay)
             else:
                 self.queue.succeeded(key)
+            self.metrics.reconcile.labels(result).observe(time.monotonic() - began)
+
+    async def measure(self) -> None:
+        """Keep those metrics up that are read off the event loop's own state."""
+        while True:
+            self.metrics.queue_depth.set(self.queue.depth())
+            self.metrics.queue_age.set(self.queue.age())
+            self.metrics.watch_age.set(self.silence())
+            self.metrics.leading.set(self.acts.is_set())
+            await asyncio.sleep(MEASURE_SECONDS)
 
     async def resync(self, pool: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
@@ -251,13 +279,17 @@ class Operator:
                 if is_changed:
                     self.queue.add(key)
 
+    def silence(self) -> float:
+        """Seconds for which the most silent watch has heard nothing."""
+        return max((time.monotonic() - watch.last_heard for watch in self.watches), default=0.0)
+
     def health(self) -> str:
         """Raises kopf.PermanentError, which makes the probe fail, where work or a watch is stuck."""
         if any(task.done() for task in self.tasks):
             raise kopf.PermanentError("a worker has ended")
         if self.acts.is_set() and self.queue.age() > STUCK_SECONDS:
             raise kopf.PermanentError(f"a pipeline has waited for {self.queue.age():.0f} s")
-        silence = max((time.monotonic() - watch.last_heard for watch in self.watches), default=0.0)
+        silence = self.silence()
         if silence > 2 * STUCK_SECONDS:
             raise kopf.PermanentError(f"a watch has been silent for {silence:.0f} s")
         return "ok"

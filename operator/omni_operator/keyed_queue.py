@@ -68,6 +68,10 @@ class KeyedQueue(Generic[Key]):
         self.add_after(key, delay)
         return delay
 
+    def depth(self) -> int:
+        """Keys that wait."""
+        return len(self._waiting)
+
     def age(self) -> float:
         """Seconds that the oldest key has waited or been worked on; 0 where there is none."""
         now = asyncio.get_running_loop().time()

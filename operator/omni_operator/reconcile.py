@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from omni_operator.cluster import FIELD_MANAGER, PIPELINES, PODS, ApiError, Cluster, Resource
+from omni_operator.cluster import EVENTS, FIELD_MANAGER, PIPELINES, PODS, ApiError, Cluster, Resource
 from omni_operator.conditions import Status
 from omni_operator.keys import NotOurs, shared_secret
 from omni_operator.manifests import children
 from omni_operator.manifests.labels import MANAGED_SELECTOR, PIPELINE
+from omni_operator.metrics import OperatorMetrics, seconds_to_ready
+from omni_operator.news import event, news
 from omni_operator.plan import Plan, make_plan, reference
 from omni_operator.problems import InvalidSpec
 from omni_operator.rollout import is_head_to_wait
@@ -38,19 +40,26 @@ def utc_now() -> str:
 
 
 def reconcile(
-    cluster: Cluster, scaler: Scaler, namespace: str, name: str, worker_image: str, now: Callable[[], str] = utc_now
+    cluster: Cluster,
+    scaler: Scaler,
+    metrics: OperatorMetrics,
+    namespace: str,
+    name: str,
+    worker_image: str,
+    now: Callable[[], str] = utc_now,
 ) -> None:
     """Bring one pipeline towards its spec. Whatever it raises is to be retried; Incomplete is expected."""
     found = cluster.get(PIPELINES, namespace, name)
     if found is None or found["metadata"].get("deletionTimestamp"):
         scaler.forget((namespace, name))
+        metrics.show(namespace, name, None)
         return  # its children go with it: they are owned
     previous = found.get("status") or {}
     try:
         pipeline = parse(found)
     except InvalidSpec as invalid:
         generation = found["metadata"].get("generation", 0)
-        report(cluster, found, rejected_status(generation, invalid, previous, now()))
+        report(cluster, metrics, found, rejected_status(generation, invalid, previous, now()), now())
         return
     live, unseen = labelled(cluster, pipeline)
     counts = scaler.counts(pipeline, pods_asked_for(pipeline, live))
@@ -65,7 +74,7 @@ def reconcile(
         left_out=done.left_out,
         unknown_load=counts.unknown,
     )
-    report(cluster, found, accepted_status(pipeline, topology, observed, previous, now()))
+    report(cluster, metrics, found, accepted_status(pipeline, topology, observed, previous, now()), now())
     if failures:
         raise Incomplete("; ".join(failure.message for failure in failures))
 
@@ -190,8 +199,18 @@ def execute(cluster: Cluster, plan: Plan) -> tuple[list[Object], list[Failure]]:
     return applied, failures
 
 
-def report(cluster: Cluster, found: Mapping[str, Any], status: Status) -> None:
-    """Write the status, if it says something new."""
+def report(cluster: Cluster, metrics: OperatorMetrics, found: Mapping[str, Any], status: Status, now: str) -> None:
+    """Write the status, if it says something new, and make Events of what is news in it."""
+    metrics.show(found["metadata"]["namespace"], found["metadata"]["name"], status)
     content = status.model_dump(by_alias=True, mode="json", exclude_none=True)
-    if content != found.get("status"):
-        cluster.write_status(found, content)
+    if content == found.get("status"):
+        return
+    cluster.write_status(found, content)
+    took = seconds_to_ready(found, status)
+    if took is not None:
+        metrics.ready.observe(took)
+    for told in news(found.get("status") or {}, status):
+        try:
+            cluster.create(EVENTS, event(found, told, now))
+        except ApiError as error:  # of no consequence: the status says the same
+            logger.info("no Event of %s: %s", told.reason, error)

@@ -160,7 +160,7 @@ def test_no_right_is_a_wildcard_and_secrets_are_known_by_name_only() -> None:
     assert set(verbs) == {
         "omnipipelines", "omnipipelines/status", "deployments", "services", "serviceaccounts", "configmaps", "pods",
         "secrets", "networkpolicies", "poddisruptionbudgets",
-        "persistentvolumeclaims", "leases",
+        "persistentvolumeclaims", "leases", "events",
     }  # fmt: skip
     assert verbs["secrets"] == {"get", "create", "patch"}
 

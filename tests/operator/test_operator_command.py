@@ -18,7 +18,7 @@ def omni_operator(folder: Path, *arguments: str) -> subprocess.CompletedProcess[
 
 
 def test_without_a_cluster_it_says_what_to_set(tmp_path: Path) -> None:
-    done = omni_operator(tmp_path, "--probe-port=0")
+    done = omni_operator(tmp_path, "--probe-port=0", "--metrics-port=0")
     assert done.returncode == 1
     assert "omni operator: no cluster to talk to: set KUBECONFIG to a kubeconfig file, or run in a pod" in done.stderr
     assert "Traceback" not in done.stderr
@@ -29,7 +29,7 @@ def test_a_busy_probe_port_is_told(tmp_path: Path) -> None:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = omni_operator(tmp_path, f"--probe-port={port}")
+        done = omni_operator(tmp_path, f"--probe-port={port}", "--metrics-port=0")
     assert done.returncode == 1
     assert f"omni operator: --probe-port {port}: Address already in use; choose another port" in done.stderr
     assert "Traceback" not in done.stderr

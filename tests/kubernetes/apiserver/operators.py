@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 
 ROOT = Path(__file__).parents[3]
@@ -100,16 +101,21 @@ class Kubectl:
         return next((condition for condition in conditions if condition["type"] == kind), {})
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Operator:
     """`omni operator` as a process of its own."""
 
     def __init__(self, kubeconfig: str, log: Path, *namespaces: str) -> None:
         self.log = log
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.probe_port = probe.getsockname()[1]
+        self.probe_port, self.metrics_port = free_port(), free_port()
         scope = [f"--namespace={namespace}" for namespace in namespaces]
-        command = [str(Path(sys.executable).with_name("omni")), "operator", f"--probe-port={self.probe_port}", *scope]
+        command = [str(Path(sys.executable).with_name("omni")), "operator", f"--probe-port={self.probe_port}"]
+        command += [f"--metrics-port={self.metrics_port}", *scope]
         with log.open("ab") as file:
             self._process = subprocess.Popen(
                 command,
@@ -122,6 +128,9 @@ class Operator:
                 stdout=file,
                 stderr=file,
             )
+
+    def metrics(self) -> str:
+        return httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", trust_env=False).text
 
     def writes(self) -> int:
         return sum(" applied " in line or " deleted " in line for line in self.log.read_text().splitlines())

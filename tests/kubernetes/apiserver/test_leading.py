@@ -34,3 +34,22 @@ def test_another_operator_takes_over(
     assert holder(kubectl) not in ("", before)
     kubectl.settled()
     assert second.writes() == 1, "one Deployment, and nothing that the first had written already"
+
+
+def test_the_operator_tells_of_its_work_and_a_settled_pipeline_makes_no_event(
+    kubectl: Kubectl, start_operator: StartOperator, digits: dict[str, Any]
+) -> None:
+    operator = start_operator(kubectl.namespace)
+    serve(kubectl, digits)
+    labels = f'pipeline="digits",pipeline_namespace="{kubectl.namespace}",stage="painter"'
+    assert f'omni_operator_stage_pods{{kind="desired",{labels}}} 2.0' in operator.metrics()
+    assert 'omni_operator_api_calls_total{code="200",verb="PATCH"}' in operator.metrics()
+    assert 'omni_operator_reconcile_seconds_count{result="done"}' in operator.metrics()
+
+    def told() -> list[str]:
+        events = kubectl.items("events")
+        return sorted(one["reason"] for one in events if one["involvedObject"]["kind"] == "OmniPipeline")
+
+    assert told() == ["Created", "Unschedulable"]
+    kubectl("scale", "op/digits", "--replicas=5")
+    eventually(lambda: told() == ["Created", "Scaled", "Unschedulable"], "an Event of the new count")
