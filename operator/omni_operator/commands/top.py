@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import select
 import sys
 import termios
@@ -172,7 +173,10 @@ class _Pressed:
             time.sleep(seconds)
             return False
         readable, _, _ = select.select([sys.stdin], [], [], seconds)
-        return bool(readable) and sys.stdin.read(1) in ("q", "Q", "")
+        if not readable:
+            return False
+        typed = os.read(sys.stdin.fileno(), 64)
+        return not typed or b"q" in typed.lower()
 
 
 @contextmanager
