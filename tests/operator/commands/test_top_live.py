@@ -55,7 +55,7 @@ def test_it_follows_the_pipeline_until_q(head: StandInHead, terminal: Terminal) 
     head.stages = [stage(PAINTER, replica("painter-0"), replica("painter-1", completed=3))]
     assert terminal.shows("painter-1")
     assert terminal.shows("5/20")
-    head.stages = [{}]
+    head.stages = [{"replicas": []}]  # of no name
     assert terminal.shows("does not answer like a pipeline")
     head.not_ready, head.stages = "no replica is up", [stage(PAINTER)]
     assert terminal.shows("not ready: no replica is up")
