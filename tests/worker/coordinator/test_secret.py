@@ -59,7 +59,7 @@ def test_a_replica_with_the_wrong_secret_is_told_so_counted_and_not_registered(h
             assert "--omni-secret-file" in bad.refusal
             await eventually(lambda: fleet.coordinator.traffic.rejected > 0, 5.0)
             await eventually(lambda: good.is_registered)
-            assert fleet.states() == {"good": State.UP}
+            await eventually(lambda: fleet.states() == {"good": State.UP})
             assert not bad.is_registered
             fleet.coordinator._rejected_at = float("-inf")
             rejected = fleet.coordinator.traffic.rejected
