@@ -4,6 +4,8 @@ This is the one description of the object. `crd.py` generates the schema that th
 backends read the parsed form. `parse` is the only way in: it returns a whole, valid object, which keeps the rules of
 `rules.py` too, or raises `InvalidSpec` with every problem by its field. A key that this version does not honour is
 refused rather than ignored.
+
+Over 500 lines, for it reads as the object does, from top to bottom: nearly all are fields with their descriptions.
 """
 
 import re

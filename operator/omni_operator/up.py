@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from omni_operator import document, runs, topology
+from omni_operator import document, flag_types, runs, topology
 from omni_operator.keys import new_secret
 from omni_operator.local import Child, FreePorts, Interrupted, LocalBackend, LocalFailure, gpus, require_free
 from omni_operator.spec import OmniPipeline
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--port", type=_port, default=8000, help="port of the API; 0 takes any free one (default: 8000)"
     )
     parser.add_argument(
-        "--timeout", type=_seconds, metavar="SECONDS", help="time to become ready (default: the stages' own)"
+        "--timeout", type=flag_types.seconds, metavar="SECONDS", help="time to become ready (default: the stages' own)"
     )
 
 
@@ -190,13 +190,3 @@ def _port(text: str) -> int:
             f"{text!r} is not a port; give a number from 1 to 65535, or 0 for any free one"
         )
     return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time; give seconds, more than 0")
-    return value

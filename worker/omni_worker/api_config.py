@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omni_worker.errors import UsageError
+from omni_worker.flag_types import at_least, positive
 
 MIB, GIB = 2**20, 2**30
 HOUR = 3600.0
@@ -86,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--max-prompt-length", limits.prompt, "characters of a prompt"),
         ("--max-body-bytes", limits.body, "bytes of a request's body; longer ones get HTTP 413"),
     ):
-        parser.add_argument(flag, type=_count, default=default, metavar="N", help=f"head: {what} ({default})")
+        parser.add_argument(flag, type=at_least(1), default=default, metavar="N", help=f"head: {what} ({default})")
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
@@ -99,13 +100,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="head: a database for them instead, of this pipeline alone, as SQLAlchemy names it; its driver is to be "
         "installed (default: SQLite in --data-dir)",
     )
-    parser.add_argument("--video-jobs", type=_count, default=4, metavar="N", help="head: videos made at one time (4)")
     parser.add_argument(
-        "--video-max-age", type=_positive, default=24.0, metavar="HOURS", help="head: videos are kept so long (24)"
+        "--video-jobs", type=at_least(1), default=4, metavar="N", help="head: videos made at one time (4)"
+    )
+    parser.add_argument(
+        "--video-max-age", type=positive, default=24.0, metavar="HOURS", help="head: videos are kept so long (24)"
     )
     parser.add_argument(
         "--video-max-bytes",
-        type=_count,
+        type=at_least(1),
         default=10 * GIB,
         metavar="N",
         help="head: and so many bytes of them in all, of which the oldest go first (10 GiB)",
@@ -134,19 +137,3 @@ def from_arguments(args: argparse.Namespace) -> ApiConfig:
             args.data_dir, args.database_url, args.video_jobs, args.video_max_age * HOUR, args.video_max_bytes
         ),
     )
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from 1")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0")
-    return value

@@ -13,6 +13,7 @@ import yaml
 from omni_worker import api_config, model_source
 from omni_worker.api_config import ApiConfig
 from omni_worker.errors import UsageError
+from omni_worker.flag_types import at_least, port, seconds
 from omni_worker.model_source import ModelSource
 
 LB_POLICIES = ("random", "round-robin", "least-queue-length", "power-of-two")
@@ -156,7 +157,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=f"the model to serve; {model_source.FORMS}")
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub")
     parser.add_argument("--served-model-name", metavar="NAME", help="its name in the API (default: MODEL)")
-    parser.add_argument("--stage-id", type=_at_least(0), default=0, metavar="N", help="the stage to run (default: 0)")
+    parser.add_argument("--stage-id", type=at_least(0), default=0, metavar="N", help="the stage to run (default: 0)")
     parser.add_argument(
         "--engine", choices=ENGINES, help="what the stage does (default: what --stage-config or the model's files say)"
     )
@@ -175,29 +176,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--headless", action="store_true", help="run replicas only, and join the head")
     parser.add_argument("--host", default="0.0.0.0", help="address of the HTTP server (default: 0.0.0.0)")
     parser.add_argument(
-        "--port", type=_port, default=8000, help="head: API, probes, metrics; headless: probes, metrics (default: 8000)"
+        "--port",
+        type=port,
+        default=8000,
+        help="head: API, probes, metrics; headless: probes, metrics (default: 8000)",
     )
     parser.add_argument(
         "--omni-master-address",
         metavar="ADDR",
         help="head: address to listen on (default: 0.0.0.0); headless: the head",
     )
-    parser.add_argument("--omni-master-port", type=_port, default=9000, metavar="PORT", help="(default: 9000)")
+    parser.add_argument("--omni-master-port", type=port, default=9000, metavar="PORT", help="(default: 9000)")
     parser.add_argument(
-        "--omni-coordinator-port", type=_port, default=9001, metavar="PORT", help="head: replicas report here (9001)"
+        "--omni-coordinator-port",
+        type=port,
+        default=9001,
+        metavar="PORT",
+        help="head: replicas report here (9001)",
     )
     parser.add_argument(
-        "--omni-coordinator-pub-port", type=_port, default=9002, metavar="PORT", help="head: membership goes out (9002)"
+        "--omni-coordinator-pub-port",
+        type=port,
+        default=9002,
+        metavar="PORT",
+        help="head: membership goes out (9002)",
     )
     parser.add_argument(
-        "--omni-dp-size-local", type=_at_least(0), default=1, metavar="N", help="replicas in this process (default: 1)"
+        "--omni-dp-size-local",
+        type=at_least(0),
+        default=1,
+        metavar="N",
+        help="replicas in this process (default: 1)",
     )
     parser.add_argument(
         "--omni-lb-policy", choices=LB_POLICIES, default="least-queue-length", help="head: how a replica is chosen"
     )
     parser.add_argument(
         "--omni-heartbeat-timeout",
-        type=_seconds,
+        type=seconds,
         default=30.0,
         metavar="SECONDS",
         help="head: silence after which a replica gets nothing (default: 30)",
@@ -208,7 +224,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="address at which the head reaches this process's replicas (default: the one the kernel uses towards it)",
     )
     parser.add_argument(
-        "--omni-replica-port", type=_port, default=9100, metavar="PORT", help="data port of the first replica (9100)"
+        "--omni-replica-port",
+        type=port,
+        default=9100,
+        metavar="PORT",
+        help="data port of the first replica (9100)",
     )
     parser.add_argument(
         "--omni-secret-file",
@@ -231,7 +251,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-waiting",
-        type=_at_least(0),
+        type=at_least(0),
         default=256,
         metavar="N",
         help="requests that wait at a replica beyond those; more are told to come again later: HTTP 429 (default: 256)",
@@ -244,21 +264,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cfg-parallel-size",
-        type=_at_least(1),
+        type=at_least(1),
         default=1,
         metavar="N",
         help="processes of each replica, a device each, over which the rows of a batched model call are spread (1)",
     )
     parser.add_argument(
         "--pipeline-parallel-size",
-        type=_at_least(1),
+        type=at_least(1),
         default=1,
         metavar="N",
         help="processes of each replica, a device each, over which the layers of a language model are spread (1)",
     )
     parser.add_argument(
         "--step-timeout",
-        type=_seconds,
+        type=seconds,
         default=600.0,
         metavar="SECONDS",
         help="time after which a step has failed, and the replica is started again (600)",
@@ -274,11 +294,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="have torch compile the denoisers, by inductor if not told otherwise: slow to start, then faster",
     )
     parser.add_argument(
-        "--stage-init-timeout", type=_seconds, default=600.0, metavar="SECONDS", help="time to load the model (600)"
+        "--stage-init-timeout",
+        type=seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="time to load the model (600)",
     )
     parser.add_argument("--stage-config", metavar="FILE", help="head: YAML or JSON that names the pipeline's stages")
     parser.add_argument(
-        "--drain-timeout", type=_seconds, default=300.0, metavar="SECONDS", help="after SIGTERM, time to finish (300)"
+        "--drain-timeout",
+        type=seconds,
+        default=300.0,
+        metavar="SECONDS",
+        help="after SIGTERM, time to finish (300)",
     )
     parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: info)"
@@ -373,30 +401,5 @@ def _stages(args: argparse.Namespace, model: ModelSource) -> tuple[Stage, ...]:
     return stages
 
 
-def _port(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 1 to 65535")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time: give seconds above 0")
-    return value
-
-
-def _at_least(bound: int):  # type: ignore[no-untyped-def]  # a converter, as argparse wants it
-    def count(text: str) -> int:
-        if not text.isdigit() or int(text) < bound:
-            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {bound}")
-        return int(text)
-
-    return count
-
-
 def _count_or_auto(text: str) -> int | str:
-    return text if text == "auto" else int(_at_least(1)(text))
+    return text if text == "auto" else at_least(1)(text)

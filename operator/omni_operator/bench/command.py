@@ -21,6 +21,7 @@ from omni_operator.bench.work import BadWork, Work
 from omni_operator.commands import finding
 from omni_operator.commands.columns import columns
 from omni_operator.endpoint import Endpoint
+from omni_operator.flag_types import positive
 
 HELP = """Load one or two running pipelines through their API, and measure throughput and latency.
 
@@ -51,16 +52,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--concurrency", type=_count, default=4, metavar="N", help="closed loop: requests under way (default: 4)"
     )
-    how.add_argument("--rate", type=_positive, metavar="R", help="open loop: requests a second, as a Poisson process")
+    how.add_argument("--rate", type=positive, metavar="R", help="open loop: requests a second, as a Poisson process")
     how.add_argument("--trace", type=Path, metavar="FILE", help="replay the requests of a JSONL file at their times")
-    parser.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="a trace's speed (default: 1)")
+    parser.add_argument("--speed", type=positive, default=1.0, metavar="X", help="a trace's speed (default: 1)")
     parser.add_argument(
         "--mix", metavar="LIST", help="sizes and steps: STEPSxWxH[:WEIGHT],… (default: the model's own)"
     )
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn by chance (default: 0)")
     parser.add_argument("--requests", type=_count, metavar="N", help="requests in all, each pipeline (default: 100)")
-    parser.add_argument("--duration", type=_positive, metavar="SECONDS", help="or time in all, each pipeline")
+    parser.add_argument("--duration", type=positive, metavar="SECONDS", help="or time in all, each pipeline")
     parser.add_argument(
         "--rounds", type=_count, metavar="N", help="turns of each pipeline (default: 1, or 4 where there are two)"
     )
@@ -205,13 +206,3 @@ def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a count; give a whole number, 1 or more")
     return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number more than 0")
-    return value

@@ -1,12 +1,14 @@
 """GET /omni/replicas and /omni/requests: what the pipeline is doing now."""
 
 from dataclasses import asdict
+from typing import Any
 
 import msgspec
 from fastapi import APIRouter
 
 from omni_worker.api.state_schemas import CardObject, ReplicaList, ReplicaObject, RunningList, RunningObject
 from omni_worker.orchestrator.orchestrator import Orchestrator
+from omni_worker.orchestrator.stage_pool import Member
 
 
 def state_routes(orchestrator: Orchestrator) -> APIRouter:
@@ -19,21 +21,13 @@ def state_routes(orchestrator: Orchestrator) -> APIRouter:
         return ReplicaList(
             replicas=[
                 ReplicaObject(
-                    id=f"{pool.stage.name}-{member.name}",
                     stage=pool.stage.name,
                     stage_id=pool.stage.id,
-                    state=member.replica.state,
-                    address=member.replica.address,
-                    host=member.replica.host,
-                    queue_length=member.replica.load.queue_length,
-                    running=member.replica.load.running,
                     in_flight=member.client.in_flight,
-                    capacity=member.replica.load.capacity,
-                    completed=member.replica.load.completed,
-                    step_ms=member.replica.load.step_ms,
                     pipeline=member.replica.card.pipeline,
                     mode=member.replica.card.mode,
                     card=CardObject.model_validate(msgspec.to_builtins(member.replica.card)),
+                    **told_of(pool.stage.name, member),
                 )
                 for pool in orchestrator.pools
                 for member in pool.members
@@ -46,3 +40,19 @@ def state_routes(orchestrator: Orchestrator) -> APIRouter:
         return RunningList(requests=[RunningObject(**asdict(running)) for running in orchestrator.running.values()])
 
     return router
+
+
+def told_of(stage: str, member: Member) -> dict[str, Any]:
+    """What every route tells of a replica, but for `in_flight`."""
+    replica, load = member.replica, member.replica.load
+    return {
+        "id": f"{stage}-{member.name}",
+        "state": replica.state,
+        "host": replica.host,
+        "address": replica.address,
+        "queue_length": load.queue_length,
+        "running": load.running,
+        "capacity": load.capacity,
+        "completed": load.completed,
+        "step_ms": load.step_ms,
+    }

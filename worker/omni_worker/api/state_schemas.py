@@ -34,21 +34,26 @@ class CardObject(BaseModel):
     frames: int | None = None
 
 
-class ReplicaObject(BaseModel):
-    """One replica, as GET /omni/replicas lists it."""
+class ReplicaNode(BaseModel):
+    """A replica: `queue_length` and `running` as it reported, `in_flight` by this head's own count."""
 
     id: str
-    stage: str
-    stage_id: int
     state: str
-    address: str
     host: str
+    address: str
     queue_length: int
     running: int
     in_flight: int
     capacity: int
     completed: int
     step_ms: float
+
+
+class ReplicaObject(ReplicaNode):
+    """One replica, as GET /omni/replicas lists it."""
+
+    stage: str
+    stage_id: int
     pipeline: str
     mode: str
     card: CardObject

@@ -3,23 +3,10 @@
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from omni_worker.api.state import told_of
+from omni_worker.api.state_schemas import ReplicaNode
 from omni_worker.orchestrator.orchestrator import Orchestrator
-from omni_worker.orchestrator.stage_pool import Member, StagePool
-
-
-class ReplicaNode(BaseModel):
-    """A replica: `queue_length` and `running` as it reported, `in_flight` by this head's own count."""
-
-    id: str
-    state: str
-    host: str
-    address: str
-    queue_length: int
-    running: int
-    in_flight: int
-    capacity: int
-    completed: int
-    step_ms: float
+from omni_worker.orchestrator.stage_pool import StagePool
 
 
 class StageNode(BaseModel):
@@ -72,21 +59,5 @@ def _stage(pool: StagePool, is_first: bool, requests: int) -> StageNode:
         model=stage.model,
         pipeline=members[0].replica.card.pipeline if members else None,
         requests=requests,
-        replicas=[_replica(stage.name, member) for member in members],
-    )
-
-
-def _replica(stage: str, member: Member) -> ReplicaNode:
-    load = member.replica.load
-    return ReplicaNode(
-        id=f"{stage}-{member.name}",
-        state=member.replica.state,
-        host=member.replica.host,
-        address=member.replica.address,
-        queue_length=load.queue_length,
-        running=load.running,
-        in_flight=member.in_flight,
-        capacity=load.capacity,
-        completed=load.completed,
-        step_ms=load.step_ms,
+        replicas=[ReplicaNode(in_flight=member.in_flight, **told_of(stage.name, member)) for member in members],
     )

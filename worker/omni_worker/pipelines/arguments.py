@@ -22,7 +22,7 @@ class CallArguments:
         self._accepted = frozenset(self._parameters)
         self._defaults = defaults
         self._guidance = self._guidance_argument(pipe)
-        self._denoiser = next((models(pipe)[name] for name in denoisers(pipe)), None)
+        self.denoiser = next((models(pipe)[name] for name in denoisers(pipe)), None)
 
     def _guidance_argument(self, pipe: Any) -> str | None:
         # Models distilled for guidance take it as an input; for the others `true_cfg_scale`, where it is there, is
@@ -72,7 +72,7 @@ class CallArguments:
         if self._guidance == "true_cfg_scale" and (params.guidance or 0.0) > 1.0:
             kwargs.setdefault("negative_prompt", NO_PROMPT)  # without one such a pipeline ignores the scale
         if params.embeddings and STRUCTURE not in params.embeddings:
-            kwargs = kwargs | {"prompt": None} | arguments_of(params.embeddings, self._accepted, self._denoiser)
+            kwargs = kwargs | {"prompt": None} | arguments_of(params.embeddings, self._accepted, self.denoiser)
         if "generator" in self._accepted:
             kwargs["generator"] = torch.Generator("cpu").manual_seed(params.seed)
         if "output_type" in self._accepted:

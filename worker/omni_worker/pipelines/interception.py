@@ -21,7 +21,7 @@ from omni_worker.pipelines.arguments import CallArguments
 from omni_worker.pipelines.calls import DENOISE, Call
 from omni_worker.pipelines.context import ModelState, RequestContext
 from omni_worker.pipelines.embeddings import STRUCTURE, playing_back
-from omni_worker.pipelines.models import denoisers, models
+from omni_worker.pipelines.models import models
 from omni_worker.pipelines.previews import Previews, Shadow
 from omni_worker.pipelines.protocol import StepState
 from omni_worker.pipelines.proving import ProvenBatches
@@ -122,7 +122,8 @@ class InterceptedPipeline:
     def _call(self, shell: Any, kwargs: dict[str, Any], embeddings: Mapping[str, np.ndarray]) -> Any:
         """The request's own run of the pipeline."""
         if STRUCTURE in embeddings:
-            parameter = next(models(self._pipe)[denoisers(self._pipe)[0]].parameters())
+            assert self._arguments.denoiser is not None
+            parameter = next(self._arguments.denoiser.parameters())
             vars(shell)["encode_prompt"] = playing_back(embeddings, parameter.device, parameter.dtype)
         return shell(**kwargs)
 

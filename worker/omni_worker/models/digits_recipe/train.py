@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from omni_worker.models import DIGITS
 from omni_worker.models.digits_recipe import scoring, teaching
 from omni_worker.models.digits_recipe.architecture import build
 from omni_worker.models.digits_recipe.pictures import Album
+from omni_worker.models.digits_recipe.progress import reporter, shown
 from omni_worker.models.digits_recipe.saving import save
 from omni_worker.pipelines.acceleration import shorten_single_frames
 
@@ -36,16 +36,7 @@ def main() -> int:
     pipeline = build()
     shorten_single_frames(pipeline.vae)
     albums = [Album(size, options.seed) for size in SIZES]
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, refresh_per_second=2) as progress:
+    with shown() as progress:
         teaching.teach_autoencoder(pipeline, albums, AUTOENCODER, reporter(progress, "autoencoder", AUTOENCODER.steps))
         pools = teaching.latents_of(pipeline, albums)
         painter = reporter(progress, "painter", PAINTER.steps)
@@ -58,24 +49,6 @@ def main() -> int:
     for size in SIZES:
         print(f"{size}x{size}, 4 steps, guidance 2: {scoring.score(saved, size=size)}")
     return 0
-
-
-def reporter(progress: Progress, name: str, total: int) -> teaching.Report:
-    """A line of progress with the loss, smoothed, and the time left; a plain line now and then without a terminal."""
-    task = progress.add_task(name, total=total, loss=0.0)
-    started = time.monotonic()
-    smooth = 0.0
-
-    def report(step: int, loss: float) -> None:
-        nonlocal smooth
-        weight = max(0.02, 1 / step)
-        smooth += weight * (loss - smooth)
-        progress.update(task, completed=step, loss=smooth)
-        if not progress.console.is_terminal and step % 100 == 0:
-            left = (time.monotonic() - started) / step * (total - step)
-            print(f"{name}: step {step} of {total}, loss {smooth:.4f}, {left:.0f} s left", flush=True)
-
-    return report
 
 
 if __name__ == "__main__":

@@ -9,16 +9,15 @@ import time
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from omni_worker.models import DIGITS
 from omni_worker.models.digits_reader import read
 from omni_worker.models.digits_recipe import scoring as painting
+from omni_worker.models.digits_recipe.progress import reporter, shown
 from omni_worker.models.digits_recipe.thinker import architecture, scoring
 from omni_worker.models.digits_recipe.thinker.rows import desired_rows
 from omni_worker.models.digits_recipe.thinker.saving import save
 from omni_worker.models.digits_recipe.thinker.teaching import teach
-from omni_worker.models.digits_recipe.train import reporter
 
 ROWS_STEPS = 600
 THINKER_STEPS = 2000
@@ -40,16 +39,7 @@ def main() -> int:
     model, tokenizer = architecture.thinker(), architecture.tokenizer()
     painter = painting.load(options.painter)
     scale = painter.text_encoder.model.language_model.norm.weight.detach()
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, refresh_per_second=2) as progress:
+    with shown() as progress:
         desired = desired_rows(painter, ROWS_STEPS, options.seed, reporter(progress, "rows", ROWS_STEPS))
         report = reporter(progress, "thinker", THINKER_STEPS)
         teach(model, tokenizer, desired, scale, THINKER_STEPS, options.seed, report)
