@@ -136,7 +136,11 @@ def test_the_topology_shows_the_stages_and_their_replicas(pipeline):
     assert (painter["name"], painter["task"], painter["input"]) == ("painter", None, pipeline.stages[1]["input"])
     assert painter["pipeline"] == "QwenImagePipeline"
     assert [replica["state"] for replica in painter["replicas"]] == ["UP"]
-    assert painter["replicas"][0]["completed"] > 0
+
+    def completed() -> int:
+        return pipeline.head.get("/v1/omni/topology").json()["stages"][1]["replicas"][0]["completed"]
+
+    eventually(lambda: completed() > 0, "the painter's report of what it completed")
 
 
 def test_each_request_leaves_a_line_in_the_log_and_counts_at_its_stages(pipeline):
