@@ -25,7 +25,7 @@ test: install browser ## Run all tests, those on a real Kubernetes node too (nee
 	@[ -n "$$OMNI_KUBECONFIG" ] || $(PYTHON) hack/cluster check || \
 	    { echo "make test: no cluster can run here, and OMNI_KUBECONFIG names none; make test-local runs all other tests" >&2; exit 1; }
 	@[ -n "$$OMNI_KUBECONFIG" ] || { $(PYTHON) hack/cluster build && $(PYTHON) hack/cluster images --no-load; }
-	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadgroup
+	@$(PYTHON) -m pytest --numprocesses=2
 
 browser:
 	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || { echo "installing chromium for the playground's tests" >&2; \
@@ -33,7 +33,7 @@ browser:
 	    || echo "chromium could not be installed: the playground's tests will be skipped" >&2
 
 test-local: install ## Run the tests that need no Kubernetes
-	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadgroup -m "not apiserver and not pods"
+	@$(PYTHON) -m pytest --numprocesses=2 -m "not apiserver and not pods"
 
 check: lint types imports docs ## Lint, types, the arrows between packages, and the documentation's links
 
