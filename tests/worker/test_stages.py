@@ -143,6 +143,20 @@ def test_the_topology_shows_the_stages_and_their_replicas(pipeline):
     eventually(lambda: completed() > 0, "the painter's report of what it completed")
 
 
+def test_the_stages_count_the_tokens_and_pictures_that_they_made(pipeline):
+    def counts() -> dict[str, tuple[int, int]]:
+        stages = pipeline.head.get("/v1/omni/topology").json()["stages"]
+        return {stage["name"]: (stage["tokens"], stage["images"]) for stage in stages}
+
+    before = counts()
+    answer = ask(pipeline, "nine minus three, in red on grey", modalities=["text", "image"], n=2)
+    after = counts()
+    grown = {name: tuple(now - then for now, then in zip(after[name], before[name], strict=True)) for name in after}
+    assert grown == {"thinker": (answer.usage.completion_tokens, 0), "painter": (0, 2)}
+    tokens, _ = after["thinker"]
+    assert f'omni_stage_tokens_total{{stage="thinker"}} {float(tokens)}' in pipeline.head.get("/metrics").text
+
+
 def test_each_request_leaves_a_line_in_the_log_and_counts_at_its_stages(pipeline):
     answer = client_of(pipeline.head.port).images.with_raw_response.generate(prompt="one plus one, in red")
     id = answer.headers["x-request-id"]

@@ -49,6 +49,11 @@ class Stage:
     revision: str | None = None
     wake_seconds: float | None = None
 
+    @property
+    def writes(self) -> bool:
+        """Whether its steps are tokens of text."""
+        return self.engine == "autoregressive" and self.task == "generate"
+
 
 @dataclass(frozen=True)
 class HeadConfig:

@@ -1,10 +1,10 @@
 """What a pipeline gets done in a second, from what its head told at several moments. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from omni_operator.commands.view import Replica, Running, Stage, View
+from omni_operator.commands.view import DIFFUSION, Replica, Stage, View
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,21 @@ class Rate:
 
 
 def rate(name: str, views: Sequence[View]) -> Rate | None:
-    """What the stage of this name gets done, from the first view to the last; None where time has not passed."""
+    """What the stage of this name gets done, from the first view to the last; None where time has not passed, or the
+    head does not tell."""
     stages = [stage for view in views for stage in view.stages if stage.name == name]
     seconds = views[-1].at - views[0].at
     if len(stages) < 2 or seconds <= 0:
         return None
     if stages[-1].writes:
-        return Rate(sum(tokens(name, *pair) for pair in pairwise(views)) / seconds, "tokens")
-    unit = "pictures" if stages[-1].engine == "diffusion" else "requests"
-    return Rate(sum(completed(*pair) for pair in pairwise(stages)) / seconds, unit)
+        return _of_counts([stage.tokens for stage in stages], seconds, "tokens")
+    if stages[-1].engine == DIFFUSION:
+        return _of_counts([stage.images for stage in stages], seconds, "pictures")
+    return Rate(sum(completed(*pair) for pair in pairwise(stages)) / seconds, "requests")
 
 
 def completed(before: Stage, after: Stage) -> int:
-    """Requests that its replicas completed in between. One that started again counts from 0 again."""
+    """Requests that its replicas completed in between."""
     known = {replica.id: replica for replica in before.replicas}
     return sum(_more(known.get(replica.id), replica) for replica in after.replicas)
 
@@ -39,14 +41,16 @@ def completed(before: Stage, after: Stage) -> int:
 def _more(before: Replica | None, after: Replica) -> int:
     if before is None:
         return 0  # a replica that the head did not know has done its work for others
-    return after.completed - before.completed if after.completed >= before.completed else after.completed
+    return _grown(before.completed, after.completed)
 
 
-def tokens(name: str, before: View, after: View) -> int:
-    """Tokens that the requests at a stage grew by; the last ones of a request that ended in between are not known."""
-    known = _steps(name, before.requests)
-    return sum(max(0, step - known.get(id, 0)) for id, step in _steps(name, after.requests).items())
+def _of_counts(counts: Sequence[int | None], seconds: float, unit: str) -> Rate | None:
+    told = [count for count in counts if count is not None]
+    if len(told) < len(counts):
+        return None
+    return Rate(sum(_grown(*pair) for pair in pairwise(told)) / seconds, unit)
 
 
-def _steps(name: str, requests: Iterable[Running]) -> dict[str, int]:
-    return {request.id: request.step for request in requests if request.stage == name}
+def _grown(before: int, after: int) -> int:
+    """What a count grew by; whoever starts again counts from 0 again."""
+    return after - before if after >= before else after

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from omni_operator.answers import NotAPipeline, connection, message, require_success
 from omni_operator.endpoint import Endpoint
 
-AUTOREGRESSIVE = "autoregressive"
+AUTOREGRESSIVE, DIFFUSION = "autoregressive", "diffusion"
 UP = "UP"
 ANSWER_SECONDS = 10.0
 NOT_READY = 503
@@ -36,7 +36,10 @@ class Replica(Answer):
 
 
 class Stage(Answer):
-    """A stage; `pipeline` is the class of its model, once a replica told."""
+    """A stage; `pipeline` is the class of its model, once a replica told.
+
+    `tokens` and `images` count what it made since the head began; None where the head does not count them.
+    """
 
     name: str
     engine: str
@@ -45,6 +48,8 @@ class Stage(Answer):
     model: str | None = None
     pipeline: str | None = None
     requests: int
+    tokens: int | None = None
+    images: int | None = None
     replicas: list[Replica]
 
     @property

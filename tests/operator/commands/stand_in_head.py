@@ -23,7 +23,10 @@ def replica(id: str, **other: Any) -> dict[str, Any]:
 
 def stage(kind: dict[str, Any], *replicas: dict[str, Any]) -> dict[str, Any]:
     """A stage of these replicas."""
-    return {"id": 0, "input": None, "model": None, "requests": 0, "replicas": list(replicas), **kind}
+    return {
+        "id": 0, "input": None, "model": None, "requests": 0, "tokens": 0, "images": 0, "replicas": list(replicas),
+        **kind,
+    }  # fmt: skip
 
 
 def running(id: str, stage: str = "painter", step: int = 0, total: int = 0) -> dict[str, Any]:

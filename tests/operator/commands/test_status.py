@@ -65,38 +65,57 @@ def test_top_as_json_has_the_rates(head: StandInHead, omni: Omni) -> None:
     assert json.loads(text)["rates"] == {"painter": {"value": 0.0, "unit": "pictures"}}
 
 
-def seen(at: float, *replicas: dict, kind: dict = PAINTER, requests: tuple = ()) -> View:
+def seen(at: float, *replicas: dict, kind: dict = PAINTER) -> View:
     """A view at a moment."""
     stages = [stage(kind, *replicas)]
     return View.model_validate(
-        {"is_ready": True, "reason": None, "model": "m", "stages": stages, "requests": requests, "at": at}
+        {"is_ready": True, "reason": None, "model": "m", "stages": stages, "requests": [], "at": at}
     )
 
 
+def made(at: float, kind: dict, **counts: int | None) -> View:
+    """A stage that made so much by then."""
+    return seen(at, kind={**kind, **counts})
+
+
+ENCODER = {**THINKER, "task": "encode"}
 RATES = {
-    "what replicas completed in between": (
-        [seen(0, replica("a", completed=3)), seen(2, replica("a", completed=9))],
+    "pictures that the stage made in between": (
+        [made(0, PAINTER, images=3), made(2, PAINTER, images=9)],
         "3.0 pictures/s",
     ),
-    "a replica that started again counts from 0": (
-        [seen(0, replica("a", completed=30)), seen(2, replica("a", completed=4))],
+    "a head that started again counts from 0": (
+        [made(0, PAINTER, images=30), made(2, PAINTER, images=4)],
         "2.0 pictures/s",
     ),
+    "tokens of those that write": (
+        [made(0, THINKER, tokens=4), made(1, THINKER, tokens=12), made(2, THINKER, tokens=16)],
+        "6.0 tokens/s",
+    ),
+    "a head that does not count": ([made(0, THINKER, tokens=None), made(1, THINKER, tokens=None)], "None"),
+    "what replicas completed in between": (
+        [seen(0, replica("a", completed=3), kind=ENCODER), seen(2, replica("a", completed=9), kind=ENCODER)],
+        "3.0 requests/s",
+    ),
+    "a replica that started again counts from 0": (
+        [seen(0, replica("a", completed=30), kind=ENCODER), seen(2, replica("a", completed=4), kind=ENCODER)],
+        "2.0 requests/s",
+    ),
     "a replica that came with work done counts from then on": (
-        [seen(0), seen(1, replica("a", completed=100)), seen(2, replica("a", completed=102))],
-        "1.0 pictures/s",
+        [
+            seen(0, kind=ENCODER),
+            seen(1, replica("a", completed=100), kind=ENCODER),
+            seen(2, replica("a", completed=102), kind=ENCODER),
+        ],
+        "1.0 requests/s",
     ),
     "one that went takes nothing with it": (
-        [seen(0, replica("a")), seen(1, replica("a", completed=2)), seen(2)],
-        "1.0 pictures/s",
-    ),
-    "tokens of those that write": (
         [
-            seen(0, kind=THINKER, requests=(running("a", "thinker", 4),)),
-            seen(1, kind=THINKER, requests=(running("a", "thinker", 10), running("b", "thinker", 2))),
-            seen(2, kind=THINKER, requests=(running("b", "thinker", 6),)),
+            seen(0, replica("a"), kind=ENCODER),
+            seen(1, replica("a", completed=2), kind=ENCODER),
+            seen(2, kind=ENCODER),
         ],
-        "6.0 tokens/s",
+        "1.0 requests/s",
     ),
     "one moment gives none": ([seen(0, replica("a"))], "None"),
 }

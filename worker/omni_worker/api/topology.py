@@ -10,7 +10,10 @@ from omni_worker.orchestrator.stage_pool import StagePool
 
 
 class StageNode(BaseModel):
-    """A stage; `input` is what it takes from the one before, and `pipeline` the class of its model, once known."""
+    """A stage; `input` is what it takes from the one before, and `pipeline` the class of its model, once known.
+
+    `tokens` and `images` count what it made since the head began.
+    """
 
     id: int
     name: str
@@ -20,6 +23,8 @@ class StageNode(BaseModel):
     model: str | None
     pipeline: str | None
     requests: int
+    tokens: int
+    images: int
     replicas: list[ReplicaNode]
 
 
@@ -59,5 +64,7 @@ def _stage(pool: StagePool, is_first: bool, requests: int) -> StageNode:
         model=stage.model,
         pipeline=members[0].replica.card.pipeline if members else None,
         requests=requests,
+        tokens=pool.tokens,
+        images=pool.images,
         replicas=[ReplicaNode(in_flight=member.in_flight, **told_of(stage.name, member)) for member in members],
     )

@@ -18,6 +18,11 @@ GAUGES: dict[str, tuple[str, Callable[[Member], float]]] = {
     "capacity": ("Requests that may run there at one time", lambda one: one.replica.load.capacity),
     "step_seconds": ("Time that a step takes there in the mean", lambda one: one.replica.load.step_ms / 1e3),
 }
+COUNTS = {
+    "drains": "Replicas that began to drain",
+    "tokens": "Tokens that the stage wrote, those of runs that were lost too",
+    "images": "Pictures and videos that the stage made",
+}
 
 
 class PoolCollector(Collector):
@@ -37,9 +42,12 @@ class PoolCollector(Collector):
         completed = CounterMetricFamily(
             "omni_replica_completed", "Requests completed there, as reported", labels=labels
         )
-        drains = CounterMetricFamily("omni_stage_drains", "Replicas that began to drain", labels=["stage"])
+        counts = {
+            name: CounterMetricFamily(f"omni_stage_{name}", text, labels=["stage"]) for name, text in COUNTS.items()
+        }
         for pool in self._pools:
-            drains.add_metric([pool.stage.name], pool.drains)
+            for name, count in counts.items():
+                count.add_metric([pool.stage.name], getattr(pool, name))
             for member in pool.members:
                 values = [pool.stage.name, member.name]
                 for name, (_, value) in GAUGES.items():
@@ -49,4 +57,4 @@ class PoolCollector(Collector):
                 completed.add_metric(values, member.replica.load.completed)
                 if member.replica.key in silence:
                     ages.add_metric(values, silence[member.replica.key])
-        yield from (*families.values(), states, ages, completed, drains)
+        yield from (*families.values(), states, ages, completed, *counts.values())

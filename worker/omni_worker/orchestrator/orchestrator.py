@@ -49,8 +49,10 @@ class Attempts:
     """A request at one stage: what is asked for, what became of it so far, and who is told of it.
 
     written, text: the tokens that were told, with which a repeated attempt goes on, and the length of their text
+    counted: how many of the tokens of this attempt are in the stage's count
     """
 
+    pool: StagePool
     params: GenerationParams
     running: Running
     on_partial: OnPartial | None
@@ -58,10 +60,12 @@ class Attempts:
     began: float = field(default_factory=time.monotonic)
     written: list[int] = field(default_factory=list)
     text: int = 0
+    counted: int = 0
 
     def next_params(self) -> GenerationParams:
         """What the next attempt is given: what is left to do, and until when."""
         deadline = self.params.deadline_seconds
+        self.counted = len(self.written)
         return replace(
             self.params,
             written=tuple(self.written),
@@ -73,12 +77,24 @@ class Attempts:
         if isinstance(news, Progress):
             self.running.step, self.running.total_steps = news.step, news.total_steps
             self.visit.steps = news.step
+            if self.pool.stage.writes:
+                self._count(news.step)
             return
         if news.written is not None:
             self.written += news.written.tokens
             self.text += len(news.written.text)
         if self.on_partial is not None:
             self.on_partial(news)
+
+    def count_rest(self, result: GenerationResult) -> None:
+        """The stage has ended: count what came with the result."""
+        self.pool.images += len(result.images)
+        if result.completion is not None:
+            self._count(len(result.completion.written.tokens))
+
+    def _count(self, tokens: int) -> None:
+        self.pool.tokens += max(0, tokens - self.counted)
+        self.counted = max(tokens, self.counted)
 
     def tell_rest(self, result: GenerationResult) -> None:
         """The stage has ended: tell what it wrote last, which comes with the result alone."""
@@ -135,16 +151,18 @@ class Orchestrator:
             try:
                 if results:
                     params = handed_over(stage, params, results[-1])
-                attempts = Attempts(asked_of(stage, following, params), running, on_partial, journal.visit(stage.name))
-                results.append(await self._run_stage(pool, request.id, attempts))
+                asked, visit = asked_of(stage, following, params), journal.visit(stage.name)
+                attempts = Attempts(pool, asked, running, on_partial, visit)
+                results.append(await self._run_stage(request.id, attempts))
+                attempts.count_rest(results[-1])
                 attempts.tell_rest(results[-1])
             except RequestError as error:
                 error.stage = stage.name
                 raise
         return joined(results)
 
-    async def _run_stage(self, pool: StagePool, id: str, attempts: Attempts) -> GenerationResult:
-        running, tried = attempts.running, Tried(id)
+    async def _run_stage(self, id: str, attempts: Attempts) -> GenerationResult:
+        pool, running, tried = attempts.pool, attempts.running, Tried(id)
         while True:
             running.state, since = "waiting", time.monotonic()
             member = await pool.pick(tried)

@@ -116,7 +116,10 @@ class Tried:
 
 
 class StagePool:
-    """`on_lost` is told the key and uid of a replica whose connection closed; `connect` makes the connections."""
+    """`on_lost` is told the key and uid of a replica whose connection closed; `connect` makes the connections.
+
+    What it counts is of this head's life: replicas that began to drain, and the tokens and pictures that came of them.
+    """
 
     def __init__(
         self,
@@ -127,7 +130,7 @@ class StagePool:
         connect: Connect = ReplicaClient,
     ) -> None:
         self.stage = stage
-        self.drains = 0
+        self.drains = self.tokens = self.images = 0
         self._balancer = balancer
         self._on_lost = on_lost
         self._keys = keys
