@@ -1,6 +1,8 @@
 """Helm for those without its binary: the few commands this project uses, with Helm's own words.
 
     python hack/helm.py upgrade --install omnipipeline charts/omnipipeline --values hack/cluster/values.yaml --wait
+    python hack/helm.py test omnipipeline
+    python hack/helm.py rollback omnipipeline
     python hack/helm.py uninstall omnipipeline
 
 Helm itself comes as a library, from the package helm-python-sdk. Against which cluster: --kubeconfig, else
@@ -59,6 +61,21 @@ def upgrade(args: argparse.Namespace) -> None:
             release = config.upgrade(args.chart, args.release, values, **options)
     notes = release.get("notes") or (release.get("info") or {}).get("notes") or ""
     print(f"{args.release} is deployed in namespace {args.namespace}.", notes.strip(), sep="\n\n")
+
+
+def rollback(args: argparse.Namespace) -> None:
+    """Go back to an earlier revision of a release, as a new one; the CRD stays as it is."""
+    wait = "legacy" if args.wait else "hookOnly"
+    with Config(kubeconfig_path=find_kubeconfig(args.kubeconfig), namespace=args.namespace) as config:
+        config.rollback(args.release, version=args.revision, timeout=args.timeout, wait=wait)
+    print(f"{args.release} in namespace {args.namespace} is back at {args.revision or 'the revision before'}.")
+
+
+def run_tests(args: argparse.Namespace) -> None:
+    """Run the release's tests, and show what they say."""
+    with Config(kubeconfig_path=find_kubeconfig(args.kubeconfig), namespace=args.namespace) as config:
+        config.test(args.release, timeout=args.timeout)
+    print(f"{args.release} in namespace {args.namespace} passes its tests.")
 
 
 def uninstall(args: argparse.Namespace) -> None:
@@ -175,6 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     up = verb("upgrade", upgrade, "upgrade a release", on_cluster=True, has_chart=True)
     up.add_argument("--install", action="store_true", help="install it, and its namespace, where it is not there yet")
     up.add_argument("--crds", action="store_true", help="apply the chart's CRDs first; Helm itself never upgrades them")
+    back = verb("rollback", rollback, "take a release back", on_cluster=True, has_chart=False)
+    back.add_argument("revision", nargs="?", type=int, metavar="REVISION", help="to which (the one before)")
+    verb("test", run_tests, "run the tests of a release", on_cluster=True, has_chart=False)
     verb("uninstall", uninstall, "remove a release", on_cluster=True, has_chart=False)
     verb("lint", check, "check a chart", on_cluster=False, has_chart=True)
     verb("template", template, "print what a chart renders to", on_cluster=False, has_chart=True)

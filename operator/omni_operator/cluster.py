@@ -124,8 +124,8 @@ class WatchHealth:
 class Cluster:
     """A connection to one API server, usable from many threads. `is_inside`: whether this is one of its pods.
 
-    `may_write` is asked before every write but those of Leases and Events; `heard` is told of every call the method and
-    the status, 0 where there was no answer.
+    `may_write` is asked, with the namespace, before every write but those of Leases and Events; `heard` is told the
+    method and the status of every call, 0 where there was no answer.
     """
 
     def __init__(self, connections: int = 32) -> None:
@@ -145,7 +145,7 @@ class Cluster:
                 ) from None
         configuration.connection_pool_maxsize = connections
         self.is_inside = is_inside
-        self.may_write: Callable[[], bool] = lambda: True
+        self.may_write: Callable[[str], bool] = lambda namespace: True
         self.heard: Callable[[str, int], None] = lambda verb, code: None
         self._configuration = configuration
         self._pool = client.ApiClient(configuration).rest_client.pool_manager
@@ -192,8 +192,8 @@ class Cluster:
 
     def apply(self, resource: Resource, child: Mapping[str, Any], force: bool, manager: str = FIELD_MANAGER) -> Object:
         """Server-side apply. Without `force`, a field that someone else manages is an ApiError with status 409."""
-        self._require_leading()
         metadata = child["metadata"]
+        self._require_leading(metadata.get("namespace", ""))
         query = {"fieldManager": manager, "force": str(force).lower()}
         path = resource.path(metadata.get("namespace"), metadata["name"])
         applied: Object = self._json("PATCH", path, query, child, APPLY)
@@ -201,8 +201,8 @@ class Cluster:
 
     def delete(self, resource: Resource, child: Mapping[str, Any]) -> None:
         """Delete this very object, not one that has taken its name since."""
-        self._require_leading()
         metadata = child["metadata"]
+        self._require_leading(metadata["namespace"])
         body = {"preconditions": {"uid": metadata["uid"]}, "propagationPolicy": "Background"}
         try:
             self._json("DELETE", resource.path(metadata["namespace"], metadata["name"]), body=body)
@@ -222,8 +222,8 @@ class Cluster:
         return replaced
 
     def write_status(self, pipeline: Mapping[str, Any], status: Mapping[str, Any]) -> None:
-        self._require_leading()
         metadata = pipeline["metadata"]
+        self._require_leading(metadata["namespace"])
         body = {"metadata": {"uid": metadata["uid"]}, "status": status}
         path = PIPELINES.path(metadata["namespace"], metadata["name"], "status")
         self._json("PATCH", path, {"fieldManager": FIELD_MANAGER}, body, MERGE)
@@ -310,8 +310,8 @@ class Cluster:
 
     # ---- transport
 
-    def _require_leading(self) -> None:
-        if not self.may_write():
+    def _require_leading(self, namespace: str) -> None:
+        if not self.may_write(namespace):
             raise NotLeading("another operator acts")
 
     def _json(

@@ -13,7 +13,7 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 HELP = """Run the operator: keeps the children of every OmniPipeline as its spec says.
 
 Talks to the cluster it runs in, or to the one of the current kubeconfig. Runs until SIGTERM. Of several operators for
-the same namespaces one acts, and another takes over where it ends.
+all namespaces one acts, and of several for the same one too; another takes over where it ends.
 
   omni operator                                     all namespaces
   omni operator --namespace team-a --namespace team-b"""
@@ -64,6 +64,8 @@ RESULTS = {ApiError: "refused", Unreachable: "unreachable", Incomplete: "incompl
 
 Key = tuple[str, str]
 """Namespace and name of a pipeline."""
+Scope = str | None
+"""A namespace that is watched, or all of them."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -90,8 +92,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--leader-election",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="act only while holding the Lease omni-operator, in this pod's namespace or the first --namespace, so that"
-        " of several operators one acts (default: do so)",
+        help="act only while holding the Lease omni-operator: in this pod's namespace, or in each --namespace for that"
+        " one alone, so that of several operators one acts (default: do so)",
     )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
 
@@ -106,12 +108,13 @@ def run(args: argparse.Namespace) -> int:
         if port:
             require_free_port(flag, port)
     cluster, namespaces = Cluster(), tuple(args.namespace)
-    leader = None
+    operator = Operator(cluster, args.worker_image, namespaces)
     if args.leader_election:
-        where = min(namespaces) if namespaces else current_namespace()
-        leader = Leader(cluster, where, LEASE, f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}")
-        cluster.may_write = lambda: leader.is_leading
-    operator = Operator(cluster, args.worker_image, namespaces, leader)
+        identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        operator.leaders = {
+            scope: Leader(cluster, scope or current_namespace(), LEASE, identity) for scope in operator.scopes
+        }
+        cluster.may_write = lambda namespace: operator.leaders[operator.scope_of(namespace)].is_leading
     cluster.heard = operator.metrics.heard
     if args.metrics_port:
         operator.metrics.serve(args.metrics_port)
@@ -163,19 +166,26 @@ class Operator:
     cluster: Cluster
     worker_image: str
     namespaces: tuple[str, ...]
-    leader: Leader | None = None
+    leaders: Mapping[Scope, Leader] = field(default_factory=dict)
+    """Of each scope its own: the scopes of two operators may overlap. Without any, it acts in all of them."""
     queue: KeyedQueue[Key] = field(default_factory=lambda: KeyedQueue[Key]())
+    acting: set[Scope] = field(default_factory=set)
+    """The scopes in which it acts."""
+    resting: dict[Scope, set[Key]] = field(default_factory=dict)
+    """What has changed in the others, to begin with when it comes to act there."""
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     watches: list[WatchHealth] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.scaler = Scaler(partial(read, self.cluster), time.monotonic)
         self.metrics = OperatorMetrics()
-        self.acts = asyncio.Event()
 
     @property
-    def scopes(self) -> tuple[str | None, ...]:
+    def scopes(self) -> tuple[Scope, ...]:
         return self.namespaces or (None,)
+
+    def scope_of(self, namespace: str) -> Scope:
+        return namespace if self.namespaces else None
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -183,29 +193,36 @@ class Operator:
         for scope in self.scopes:
             for resource in (*self.cluster.children.values(), PODS):
                 self.watches.append(self.cluster.watch(resource, scope, MANAGED_SELECTOR, self.hear_in(loop)))
-        if self.leader is None:
-            self.acts.set()
-        else:
-            self.leader.start(lambda acts: loop.call_soon_threadsafe(self.lead, acts))
+        for scope in self.scopes:
+            if scope in self.leaders:
+                self.leaders[scope].start(self.lead_from(loop, scope))
+            else:
+                self.lead(scope, True)
         self.tasks = [asyncio.create_task(self.work(pool)) for _ in range(WORKERS)]
         self.tasks.append(asyncio.create_task(self.resync(pool)))
         self.tasks.append(asyncio.create_task(self.measure()))
         self.tasks.append(asyncio.create_task(self.scale(ThreadPoolExecutor(POLLERS, thread_name_prefix="poll"))))
 
-    def lead(self, acts: bool) -> None:
-        """Act from now on, or no more. What changes meanwhile waits in the queue."""
+    def lead(self, scope: Scope, acts: bool) -> None:
+        """Act in a scope from now on, or no more. What changes there meanwhile is kept for later."""
         if acts:
-            self.acts.set()
+            self.acting.add(scope)
+            for key in self.resting.pop(scope, ()):
+                self.queue.add(key)
         else:
-            self.acts.clear()
-            self.scaler.forget_all()
+            self.acting.discard(scope)
+            self.scaler.forget_where(lambda namespace: self.scope_of(namespace) == scope)
+
+    def lead_from(self, loop: asyncio.AbstractEventLoop, scope: Scope) -> Callable[[bool], object]:
+        """What a leader calls, from its thread, when it comes to lead in a scope or ceases to."""
+        return lambda acts: loop.call_soon_threadsafe(self.lead, scope, acts)
 
     async def stop(self) -> None:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        if self.leader:
-            await asyncio.get_running_loop().run_in_executor(None, self.leader.stop)
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(loop.run_in_executor(None, leader.stop) for leader in self.leaders.values()))
 
     def hear_in(self, loop: asyncio.AbstractEventLoop) -> Callable[[dict[str, Any]], None]:
         """What a watch calls, from its thread, with a child that changed."""
@@ -220,11 +237,10 @@ class Operator:
     async def work(self, pool: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self.acts.wait()
             key = await self.queue.get()
-            if not self.acts.is_set():
+            if (scope := self.scope_of(key[0])) not in self.acting:
                 self.queue.succeeded(key)
-                self.queue.add(key)
+                self.resting.setdefault(scope, set()).add(key)
                 continue
             began, result = time.monotonic(), "done"
             try:
@@ -252,7 +268,7 @@ class Operator:
             self.metrics.queue_depth.set(self.queue.depth())
             self.metrics.queue_age.set(self.queue.age())
             self.metrics.watch_age.set(self.silence())
-            self.metrics.leading.set(self.acts.is_set())
+            self.metrics.leading.set(bool(self.acting))
             await asyncio.sleep(MEASURE_SECONDS)
 
     async def resync(self, pool: ThreadPoolExecutor) -> None:
@@ -287,7 +303,7 @@ class Operator:
         """Raises kopf.PermanentError, which makes the probe fail, where work or a watch is stuck."""
         if any(task.done() for task in self.tasks):
             raise kopf.PermanentError("a worker has ended")
-        if self.acts.is_set() and self.queue.age() > STUCK_SECONDS:
+        if self.acting and self.queue.age() > STUCK_SECONDS:
             raise kopf.PermanentError(f"a pipeline has waited for {self.queue.age():.0f} s")
         silence = self.silence()
         if silence > 2 * STUCK_SECONDS:

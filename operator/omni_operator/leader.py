@@ -50,7 +50,8 @@ class Leader:
             self._try()
             if self.is_leading is not told:
                 told = self.is_leading
-                logger.info("%s: %s", self._identity, "acts from now on" if told else "another operator acts")
+                news = "acts from now on" if told else "another operator acts"
+                logger.info("%s: %s, by the Lease %s/%s", self._identity, news, self._namespace, self._name)
                 changed(told)
             self._stopped.wait(RETRY_SECONDS)
 

@@ -75,10 +75,10 @@ class Scaler:
         with self._lock:
             self._scaled.pop(key, None)
 
-    def forget_all(self) -> None:
-        """Another operator decides from now on."""
+    def forget_where(self, is_left: Callable[[str], bool]) -> None:
+        """Another operator decides from now on, in the namespaces of which that is so."""
         with self._lock:
-            self._scaled.clear()
+            self._scaled = {key: scaled for key, scaled in self._scaled.items() if not is_left(key[0])}
 
     @property
     def keys(self) -> list[Key]:
