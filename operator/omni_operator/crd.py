@@ -149,10 +149,14 @@ def text() -> str:
 
 
 def apply() -> None:
-    """Upgrade the definition in the current cluster. Raises ApiError, Unreachable, NoCredentials."""
+    """Upgrade the definition in the current cluster. Raises ApiError, Unreachable, NoCredentials.
+
+    As Helm would: from version 4 on an installation applies the definition too, and is refused where another manager
+    has written it since, as when the chart was removed and comes back.
+    """
     from omni_operator.cluster import DEFINITIONS, Cluster  # late: generating needs no cluster
 
-    Cluster().apply(DEFINITIONS, definition(), force=True)
+    Cluster().apply(DEFINITIONS, definition(), force=True, manager="helm")
     print(f"applied {PLURAL}.{GROUP}")
 
 
