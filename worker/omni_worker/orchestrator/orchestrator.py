@@ -96,8 +96,9 @@ class Attempts:
         self.pool.tokens += max(0, tokens - self.counted)
         self.counted = max(tokens, self.counted)
 
-    def tell_rest(self, result: GenerationResult) -> None:
+    def on_result(self, result: GenerationResult) -> None:
         """The stage has ended: tell what it wrote last, which comes with the result alone."""
+        self.visit.steps = result.steps
         if self.on_partial is None or not self.params.stream or result.completion is None:
             return
         whole, told = result.completion.written, len(self.written)
@@ -155,7 +156,7 @@ class Orchestrator:
                 attempts = Attempts(pool, asked, running, on_partial, visit)
                 results.append(await self._run_stage(request.id, attempts))
                 attempts.count_rest(results[-1])
-                attempts.tell_rest(results[-1])
+                attempts.on_result(results[-1])
             except RequestError as error:
                 error.stage = stage.name
                 raise

@@ -1,8 +1,8 @@
 """What one peer is still to be told. It does not grow because that peer does not read.
 
 News of a request replace each other: of its progress and its previews the latest remains, what it wrote becomes one
-piece. Answers stay; there is one for each request, and `is_full` says when a peer that leaves so many unread is to get
-no more of them.
+piece; once it has an answer, its progress is no news. Answers stay; there is one for each request, and `is_full` says
+when a peer that leaves so many unread is to get no more of them.
 """
 
 from dataclasses import dataclass, field
@@ -76,6 +76,8 @@ class Outbox:
         elif isinstance(message, Alive):
             self._waiting["alive", ""] = message
         else:
+            if isinstance(message, Output | Error):
+                self._waiting.pop(("progress", message.id), None)
             self._serial += 1
             self._waiting["answer", str(self._serial)] = message
             self._answers += 1

@@ -20,6 +20,7 @@ from omni_worker.engine.engine import Engine
 from omni_worker.engine.scheduler import Finished, SchedulerEvent, SchedulerRequest, Status
 from omni_worker.errors import CommandError, RequestError
 from omni_worker.keys import Keys
+from omni_worker.replica.events import Events
 from omni_worker.replica.messages import (
     Abort,
     Add,
@@ -65,6 +66,7 @@ class ReplicaServer:
         self._steps: dict[str, int] = {}
         self._internal: dict[str, asyncio.Future[Finished]] = {}
         self._outgoing = Outgoing(self._socket, self._lost)
+        self._events = Events(self._loop, self._deliver)
         self._deaf: set[bytes] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -134,7 +136,7 @@ class ReplicaServer:
 
     def on_event(self, event: SchedulerEvent) -> None:
         """The engine's callback, called in its thread."""
-        self._loop.call_soon_threadsafe(self._deliver, event)
+        self._events.put(event)
 
     async def _receive(self) -> None:
         while True:
@@ -187,6 +189,7 @@ class ReplicaServer:
 
     def _hand_back_waiting(self) -> None:
         """Give up what has not begun; the engine says between two steps what that is."""
+        self._events.take()
         if self.is_draining and self.engine is not None:
             for id in [id for id in self._askers if id not in self._begun | self._handed_back]:
                 self._handed_back.add(id)

@@ -1,0 +1,108 @@
+"""When the engine's events reach the event loop. Time is the test's own."""
+
+import asyncio
+import threading
+
+import pytest
+
+from omni_worker.engine.scheduler import Finished, Progress, SchedulerEvent, Status
+from omni_worker.replica import events
+from omni_worker.replica.events import Events
+from omni_worker.requests import Written
+
+
+def step(number: int) -> Progress:
+    return Progress("a", number, 9)
+
+
+WRITTEN = Progress("a", 1, 9, Written(text="so", tokens=[1]))
+FINISHED = Finished("a", Status.COMPLETED)
+
+
+async def turn() -> None:
+    """Let the loop do what it was woken for, timers apart."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress is brought once, and not again while a test lasts."""
+    monkeypatch.setattr(events, "PROGRESS_SECONDS", 3600.0)
+
+
+@pytest.mark.parametrize(
+    ("put", "delivered"),
+    [
+        pytest.param([[step(1)]], [[step(1)]], id="the first step is brought at once"),
+        pytest.param([[step(1)], [step(2)]], [[step(1)], []], id="the next one waits"),
+        pytest.param(
+            [[step(1)], [step(2), FINISHED]], [[step(1)], [step(2), FINISHED]], id="an end is brought, and what waited"
+        ),
+        pytest.param([[step(0)], [WRITTEN]], [[step(0)], [WRITTEN]], id="what was written is brought"),
+    ],
+)
+def test_what_is_awaited_is_brought_at_once_and_progress_now_and_then(rest, put, delivered) -> None:
+    async def run() -> list[list[SchedulerEvent]]:
+        got: list[SchedulerEvent] = []
+        found = []
+        brought = Events(asyncio.get_running_loop(), got.append)
+        for some in put:
+            for event in some:
+                brought.put(event)
+            await turn()
+            found.append(got[:])
+            got.clear()
+        return found
+
+    assert asyncio.run(run()) == delivered
+
+
+def test_the_last_step_before_a_pause_is_not_kept_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "PROGRESS_SECONDS", 0.01)
+
+    async def run() -> None:
+        got: list[SchedulerEvent] = []
+        all_there = asyncio.Event()
+
+        def deliver(event: SchedulerEvent) -> None:
+            got.append(event)
+            if event == step(2):
+                all_there.set()
+
+        brought = Events(asyncio.get_running_loop(), deliver)
+        brought.put(step(1))
+        await turn()
+        brought.put(step(2))
+        await asyncio.wait_for(all_there.wait(), 10)
+        assert got == [step(1), step(2)]
+
+    asyncio.run(run())
+
+
+def test_a_thread_that_puts_without_end_loses_none_and_keeps_their_order() -> None:
+    count = 5_000
+
+    async def run() -> None:
+        got: list[SchedulerEvent] = []
+        ended = asyncio.Event()
+
+        def deliver(event: SchedulerEvent) -> None:
+            got.append(event)
+            if isinstance(event, Finished):
+                ended.set()
+
+        brought = Events(asyncio.get_running_loop(), deliver)
+
+        def put() -> None:
+            for number in range(count):
+                brought.put(step(number))
+            brought.put(FINISHED)
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        await asyncio.wait_for(ended.wait(), 60)
+        thread.join()
+        assert got == [*map(step, range(count)), FINISHED]
+
+    asyncio.run(run())
