@@ -3,6 +3,7 @@
 The tests below are steps: each goes on from where the one before it stopped.
 """
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -94,6 +95,42 @@ def test_kubectl_scale_adds_a_painter_that_serves(digits: Kubectl, pipeline: Pip
     assert digits.get("op", "digits")["status"]["stages"][0]["desired"] == 3
 
 
+BROKEN = {
+    "an image that is not there": (
+        "localhost/omnipipeline/worker:not-there",
+        "ImagePullBackOff",
+        "the image localhost/omnipipeline/worker:not-there cannot be pulled",
+    ),
+    "an image that cannot serve": (
+        "localhost/omnipipeline/operator:dev",
+        "CrashLoopBackOff",
+        "keeps ending: exit code 1: omni serve: the package",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", BROKEN)
+def test_a_broken_image_stops_at_one_painter_and_the_others_go_on_serving(
+    digits: Kubectl, pipeline: Pipeline, row: str
+) -> None:
+    image, reason, message = BROKEN[row]
+    before, (head,) = names(digits), pods(digits, "head")
+    digits("patch", "op", "digits", "--type=merge", "-p", json.dumps({"spec": {"image": {"name": image}}}))
+    stuck = eventually(
+        lambda: (found := digits.condition("Progressing")).get("reason") == reason and found,
+        "a status that says what keeps the new image from serving",
+        PATIENCE,
+    )
+    assert stuck["status"] == "False"
+    assert message in stuck["message"]
+    assert (digits.condition("Degraded")["status"], digits.condition("HeadReady")["status"]) == ("True", "True")
+    assert fulfilled(pipeline, WISHES)
+    assert len(names(digits) & before) == 2, "one painter may be missing"
+    assert [pod["metadata"]["uid"] for pod in pods(digits, "head")] == [head["metadata"]["uid"]]
+    digits("patch", "op", "digits", "--type=merge", "-p", '{"spec": {"image": {"name": null}}}')
+    ready(digits)
+
+
 def test_an_edit_removes_painters_which_finish_what_they_were_doing(digits: Kubectl, pipeline: Pipeline) -> None:
     eventually(pipeline.is_idle, "replicas that report that they are idle")
     long = [Wish(3, "red", seed=seed, steps=250) for seed in range(3)]
@@ -117,6 +154,18 @@ def test_an_edit_removes_painters_which_finish_what_they_were_doing(digits: Kube
     ready(digits)
     assert set(pipeline.replicas()) == names(digits)
     assert fulfilled(pipeline, WISHES)
+
+
+def test_suspended_it_keeps_all_but_its_pods_and_serves_again_when_it_is_resumed(digits: Kubectl) -> None:
+    before = {name: child["metadata"]["uid"] for name, child in digits.children().items()}
+    digits("patch", "op", "digits", "--type=merge", "-p", '{"spec": {"suspend": true}}')
+    eventually(lambda: digits.condition("Suspended").get("status") == "True", "the suspension", PATIENCE)
+    eventually(lambda: not digits.items("pods", LABEL), "the end of the pods", PATIENCE)
+    assert {name: child["metadata"]["uid"] for name, child in digits.children().items()} == before
+    digits("patch", "op", "digits", "--type=merge", "-p", '{"spec": {"suspend": false}}')
+    ready(digits)
+    with forwarded(digits, "service/digits", 8000) as url:
+        assert fulfilled(Pipeline(url), WISHES)
 
 
 def test_the_operator_was_refused_nothing(digits: Kubectl, operator: str) -> None:
