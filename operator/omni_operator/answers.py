@@ -27,7 +27,10 @@ def connection(where: Endpoint) -> Iterator[None]:
     """Tells a connection that cannot be made, or breaks, as GenerationFailed."""
     try:
         yield
-    except httpx.ConnectError:
+    except httpx.ConnectError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            remedy = "set SSL_CERT_FILE to a file with the certificate of its authority"
+            raise GenerationFailed(f"the certificate of {where.url} is not trusted ({error}); {remedy}") from None
         raise GenerationFailed(f"nothing answers at {where.url}; is the pipeline running?") from None
     except httpx.HTTPError as error:
         raise GenerationFailed(f"the connection to {where.description} broke: {error}") from None

@@ -228,8 +228,8 @@ class Cluster:
         path = PIPELINES.path(metadata["namespace"], metadata["name"], "status")
         self._json("PATCH", path, {"fieldManager": FIELD_MANAGER}, body, MERGE)
 
-    def service(self, namespace: str, service: str, port: str) -> "ServiceProxy":
-        """The way to a Service through the API server, for an HTTP client of its own."""
+    def service(self, namespace: str, service: str, port: str, scheme: str = "http") -> "ServiceProxy":
+        """The way to a Service through the API server, for an HTTP client of its own; `scheme` is the Service's."""
         configuration = self._configuration
         context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
         if not configuration.verify_ssl:
@@ -237,13 +237,15 @@ class Cluster:
             context.verify_mode = ssl.CERT_NONE
         if configuration.cert_file:
             context.load_cert_chain(configuration.cert_file, configuration.key_file)
-        path = f"/api/v1/namespaces/{namespace}/services/{service}:{port}/proxy"
+        path = proxy_path(namespace, service, port, scheme)
         return ServiceProxy(f"{configuration.host}{path}", context, self._credentials())
 
-    def ask_service(self, namespace: str, service: str, port: str, path: str, seconds: float) -> Any:
+    def ask_service(
+        self, namespace: str, service: str, port: str, path: str, seconds: float, scheme: str = "http"
+    ) -> Any:
         """The JSON that a Service answers to a GET, through the API server."""
-        proxy = f"/api/v1/namespaces/{namespace}/services/{service}:{port}/proxy{path}"
-        return json.loads(self._request("GET", proxy, {}, None, "", seconds).data)
+        proxy = proxy_path(namespace, service, port, scheme)
+        return json.loads(self._request("GET", f"{proxy}{path}", {}, None, "", seconds).data)
 
     # ---- watching
 
@@ -382,6 +384,12 @@ class Cluster:
             except ValueError:
                 raise ApiError(response.status, response.reason, content.decode(errors="replace")[:500]) from None
         return response
+
+
+def proxy_path(namespace: str, service: str, port: str, scheme: str) -> str:
+    """Where the API server passes requests on to a Service. It does not check that one's certificate."""
+    named = f"https:{service}" if scheme == "https" else service
+    return f"/api/v1/namespaces/{namespace}/services/{named}:{port}/proxy"
 
 
 def current_namespace() -> str:

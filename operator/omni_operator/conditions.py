@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
-from omni_operator.spec import Record
+from omni_operator.record import Record
 
 Conditions = Literal["Accepted", "HeadReady", "Ready", "Progressing", "Degraded", "Suspended", "ScalingActive"]
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]

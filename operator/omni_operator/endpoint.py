@@ -83,7 +83,7 @@ def in_cluster(pipeline: str | None, namespace: str | None, timeout: float, tell
     try:
         cluster = Cluster()
         name = pipeline or only_one(cluster, namespace)
-        wait_until_it_serves(cluster, namespace, name, timeout, tell)
+        found = wait_until_it_serves(cluster, namespace, name, timeout, tell)
     except NoCredentials:
         raise NoEndpoint(f"no pipeline was found: {HOW_TO}") from None
     except ApiError as error:
@@ -92,7 +92,8 @@ def in_cluster(pipeline: str | None, namespace: str | None, timeout: float, tell
         raise NoEndpoint(f"the current cluster refuses: {error}") from None
     except Unreachable as error:
         raise NoEndpoint(f"{error}; check the kubeconfig, or: {HOW_TO}") from None
-    proxy = cluster.service(namespace, name, "http")
+    scheme = "https" if ((found.get("spec") or {}).get("api") or {}).get("tls") else "http"
+    proxy = cluster.service(namespace, name, "http", scheme)
     return Endpoint(proxy.url, f"{name} in namespace {namespace}", proxy.context, dict(proxy.headers))
 
 
@@ -109,8 +110,8 @@ def only_one(cluster: "Cluster", namespace: str) -> str:
 
 def wait_until_it_serves(
     cluster: "Cluster", namespace: str, name: str, timeout: float, tell: Callable[[str], None]
-) -> None:
-    """Return when the head serves, that is when every stage has a replica. `tell` hears why it does not yet."""
+) -> dict[str, Any]:
+    """The pipeline, when its head serves, that is when every stage has a replica. `tell` hears why it does not yet."""
     from omni_operator.cluster import PIPELINES
 
     deadline, told = time.monotonic() + timeout, ""
@@ -121,7 +122,7 @@ def wait_until_it_serves(
         conditions = {c["type"]: c for c in (found.get("status") or {}).get("conditions") or []}
         accepted, ready = conditions.get("Accepted", {}), conditions.get("Ready", {})
         if conditions.get("HeadReady", {}).get("status") == "True":
-            return
+            return found
         if accepted.get("status") == "False":
             raise NoEndpoint(f"pipeline {name} is not accepted: {accepted.get('message')}")
         message = ready.get("message") or "the operator has not seen it yet"

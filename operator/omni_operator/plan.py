@@ -6,11 +6,11 @@ that others own are none of our business. So a settled pipeline plans nothing.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from omni_operator.manifests.labels import MANAGER
 from omni_operator.manifests.ownership import SPEC_HASH, controller_uid, is_ours
+from omni_operator.quantities import quantity
 
 Object = Mapping[str, Any]
 Reference = tuple[str, str]
@@ -109,34 +109,9 @@ def identity(item: Object) -> tuple[Any, ...]:
     return tuple(item.get(key) for key in ("uid", "name", "mountPath"))
 
 
-SUFFIXES = {
-    "n": "1e-9",
-    "u": "1e-6",
-    "m": "1e-3",
-    "": "1",
-    "k": "1e3",
-    "M": "1e6",
-    "G": "1e9",
-    "T": "1e12",
-    "P": "1e15",
-}
-SUFFIXES |= {f"{letter}i": str(1024**power) for power, letter in enumerate("KMGTP", start=1)}
-
-
 def same_quantity(one: Any, other: Any) -> bool:
     """Whether two Kubernetes quantities are equal: 1000m is 1, 1024Mi is 1Gi."""
     if not isinstance(one, str | int | float) or not isinstance(other, str | int | float):
         return False
     amount = quantity(str(one))
     return amount is not None and amount == quantity(str(other))
-
-
-def quantity(text: str) -> Decimal | None:
-    number = text.rstrip("numkMGTPKi")
-    factor = SUFFIXES.get(text[len(number) :])
-    if factor is None:
-        return None
-    try:
-        return Decimal(number) * Decimal(factor)
-    except InvalidOperation:
-        return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from omni_operator import template
 from omni_operator.names import DNS_LABEL, HEAD
 from omni_operator.problems import Problem
+from omni_operator.quantities import whole
 
 if TYPE_CHECKING:
     from omni_operator.spec import OmniPipeline, Stage
@@ -46,20 +47,35 @@ def one_cache_serves_all_models(pipeline: "OmniPipeline") -> Iterable[Problem]:
         return
     if not any(model.source.startswith("hf://") for model in pipeline.models.values()):
         yield Problem("spec.model.cache", "is for models of the hub, and no stage takes one from there; remove it")
-    if (cache.claim_name is None) == (cache.size is None):
-        which = "neither claimName nor size" if cache.size is None else "both claimName and size"
-        yield Problem(
-            "spec.model.cache",
-            f"has {which}; give claimName for a claim of your own, or size for one that is made",
-        )
-    elif cache.claim_name is not None:
-        for key, is_given in (("storageClass", cache.storage_class is not None), ("retain", cache.retain)):
-            if is_given:
-                yield Problem(
-                    f"spec.model.cache.{key}",
-                    f"is for a claim that is made, and claimName names one of your own, {cache.claim_name!r}; remove"
-                    " one of the two",
-                )
+
+
+def claims_are_named_or_made(pipeline: "OmniPipeline") -> Iterable[Problem]:
+    for path, storage in (
+        ("spec.model.cache", pipeline.spec.model.cache),
+        ("spec.videos.storage", pipeline.spec.videos.storage),
+    ):
+        if storage is None:
+            continue
+        if (storage.claim_name is None) == (storage.size is None):
+            which = "neither claimName nor size" if storage.size is None else "both claimName and size"
+            yield Problem(path, f"has {which}; give claimName for a claim of your own, or size for one that is made")
+        elif storage.claim_name is not None:
+            for key, is_given in (("storageClass", storage.storage_class is not None), ("retain", storage.retain)):
+                if is_given:
+                    yield Problem(
+                        f"{path}.{key}",
+                        f"is for a claim that is made, and claimName names one of your own, {storage.claim_name!r};"
+                        " remove one of the two",
+                    )
+
+
+def sizes_leave_room(pipeline: "OmniPipeline") -> Iterable[Problem]:
+    for path, size in (
+        ("spec.api.limits.bodySize", pipeline.spec.api.limits.body_size),
+        ("spec.videos.maxSize", pipeline.spec.videos.max_size),
+    ):
+        if size is not None and not whole(size):
+            yield Problem(path, f"is {size}, which leaves room for nothing; leave it out for the default")
 
 
 def stage_names_are_unique(pipeline: "OmniPipeline") -> Iterable[Problem]:
@@ -216,6 +232,8 @@ RULES: tuple[Callable[["OmniPipeline"], Iterable[Problem]], ...] = (
     names_make_services,
     hub_settings_need_the_hub,
     one_cache_serves_all_models,
+    claims_are_named_or_made,
+    sizes_leave_room,
     stage_names_are_unique,
     stages_fit_together,
     head_stage_exists,

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
-from pydantic.alias_generators import to_camel
 
+from omni_operator.api_spec import Api, Storage, Videos
 from omni_operator.names import DNS_LABEL, MODEL_SOURCE, PERCENT, QUALIFIED_NAME, QUANTITY
 from omni_operator.problems import InvalidSpec, explain
+from omni_operator.record import Record
 from omni_operator.rules import RULES
 
 GROUP = "omnipipeline.dev"
@@ -25,12 +26,6 @@ API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "OmniPipeline"
 EXTERNAL = "external"
 PLURAL = "omnipipelines"
-
-
-class Record(BaseModel):
-    """Base of every type below: frozen, camelCase in YAML, no unknown keys, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, alias_generator=to_camel)
 
 
 def _count_or_auto(value: object) -> object:
@@ -85,26 +80,11 @@ class SecretKey(Record):
     )
 
 
-class Cache(Record):
-    claim_name: str | None = Field(
-        default=None,
-        description="A PersistentVolumeClaim of your own; or give a size, and one is made.",
-        min_length=1,
-        max_length=253,
-    )
-    size: str | None = Field(
-        default=None, description="Size of the claim that is made, like 200Gi.", pattern=QUANTITY, max_length=20
-    )
-    storage_class: str | None = Field(
-        default=None,
-        description="Storage class of the claim that is made; absent means the cluster's default.",
-        max_length=253,
-    )
+class Cache(Storage):
     access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = Field(
         default="ReadWriteMany",
         description="Of the claim that is made. ReadWriteOnce keeps all pods of the pipeline on one node.",
     )
-    retain: bool = Field(default=False, description="Keep the claim that was made when the pipeline is deleted.")
 
 
 class Model(Record):
@@ -447,6 +427,10 @@ class Spec(Record):
         description="Secret with the keys that clients of the API may come with, one a line; a change is noticed while"
         " it runs. Absent means that every client may come.",
     )
+    api: Api = Field(default_factory=Api, description="How the API speaks, and what it takes.")
+    videos: Videos = Field(
+        default_factory=Videos, description="Where the head keeps videos, how many of them, and for how long."
+    )
     priority_class_name: str | None = Field(
         default=None, description="PriorityClass of all pods.", min_length=1, max_length=253
     )
@@ -495,6 +479,11 @@ class OmniPipeline(BaseModel):
         if self.spec.head.stage is None:
             return 0
         return next(i for i, stage in enumerate(self.spec.stages) if stage.name == self.spec.head.stage)
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether the API in a cluster speaks HTTPS; that of `omni up`, which has no Secrets, does not."""
+        return self.spec.api.tls is not None
 
     @property
     def models(self) -> dict[str, Model]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from omni_operator.names import HEAD
+from omni_operator.quantities import whole
 from omni_operator.spec import Model, OmniPipeline, SecretKey, Stage
 
 LOOPBACK = "127.0.0.1"
@@ -23,6 +24,10 @@ KEYS_DIR = "/etc/omnipipeline-keys"
 KEYS_FILE = "secret"
 API_KEYS_DIR = "/etc/omnipipeline-api"
 API_KEYS_FILE = "keys"
+TLS_DIR = "/etc/omnipipeline-tls"
+CERTIFICATE_FILE = "tls.crt"
+PRIVATE_KEY_FILE = "tls.key"
+VIDEOS_DIR = "/videos"
 MODELS_DIR = "/models"
 PVC = "pvc://"
 HUB = "hf://"
@@ -112,6 +117,8 @@ def in_cluster(pipeline: OmniPipeline, counts: Mapping[str, int] | None = None) 
         f"{STAGE_CONFIG_DIR}/{STAGE_CONFIG_FILE}",
         f"{KEYS_DIR}/{KEYS_FILE}",
         f"{API_KEYS_DIR}/{API_KEYS_FILE}" if pipeline.spec.api_key_secret_ref else None,
+        (f"{TLS_DIR}/{CERTIFICATE_FILE}", f"{TLS_DIR}/{PRIVATE_KEY_FILE}") if pipeline.speaks_tls else None,
+        VIDEOS_DIR if pipeline.spec.videos.storage else None,
     )
     head = head_process(pipeline, head_name, CLUSTER_HEAD, files)
     replicas = tuple(
@@ -226,6 +233,10 @@ class Files:
     stage_config: str
     keys: str
     api_keys: str | None = None
+    tls: tuple[str, str] | None = None
+    """Certificate and private key of the API."""
+    videos: str | None = None
+    """The folder that outlasts the head."""
 
 
 def head_process(pipeline: OmniPipeline, name: str, ports: HeadPorts, files: Files, host: str | None = None) -> Process:
@@ -251,6 +262,8 @@ def head_process(pipeline: OmniPipeline, name: str, ports: HeadPorts, files: Fil
         f"--drain-timeout={drain}",
         *([f"--api-key-file={files.api_keys}"] if files.api_keys else []),
         *revision(pipeline.spec.model),
+        *api(pipeline, files),
+        *videos(pipeline, files),
     ]
     if host is not None:
         arguments += [f"--host={host}", f"--omni-master-address={host}"]
@@ -326,6 +339,42 @@ def replica_process(
         startup_seconds=stage.startup_timeout_seconds,
         drain_seconds=stage.drain.timeout_seconds,
     )
+
+
+def api(pipeline: OmniPipeline, files: Files) -> list[str]:
+    """The flags of the API that the pipeline says something of."""
+    wanted = pipeline.spec.api
+    limits = {
+        "--max-pixels": wanted.limits.pixels,
+        "--max-steps": wanted.limits.steps,
+        "--max-frames": wanted.limits.frames,
+        "--max-n": wanted.limits.answers,
+        "--max-prompt-length": wanted.limits.prompt_length,
+        "--max-body-bytes": whole(wanted.limits.body_size) if wanted.limits.body_size else None,
+    }
+    return [
+        *([f"--ssl-certfile={files.tls[0]}", f"--ssl-keyfile={files.tls[1]}"] if files.tls else []),
+        *(f"--cors-origin={origin}" for origin in wanted.cors_origins),
+        *([] if wanted.playground else ["--no-playground"]),
+        *given(limits),
+    ]
+
+
+def videos(pipeline: OmniPipeline, files: Files) -> list[str]:
+    """The flags of the videos that the pipeline says something of."""
+    wanted = pipeline.spec.videos
+    retention = {
+        "--data-dir": files.videos,
+        "--video-jobs": wanted.jobs,
+        "--video-max-age": wanted.max_age_hours,
+        "--video-max-bytes": whole(wanted.max_size) if wanted.max_size else None,
+    }
+    return given(retention)
+
+
+def given(flags: Mapping[str, object]) -> list[str]:
+    """Those that have a value; the others are the worker's to choose."""
+    return [f"{flag}={value}" for flag, value in flags.items() if value is not None]
 
 
 def revision(model: Model) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from omni_operator.spec import parse
 from omni_operator.topology import Process, in_cluster, on_this_machine
 from omni_worker import serve
+from omni_worker.api_config import ApiConfig, Certificate, Limits
 from omni_worker.config import ServeConfig, from_arguments
 from tests.operator.edits import edited
 from tests.operator.test_topology import consecutive_ports
@@ -31,6 +32,17 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "every policy: power-of-two": {"spec.loadBalancing.policy": "power-of-two"},
     "another order": {"spec.stages.0.scheduling.policy": "srpt"},
     "keys of clients": {"spec.apiKeySecretRef": {"name": "clients"}},
+    "an API for a web page": {
+        "spec.api": {
+            "tls": {"secretName": "certificate"},
+            "corsOrigins": ["https://example.org", "*"],
+            "playground": False,
+            "limits": {"pixels": 1, "steps": 2, "frames": 3, "answers": 4, "promptLength": 5, "bodySize": "6Ki"},
+        }
+    },
+    "videos that are kept": {
+        "spec.videos": {"storage": {"size": "20Gi"}, "jobs": 2, "maxAgeHours": 48, "maxSize": "1.5Gi"}
+    },
     "a thinker and a painter": {"spec.stages": [THINKER, READER]},
     "layers on two devices": {
         "spec.stages": [{**THINKER, "accelerator": {"count": 2}, "parallelism": {"pipeline": 2}}, READER]
@@ -62,6 +74,25 @@ def understood(process: Process, stages: Path) -> ServeConfig:
     flags = [f"--stage-config={stages}" if flag.startswith("--stage-config=") else flag for flag in flags]
     flags[0] = "hf://org/model" if flags[0].startswith("builtin://") else flags[0]
     return from_arguments(parser.parse_args(flags))
+
+
+def test_what_is_said_of_the_api_and_of_videos_reaches_the_head(digits: dict[str, Any], tmp_path: Path) -> None:
+    stages = tmp_path / "stages.json"
+
+    def told(row: str) -> ApiConfig:
+        topology = in_cluster(parse(edited(digits, PIPELINES[row])))
+        stages.write_text(topology.stage_config)
+        head = understood(topology.head, stages).head
+        assert head
+        return head.api
+
+    assert told("the example") == ApiConfig(), "what is not said is the worker's to choose"
+    api, videos = told("an API for a web page"), told("videos that are kept").videos
+    assert api.limits == Limits(pixels=1, steps=2, frames=3, count=4, prompt=5, body=6 * 1024)
+    assert (api.origins, api.playground) == (("https://example.org", "*"), False)
+    assert api.certificate == Certificate("/etc/omnipipeline-tls/tls.crt", "/etc/omnipipeline-tls/tls.key")
+    assert (videos.folder, videos.jobs, videos.seconds) == ("/videos", 2, 48 * 3600)
+    assert videos.size == 1.5 * 2**30
 
 
 @pytest.mark.parametrize("row", PIPELINES)

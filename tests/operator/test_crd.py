@@ -40,6 +40,10 @@ ACROSS_FIELDS = (
     "a cache of two claims",
     "a claim of the user's own that is to be retained",
     "a cache of one stage",
+    "videos on nothing",
+    "videos on a claim of the user's own, of a class",
+    "no room for videos",
+    "no room for a request",
     "words to a painter",
     "words to an encoder",
     "a name too long for a Service",
@@ -52,6 +56,7 @@ BY_THE_SERVER = (
     "a misspelt key",
     "a key in snake case",
     "a key that resembles none",
+    "a misspelt limit",
     "another kind",
     "another version",
 )

@@ -215,6 +215,47 @@ def test_a_claim_of_the_users_own_is_used_and_not_made(digits: dict[str, Any]) -
     assert volume in pod(manifest)["spec"]["volumes"]
 
 
+def test_an_api_with_a_certificate_is_probed_over_https_and_replicas_are_not(digits: dict[str, Any]) -> None:
+    manifest = edited(digits, {"spec.api.tls": {"secretName": "certificate"}})
+    probes = ("startupProbe", "livenessProbe", "readinessProbe")
+    for name, scheme in {"digits-head": "HTTPS", "digits-painter": "HTTP"}.items():
+        assert {container(manifest, name)[probe]["httpGet"]["scheme"] for probe in probes} == {scheme}
+    volume = {"name": "tls", "secret": {"secretName": "certificate", "defaultMode": 0o440}}
+    assert volume in pod(manifest, "digits-head")["spec"]["volumes"]
+    assert volume not in pod(manifest, "digits-painter")["spec"]["volumes"]
+    # A subPath would never be brought up to date.
+    mount = {"name": "tls", "mountPath": "/etc/omnipipeline-tls", "readOnly": True}
+    assert mount in container(manifest, "digits-head")["volumeMounts"]
+    (port,) = made(manifest)["Service", "digits"]["spec"]["ports"]
+    assert (port["name"], port["appProtocol"]) == ("http", "https")
+    (port,) = made(digits)["Service", "digits"]["spec"]["ports"]
+    assert "appProtocol" not in port
+
+
+def test_videos_are_kept_on_a_volume_of_the_heads_alone(digits: dict[str, Any]) -> None:
+    manifest = edited(digits, {"spec.videos.storage": {"size": "20Gi", "storageClass": "fast", "retain": True}})
+    claim = made(manifest)["PersistentVolumeClaim", "digits-videos"]
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "20Gi"}},
+        "storageClassName": "fast",
+    }
+    assert "ownerReferences" not in claim["metadata"], "it outlives the pipeline"
+    volume = {"name": "videos", "persistentVolumeClaim": {"claimName": "digits-videos"}}
+    mount = {"name": "videos", "mountPath": "/videos"}
+    for name, has in {"digits-head": True, "digits-painter": False}.items():
+        assert (volume in pod(manifest, name)["spec"]["volumes"]) is has
+        assert (mount in container(manifest, name)["volumeMounts"]) is has
+    assert "--data-dir=/videos" in container(manifest, "digits-head")["args"]
+
+
+def test_videos_on_a_claim_of_the_users_own_need_none_that_is_made(digits: dict[str, Any]) -> None:
+    manifest = edited(digits, {"spec.videos.storage.claimName": "mine"})
+    assert not [name for kind, name in made(manifest) if kind == "PersistentVolumeClaim"]
+    volume = {"name": "videos", "persistentVolumeClaim": {"claimName": "mine"}}
+    assert volume in pod(manifest, "digits-head")["spec"]["volumes"]
+
+
 # name: (edits, pod, path in the pod's spec, expected)
 POD_FIELDS: dict[str, tuple[dict[str, Any], str, str, Any]] = {
     "shared memory is as the node sees fit": ({}, "digits-painter", "volumes", {"medium": "Memory"}),

@@ -164,6 +164,32 @@ REFUSED = {
         {"spec.stages.0.model": {"source": "hf://a/b", "cache": {"size": "1Gi"}}},
         "spec.stages[0].model.cache: is of a single stage",
     ),
+    "videos on nothing": (
+        {"spec.videos.storage": {"retain": True}},
+        "spec.videos.storage: has neither claimName nor size; give claimName for a claim of your own, or size",
+    ),
+    "videos on a claim of the user's own, of a class": (
+        {"spec.videos.storage": {"claimName": "mine", "storageClass": "fast"}},
+        "spec.videos.storage.storageClass: is for a claim that is made, and claimName names one of your own, 'mine'",
+    ),
+    "no room for videos": (
+        {"spec.videos.maxSize": "0Gi"},
+        "spec.videos.maxSize: is 0Gi, which leaves room for nothing; leave it out for the default",
+    ),
+    "no room for a request": (
+        {"spec.api.limits.bodySize": "0"},
+        "spec.api.limits.bodySize: is 0, which leaves room for nothing",
+    ),
+    "a certificate of no Secret": ({"spec.api.tls": {}}, "spec.api.tls.secretName: is missing; expected secret of the"),
+    "an origin with a path": (
+        {"spec.api.corsOrigins": ["https://example.org/app"]},
+        'spec.api.corsOrigins[0]: "https://example.org/app" has the wrong form',
+    ),
+    "a limit of nothing": ({"spec.api.limits.steps": 0}, "spec.api.limits.steps: 0 is below 1; expected a whole"),
+    "a misspelt limit": (
+        {"spec.api.limits.step": 9},
+        "spec.api.limits.step: is not a known key; did you mean 'steps'?",
+    ),
     "a size of no form": (
         {"spec.stages.0.shmSize": "big"},
         'spec.stages[0].shmSize: "big" has the wrong form; expected size of /dev/shm',
@@ -220,6 +246,18 @@ ACCEPTED = {
         "spec.stages.0.accelerator.runtimeClassName": "nvidia",
         "spec.stages.0.shmSize": "16Gi",
     },
+    "an API for a web page, over HTTPS": {
+        "spec.api": {
+            "tls": {"secretName": "certificate"},
+            "corsOrigins": ["https://example.org", "http://localhost:3000", "*"],
+            "playground": False,
+            "limits": {"pixels": 4194304, "steps": 50, "answers": 1, "promptLength": 500, "bodySize": "8Mi"},
+        }
+    },
+    "videos on a volume that is made": {
+        "spec.videos": {"storage": {"size": "20Gi", "retain": True}, "jobs": 1, "maxAgeHours": 1, "maxSize": "15Gi"}
+    },
+    "videos on a volume of the user's own": {"spec.videos.storage": {"claimName": "mine"}},
     "a Service for the world": {"spec.service": {"type": "LoadBalancer", "annotations": {"a/b": "c"}}},
     "suspended and paused": {"spec.suspend": True, "spec.paused": True},
     "clients that are named": {"spec.networkPolicy": {"clients": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}},

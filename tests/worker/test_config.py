@@ -58,6 +58,7 @@ def test_the_stage_config_names_the_stages(tmp_path):
     ("argv", "says"),
     [
         pytest.param(["--headless"], "--omni-master-address", id="headless without a head"),
+        pytest.param(["--ssl-keyfile", "k.pem"], "--ssl-certfile", id="a key without its certificate"),
         pytest.param(
             ["--headless", "--omni-master-address", "h", "--omni-dp-size-local", "0"],
             "at least 1",

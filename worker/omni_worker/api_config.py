@@ -48,9 +48,18 @@ class VideoConfig:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """The files, in PEM, of what a server proves with who it is: its certificate with those above it, and its key."""
+
+    chain: str
+    key: str | None = None
+
+
+@dataclass(frozen=True)
 class ApiConfig:
     """Everything that the HTTP API was told."""
 
+    certificate: Certificate | None = None
     limits: Limits = field(default_factory=Limits)
     key_file: str | None = None
     origins: tuple[str, ...] = ()
@@ -61,6 +70,15 @@ class ApiConfig:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `omni serve` that a head's API goes by."""
     limits = Limits()
+    parser.add_argument(
+        "--ssl-certfile",
+        metavar="FILE",
+        help="head: speak HTTPS, with the certificate in this file, in PEM, and those above it; read again when it "
+        "changes (default: HTTP)",
+    )
+    parser.add_argument(
+        "--ssl-keyfile", metavar="FILE", help="head: its private key (default: in the file of --ssl-certfile)"
+    )
     parser.add_argument(
         "--api-key-file",
         metavar="FILE",
@@ -121,7 +139,10 @@ def from_arguments(args: argparse.Namespace) -> ApiConfig:
         raise UsageError(f"--data-dir {args.data_dir}: is no folder")
     if args.data_dir is not None and args.database_url is not None:
         raise UsageError("--data-dir and --database-url exclude each other: videos are kept in one of them")
+    if args.ssl_keyfile is not None and args.ssl_certfile is None:
+        raise UsageError("--ssl-keyfile needs --ssl-certfile: a key without its certificate proves nothing")
     return ApiConfig(
+        certificate=Certificate(args.ssl_certfile, args.ssl_keyfile) if args.ssl_certfile is not None else None,
         limits=Limits(
             pixels=args.max_pixels,
             steps=args.max_steps,

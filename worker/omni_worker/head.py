@@ -61,7 +61,7 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
         ready=lambda: "draining" if stop.is_set() else _why_not_ready(pools),
     )
     app = create_app(orchestrator, config.served_model_name, probes.routes(registry), head.api)
-    server = HttpServer(app, config.host, config.port, config.drain_timeout)
+    server = HttpServer(app, config.host, config.port, config.drain_timeout, head.api.certificate)
     coordinator.start()
     hub.start()
     replicas = asyncio.create_task(supervisor.run() if supervisor.children else asyncio.Event().wait())

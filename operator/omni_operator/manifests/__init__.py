@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from omni_operator.manifests.cache import cache_claims
+from omni_operator.manifests.claims import claims
 from omni_operator.manifests.config import config_map, service_account
 from omni_operator.manifests.deployments import head_deployment, stage_deployment
 from omni_operator.manifests.disruption import disruption_budget
@@ -17,7 +17,7 @@ def children(pipeline: OmniPipeline, topology: Topology, worker_image: str, secr
     return [
         service_account(pipeline),
         config_map(pipeline, topology),
-        *cache_claims(pipeline),
+        *claims(pipeline),
         head_service(pipeline, topology),
         api_service(pipeline),
         *network_policies(pipeline),

@@ -5,7 +5,7 @@ from typing import Any
 
 from omni_operator import template
 from omni_operator.manifests import labels
-from omni_operator.manifests.cache import MOUNT, VOLUME, cache_of
+from omni_operator.manifests.claims import CACHE, CACHE_DIR, VIDEOS, cache_of, videos_of
 from omni_operator.manifests.config import keys_name
 from omni_operator.manifests.ownership import content_hash
 from omni_operator.spec import OmniPipeline
@@ -16,6 +16,8 @@ from omni_operator.topology import (
     KEYS_DIR,
     MODELS_DIR,
     STAGE_CONFIG_DIR,
+    TLS_DIR,
+    VIDEOS_DIR,
     Process,
     Topology,
 )
@@ -23,6 +25,7 @@ from omni_operator.topology import (
 CONFIG_HASH = "omnipipeline.dev/config-hash"
 KEYS_HASH = "omnipipeline.dev/keys-hash"
 API_KEYS = "api-keys"
+TLS = "tls"
 USER = 65532
 DRAIN_MARGIN_SECONDS = 30
 STARTUP_PERIOD_SECONDS = 2
@@ -80,6 +83,7 @@ def pod_spec(pipeline: OmniPipeline, process: Process, worker_image: str) -> dic
 
 
 def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> dict[str, Any]:
+    scheme = "HTTPS" if process.is_head and pipeline.speaks_tls else "HTTP"
     result: dict[str, Any] = {
         "name": template.CONTAINER,
         "image": pipeline.spec.image.name or worker_image,
@@ -88,9 +92,9 @@ def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> di
         "args": list(process.arguments),
         "env": environment(pipeline, process),
         "ports": ports(process),
-        "startupProbe": probe("/startupz", STARTUP_PERIOD_SECONDS, startup_failures(process)),
-        "livenessProbe": probe("/livez", 10, 6),
-        "readinessProbe": probe("/readyz", 2, 3),
+        "startupProbe": probe("/startupz", STARTUP_PERIOD_SECONDS, startup_failures(process), scheme),
+        "livenessProbe": probe("/livez", 10, 6, scheme),
+        "readinessProbe": probe("/readyz", 2, 3, scheme),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -113,7 +117,7 @@ def environment(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]
         {"name": "HOME", "value": "/tmp"},
     ]
     if cache_of(pipeline, process):
-        variables.append({"name": "HF_HOME", "value": MOUNT})
+        variables.append({"name": "HF_HOME", "value": CACHE_DIR})
     if token := process.token:
         variables.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}})
     return variables
@@ -136,9 +140,9 @@ def control_ports() -> dict[str, int]:
     }
 
 
-def probe(path: str, period: int, failures: int) -> dict[str, Any]:
+def probe(path: str, period: int, failures: int, scheme: str) -> dict[str, Any]:
     return {
-        "httpGet": {"path": path, "port": "http", "scheme": "HTTP"},
+        "httpGet": {"path": path, "port": "http", "scheme": scheme},
         "periodSeconds": period,
         "timeoutSeconds": 5,
         "failureThreshold": failures,
@@ -159,8 +163,11 @@ def volumes(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
     if process.is_head:
         result.append({"name": "stages", "configMap": {"name": pipeline.name}})
         result += api_keys(pipeline)
+        result += certificate(pipeline)
     if claim := cache_of(pipeline, process):
-        result.append({"name": VOLUME, "persistentVolumeClaim": {"claimName": claim}})
+        result.append({"name": CACHE, "persistentVolumeClaim": {"claimName": claim}})
+    if claim := videos_of(pipeline, process):
+        result.append({"name": VIDEOS, "persistentVolumeClaim": {"claimName": claim}})
     for index, claim in enumerate(process.claims):
         result.append({"name": f"model-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
     return result
@@ -181,6 +188,12 @@ def api_keys(pipeline: OmniPipeline) -> list[dict[str, Any]]:
     return [{"name": API_KEYS, "secret": {"secretName": secret.name, "defaultMode": 0o440, "items": items}}]
 
 
+def certificate(pipeline: OmniPipeline) -> list[dict[str, Any]]:
+    """The API's certificate, as files, so that the head can read it again."""
+    tls = pipeline.spec.api.tls
+    return [{"name": TLS, "secret": {"secretName": tls.secret_name, "defaultMode": 0o440}}] if tls else []
+
+
 def mounts(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = [
         {"name": "tmp", "mountPath": "/tmp"},
@@ -191,8 +204,12 @@ def mounts(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
         result.append({"name": "stages", "mountPath": STAGE_CONFIG_DIR, "readOnly": True})
         if pipeline.spec.api_key_secret_ref:
             result.append({"name": API_KEYS, "mountPath": API_KEYS_DIR, "readOnly": True})
+        if pipeline.speaks_tls:
+            result.append({"name": TLS, "mountPath": TLS_DIR, "readOnly": True})
     if cache_of(pipeline, process):
-        result.append({"name": VOLUME, "mountPath": MOUNT})
+        result.append({"name": CACHE, "mountPath": CACHE_DIR})
+    if videos_of(pipeline, process):
+        result.append({"name": VIDEOS, "mountPath": VIDEOS_DIR})
     for index, claim in enumerate(process.claims):
         result.append({"name": f"model-{index}", "mountPath": f"{MODELS_DIR}/{claim}", "readOnly": True})
     return result

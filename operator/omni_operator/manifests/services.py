@@ -10,6 +10,9 @@ from omni_operator.topology import CLUSTER_HEAD, Topology
 
 
 def api_service(pipeline: OmniPipeline) -> dict[str, Any]:
+    port = service_port("http", CLUSTER_HEAD.api)
+    if pipeline.speaks_tls:
+        port["appProtocol"] = "https"  # what Ingresses and meshes go by; the name stays, which others refer to
     return child(
         pipeline,
         "v1",
@@ -20,7 +23,7 @@ def api_service(pipeline: OmniPipeline) -> dict[str, Any]:
             "spec": {
                 "type": pipeline.spec.service.type,
                 "selector": labels.head_selector(pipeline.name),
-                "ports": [service_port("http", CLUSTER_HEAD.api)],
+                "ports": [port],
             }
         },
         annotations=pipeline.spec.service.annotations,
