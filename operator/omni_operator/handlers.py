@@ -31,9 +31,10 @@ from omni_operator.cluster import (
     WatchHealth,
     current_namespace,
 )
+from omni_operator.heads import Heads
 from omni_operator.keyed_queue import KeyedQueue
 from omni_operator.leader import Leader
-from omni_operator.loads import read
+from omni_operator.loads import read, serving_in_head
 from omni_operator.manifests.labels import MANAGED_SELECTOR
 from omni_operator.manifests.ownership import pipeline_of
 from omni_operator.metrics import OperatorMetrics
@@ -178,6 +179,7 @@ class Operator:
 
     def __post_init__(self) -> None:
         self.scaler = Scaler(partial(read, self.cluster), time.monotonic)
+        self.heads = Heads(partial(serving_in_head, self.cluster))
         self.metrics = OperatorMetrics()
 
     @property
@@ -212,6 +214,9 @@ class Operator:
         else:
             self.acting.discard(scope)
             self.scaler.forget_where(lambda namespace: self.scope_of(namespace) == scope)
+            for key in self.heads.keys:
+                if self.scope_of(key[0]) == scope:
+                    self.heads.forget(key)
 
     def lead_from(self, loop: asyncio.AbstractEventLoop, scope: Scope) -> Callable[[bool], object]:
         """What a leader calls, from its thread, when it comes to lead in a scope or ceases to."""
@@ -245,7 +250,7 @@ class Operator:
             began, result = time.monotonic(), "done"
             try:
                 await loop.run_in_executor(
-                    pool, reconcile, self.cluster, self.scaler, self.metrics, *key, self.worker_image
+                    pool, reconcile, self.cluster, self.scaler, self.heads, self.metrics, *key, self.worker_image
                 )
             except NotLeading:
                 result = "not-leading"
@@ -285,13 +290,13 @@ class Operator:
                     self.queue.add((item["metadata"]["namespace"], item["metadata"]["name"]))
 
     async def scale(self, pool: ThreadPoolExecutor) -> None:
-        """Ask the heads of pipelines that are scaled for their load, and have those reconciled whose counts change."""
+        """Ask the heads of pipelines that are scaled, or have replicas in them; reconcile those that tell of news."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            keys = self.scaler.keys
-            changes = await asyncio.gather(*(loop.run_in_executor(pool, self.scaler.poll, key) for key in keys))
-            for key, is_changed in zip(keys, changes, strict=True):
+            asks = [(key, poll.poll) for poll in (self.scaler, self.heads) for key in poll.keys]
+            changes = await asyncio.gather(*(loop.run_in_executor(pool, ask, key) for key, ask in asks))
+            for (key, _), is_changed in zip(asks, changes, strict=True):
                 if is_changed:
                     self.queue.add(key)
 

@@ -1,16 +1,19 @@
-"""Reads from a pipeline's head how loaded its stages are: GET /v1/omni/topology. Blocking, and bounded in time.
+"""Reads from a pipeline's head how loaded its stages are, and how many of its own replicas serve.
+
+GET /v1/omni/topology, blocking, and bounded in time.
 
 Inside the cluster it asks the pipeline's API Service; outside, the API server passes the question on. Neither checks
 the certificate of an API that has one: it is told nothing, and what it tells moves a count within its bounds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from omni_operator.autoscale import Load
 from omni_operator.cluster import ApiError, Cluster, Unreachable
 from omni_operator.spec import OmniPipeline
-from omni_operator.topology import CLUSTER_HEAD
+from omni_operator.topology import CLUSTER_HEAD, LOOPBACK
 
 PATH = "/v1/omni/topology"
 SECONDS = 2.0
@@ -22,15 +25,34 @@ class UnknownLoad(Exception):
 
 def read(cluster: Cluster, pipeline: OmniPipeline) -> dict[str, Load]:
     """The load of each stage, by name. Raises UnknownLoad."""
-    content = asked(pipeline) if cluster.is_inside else passed_on(cluster, pipeline)
-    try:
+    with understood():
+        content = told(cluster, pipeline)
         return {
             stage["name"]: load_of(content, stage, local_replicas)
             for stage in content["stages"]
             if (local_replicas := pods_replicas(pipeline, stage["name"]))
         }
+
+
+def serving_in_head(cluster: Cluster, pipeline: OmniPipeline) -> int:
+    """How many replicas inside the head serve. Raises UnknownLoad."""
+    with understood():
+        replicas = [replica for stage in told(cluster, pipeline)["stages"] for replica in stage["replicas"]]
+        # A head reaches its own over the loopback, and no others.
+        return sum(replica["state"] == "UP" and LOOPBACK in replica["address"] for replica in replicas)
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Tells an answer that is none of a head's as UnknownLoad."""
+    try:
+        yield
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UnknownLoad(f"what the head tells at {PATH} is not understood: {error!r}") from None
+
+
+def told(cluster: Cluster, pipeline: OmniPipeline) -> Any:
+    return asked(pipeline) if cluster.is_inside else passed_on(cluster, pipeline)
 
 
 def load_of(content: Mapping[str, Any], stage: Mapping[str, Any], local_replicas: int) -> Load:

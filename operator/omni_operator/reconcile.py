@@ -12,12 +12,13 @@ from typing import Any
 
 from omni_operator.cluster import EVENTS, FIELD_MANAGER, PIPELINES, PODS, ApiError, Cluster, Resource
 from omni_operator.conditions import Status
+from omni_operator.heads import Heads
 from omni_operator.keys import NotOurs, shared_secret
 from omni_operator.manifests import children
 from omni_operator.manifests.labels import MANAGED_SELECTOR, PIPELINE
 from omni_operator.metrics import OperatorMetrics, seconds_to_ready
 from omni_operator.news import event, news
-from omni_operator.plan import Plan, make_plan, reference
+from omni_operator.plan import Plan, Reference, make_plan, reference
 from omni_operator.problems import InvalidSpec
 from omni_operator.rollout import is_head_to_wait
 from omni_operator.scaling import Scaler
@@ -42,6 +43,7 @@ def utc_now() -> str:
 def reconcile(
     cluster: Cluster,
     scaler: Scaler,
+    heads: Heads,
     metrics: OperatorMetrics,
     namespace: str,
     name: str,
@@ -52,6 +54,7 @@ def reconcile(
     found = cluster.get(PIPELINES, namespace, name)
     if found is None or found["metadata"].get("deletionTimestamp"):
         scaler.forget((namespace, name))
+        heads.forget((namespace, name))
         metrics.show(namespace, name, None)
         return  # its children go with it: they are owned
     previous = found.get("status") or {}
@@ -73,6 +76,7 @@ def reconcile(
         failures=failures,
         left_out=done.left_out,
         unknown_load=counts.unknown,
+        serving_in_head=heads.serving(pipeline, is_head_ready(topology, current)),
     )
     report(cluster, metrics, found, accepted_status(pipeline, topology, observed, previous, now()), now())
     if failures:
@@ -110,6 +114,11 @@ def converge(
         plan = plan.without(("Deployment", topology.head.name))
     applied, failures = execute(cluster, plan)
     return Done(applied, failures, tuple(kind for kind in missing if kind not in unseen))
+
+
+def is_head_ready(topology: Topology, current: Mapping[Reference, Object]) -> bool:
+    head = current.get(("Deployment", topology.head.name)) or {}
+    return bool((head.get("status") or {}).get("readyReplicas"))
 
 
 def selector(pipeline: str) -> str:

@@ -9,7 +9,7 @@ from omni_operator.manifests.labels import REPLICA, ROLE, STAGE, pipeline_select
 from omni_operator.problems import InvalidSpec
 from omni_operator.spec import OmniPipeline
 from omni_operator.topology import Process, Topology
-from omni_operator.trouble import REFUSED, TOO_LATE, Trouble, pod_trouble
+from omni_operator.trouble import REFUSED, REPLICA_DOWN, TOO_LATE, Trouble, pod_trouble
 
 Object = Mapping[str, Any]
 Row = tuple[Conditions, bool, str, str]
@@ -34,6 +34,8 @@ class Observed:
     left_out: Sequence[str] = ()
     """Kinds of children that the API server does not have."""
     unknown_load: str | None = None
+    serving_in_head: int | None = None
+    """Replicas inside the head that serve, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,13 @@ class Fleet:
     trouble: Trouble | None
     is_late: bool
     """Whether a rollout has passed its deadline."""
+    is_whole: bool
+    """Whether no replica is missing within the pods, as far as that is known of ready ones."""
 
     @property
     def is_settled(self) -> bool:
         wanted = self.process.copies
-        return self.is_current and self.replicas == self.ready == self.updated == wanted
+        return self.is_current and self.is_whole and self.replicas == self.ready == self.updated == wanted
 
     @property
     def is_stuck(self) -> bool:
@@ -112,6 +116,7 @@ def fleet(process: Process, observed: Observed) -> Fleet:
     deployment = observed.deployments.get(process.name) or {}
     counts = deployment.get("status") or {}
     is_current = bool(deployment) and counts.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    missing = missing_in_head(process, observed)
     pods = sorted((pod for pod in observed.pods if belongs(pod, process)), key=lambda pod: str(pod["metadata"]["name"]))
     return Fleet(
         process=process,
@@ -119,9 +124,17 @@ def fleet(process: Process, observed: Observed) -> Fleet:
         ready=counts.get("readyReplicas", 0),
         updated=counts.get("updatedReplicas", 0) if is_current else 0,
         is_current=is_current,
-        trouble=worst(pods, deployment),
+        trouble=worst(pods, deployment, missing),
         is_late=any(trouble.reason == LATE for trouble in deployment_troubles(deployment)),
+        is_whole=not missing,
     )
+
+
+def missing_in_head(process: Process, observed: Observed) -> int:
+    """Replicas that should serve inside the head and do not. The head is ready without them, for others serve on."""
+    if not process.is_head or observed.serving_in_head is None:
+        return 0
+    return max(0, len(process.data_ports) - observed.serving_in_head)
 
 
 def belongs(pod: Object, process: Process) -> bool:
@@ -130,10 +143,13 @@ def belongs(pod: Object, process: Process) -> bool:
     return (role != REPLICA) if process.is_head else (role == REPLICA and labels.get(STAGE) == process.stage.name)
 
 
-def worst(pods: Sequence[Object], deployment: Object) -> Trouble | None:
+def worst(pods: Sequence[Object], deployment: Object, missing: int) -> Trouble | None:
     """The trouble of a Deployment that most needs a person: its own, or that of one of its pods."""
     found = [trouble for pod in pods if (trouble := pod_trouble(pod))]
     found += deployment_troubles(deployment)
+    if missing:
+        what = "a replica inside it does" if missing == 1 else f"{missing} replicas inside it do"
+        found.append(Trouble(REPLICA_DOWN, "ReplicaDown", f"{what} not serve; it starts them again, see its log"))
     return min(found, key=lambda trouble: trouble.rank, default=None)
 
 

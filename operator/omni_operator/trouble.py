@@ -10,7 +10,7 @@ from typing import Any
 Object = Mapping[str, Any]
 
 # Ranks, the most urgent first.
-REFUSED, NO_ROOM, NO_IMAGE, CRASHING, NOT_MADE, FAILED, ENDED, RESTARTED, TOO_LATE = range(9)
+REFUSED, NO_ROOM, NO_IMAGE, CRASHING, NOT_MADE, FAILED, ENDED, RESTARTED, REPLICA_DOWN, TOO_LATE = range(10)
 # What the kubelet says while all is well.
 PATIENT = ("ContainerCreating", "PodInitializing")
 IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")

@@ -1,5 +1,6 @@
 """What the status says: the truth, in words a person can act on, and nothing new where nothing is new."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -452,3 +453,26 @@ def test_an_invalid_spec_keeps_the_counts_and_names_the_field(digits: dict[str, 
     assert "spec.head.stage: 'nope' is not a stage" in found["Accepted"]["message"]
     assert found["Ready"]["status"] == "False"
     assert found["HeadReady"]["status"] == "True", "what ran before runs on"
+
+
+# name: (replicas that serve inside the head (2 wanted), Ready, its reason, part of its message, Degraded)
+IN_HEAD: dict[str, tuple[int | None, bool, str, str, bool]] = {
+    "both serve": (2, True, "Serving", "painter 2/2 ready", False),
+    "one is away": (1, False, "ReplicaDown", "the head: a replica inside it does not serve; it starts them", True),
+    "both are away": (0, False, "ReplicaDown", "the head: 2 replicas inside it do not serve", True),
+    "the head does not tell": (None, True, "Serving", "painter 2/2 ready", False),
+}
+
+
+@pytest.mark.parametrize("row", IN_HEAD)
+def test_a_replica_that_is_missing_inside_the_head_is_told_of_while_the_head_serves_on(
+    digits: dict[str, Any], row: str
+) -> None:
+    serving, is_ready, reason, message, is_degraded = IN_HEAD[row]
+    seen = replace(observed(UP, deployment(2, 2), []), serving_in_head=serving)
+    found = conditions(status_of(edited(digits, {"spec.head.localReplicas": 2}), seen))
+    assert (found["Ready"]["status"] == "True", found["Ready"]["reason"]) == (is_ready, reason)
+    assert message in found["Ready"]["message"]
+    assert found["HeadReady"]["status"] == "True"
+    assert (found["Degraded"]["status"] == "True") is is_degraded
+    assert (found["Progressing"]["status"] == "True") is not is_ready
