@@ -18,7 +18,7 @@ import httpx
 from openai import OpenAI
 from PIL import Image
 
-START_SECONDS = 90
+START_SECONDS = 240
 
 
 def free_ports(count: int) -> list[int]:

@@ -33,7 +33,7 @@ CHILDREN = [
 ]
 
 
-def eventually(holds: Callable[[], Any], what: str, seconds: float = 90) -> Any:
+def eventually(holds: Callable[[], Any], what: str, seconds: float = 240) -> Any:
     """The first true answer; what the operator and the controllers bring about takes its time."""
     deadline = time.monotonic() + seconds
     while not (answer := holds()):

@@ -113,7 +113,7 @@ async def running(**kwargs):
         await fleet.close()
 
 
-async def eventually(check, seconds=20.0):
+async def eventually(check, seconds=60.0):
     """Seconds until `check` was true; fails when it does not come true."""
     began = time.monotonic()
     while not check():

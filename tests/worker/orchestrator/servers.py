@@ -139,7 +139,7 @@ async def serving(count, **server):
             await server.close()
 
 
-async def eventually(check, seconds=10.0):
+async def eventually(check, seconds=60.0):
     """Wait until it is true."""
     deadline = time.monotonic() + seconds
     while not check():

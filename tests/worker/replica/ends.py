@@ -111,7 +111,7 @@ async def ask(client, id, prompt, heard=lambda news: None, seconds=30, **embeddi
     return await asyncio.wait_for(client.generate(id, params, heard), seconds)
 
 
-async def eventually(check, seconds=10.0):
+async def eventually(check, seconds=60.0):
     """Wait until it is true."""
     deadline = time.monotonic() + seconds
     while not check():

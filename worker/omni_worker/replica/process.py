@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import uvloop
 
 from omni_worker import keys, model_source
 from omni_worker.config import ReplicaConfig
@@ -251,7 +252,7 @@ def main() -> int:
     configure_logging(config.log_level, f"replica {config.index}")
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        return asyncio.run(_run(config, report))
+        return uvloop.run(_run(config, report))
     except CommandError as error:
         report("failed", reason=str(error))
         return 1
