@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
+from omni_worker.engine.runner.autoregressive import KEY as TOKENS
 from omni_worker.engine.scheduler import KeyStats
 from omni_worker.pipelines.calls import Key
 
@@ -46,12 +47,11 @@ NOTHING = Counts(0, 0, 0.0)
 
 
 def name_of(key: Hashable) -> Name:
-    """The key's name: that of a pipeline's call; or a language model's phase, and its tokens a request."""
+    """The key's name: that of a pipeline's call; or that of a language model's calls, which all go together."""
     if isinstance(key, Key):
         return Name(key.phase, key.model, ALONE if isinstance(key.variant, str) else str(key.variant))
-    match key:
-        case str(phase), int(tokens):
-            return Name(phase, LANGUAGE_MODEL, str(tokens))
+    if key == TOKENS:
+        return Name(TOKENS, LANGUAGE_MODEL, "0")
     return Name(UNKNOWN, UNKNOWN, OTHERS)
 
 
