@@ -6,7 +6,7 @@ BENCHMARKS ?= scheduler executor transport step_overhead throughput trace_replay
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test browser test-local lint types imports check model crd reference docs images cluster deploy undeploy cluster-down \
+.PHONY: help install demo test browser prometheus test-local lint types imports check model crd reference docs images cluster deploy undeploy cluster-down \
         kubeconfig bench survey clean
 
 help: ## Show this list
@@ -21,7 +21,7 @@ install: .venv/installed ## Make .venv with the project and all it needs
 demo: install ## Serve examples/digits.yaml on this machine, draw 24 prompts, write out/demo.png
 	@$(PYTHON) hack/demo.py
 
-test: install browser ## Run all tests, those on a real Kubernetes node too (needs root on Debian 12, or OMNI_KUBECONFIG)
+test: install browser prometheus ## Run all tests, those on a real Kubernetes node too (needs root on Debian 12, or OMNI_KUBECONFIG)
 	@[ -n "$$OMNI_KUBECONFIG" ] || $(PYTHON) hack/cluster check || \
 	    { echo "make test: no cluster can run here, and OMNI_KUBECONFIG names none; make test-local runs all other tests" >&2; exit 1; }
 	@[ -n "$$OMNI_KUBECONFIG" ] || { $(PYTHON) hack/cluster build && $(PYTHON) hack/cluster images --no-load; }
@@ -32,7 +32,15 @@ browser:
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 	    || echo "chromium could not be installed: the playground's tests will be skipped" >&2
 
-test-local: install ## Run the tests that need no Kubernetes
+# Only its two programs, and no service of it: into the folder that is on the PATH here.
+prometheus: install
+	@command -v promtool >/dev/null || ! command -v apt-get >/dev/null || { echo "fetching prometheus for its tests" >&2; \
+	    [ "$$(id -u)" != 0 ] || apt-get update -qq; folder=$$(mktemp -d) && cd "$$folder" && apt-get download -qq prometheus 2>/dev/null \
+	    && dpkg-deb --fsys-tarfile prometheus_*.deb \
+	    | tar -xC "$(CURDIR)/.venv/bin" --strip-components=3 ./usr/bin/prometheus ./usr/bin/promtool; rm -rf "$$folder"; }
+	@command -v promtool >/dev/null || echo "prometheus could not be fetched: its tests will be skipped" >&2
+
+test-local: install prometheus ## Run the tests that need no Kubernetes
 	@$(PYTHON) -m pytest --numprocesses=2 -m "not apiserver and not pods"
 
 check: lint types imports docs ## Lint, types, the arrows between packages, and the documentation's links
@@ -43,6 +51,7 @@ lint: install
 	@$(PYTHON) -m omni_operator.crd --check
 	@$(PYTHON) hack/reference.py --check
 	@$(PYTHON) hack/chart_readme.py --check
+	@$(PYTHON) hack/dashboard.py --check
 
 types: install
 	@mypy
@@ -57,9 +66,10 @@ model: install ## Train the built-in models again: the painter, then the thinker
 crd: install ## Generate the CRD from the operator's types
 	@$(PYTHON) -m omni_operator.crd
 
-reference: install ## Generate docs/reference.md from the code, and the chart's table of values
+reference: install ## Generate docs/reference.md from the code, the chart's table of values, and its dashboard
 	@$(PYTHON) hack/reference.py
 	@$(PYTHON) hack/chart_readme.py
+	@$(PYTHON) hack/dashboard.py
 
 docs: install ## Build the documentation into out/site; fails on a link that leads nowhere
 	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet --strict

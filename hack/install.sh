@@ -41,5 +41,5 @@ if ! "$folder/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.ve
     fi
 fi
 say "installing omnipipeline and what it needs"
-pip install -c constraints.txt -e '.[operator,worker,dev]' | grep --line-buffered -E '^(Collecting|Installing|Successfully)' | cut -c1-100
+pip install -c constraints.txt -e '.[operator,worker,tracing,dev]' | grep --line-buffered -E '^(Collecting|Installing|Successfully)' | cut -c1-100
 "$folder/bin/omni" --version

@@ -9,14 +9,18 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from omni_operator.metrics import OperatorMetrics
 from omni_worker.api.app import create_app
 from omni_worker.cli import GROUP
+from omni_worker.coordinator.collector import MembershipCollector
+from omni_worker.coordinator.coordinator import Traffic
 from omni_worker.metrics import HeadMetrics
 from omni_worker.orchestrator.collector import PoolCollector
 from omni_worker.orchestrator.orchestrator import Orchestrator
@@ -120,8 +124,10 @@ def the_metrics() -> Iterator[str]:
     HeadMetrics(registry)
     registry.register(PoolCollector([], lambda now: {}))
     registry.register(ChildCollector([]))
+    registry.register(MembershipCollector(SimpleNamespace(traffic=Traffic()), SimpleNamespace(heard=0.0)))
+    of_the_operator = [one for one in OperatorMetrics().registry.collect() if one.name.startswith("omni_")]
     yield "## Metrics\n\n| name | type | what it counts |\n|---|---|---|"
-    for metric in sorted(registry.collect(), key=lambda metric: metric.name):
+    for metric in sorted([*registry.collect(), *of_the_operator], key=lambda metric: metric.name):
         suffix = "_total" if metric.type == "counter" else ""
         yield f"| `{metric.name}{suffix}` | {metric.type} | {metric.documentation} |"
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 
 from omni_operator.conditions import Status
 
@@ -12,6 +12,7 @@ SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 READY_SECONDS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 KINDS = ("desired", "ready")
 PREFIX = "omni_operator"
+SUSPENDED = "Suspended"
 
 
 class OperatorMetrics:
@@ -19,6 +20,7 @@ class OperatorMetrics:
 
     def __init__(self) -> None:
         here = self.registry = CollectorRegistry()
+        ProcessCollector(registry=here)
         self.reconcile = Histogram(
             f"{PREFIX}_reconcile_seconds",
             "Time of one pass over a pipeline, by how it ended",
@@ -46,6 +48,12 @@ class OperatorMetrics:
             ["pipeline_namespace", "pipeline", "stage", "kind"],
             registry=here,
         )
+        self.pipelines = Gauge(
+            f"{PREFIX}_pipeline_ready",
+            "1 where the pipeline is Ready, and 0 where it is not; none where it is suspended",
+            ["pipeline_namespace", "pipeline"],
+            registry=here,
+        )
         self.ready = Histogram(
             f"{PREFIX}_pipeline_ready_seconds",
             "Time from not being Ready, or being made, to Ready",
@@ -62,6 +70,7 @@ class OperatorMetrics:
 
     def show(self, namespace: str, pipeline: str, status: Status | None) -> None:
         """The counts of a pipeline; None where it is gone."""
+        self._show_ready(namespace, pipeline, status)
         stages = {stage.name: stage for stage in status.stages} if status else {}
         for name in self._stages.get((namespace, pipeline), set()) - set(stages):
             for kind in KINDS:
@@ -73,6 +82,13 @@ class OperatorMetrics:
             self._stages[namespace, pipeline] = set(stages)
         else:
             self._stages.pop((namespace, pipeline), None)
+
+    def _show_ready(self, namespace: str, pipeline: str, status: Status | None) -> None:
+        ready = next((one for one in status.conditions if one.type == "Ready"), None) if status else None
+        if ready is None or ready.reason == SUSPENDED:
+            self.pipelines.remove(namespace, pipeline)
+        else:
+            self.pipelines.labels(namespace, pipeline).set(ready.status == "True")
 
 
 def seconds_to_ready(before: Mapping[str, Any], status: Status) -> float | None:

@@ -18,7 +18,7 @@ from omni_operator.spec import KIND, parse
 
 PROJECT = Path(__file__).parents[2]
 BESIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "charts/omnipipeline/README.md")
-PAGES = [*(PROJECT / file for file in BESIDE), *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [*(PROJECT / file for file in BESIDE), *sorted((PROJECT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((PROJECT / "examples").glob("*.yaml"))
 SHELL = ("console", "sh", "bash")
 COMMANDS = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["entry-points"]["omni.commands"]
@@ -158,5 +158,5 @@ def test_every_reason_that_the_operator_gives_is_told_of() -> None:
 
 def test_every_page_is_in_the_site() -> None:
     site = (PROJECT / "mkdocs.yml").read_text()
-    for page in (PROJECT / "docs").glob("*.md"):
-        assert page.name in site
+    for page in (PROJECT / "docs").rglob("*.md"):
+        assert str(page.relative_to(PROJECT / "docs")) in site

@@ -78,6 +78,18 @@ def test_the_time_to_ready(row: str) -> None:
     assert seconds_to_ready({"metadata": {"creationTimestamp": NOW}, "status": written(before)}, now) == expected
 
 
+def test_a_pipeline_is_shown_ready_or_not_and_not_at_all_where_that_is_wanted() -> None:
+    metrics = OperatorMetrics()
+
+    def shown(now: Status | None) -> float | None:
+        metrics.show("gallery", "digits", now)
+        labels = {"pipeline_namespace": "gallery", "pipeline": "digits"}
+        return metrics.registry.get_sample_value("omni_operator_pipeline_ready", labels)
+
+    asked = (status(), status(Ready="Starting"), status(Ready="Suspended"), status(), None)
+    assert [shown(one) for one in asked] == [1, 0, None, 1, None]
+
+
 def test_the_counts_of_a_pipeline_go_with_it() -> None:
     metrics = OperatorMetrics()
     metrics.show("gallery", "digits", status(5))

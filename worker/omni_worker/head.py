@@ -4,7 +4,7 @@ import asyncio
 import functools
 import signal
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from omni_worker import keys
 from omni_worker.api.app import create_app
@@ -52,10 +52,11 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
     hub = Hub(publisher, functools.partial(_route, pools), secret)
     supervisor = Supervisor(config)
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     registry.register(PoolCollector(pools, fleet.silence))
-    registry.register(MembershipCollector(coordinator))
+    registry.register(MembershipCollector(coordinator, hub))
     registry.register(ChildCollector(supervisor.children))
-    orchestrator = Orchestrator(pools, HeadMetrics(registry))
+    orchestrator = Orchestrator(pools, HeadMetrics(registry, [stage.name for stage in head.stages]))
     probes = Probes(
         started=lambda: None,  # the ports are bound before the first request is answered
         ready=lambda: "draining" if stop.is_set() else _why_not_ready(pools),
@@ -88,7 +89,7 @@ def _route(pools: list[StagePool], changed: list[Replica]) -> None:
 
 
 def _why_not_ready(pools: list[StagePool]) -> str | None:
-    waiting = [pool.stage.name for pool in pools if not pool.up and pool.stage.wake_seconds is None]
+    waiting = [pool.stage.name for pool in pools if not pool.is_ready]
     return f"no replica is up for: {', '.join(waiting)}" if waiting else None
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.applications import Starlette
 
 from omni_worker.config import ServeConfig
@@ -17,6 +17,7 @@ async def run_headless(config: ServeConfig) -> None:
     """Serve until SIGTERM has been obeyed. Raises CommandError where it cannot start."""
     supervisor = Supervisor(config)
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     registry.register(ChildCollector(supervisor.children))
     probes = Probes(
         started=lambda: None if supervisor.are_loaded else "the model is being loaded",

@@ -1,5 +1,7 @@
 """The metrics of a process, in Prometheus' terms. Names start with `omni_`; times are seconds."""
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from omni_worker.journal import Journal
@@ -7,11 +9,14 @@ from omni_worker.journal import Journal
 LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 WAIT_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60)
 
+OUTCOMES = ("completed", "invalid", "failed", "refused", "busy", "unavailable", "aborted")
+LOSSES = ("crashed", "stalled", "left", "refused")
+
 
 class HeadMetrics:
-    """What a head counts as requests go by."""
+    """What a head counts as requests go by, from 0 on: Prometheus sees no increase in a series that begins at 1."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, stages: Iterable[str] = ()) -> None:
         self._requests = Counter(
             "omni_requests",
             "Requests that ended, by outcome: completed, or why not (busy: all queues were full)",
@@ -50,6 +55,13 @@ class HeadMetrics:
             registry=registry,
             buckets=WAIT_BUCKETS,
         )
+        for outcome in OUTCOMES:
+            self._requests.labels(outcome)
+        for stage in stages:
+            for counted in (self._retries, self._stage_seconds, self._waits):
+                counted.labels(stage)
+            for reason in LOSSES:
+                self._losses.labels(stage, reason)
 
     def request_ended(self, outcome: str, journal: Journal) -> None:
         """Count a request; `outcome` is completed, or the kind of its error."""

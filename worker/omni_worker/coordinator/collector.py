@@ -1,11 +1,13 @@
 """What went through the coordinator, as Prometheus metrics."""
 
+import time
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from omni_worker.coordinator.coordinator import Coordinator
+from omni_worker.coordinator.hub import Hub
 
 COUNTERS = {
     "registered": "Registrations that were taken",
@@ -18,12 +20,17 @@ COUNTERS = {
 
 
 class MembershipCollector(Collector):
-    """The coordinator's counts, read when Prometheus asks."""
+    """The coordinator's counts, and for how long the head's own hub has not heard it, read when Prometheus asks."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: Coordinator, hub: Hub) -> None:
         self._coordinator = coordinator
+        self._hub = hub
 
     def collect(self) -> Iterator[Metric]:
         for name, text in COUNTERS.items():
             value = getattr(self._coordinator.traffic, name)
             yield CounterMetricFamily(f"omni_membership_{name}", text, value=value)
+        silence = time.monotonic() - self._hub.heard
+        yield GaugeMetricFamily(
+            "omni_membership_silence_seconds", "Time since the head heard its own coordinator", value=silence
+        )

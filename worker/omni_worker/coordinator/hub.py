@@ -64,10 +64,14 @@ class View:
 
 
 class Hub:
-    """Follows the coordinator at `address`; `on_change` is called in the event loop with the replicas that changed."""
+    """Follows the coordinator at `address`; `on_change` is called in the event loop with the replicas that changed.
+
+    `heard` is when the coordinator last said something, if only that nothing changed.
+    """
 
     def __init__(self, address: str, on_change: Callable[[list[Replica]], None], keys: Keys | None = None) -> None:
         self.malformed = 0
+        self.heard = time.monotonic()
         self._address = address
         self._on_change = on_change
         self._view = View()
@@ -91,6 +95,7 @@ class Hub:
     async def _follow(self) -> None:
         while True:
             frames = await self._socket.recv_multipart()
+            self.heard = time.monotonic()
             try:
                 (frame,) = frames
                 changed = self._view.apply(decode_publication(frame))

@@ -45,7 +45,11 @@ class PoolCollector(Collector):
         counts = {
             name: CounterMetricFamily(f"omni_stage_{name}", text, labels=["stage"]) for name, text in COUNTS.items()
         }
+        ready = GaugeMetricFamily(
+            "omni_stage_ready", "1 where a request finds a replica of the stage up, or wakes one", labels=["stage"]
+        )
         for pool in self._pools:
+            ready.add_metric([pool.stage.name], float(pool.is_ready))
             for name, count in counts.items():
                 count.add_metric([pool.stage.name], getattr(pool, name))
             for member in pool.members:
@@ -57,4 +61,4 @@ class PoolCollector(Collector):
                 completed.add_metric(values, member.replica.load.completed)
                 if member.replica.key in silence:
                     ages.add_metric(values, silence[member.replica.key])
-        yield from (*families.values(), states, ages, completed, *counts.values())
+        yield from (*families.values(), states, ages, completed, *counts.values(), ready)

@@ -155,6 +155,11 @@ class StagePool:
             self._up = [member for member in self.members if member.is_up]
         return self._up
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request finds a replica, or wakes one."""
+        return bool(self.up) or self.stage.wake_seconds is not None
+
     def update(self, replica: Replica) -> None:
         """Take a change of the membership. What runs on a replica that is gone or silent is given up there."""
         member = self._members.get(replica.key)

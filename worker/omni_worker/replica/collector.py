@@ -45,7 +45,8 @@ class ChildCollector(Collector):
         for name, text in GAUGES.items():
             gauge = GaugeMetricFamily(f"omni_engine_{name}", text, labels=["index"])
             for child in self._children:
-                gauge.add_metric([str(child.index)], child.stats.get(name, 0))
+                if name in child.stats:
+                    gauge.add_metric([str(child.index)], child.stats[name])
             yield gauge
         yield from self._batches()
         restarts = CounterMetricFamily("omni_replica_restarts", "Times the replica was started again", labels=["index"])

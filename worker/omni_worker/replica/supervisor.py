@@ -115,7 +115,7 @@ class Supervisor:
             start_new_session=True,  # a Ctrl-C in the terminal reaches the supervisor alone
         )
         self._processes[child.index] = process
-        child.failure = child.up_since = None
+        child.failure, child.up_since, child.stats = None, None, {}
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(asdict(self._config.replica(child.index))).encode() + b"\n")
