@@ -114,6 +114,7 @@ class ReplicaConfig:
     drain_timeout: float
     log_level: str = "info"
     secret_file: str | None = None
+    traces_endpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ class ServeConfig:
     head: HeadConfig | None
     devices: tuple[str, ...] = field(default=())
     secret_file: str | None = None
+    traces_endpoint: str | None = None
 
     def replica(self, index: int) -> ReplicaConfig:
         """The configuration of this process's replica number `index`."""
@@ -154,6 +156,7 @@ class ServeConfig:
             drain_timeout=self.drain_timeout,
             log_level=self.log_level,
             secret_file=self.secret_file,
+            traces_endpoint=self.traces_endpoint,
         )
 
 
@@ -314,6 +317,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="after SIGTERM, time to finish (300)",
     )
     parser.add_argument(
+        "--otlp-traces-endpoint",
+        metavar="URL",
+        help="where spans of requests go, by OTLP over HTTP, like http://collector:4318/v1/traces"
+        " (default: what $OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or $OTEL_EXPORTER_OTLP_ENDPOINT say; else nowhere)",
+    )
+    parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: info)"
     )
     api_config.add_arguments(parser)
@@ -374,7 +383,24 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
         head=None if args.headless else head,
         devices=tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))),
         secret_file=args.omni_secret_file,
+        traces_endpoint=_traces_endpoint(args.otlp_traces_endpoint, os.environ),
     )
+
+
+def _traces_endpoint(asked: str | None, environment: Mapping[str, str]) -> str | None:
+    """Where spans go: as the flag says, or else OpenTelemetry's own variables."""
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none":
+        return None
+    endpoint = asked or environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if not endpoint and (base := environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")):
+        endpoint = f"{base.rstrip('/')}/v1/traces"
+    protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if endpoint and protocol not in (None, "", "http/protobuf"):
+        raise UsageError(
+            f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}, and traces are sent by http/protobuf alone: unset it, and "
+            "name the collector's port for that (4318)"
+        )
+    return endpoint or None
 
 
 def _stages(args: argparse.Namespace, model: ModelSource) -> tuple[Stage, ...]:

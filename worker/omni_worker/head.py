@@ -6,7 +6,7 @@ import signal
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from omni_worker import keys
+from omni_worker import keys, tracing
 from omni_worker.api.app import create_app
 from omni_worker.config import HeadConfig, ServeConfig
 from omni_worker.coordinator.collector import MembershipCollector
@@ -56,12 +56,13 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
     registry.register(PoolCollector(pools, fleet.silence))
     registry.register(MembershipCollector(coordinator, hub))
     registry.register(ChildCollector(supervisor.children))
-    orchestrator = Orchestrator(pools, HeadMetrics(registry, [stage.name for stage in head.stages]))
+    told = tracing.start(config.traces_endpoint, "head")
+    orchestrator = Orchestrator(pools, HeadMetrics(registry, [stage.name for stage in head.stages]), told)
     probes = Probes(
         started=lambda: None,  # the ports are bound before the first request is answered
         ready=lambda: "draining" if stop.is_set() else _why_not_ready(pools),
     )
-    app = create_app(orchestrator, config.served_model_name, probes.routes(registry), head.api)
+    app = create_app(orchestrator, config.served_model_name, probes.routes(registry), head.api, told)
     server = HttpServer(app, config.host, config.port, config.drain_timeout, head.api.certificate)
     coordinator.start()
     hub.start()
@@ -79,6 +80,7 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
             await pool.close()
         await hub.stop()
         await coordinator.stop()
+        await asyncio.to_thread(told.close)
 
 
 def _route(pools: list[StagePool], changed: list[Replica]) -> None:

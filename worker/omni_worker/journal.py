@@ -25,9 +25,10 @@ class Visit:
 
 @dataclass
 class Journal:
-    """A request's way through the stages so far."""
+    """A request's way through the stages so far; `trace_id` where spans of it are told."""
 
     id: str
+    trace_id: str | None = None
     began: float = field(default_factory=time.monotonic)
     visits: list[Visit] = field(default_factory=list)
 
@@ -54,4 +55,6 @@ class Journal:
                 for visit in self.visits
             ],
         }
+        if self.trace_id is not None:
+            line["trace_id"] = self.trace_id
         log.info(json.dumps(line if error is None else {**line, "error": error}, ensure_ascii=False))

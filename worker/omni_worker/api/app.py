@@ -20,16 +20,22 @@ from omni_worker.api.playground import playground_routes
 from omni_worker.api.service import Service
 from omni_worker.api.state import state_routes
 from omni_worker.api.topology import topology_routes
+from omni_worker.api.traced import Traced
 from omni_worker.api.video_jobs import VideoJobs
 from omni_worker.api.videos import video_routes
 from omni_worker.api_config import ApiConfig
 from omni_worker.orchestrator.orchestrator import Orchestrator
+from omni_worker.tracing import Tracing
 
 EXPOSED = ["X-Request-Id", "Retry-After"]
 
 
 def create_app(
-    orchestrator: Orchestrator, model: str, probes: Sequence[Route], config: ApiConfig | None = None
+    orchestrator: Orchestrator,
+    model: str,
+    probes: Sequence[Route],
+    config: ApiConfig | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application that serves `model`, by its served name. Raises UsageError where it cannot."""
     config = config or ApiConfig()
@@ -45,6 +51,8 @@ def create_app(
     app = FastAPI(title="OmniPipeline", version=version("omnipipeline"), lifespan=running)
     install_error_handlers(app)
     app.add_middleware(BodyLimit, most=config.limits.body)
+    if tracing is not None and tracing.is_on:
+        app.add_middleware(Traced, tracing=tracing)
     if config.key_file is not None:
         app.add_middleware(Locked, keys=Keys(config.key_file))
     if config.origins:

@@ -18,8 +18,10 @@ from omni_worker.engine.executor import Executor, ExecutorFailed
 from omni_worker.engine.scheduler import (
     Finished,
     QueueFull,
+    RunnerOutput,
     SchedulerEvent,
     SchedulerInterface,
+    SchedulerOutput,
     SchedulerRequest,
     SchedulerStats,
     Status,
@@ -40,10 +42,21 @@ class Rpc:
     future: "Future[list[Any]]" = field(default_factory=Future)
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One turn of the loop, for whoever follows requests through it; times are in seconds since 1970."""
+
+    scheduled: SchedulerOutput
+    output: RunnerOutput
+    began: float
+    ended: float
+
+
 class Engine:
     """Runs in a thread of its own: `start`, then `add` from anywhere, then `stop`.
 
-    `on_event` is called in that thread, or in the one that calls `add`.
+    `on_event` is called in that thread, or in the one that calls `add`. `on_turn`, where there is one, is called in
+    that thread, before the events of the turn.
     """
 
     def __init__(
@@ -52,7 +65,9 @@ class Engine:
         executor: Executor,
         on_event: Callable[[SchedulerEvent], None],
         on_failure: Callable[[Exception], None] | None = None,
+        on_turn: Callable[[Turn], None] | None = None,
     ) -> None:
+        self._on_turn = on_turn
         self._scheduler = scheduler
         self._executor = executor
         self._on_event = on_event
@@ -141,6 +156,9 @@ class Engine:
             self.steps, self.step_seconds = self.steps + 1, self.step_seconds + time.perf_counter() - began
             with self._wake:
                 events = self._scheduler.update_from_output(scheduled, output)
+            if self._on_turn is not None:
+                now = time.time()
+                self._on_turn(Turn(scheduled, output, now - (time.perf_counter() - began), now))
             self._emit(events)
 
     def _run(self) -> None:

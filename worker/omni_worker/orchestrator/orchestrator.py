@@ -22,8 +22,9 @@ from omni_worker.journal import Journal, Visit
 from omni_worker.metrics import HeadMetrics
 from omni_worker.orchestrator.handover import asked_of, handed_over, joined, route
 from omni_worker.orchestrator.stage_pool import CRASHES_OF_SUSPECTS, Member, StagePool, Tried
-from omni_worker.replica.messages import Partial, Progress
+from omni_worker.replica.messages import Partial, Progress, Trace
 from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult, Written
+from omni_worker.tracing import OUTCOME, REPLICA, REQUEST, STAGE, Tracing
 
 log = logging.getLogger(__name__)
 MAX_CRASHES = CRASHES_OF_SUSPECTS + 1  # replicas that may crash under a request: the last one under no other suspect
@@ -110,8 +111,9 @@ class Attempts:
 class Orchestrator:
     """`pools` are the stages in order."""
 
-    def __init__(self, pools: Sequence[StagePool], metrics: HeadMetrics) -> None:
+    def __init__(self, pools: Sequence[StagePool], metrics: HeadMetrics, tracing: Tracing | None = None) -> None:
         self.pools = pools
+        self._tracing = tracing or Tracing()
         self.running: dict[str, Running] = {}
         self._metrics = metrics
         self._attempts = itertools.count()
@@ -123,24 +125,26 @@ class Orchestrator:
         """
         if request.id in self.running:
             raise RequestError("invalid", f"a request with the id {request.id!r} is running already")
-        running = self.running[request.id] = Running(request.id)
-        journal, outcome, message = Journal(request.id), "failed", None
-        try:
-            result = await self._run(request, running, on_partial, journal)
-            outcome = "completed"
-            return result
-        except RequestError as error:
-            outcome, message = error.kind, error.message
-            raise
-        except asyncio.CancelledError:
-            outcome = "aborted"
-            raise
-        finally:
-            del self.running[request.id]
-            for pool in self.pools:
-                pool.forget(request.id)
-            self._metrics.request_ended(outcome, journal)
-            journal.write(outcome, message)
+        with self._tracing.span("request", {REQUEST: request.id}) as span:
+            running = self.running[request.id] = Running(request.id)
+            journal, outcome, message = Journal(request.id, span.trace_id), "failed", None
+            try:
+                result = await self._run(request, running, on_partial, journal)
+                outcome = "completed"
+                return result
+            except RequestError as error:
+                outcome, message = error.kind, error.message
+                raise
+            except asyncio.CancelledError:
+                outcome = "aborted"
+                raise
+            finally:
+                del self.running[request.id]
+                for pool in self.pools:
+                    pool.forget(request.id)
+                self._metrics.request_ended(outcome, journal)
+                journal.write(outcome, message)
+                span.note({OUTCOME: outcome})
 
     async def _run(
         self, request: GenerationRequest, running: Running, on_partial: OnPartial | None, journal: Journal
@@ -154,7 +158,8 @@ class Orchestrator:
                     params = handed_over(stage, params, results[-1])
                 asked, visit = asked_of(stage, following, params), journal.visit(stage.name)
                 attempts = Attempts(pool, asked, running, on_partial, visit)
-                results.append(await self._run_stage(request.id, attempts))
+                with self._tracing.span(f"stage {stage.name}", {REQUEST: request.id, STAGE: stage.name}):
+                    results.append(await self._run_stage(request.id, attempts))
                 attempts.count_rest(results[-1])
                 attempts.on_result(results[-1])
             except RequestError as error:
@@ -174,9 +179,12 @@ class Orchestrator:
             try:
                 # An id of its own for every attempt: a late answer to an earlier one must not be taken for this one's.
                 attempt = f"{id}#{next(self._attempts)}"
-                return await member.client.generate(
-                    attempt, attempts.next_params(), attempts.on_news, refusable=not tried.was_taken
-                )
+                told = {REQUEST: id, STAGE: pool.stage.name, REPLICA: running.replica}
+                with self._tracing.span("run", told, kind="client") as span:
+                    trace = Trace(id, pool.stage.name, dict(span.carrier)) if span.carrier else None
+                    return await member.client.generate(
+                        attempt, attempts.next_params(), attempts.on_news, not tried.was_taken, trace
+                    )
             except ReplicaLost as error:
                 log.warning("request %s: lost replica %s: %s", id, running.replica, error)
                 self._metrics.run_lost(pool.stage.name, error.reason)

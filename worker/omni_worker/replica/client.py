@@ -30,6 +30,7 @@ from omni_worker.replica.messages import (
     Rpc,
     RpcResult,
     ToReplica,
+    Trace,
     pack_shared,
     unpack_from_replica,
 )
@@ -84,7 +85,12 @@ class ReplicaClient:
         return len(self._results)
 
     async def generate(
-        self, id: str, params: GenerationParams, on_news: OnNews, refusable: bool = True
+        self,
+        id: str,
+        params: GenerationParams,
+        on_news: OnNews,
+        refusable: bool = True,
+        trace: Trace | None = None,
     ) -> GenerationResult:
         """Run one request; `id` is new to this replica. Cancelled, it aborts the request there.
 
@@ -97,7 +103,7 @@ class ReplicaClient:
         future = self._results[id] = asyncio.get_running_loop().create_future()
         self._news[id] = on_news
         try:
-            await self._send(Add(id, params, refusable))
+            await self._send(Add(id, params, refusable, trace))
             result: GenerationResult = await future
             return result
         except (asyncio.CancelledError, ReplicaLost):

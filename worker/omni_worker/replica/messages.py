@@ -15,13 +15,22 @@ from omni_worker.shared_memory.link import POOLED_BYTES, Answer, Link, Offer, Pl
 # ---- head → replica
 
 
-class Add(msgspec.Struct, frozen=True, tag="add"):
+class Trace(msgspec.Struct, frozen=True):
+    """What a run is told of with, where it is: the request and the stage that it is of, and whose part it is (W3C)."""
+
+    request: str
+    stage: str
+    carrier: dict[str, str]
+
+
+class Add(msgspec.Struct, frozen=True, tag="add", omit_defaults=True):
     """Run a request. One Output or Error will answer it. One that is not `refusable` is taken though the queue be full:
     another replica had taken it already."""
 
     id: str
     params: GenerationParams
     refusable: bool = True
+    trace: Trace | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):

@@ -15,13 +15,13 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import uvloop
 
-from omni_worker import keys, model_source
+from omni_worker import keys, model_source, tracing
 from omni_worker.config import ReplicaConfig
 from omni_worker.coordinator.messages import Register, State
 from omni_worker.coordinator.stage_client import Membership, StageClient
@@ -30,6 +30,9 @@ from omni_worker.logs import configure_logging
 from omni_worker.replica.server import ReplicaServer
 from omni_worker.requests import GenerationParams, ModelCard, SamplingParams
 from omni_worker.sockets import own_address_towards
+
+if TYPE_CHECKING:
+    from omni_worker.replica.phases import Phases
 
 log = logging.getLogger(__name__)
 STATS_SECONDS = 1.0
@@ -64,7 +67,13 @@ class ReplicaProcess:
         self._failure: str | None = None
         self._is_stuck = False
         self._keys = keys.read(config.secret_file)
-        self._server = ReplicaServer(config.engine.max_num_seqs, self._keys)
+        self._tracing = tracing.start(config.traces_endpoint, "replica")
+        self._phases: Phases | None = None
+        if self._tracing.is_on:
+            from omni_worker.replica import phases  # here, for it needs torch
+
+            self._phases = phases.Phases(self._tracing)
+        self._server = ReplicaServer(config.engine.max_num_seqs, self._keys, self._phases)
 
     async def run(self) -> int:
         """Until told to stop; returns the exit code. Ends the process itself where the engine does not end."""
@@ -93,6 +102,7 @@ class ReplicaProcess:
                 await self._drain(client)
             for task in serving:
                 task.cancel()
+        await asyncio.to_thread(self._tracing.close)
         return self._end()
 
     def _end(self) -> int:
@@ -112,7 +122,10 @@ class ReplicaProcess:
         from omni_worker.engine.build import build_engine
 
         source = model_source.parse(self._config.model, self._config.revision)
-        engine, card = build_engine(self._config.engine, source, self._server.on_event, self._on_engine_failure)
+        on_turn = None if self._phases is None else self._phases.turned
+        engine, card = build_engine(
+            self._config.engine, source, self._server.on_event, self._on_engine_failure, on_turn
+        )
         self._server.engine = engine
         self._server.default_steps = card.defaults.num_inference_steps or 0
         engine.start()

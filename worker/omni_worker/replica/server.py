@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import zmq
@@ -40,6 +40,9 @@ from omni_worker.requests import GenerationParams, Written
 from omni_worker.shared_memory.link import Answer, Offer
 from omni_worker.sockets import QUEUED_DATA_MESSAGES, make_socket
 
+if TYPE_CHECKING:
+    from omni_worker.replica.phases import Phases  # which needs torch, and is not always wanted
+
 log = logging.getLogger(__name__)
 ALIVE_SECONDS = 1.0
 LAST_FRAMES_SECONDS = 0.1  # for the last frames to leave the socket
@@ -51,7 +54,8 @@ HANDED_BACK = "this replica is going away; the request is handed back"
 class ReplicaServer:
     """Serves one engine on one ROUTER socket. All methods run in the event loop, except `on_event`."""
 
-    def __init__(self, capacity: int, keys: Keys | None = None) -> None:
+    def __init__(self, capacity: int, keys: Keys | None = None, phases: "Phases | None" = None) -> None:
+        self._phases = phases
         self.engine: Engine | None = None
         self.default_steps = 0
         self.completed = 0
@@ -185,6 +189,8 @@ class ReplicaServer:
         else:
             self._askers[message.id] = peer
             self._idle.clear()
+            if self._phases is not None and message.trace is not None:
+                self._phases.begin(message.id, message.trace)
             self.engine.add(self._scheduled(message))
 
     def _hand_back_waiting(self) -> None:
@@ -200,9 +206,11 @@ class ReplicaServer:
         self._put(self._askers.pop(id), Error(id, "refused", HANDED_BACK))
         if self.engine is not None:
             self.engine.abort(id)
-        self._forget(id)
+        self._forget(id, HANDED_BACK)
 
-    def _forget(self, id: str) -> None:
+    def _forget(self, id: str, error: str | None = None) -> None:
+        if self._phases is not None:
+            self._phases.end(id, error)
         self._askers.pop(id, None)
         self._steps.pop(id, None)
         self._begun.discard(id)
@@ -255,7 +263,7 @@ class ReplicaServer:
                 self._put(peer, Error(event.id, "refused", HANDED_BACK))
             else:
                 self._put(peer, _error(event))
-        self._forget(event.id)
+        self._forget(event.id, None if event.status is Status.COMPLETED else str(event.error or event.status.name))
 
     def _put(self, peer: bytes, message: FromReplica) -> None:
         self._outgoing.put(peer, message)
@@ -275,7 +283,7 @@ class ReplicaServer:
         for id in orphans:
             assert self.engine is not None
             self.engine.abort(id)
-            self._forget(id)
+            self._forget(id, "whoever asked is gone")
 
 
 def _error(event: Finished) -> Error:

@@ -1,0 +1,108 @@
+"""A small real OTLP collector: takes spans over HTTP, as any does, and keeps them for the test to look at."""
+
+import gzip
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+PATH = "/v1/traces"
+
+
+@dataclass
+class Span:
+    """One span, with the service that told of it, and those whose parent it is."""
+
+    id: str
+    trace: str
+    parent: str
+    name: str
+    service: str
+    attributes: dict
+    began: int
+    ended: int
+    failed: bool
+    children: list["Span"] = field(default_factory=list)
+
+    def all(self, name: str) -> list["Span"]:
+        """Those of this name among its children."""
+        return [child for child in self.children if child.name == name]
+
+    def one(self, name: str) -> "Span":
+        """The only one of this name among its children."""
+        (child,) = self.all(name)
+        return child
+
+    @property
+    def names(self) -> list[str]:
+        """Of its children, in order."""
+        return [child.name for child in self.children]
+
+
+class Collector:
+    """Listens until it is closed."""
+
+    def __init__(self) -> None:
+        self._spans: list[Span] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                assert self.path == PATH
+                assert self.headers["Content-Type"] == "application/x-protobuf"
+                collector._spans += spans_of(ExportTraceServiceRequest.FromString(body))
+                answer = ExportTraceServiceResponse().SerializeToString()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *args):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def trace(self, id: str) -> list[Span]:
+        """The spans of a trace whose parent was not told: one, where all have come. Children are in order of time."""
+        spans = {span.id: span for span in self._spans if span.trace == id}
+        for span in spans.values():
+            span.children = sorted((one for one in spans.values() if one.parent == span.id), key=lambda one: one.began)
+        return [span for span in spans.values() if span.parent not in spans]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def spans_of(request: ExportTraceServiceRequest) -> list[Span]:
+    return [
+        Span(
+            span.span_id.hex(),
+            span.trace_id.hex(),
+            span.parent_span_id.hex(),
+            span.name,
+            values(told.resource.attributes)["service.name"],
+            values(span.attributes),
+            span.start_time_unix_nano,
+            span.end_time_unix_nano,
+            span.status.code == Status.STATUS_CODE_ERROR,
+        )
+        for told in request.resource_spans
+        for scope in told.scope_spans
+        for span in scope.spans
+    ]
+
+
+def values(attributes) -> dict:
+    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in attributes}
