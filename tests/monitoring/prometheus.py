@@ -13,7 +13,7 @@ import yaml
 from tests.charts.test_chart import CHART, documents
 from tests.worker.serving import eventually, free_ports
 
-SECONDS = 1
+SECONDS = 2
 WINDOW = "15s"
 RULES = (CHART / "files/rules.yaml").read_text()
 
@@ -55,6 +55,7 @@ def jobs(targets: list[Target]) -> list[dict[str, Any]]:
     return [
         {
             "job_name": monitor["metadata"]["name"],
+            "tls_config": in_prometheus_words(endpoint.get("tlsConfig", {})),
             "relabel_configs": in_prometheus_words(endpoint.get("relabelings", [])),
             "metric_relabel_configs": in_prometheus_words(endpoint.get("metricRelabelings", [])),
             "static_configs": [
@@ -75,7 +76,7 @@ def impatient(rules: str) -> str:
 
 
 class Prometheus:
-    """One that scrapes `targets` every second."""
+    """One that scrapes `targets` every two seconds."""
 
     def __init__(self, program: str, folder: Path, targets: list[Target]) -> None:
         (port,) = free_ports(1)
@@ -108,7 +109,7 @@ class Prometheus:
         alerts = self.ask("alerts")["alerts"]
         return {one["labels"]["alertname"] for one in alerts if one["state"] == "firing"}
 
-    def wait_for(self, *alerts: str, seconds: float = 60) -> None:
+    def wait_for(self, *alerts: str, seconds: float = 90) -> None:
         wanted = set(alerts)
         seen: set[str] = set()
         deadline = time.monotonic() + seconds

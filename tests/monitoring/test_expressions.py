@@ -24,7 +24,7 @@ from .prometheus import WINDOW, Prometheus, Target
 from .test_dashboard import DASHBOARD, PANELS
 from .test_rules import CONTENT
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 STAGES = [
     {"id": 0, "name": "thinker", "engine": "autoregressive"},
     {"id": 1, "name": "painter", "engine": "diffusion", "input": "hidden-states"},
@@ -131,12 +131,12 @@ def without_thresholds(expression: str) -> str:
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_of_the_dashboard_has_samples(line: str, prometheus: Prometheus) -> None:
-    eventually(lambda: prometheus.query(filled_in(LINES[line])), "samples", 30)
+    eventually(lambda: prometheus.query(filled_in(LINES[line])), "samples", 60)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in ONLY_WITH_A_FAULT])
 def test_a_rule_goes_by_what_there_is(rule: str, prometheus: Prometheus) -> None:
-    eventually(lambda: prometheus.query(without_thresholds(RULES[rule])), "samples", 30)
+    eventually(lambda: prometheus.query(without_thresholds(RULES[rule])), "samples", 60)
 
 
 def test_the_dashboard_finds_namespaces_and_pipelines(prometheus: Prometheus) -> None:
@@ -156,7 +156,7 @@ def test_what_a_pod_tells_of_itself_is_of_its_stage_and_the_heads_tell_of_all(pr
 
 
 def test_no_alert_fires_while_all_is_well(prometheus: Prometheus) -> None:
-    eventually(lambda: not prometheus.firing(), "quiet", 60)
+    eventually(lambda: not prometheus.firing(), "quiet", 90)
 
 
 def test_a_full_queue_is_told_of(prometheus: Prometheus, pipeline: Pipeline) -> None:
@@ -168,7 +168,7 @@ def test_a_full_queue_is_told_of(prometheus: Prometheus, pipeline: Pipeline) -> 
         for _ in range(PLACES + 5):
             pool.submit(long)
         prometheus.wait_for("OmniRequestsRefused", "OmniQueueSlow")
-    eventually(lambda: not prometheus.firing(), "an end of it", 60)
+    eventually(lambda: not prometheus.firing(), "an end of it", 90)
 
 
 def test_a_stage_that_lost_its_replica_is_told_of(prometheus: Prometheus, pipeline: Pipeline) -> None:

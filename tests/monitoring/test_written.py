@@ -35,6 +35,7 @@ def test_the_configuration_relabels_as_the_monitors_do() -> None:
     for job in yaml.safe_load(CONFIGURATION)["scrape_configs"]:
         monitor = monitors.pop(job["job_name"])
         assert job.get("metric_relabel_configs", []) == monitor["metric_relabel_configs"]
+        assert job.get("tls_config", {}) == monitor["tls_config"]
         assert all(rule in job["relabel_configs"] for rule in monitor["relabel_configs"])
     assert not monitors
 

@@ -24,6 +24,7 @@ from omni_operator.topology import (
 
 CONFIG_HASH = "omnipipeline.dev/config-hash"
 KEYS_HASH = "omnipipeline.dev/keys-hash"
+METRICS_SCHEME = "prometheus.io/scheme"
 API_KEYS = "api-keys"
 TLS = "tls"
 USER = 65532
@@ -44,6 +45,8 @@ def pod_template(
     annotations = {KEYS_HASH: content_hash(secret)}
     if process.is_head:
         annotations[CONFIG_HASH] = content_hash(topology.stage_config)
+        if pipeline.speaks_tls:
+            annotations[METRICS_SCHEME] = "https"
     metadata = {"labels": own_labels, "annotations": annotations}
     base = {"metadata": metadata, "spec": pod_spec(pipeline, process, worker_image)}
     pod = template.merged(base, patch)
