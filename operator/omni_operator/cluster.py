@@ -67,6 +67,7 @@ CHILDREN = {
         Resource("Service", "", "v1", "services"),
         Resource("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies"),
         Resource("Deployment", "apps", "v1", "deployments"),
+        Resource("Job", "batch", "v1", "jobs"),
     )
 }
 # Which of these there is, newest first, depends on the cluster: v1 came with Kubernetes 1.21, v1beta1 went with 1.25.

@@ -20,7 +20,7 @@ from omni_operator.metrics import OperatorMetrics, seconds_to_ready
 from omni_operator.news import event, news
 from omni_operator.plan import Plan, Reference, make_plan, reference
 from omni_operator.problems import InvalidSpec
-from omni_operator.rollout import is_head_to_wait
+from omni_operator.rollout import is_head_to_wait, waiting_for_prefetch
 from omni_operator.scaling import Scaler
 from omni_operator.spec import OmniPipeline, parse
 from omni_operator.status import Failure, Observed, accepted_status, rejected_status
@@ -75,6 +75,7 @@ def reconcile(
         pods=cluster.list_objects(PODS, namespace, selector(name))[0],
         failures=failures,
         left_out=done.left_out,
+        is_prefetching=done.is_prefetching,
         unknown_load=counts.unknown,
         serving_in_head=heads.serving(pipeline, is_head_ready(topology, current)),
     )
@@ -85,11 +86,13 @@ def reconcile(
 
 @dataclass(frozen=True)
 class Done:
-    """What a pass did: the objects it applied, what it could not do, and the kinds that this cluster does not have."""
+    """What a pass did: the objects it applied, what it could not do, the kinds that this cluster does not have, and
+    whether it left pods out until their models are there."""
 
     applied: Sequence[Object] = ()
     failures: Sequence[Failure] = ()
     left_out: tuple[str, ...] = ()
+    is_prefetching: bool = False
 
 
 def converge(
@@ -112,8 +115,11 @@ def converge(
     plan = make_plan(wanted, found, pipeline.metadata.uid, pipeline.name)
     if is_head_to_wait(wanted, found):
         plan = plan.without(("Deployment", topology.head.name))
+    waiting = waiting_for_prefetch(wanted, found)
+    for held in waiting:
+        plan = plan.without(held)
     applied, failures = execute(cluster, plan)
-    return Done(applied, failures, tuple(kind for kind in missing if kind not in unseen))
+    return Done(applied, failures, tuple(kind for kind in missing if kind not in unseen), bool(waiting))
 
 
 def is_head_ready(topology: Topology, current: Mapping[Reference, Object]) -> bool:

@@ -4,6 +4,8 @@ The head is there once, and is never rolled: a new head that does not start serv
 changes, it comes last, when every stage runs the new one; a broken image then stops at the first replica, and the old
 head goes on serving with the rest. Every other change reaches the head at once: its replicas join by what it knows of
 stages, models and secrets, and could not become ready before it does.
+
+And a pipeline that has its models downloaded first makes no pod before they are there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +13,7 @@ from copy import deepcopy
 from typing import Any
 
 from omni_operator.manifests.labels import HEAD, ROLE
-from omni_operator.plan import Object, contains, differs, reference
+from omni_operator.plan import Object, Reference, contains, differs, reference
 
 
 def is_head_to_wait(wanted: Sequence[Object], live: Sequence[Object]) -> bool:
@@ -26,6 +28,21 @@ def is_head_to_wait(wanted: Sequence[Object], live: Sequence[Object]) -> bool:
         and changes_only_its_image(head, current)
         and not all(has_arrived(child, found.get(reference(child))) for child in deployments if not is_head(child))
     )
+
+
+def waiting_for_prefetch(wanted: Sequence[Object], live: Sequence[Object]) -> list[Reference]:
+    """The Deployments that are not made yet, since what their pods load is still being downloaded."""
+    found = {reference(child): child for child in live}
+    jobs = [child for child in wanted if child["kind"] == "Job"]
+    if all(is_complete(found.get(reference(job))) for job in jobs):
+        return []
+    deployments = [reference(child) for child in wanted if child["kind"] == "Deployment"]
+    return [ref for ref in deployments if ref not in found]
+
+
+def is_complete(job: Object | None) -> bool:
+    conditions = ((job or {}).get("status") or {}).get("conditions") or []
+    return any(one["type"] == "Complete" and one["status"] == "True" for one in conditions)
 
 
 def is_head(child: Object) -> bool:

@@ -85,6 +85,10 @@ class Cache(Storage):
         default="ReadWriteMany",
         description="Of the claim that is made. ReadWriteOnce keeps all pods of the pipeline on one node.",
     )
+    prefetch: bool = Field(
+        default=False,
+        description="Download the models by a Job before the first pod starts, so that none holds a device meanwhile.",
+    )
 
 
 class Model(Record):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omni_operator.conditions import Conditions, StageStatus, Status, updated_conditions
-from omni_operator.manifests.labels import REPLICA, ROLE, STAGE, pipeline_selector
+from omni_operator.manifests.labels import PREFETCH, REPLICA, ROLE, STAGE, pipeline_selector
 from omni_operator.problems import InvalidSpec
 from omni_operator.spec import OmniPipeline
 from omni_operator.topology import Process, Topology
@@ -34,6 +34,8 @@ class Observed:
     left_out: Sequence[str] = ()
     """Kinds of children that the API server does not have."""
     unknown_load: str | None = None
+    is_prefetching: bool = False
+    """Whether no pod is made before the models have been downloaded."""
     serving_in_head: int | None = None
     """Replicas inside the head that serve, where it is known."""
 
@@ -140,7 +142,9 @@ def missing_in_head(process: Process, observed: Observed) -> int:
 def belongs(pod: Object, process: Process) -> bool:
     labels = pod["metadata"].get("labels") or {}
     role = labels.get(ROLE)
-    return (role != REPLICA) if process.is_head else (role == REPLICA and labels.get(STAGE) == process.stage.name)
+    if process.is_head:
+        return role not in (REPLICA, PREFETCH)
+    return role == REPLICA and labels.get(STAGE) == process.stage.name
 
 
 def worst(pods: Sequence[Object], deployment: Object, missing: int) -> Trouble | None:
@@ -180,6 +184,7 @@ def stage_status(stage: Fleet) -> StageStatus:
 NOT_SUSPENDED: Row = ("Suspended", False, "NotSuspended", "its pods may run")
 SUSPENDED_HEAD: Row = ("HeadReady", False, "Suspended", "the head is suspended")
 SUSPENDED_READY: Row = ("Ready", False, "Suspended", "it is suspended; set spec.suspend to false to serve again")
+PREFETCHING = "the models are being downloaded before the first pod starts"
 PAUSED: Row = ("Progressing", False, "Paused", "nothing is changed while spec.paused is true")
 
 
@@ -192,6 +197,8 @@ def suspended_condition(head: Fleet, stages: Sequence[Fleet]) -> Row:
 
 
 def head_condition(head: Fleet, stages: Sequence[Fleet], observed: Observed) -> Row:
+    if observed.is_prefetching:
+        return "HeadReady", False, "Prefetching", "the head is made when the models have been downloaded"
     if head.ready:
         return "HeadReady", True, "Serving", "the head serves requests"
     if head.trouble:
@@ -212,6 +219,10 @@ def is_started(pod: Object) -> bool:
 def ready_condition(topology: Topology, head: Fleet, stages: Sequence[Fleet], observed: Observed) -> Row:
     if observed.failures:
         return "Ready", False, observed.failures[0].reason, "; ".join(failure.message for failure in observed.failures)
+    if observed.is_prefetching:
+        trouble = prefetch_trouble(observed)
+        reason, why = (trouble.reason, trouble.message) if trouble else ("Prefetching", "")
+        return "Ready", False, reason, join(PREFETCHING, why)
     fleets = [head, *stages]
     if unasked := topology.unasked:
         return "Ready", False, "ScaledToZero", none_asked(unasked, len(topology.stages))
@@ -240,6 +251,11 @@ def none_asked(unasked: Sequence[str], stages: int) -> str:
 def progressing_condition(head: Fleet, stages: Sequence[Fleet], observed: Observed) -> Row:
     if observed.failures:
         return "Progressing", False, observed.failures[0].reason, "some objects could not be made; see Ready"
+    if observed.is_prefetching:
+        trouble = prefetch_trouble(observed)
+        if trouble and trouble.needs_a_person:
+            return "Progressing", False, trouble.reason, trouble.message
+        return "Progressing", True, "Prefetching", PREFETCHING
     blocked = [fleet for fleet in (head, *stages) if not fleet.is_settled]
     if not blocked:
         return "Progressing", False, "Complete", "everything runs as the spec says"
@@ -286,6 +302,11 @@ def counted(stages: Sequence[Fleet]) -> str:
         for stage in stages
         if stage.process.copies
     )
+
+
+def prefetch_trouble(observed: Observed) -> Trouble | None:
+    pods = [pod for pod in observed.pods if (pod["metadata"].get("labels") or {}).get(ROLE) == PREFETCH]
+    return min(filter(None, map(pod_trouble, pods)), key=lambda trouble: trouble.rank, default=None)
 
 
 def join(*parts: str) -> str:

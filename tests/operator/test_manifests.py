@@ -215,6 +215,30 @@ def test_a_claim_of_the_users_own_is_used_and_not_made(digits: dict[str, Any]) -
     assert volume in pod(manifest)["spec"]["volumes"]
 
 
+def test_models_are_fetched_by_a_job_of_a_container_and_a_token_each(two: dict[str, Any]) -> None:
+    cache = {"size": "200Gi", "prefetch": True}
+    own = {"source": "hf://c/d", "tokenSecretRef": {"name": "hub"}}
+    manifest = edited(two, {"spec.model": {"source": "hf://a/b", "revision": "v1", "cache": cache}})
+    manifest = edited(manifest, {"spec.stages.0.model": own})
+    (job,) = (child for (kind, _), child in made(manifest).items() if kind == "Job")
+    assert job["metadata"]["labels"]["omnipipeline.dev/role"] == "prefetch"
+    spec = job["spec"]["template"]["spec"]
+    first, second = spec["containers"]
+    assert (first["command"], first["args"]) == (["python3", "-m", "omni_worker.fetch"], ["hf://a/b@v1"])
+    assert second["args"] == ["hf://c/d"]
+    assert [any(one["name"] == "HF_TOKEN" for one in each["env"]) for each in (first, second)] == [False, True]
+    for each in (first, second):
+        assert {"name": "HF_HOME", "value": "/cache"} in each["env"]
+        assert {"name": "model-cache", "mountPath": "/cache"} in each["volumeMounts"]
+        assert each["securityContext"]["readOnlyRootFilesystem"] is True
+        assert "resources" not in each, "no device waits for a download"
+    assert {"name": "model-cache", "persistentVolumeClaim": {"claimName": "two-models"}} in spec["volumes"]
+    (other,) = (kind for kind in made(edited(manifest, {"spec.model.revision": "v2"})) if kind[0] == "Job")
+    assert other != ("Job", job["metadata"]["name"]), "a Job cannot be changed"
+    for edits in ({"spec.suspend": True}, {"spec.model.cache.prefetch": False}):
+        assert not [name for kind, name in made(edited(manifest, edits)) if kind == "Job"]
+
+
 def test_an_api_with_a_certificate_is_probed_over_https_and_replicas_are_not(digits: dict[str, Any]) -> None:
     manifest = edited(digits, {"spec.api.tls": {"secretName": "certificate"}})
     probes = ("startupProbe", "livenessProbe", "readinessProbe")

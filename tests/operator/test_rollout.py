@@ -6,7 +6,7 @@ import pytest
 
 from omni_operator.manifests import children
 from omni_operator.plan import Object
-from omni_operator.rollout import is_head_to_wait
+from omni_operator.rollout import is_head_to_wait, waiting_for_prefetch
 from omni_operator.spec import parse
 from omni_operator.topology import in_cluster
 from tests.operator.edits import REMOVED, edited
@@ -68,3 +68,20 @@ def test_both_stages_are_waited_for(two: dict[str, Any]) -> None:
     assert is_head_to_wait(wanted(edited(two, NEW)), live)
     live[2] = running(new["two-painter"])
     assert not is_head_to_wait(wanted(edited(two, NEW)), live)
+
+
+PREFETCHED = {"spec.model": {"source": "hf://a/b", "cache": {"size": "1Gi", "prefetch": True}}}
+EVERY_POD = [("Deployment", "digits-head"), ("Deployment", "digits-painter")]
+
+
+def test_no_pod_is_made_before_the_models_are_there_and_none_is_held_that_was_made(digits: dict[str, Any]) -> None:
+    manifest = edited(digits, PREFETCHED)
+    (job,) = (child for child in wanted(manifest) if child["kind"] == "Job")
+    failing = {**job, "status": {"conditions": [{"type": "Failed", "status": "True"}]}}
+    complete = {**job, "status": {"conditions": [{"type": "Complete", "status": "True"}]}}
+    for live in ([], [job], [failing]):
+        assert waiting_for_prefetch(wanted(manifest), live) == EVERY_POD
+    assert waiting_for_prefetch(wanted(manifest), [complete]) == []
+    made = [running(child) for child in deployments(digits).values()]
+    assert waiting_for_prefetch(wanted(manifest), made) == [], "what serves another model goes on"
+    assert waiting_for_prefetch(wanted(digits), []) == [], "nothing is to be downloaded first"

@@ -476,3 +476,32 @@ def test_a_replica_that_is_missing_inside_the_head_is_told_of_while_the_head_ser
     assert found["HeadReady"]["status"] == "True"
     assert (found["Degraded"]["status"] == "True") is is_degraded
     assert (found["Progressing"]["status"] == "True") is not is_ready
+
+
+def prefetching(**status: Any) -> dict[str, Any]:
+    metadata = {"name": "digits-fetch-x", "labels": {"omnipipeline.dev/role": "prefetch"}}
+    return {"metadata": metadata, "status": status}
+
+
+# name: (the Job's pod, Ready's reason, part of its message, Progressing, its reason)
+FETCHING: dict[str, tuple[dict[str, Any], str, str, bool, str]] = {
+    "it downloads": (prefetching(**STARTED), "Prefetching", "before the first pod starts", True, "Prefetching"),
+    "the token may not read it": (
+        prefetching(**waiting("CrashLoopBackOff", "", CRASH)),
+        "CrashLoopBackOff",
+        "before the first pod starts; container omni of pod digits-fetch-x keeps ending: exit code 2: omni serve",
+        False,
+        "CrashLoopBackOff",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", FETCHING)
+def test_while_models_are_downloaded_first_the_status_says_so(digits: dict[str, Any], row: str) -> None:
+    fetching, reason, message, is_progressing, why = FETCHING[row]
+    seen = replace(observed(None, None, [fetching]), is_prefetching=True)
+    found = conditions(status_of(digits, seen))
+    assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", reason)
+    assert message in found["Ready"]["message"]
+    assert (found["HeadReady"]["reason"], found["Degraded"]["status"]) == ("Prefetching", "False")
+    assert (found["Progressing"]["status"] == "True", found["Progressing"]["reason"]) == (is_progressing, why)

@@ -7,6 +7,7 @@ from omni_operator.manifests.config import config_map, service_account
 from omni_operator.manifests.deployments import head_deployment, stage_deployment
 from omni_operator.manifests.disruption import disruption_budget
 from omni_operator.manifests.network import network_policies
+from omni_operator.manifests.prefetch import prefetch_jobs
 from omni_operator.manifests.services import api_service, head_service
 from omni_operator.spec import OmniPipeline
 from omni_operator.topology import Topology
@@ -18,6 +19,7 @@ def children(pipeline: OmniPipeline, topology: Topology, worker_image: str, secr
         service_account(pipeline),
         config_map(pipeline, topology),
         *claims(pipeline),
+        *prefetch_jobs(pipeline, worker_image),
         head_service(pipeline, topology),
         api_service(pipeline),
         *network_policies(pipeline),

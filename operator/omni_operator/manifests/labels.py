@@ -9,6 +9,7 @@ ROLE = "omnipipeline.dev/role"
 STAGE = "omnipipeline.dev/stage"
 HEAD = "head"
 REPLICA = "replica"
+PREFETCH = "prefetch"
 
 MANAGED_SELECTOR = f"{MANAGED_BY}={MANAGER}"
 

@@ -8,7 +8,7 @@ from omni_operator.manifests import labels
 from omni_operator.manifests.claims import CACHE, CACHE_DIR, VIDEOS, cache_of, videos_of
 from omni_operator.manifests.config import keys_name
 from omni_operator.manifests.ownership import content_hash
-from omni_operator.spec import OmniPipeline
+from omni_operator.spec import OmniPipeline, SecretKey
 from omni_operator.topology import (
     API_KEYS_DIR,
     API_KEYS_FILE,
@@ -58,22 +58,11 @@ def pod_template(
 
 def pod_spec(pipeline: OmniPipeline, process: Process, worker_image: str) -> dict[str, Any]:
     spec: dict[str, Any] = {
-        "serviceAccountName": pipeline.name,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
+        **confined_pod(pipeline),
         "terminationGracePeriodSeconds": process.drain_seconds + DRAIN_MARGIN_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
         "containers": [container(pipeline, process, worker_image)],
         "volumes": volumes(pipeline, process),
     }
-    if pipeline.spec.image.pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in pipeline.spec.image.pull_secrets]
     if pipeline.spec.priority_class_name:
         spec["priorityClassName"] = pipeline.spec.priority_class_name
     accelerator = process.stage.accelerator
@@ -85,19 +74,28 @@ def pod_spec(pipeline: OmniPipeline, process: Process, worker_image: str) -> dic
     return spec
 
 
-def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> dict[str, Any]:
-    scheme = "HTTPS" if process.is_head and pipeline.speaks_tls else "HTTP"
-    result: dict[str, Any] = {
-        "name": template.CONTAINER,
+def confined_pod(pipeline: OmniPipeline) -> dict[str, Any]:
+    """What the pods of a pipeline are, whatever they do: nobody in particular, without a token."""
+    pull_secrets = [{"name": name} for name in pipeline.spec.image.pull_secrets]
+    return {
+        "serviceAccountName": pipeline.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        **({"imagePullSecrets": pull_secrets} if pull_secrets else {}),
+    }
+
+
+def confined_container(pipeline: OmniPipeline, worker_image: str) -> dict[str, Any]:
+    return {
         "image": pipeline.spec.image.name or worker_image,
         "imagePullPolicy": pipeline.spec.image.pull_policy,
-        "command": ["omni"],
-        "args": list(process.arguments),
-        "env": environment(pipeline, process),
-        "ports": ports(process),
-        "startupProbe": probe("/startupz", STARTUP_PERIOD_SECONDS, startup_failures(process), scheme),
-        "livenessProbe": probe("/livez", 10, 6, scheme),
-        "readinessProbe": probe("/readyz", 2, 3, scheme),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -106,6 +104,21 @@ def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> di
         },
         # The end of the log becomes the message of a container that failed, and so reaches the pipeline's status.
         "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> dict[str, Any]:
+    scheme = "HTTPS" if process.is_head and pipeline.speaks_tls else "HTTP"
+    result: dict[str, Any] = {
+        **confined_container(pipeline, worker_image),
+        "name": template.CONTAINER,
+        "command": ["omni"],
+        "args": list(process.arguments),
+        "env": environment(pipeline, process),
+        "ports": ports(process),
+        "startupProbe": probe("/startupz", STARTUP_PERIOD_SECONDS, startup_failures(process), scheme),
+        "livenessProbe": probe("/livez", 10, 6, scheme),
+        "readinessProbe": probe("/readyz", 2, 3, scheme),
         "volumeMounts": mounts(pipeline, process),
     }
     if process.devices and process.resource:
@@ -119,9 +132,13 @@ def environment(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]
         {"name": "POD_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}},
         {"name": "HOME", "value": "/tmp"},
     ]
-    if cache_of(pipeline, process):
-        variables.append({"name": "HF_HOME", "value": CACHE_DIR})
-    if token := process.token:
+    return variables + hub_environment(CACHE_DIR if cache_of(pipeline, process) else None, process.token)
+
+
+def hub_environment(cache: str | None, token: SecretKey | None) -> list[dict[str, Any]]:
+    """What the libraries need to know of the model hub."""
+    variables: list[dict[str, Any]] = [{"name": "HF_HOME", "value": cache}] if cache else []
+    if token:
         variables.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}})
     return variables
 
