@@ -8,6 +8,8 @@ import httpx
 
 from omni_operator.endpoint import Endpoint
 
+OF_ANOTHER_KIND = ("modalities", "model")  # what an error is about where the pipeline gives something else
+
 
 class GenerationFailed(Exception):
     """The pipeline answered with an error, or not at all."""
@@ -43,7 +45,7 @@ def require_success(where: Endpoint, response: httpx.Response, remedy: str = "")
     """
     if response.status_code != 200:
         said, param = message(response)
-        hint = f"; {remedy}" if remedy and param == "modalities" else ""
+        hint = f"; {remedy}" if remedy and param in OF_ANOTHER_KIND else ""
         raise GenerationFailed(f"{where.description} answers {response.status_code}: {said}{hint}")
 
 

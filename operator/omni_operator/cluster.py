@@ -129,17 +129,21 @@ class Cluster:
     method and the status of every call, 0 where there was no answer.
     """
 
-    def __init__(self, connections: int = 32) -> None:
+    def __init__(self, context: str | None = None, connections: int = 32) -> None:
+        """`context` is one of the kubeconfig; without it, this pod's own cluster, or that of the current context."""
         from kubernetes import client, config  # late: see the top
 
         configuration = client.Configuration()
-        is_inside = True
+        is_inside = context is None
         try:
-            config.load_incluster_config(configuration)
+            if is_inside:
+                config.load_incluster_config(configuration)
         except config.ConfigException:
             is_inside = False
+        if not is_inside:
+            require_context(context)
             try:
-                config.load_kube_config(client_configuration=configuration)
+                config.load_kube_config(context=context, client_configuration=configuration)
             except config.ConfigException as error:
                 raise NoCredentials(
                     f"no cluster to talk to: set KUBECONFIG to a kubeconfig file, or run in a pod ({error})"
@@ -393,17 +397,31 @@ def proxy_path(namespace: str, service: str, port: str, scheme: str) -> str:
     return f"/api/v1/namespaces/{namespace}/services/{named}:{port}/proxy"
 
 
-def current_namespace() -> str:
-    """The namespace of this pod, or that of the current kubeconfig context."""
+def current_namespace(context: str | None = None) -> str:
+    """The namespace of a context of the kubeconfig; without one, that of this pod, or of the current context."""
+    if context is None and OWN_NAMESPACE.exists():
+        return OWN_NAMESPACE.read_text().strip()
+    named, current = contexts()
+    found = current if context is None else named.get(context, {})
+    return str(found.get("context", {}).get("namespace") or "default")
+
+
+def require_context(name: str | None) -> None:
+    """Raise NoCredentials for a context that the kubeconfig has not."""
+    if name is not None and name not in (named := contexts()[0]):
+        there = ", ".join(sorted(named)) or "none"
+        raise NoCredentials(f"--context {name}: the kubeconfig has no context of this name; it has: {there}")
+
+
+def contexts() -> tuple[Mapping[str, Object], Object]:
+    """The contexts of the kubeconfig by name, and the current one; nothing where there is no kubeconfig."""
     from kubernetes import config  # late: see the top
 
-    if OWN_NAMESPACE.exists():
-        return OWN_NAMESPACE.read_text().strip()
     try:
-        _, context = config.list_kube_config_contexts()
+        named, current = config.list_kube_config_contexts()
     except config.ConfigException:
-        return "default"
-    return str((context or {}).get("context", {}).get("namespace") or "default")
+        return {}, {}
+    return {each["name"]: each for each in named}, current or {}
 
 
 def error_of(status: Mapping[str, Any]) -> ApiError:

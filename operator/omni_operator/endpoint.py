@@ -24,6 +24,17 @@ class NoEndpoint(Exception):
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """Which pipeline is meant: by its address, or by its name, namespace and context of the kubeconfig, all as far as
+    they were given."""
+
+    url: str | None = None
+    pipeline: str | None = None
+    namespace: str | None = None
+    context: str | None = None
+
+
+@dataclass(frozen=True)
 class Endpoint:
     """Where an API is, in words too, and what a request to it needs."""
 
@@ -38,20 +49,19 @@ class Endpoint:
         return httpx.Client(base_url=self.url, verify=self.verify, headers=self.headers, timeout=timeout)
 
 
-def find(
-    url: str | None, pipeline: str | None, namespace: str | None, timeout: float, tell: Callable[[str], None]
-) -> Endpoint:
+def find(wanted: Wanted, timeout: float, tell: Callable[[str], None]) -> Endpoint:
     """The one API that is meant. Waits up to `timeout` seconds for a pipeline that starts. Raises NoEndpoint."""
-    given = url or (os.environ.get("OMNI_URL") if not (pipeline or namespace) else None)
+    is_named = wanted.pipeline or wanted.namespace or wanted.context
+    given = wanted.url or (None if is_named else os.environ.get("OMNI_URL"))
     if given:
         if not given.startswith(("http://", "https://")):
             raise NoEndpoint(f"{given!r} is not an address; expected one like http://127.0.0.1:8000")
         return Endpoint(given.rstrip("/"), given, headers=key())
-    if namespace is None:
-        local = running_here(pipeline)
+    if wanted.namespace is None and wanted.context is None:
+        local = running_here(wanted.pipeline)
         if local:
             return local
-    return in_cluster(pipeline, namespace, timeout, tell)
+    return in_cluster(wanted, timeout, tell)
 
 
 def running_here(pipeline: str | None) -> Endpoint | None:
@@ -76,16 +86,16 @@ def answers(url: str) -> bool:
         return False
 
 
-def in_cluster(pipeline: str | None, namespace: str | None, timeout: float, tell: Callable[[str], None]) -> Endpoint:
+def in_cluster(wanted: Wanted, timeout: float, tell: Callable[[str], None]) -> Endpoint:
     from omni_operator.cluster import ApiError, Cluster, NoCredentials, Unreachable, current_namespace
 
-    namespace = namespace or current_namespace()
     try:
-        cluster = Cluster()
-        name = pipeline or only_one(cluster, namespace)
+        cluster = Cluster(wanted.context)
+        namespace = wanted.namespace or current_namespace(wanted.context)
+        name = wanted.pipeline or only_one(cluster, namespace)
         found = wait_until_it_serves(cluster, namespace, name, timeout, tell)
-    except NoCredentials:
-        raise NoEndpoint(f"no pipeline was found: {HOW_TO}") from None
+    except NoCredentials as error:
+        raise NoEndpoint(str(error) if wanted.context else f"no pipeline was found: {HOW_TO}") from None
     except ApiError as error:
         if error.status == 404:
             raise NoEndpoint("the current cluster does not know pipelines: install the operator's chart") from None
@@ -97,15 +107,19 @@ def in_cluster(pipeline: str | None, namespace: str | None, timeout: float, tell
     return Endpoint(proxy.url, f"{name} in namespace {namespace}", proxy.context, dict(proxy.headers))
 
 
-def only_one(cluster: "Cluster", namespace: str) -> str:
+def names_in(cluster: "Cluster", namespace: str) -> list[str]:
     from omni_operator.cluster import PIPELINES
 
-    names = sorted(item["metadata"]["name"] for item in cluster.list_objects(PIPELINES, namespace)[0])
+    return sorted(str(item["metadata"]["name"]) for item in cluster.list_objects(PIPELINES, namespace)[0])
+
+
+def only_one(cluster: "Cluster", namespace: str) -> str:
+    names = names_in(cluster, namespace)
     if not names:
         raise NoEndpoint(f"namespace {namespace} has no pipeline: {HOW_TO}")
     if len(names) > 1:
         raise NoEndpoint(f"namespace {namespace} has several pipelines ({', '.join(names)}); choose with --pipeline")
-    return str(names[0])
+    return names[0]
 
 
 def wait_until_it_serves(
@@ -118,7 +132,8 @@ def wait_until_it_serves(
     while True:
         found = cluster.get(PIPELINES, namespace, name)
         if found is None:
-            raise NoEndpoint(f"there is no pipeline {name} in namespace {namespace}")
+            there = ", ".join(names_in(cluster, namespace)) or "none"
+            raise NoEndpoint(f"there is no pipeline {name} in namespace {namespace}; there are: {there}")
         conditions = {c["type"]: c for c in (found.get("status") or {}).get("conditions") or []}
         accepted, ready = conditions.get("Accepted", {}), conditions.get("Ready", {})
         if conditions.get("HeadReady", {}).get("status") == "True":

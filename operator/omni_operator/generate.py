@@ -1,4 +1,5 @@
-"""The command `omni generate`: draws a picture with a running pipeline, and shows how far it is; or has it write."""
+"""The command `omni generate`: draws a picture with a running pipeline, and shows how far it is; or has it write, or
+make a video."""
 
 import argparse
 import base64
@@ -15,21 +16,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from omni_operator import endpoint
 from omni_operator.answers import NotAPipeline, connection, require_success
+from omni_operator.commands import finding
 from omni_operator.endpoint import Endpoint
+from omni_operator.filming import filmed
 from omni_operator.writing import written
 
-HELP = """Draw a picture with a running pipeline; without -o, print the text that it writes.
+HELP = """Draw a picture with a running pipeline, or make a video; without -o, print the text that it writes.
 
 Finds the pipeline by itself: the one that `omni up` runs on this machine, or else the one in the namespace of the
 current kubeconfig, through the API server; it waits until that one serves. --url or OMNI_URL name an address instead.
 
   omni generate "a red three on black background" -o three.png
   omni generate "a green seven" -o seven.png --count 4 --seed 7 --steps 8
+  omni generate "a paper boat on a stream" -o boat.mp4          (of a pipeline that makes videos)
   omni generate "two plus five, in blue"                        (of a pipeline that has a language model)"""
 
 POLL_SECONDS = 0.15
-FOR_PICTURES = ("size", "steps", "guidance", "negative_prompt", "count")
-FOR_TEXT = ("max_tokens",)
+DRAWN = ("size", "steps", "guidance", "negative_prompt")
+OPTIONS = {"text": ("max_tokens",), "pictures": (*DRAWN, "count"), "videos": (*DRAWN, "seconds")}
+VIDEO = ".mp4"
 
 
 class BadOption(Exception):
@@ -40,16 +45,17 @@ class BadOption(Exception):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help="what to draw, or to answer")
-    parser.add_argument("-o", "--output", metavar="FILE", help="PNG file to write; -0, -1, … with --count")
-    parser.add_argument("--url", help="address of the API, like http://127.0.0.1:8000 (default: found, or $OMNI_URL)")
-    parser.add_argument("--pipeline", metavar="NAME", help="the pipeline, where there are several")
-    parser.add_argument("-n", "--namespace", metavar="NAME", help="its namespace (default: the kubeconfig's)")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="PNG file to write, -0, -1, … with --count; or MP4 file, for a video"
+    )
+    finding.add_pipeline(parser)
     parser.add_argument("--size", metavar="WxH", help="width x height in pixels, like 32x32 (default: the model's own)")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
     parser.add_argument("--guidance", type=float, metavar="SCALE", help="how strictly to follow the prompt")
     parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer")
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what not to draw")
     parser.add_argument("--count", type=int, metavar="N", help="how many pictures (default: 1)")
+    parser.add_argument("--seconds", metavar="S", help="how long a video is (default: the model's own)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens of text at most")
     parser.add_argument("--json", action="store_true", help="tell of the files, or the text, as JSON")
     parser.add_argument(
@@ -62,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     count = 1 if args.count is None else args.count
     files = output_files(Path(args.output), count) if args.output is not None else []
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    where = endpoint.find(args.url, args.pipeline, args.namespace, args.timeout, console.print)
+    where = endpoint.find(finding.wanted(args, args.url), args.timeout, console.print)
     if not files and args.json:
         print(json.dumps({"text": "".join(written(where, question(args)))}))
         return 0
@@ -72,28 +78,36 @@ def run(args: argparse.Namespace) -> int:
         print()
         return 0
     begin = time.monotonic()
-    pictures = draw(where, body(args, count), console)
+    if kind_of(args) == "videos":
+        made = [filmed(where, body(args) | given(seconds=args.seconds), console)]
+    else:
+        pictures = draw(where, body(args) | {"n": count, "response_format": "b64_json"}, console)
+        made = [(base64.b64decode(picture["b64_json"]), picture.get("seed", args.seed)) for picture in pictures]
     seconds = time.monotonic() - begin
-    for file, picture in zip(files, pictures, strict=True):
-        file.write_bytes(base64.b64decode(picture["b64_json"]))
+    for file, (content, _) in zip(files, made, strict=True):
+        file.write_bytes(content)
+    seeds = [seed for _, seed in made]
     if args.json:
-        told = [
-            {"file": str(file), "seed": picture.get("seed", args.seed)}
-            for file, picture in zip(files, pictures, strict=True)
-        ]
-        print(json.dumps({"seconds": round(seconds, 3), "pictures": told}))
+        told = [{"file": str(file), "seed": seed} for file, seed in zip(files, seeds, strict=True)]
+        print(json.dumps({"seconds": round(seconds, 3), kind_of(args): told}))
         return 0
-    for file, picture in zip(files, pictures, strict=True):
-        seed = picture.get("seed", args.seed)
+    for file, seed in zip(files, seeds, strict=True):
         print(f"{file}  seed {seed}  {seconds:.1f} s" if seed is not None else f"{file}  {seconds:.1f} s")
     return 0
 
 
+def kind_of(args: argparse.Namespace) -> str:
+    """What is asked for, by the name of the file."""
+    if args.output is None:
+        return "text"
+    return "videos" if Path(args.output).suffix.lower() == VIDEO else "pictures"
+
+
 def require_options_that_fit(args: argparse.Namespace) -> None:
-    """Raise BadOption for an option of pictures where text is asked for, or the other way round."""
-    kind, unfit = ("text", FOR_PICTURES) if args.output is None else ("pictures", FOR_TEXT)
+    """Raise BadOption for an option of another kind of answer than is asked for."""
+    kind = kind_of(args)
     remedy = "give -o FILE for a picture" if args.output is None else "leave it out, or -o for text"
-    for name in unfit:
+    for name in sorted({name for names in OPTIONS.values() for name in names} - set(OPTIONS[kind])):
         if getattr(args, name) is not None:
             raise BadOption(f"--{name.replace('_', '-')} is not an option of {kind}; {remedy}")
 
@@ -111,29 +125,27 @@ def output_files(output: Path, count: int) -> list[Path]:
     return [output.with_name(f"{output.stem}-{index}{output.suffix}") for index in range(count)]
 
 
+def given(**wanted: Any) -> dict[str, Any]:
+    """Fields of a request, without those that were not given: they are the server's to choose."""
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
 def question(args: argparse.Namespace) -> dict[str, Any]:
-    """The request for text, as OpenAI's client would send it; what was not given is the server's to choose."""
-    wanted = {
-        "messages": [{"role": "user", "content": args.prompt}],
-        "seed": args.seed,
-        "max_completion_tokens": args.max_tokens,
-    }
-    return {key: value for key, value in wanted.items() if value is not None}
+    """The request for text, as OpenAI's client would send it."""
+    messages = [{"role": "user", "content": args.prompt}]
+    return given(messages=messages, seed=args.seed, max_completion_tokens=args.max_tokens)
 
 
-def body(args: argparse.Namespace, count: int) -> dict[str, Any]:
-    """The request for pictures, likewise."""
-    wanted = {
-        "prompt": args.prompt,
-        "n": count,
-        "response_format": "b64_json",
-        "size": args.size,
-        "num_inference_steps": args.steps,
-        "guidance_scale": args.guidance,
-        "seed": args.seed,
-        "negative_prompt": args.negative_prompt,
-    }
-    return {key: value for key, value in wanted.items() if value is not None}
+def body(args: argparse.Namespace) -> dict[str, Any]:
+    """What requests for pictures and for videos have in common."""
+    return given(
+        prompt=args.prompt,
+        size=args.size,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance,
+        seed=args.seed,
+        negative_prompt=args.negative_prompt,
+    )
 
 
 def draw(where: Endpoint, request: dict[str, Any], console: Console) -> list[dict[str, Any]]:
@@ -161,7 +173,7 @@ def draw(where: Endpoint, request: dict[str, Any], console: Console) -> list[dic
 def post(client: httpx.Client, where: Endpoint, request: dict[str, Any], identity: str) -> list[dict[str, Any]]:
     with connection(where):
         response = client.post("/v1/images/generations", json=request, headers={"X-Request-Id": identity})
-    require_success(where, response, "leave -o out for text")
+    require_success(where, response, "leave -o out for text, or give -o FILE.mp4 for a video")
     try:
         pictures: list[dict[str, Any]] = response.json()["data"]
     except (ValueError, KeyError, TypeError):

@@ -20,6 +20,7 @@ from omni_operator.local import Child, FreePorts, Interrupted, LocalBackend, Loc
 from omni_operator.spec import OmniPipeline
 from omni_operator.template import CONTAINER
 
+BUILTIN = "builtin://"
 HELP = """Run an OmniPipeline manifest on this machine, as local processes.
 
 Starts the head and the replicas of FILE, waits until they serve, prints `API: http://127.0.0.1:PORT`, and runs until
@@ -81,11 +82,18 @@ def serve(backend: LocalBackend, plan: topology.Topology, folder: Path, console:
     url = f"http://{topology.LOOPBACK}:{plan.head.http_port}"
     runs.announce(folder, runs.Run(os.getpid(), plan.pipeline, url))
     print(f"API: {url}", flush=True)
-    prompt = "two plus five, in blue" if plan.stages[0].is_autoregressive else "a red three on black background"
     file = "" if plan.stages[-1].is_autoregressive else " -o picture.png"
-    console.print(f'try it: omni generate "{prompt}"{file}')
+    console.print(f'try it: omni generate "{suggestion(plan)}"{file}')
+    console.print(f"or open {url} in a browser")
     console.print("Ctrl-C stops it")
     backend.watch()
+
+
+def suggestion(plan: topology.Topology) -> str:
+    """Something that the model may know how to draw or answer."""
+    if not plan.head.arguments[1].startswith(BUILTIN):
+        return "a fox in the snow"
+    return "two plus five, in blue" if plan.stages[0].is_autoregressive else "a red three on black background"
 
 
 class Display:

@@ -5,10 +5,7 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -16,11 +13,11 @@ import pytest
 from PIL import Image
 
 from omni_worker.models.digits_reader import read
+from tests.operator.ups import Up, command_lines, eventually, omni
 
 pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
 EXAMPLE = str(ROOT / "examples/digits.yaml")
-OMNI = str(Path(sys.executable).with_name("omni"))
 PROMPT = "a red three on black background"
 
 MANIFEST = """
@@ -34,61 +31,6 @@ spec:
 """
 
 
-def eventually(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < deadline, f"never came: {what}"
-        time.sleep(0.1)
-
-
-def command_lines(folder: Path) -> list[str]:
-    """Of every process that this folder's `omni up` started, by the files that its command lines name."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (process / "environ").read_bytes()
-            if f"XDG_STATE_HOME={folder}".encode() in environment:
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return [line for line in found if line]
-
-
-class Up:
-    """An `omni up` with a state folder of its own."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.folder = folder
-        self.environment = {**os.environ, "XDG_STATE_HOME": str(folder), "HOME": str(folder)}
-        self.environment.pop("OMNI_URL", None)
-        self.environment.pop("KUBECONFIG", None)
-        self._errors = (folder / "stderr").open("w+")
-        self.process = subprocess.Popen(
-            [OMNI, "up", *arguments], env=self.environment, stdout=subprocess.PIPE, stderr=self._errors, text=True
-        )
-
-    def messages(self) -> str:
-        return (self.folder / "stderr").read_text()
-
-    def first_line(self) -> str:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        assert line, f"omni up ended: {self.messages()}"
-        return line
-
-    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(120)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(120)
-        if self.process.stdout:
-            self.process.stdout.close()
-        self._errors.close()
-
-
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """The example, served."""
@@ -96,18 +38,10 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     try:
         line = up.first_line()
         assert re.fullmatch(r"API: http://127\.0\.0\.1:\d+\n", line)
-        up.url = line.split()[1]  # type: ignore[attr-defined]
+        up.url = line.split()[1]
         yield up
     finally:
         up.close()
-
-
-def omni(
-    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with nothing of the machine's own state in sight."""
-    variables = {"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_STATE_HOME": str(folder), **(environment or {})}
-    return subprocess.run([OMNI, *arguments], env=variables, capture_output=True, text=True, timeout=120, cwd=folder)
 
 
 # ---- serving
@@ -121,7 +55,7 @@ def test_it_tells_what_starts_and_how_to_use_it(up: Up) -> None:
 
 
 def test_the_api_serves_the_pipeline_by_its_name(up: Up) -> None:
-    models = httpx.get(f"{up.url}/v1/models").json()["data"]  # type: ignore[attr-defined]
+    models = httpx.get(f"{up.url}/v1/models").json()["data"]
     assert [model["id"] for model in models] == ["digits"]
 
 
@@ -150,7 +84,7 @@ def test_the_same_seed_draws_the_same_picture_and_several_have_their_own(up: Up,
 
 @pytest.mark.parametrize("how", ["--url", "OMNI_URL"])
 def test_generate_takes_an_address(up: Up, tmp_path: Path, how: str) -> None:
-    url: str = up.url  # type: ignore[attr-defined]
+    url = up.url
     flags = [f"--url={url}"] if how == "--url" else []
     environment = {"OMNI_URL": url} if how == "OMNI_URL" else {}
     done = omni(tmp_path, "generate", PROMPT, "-o", "a.png", "--steps=1", *flags, environment=environment)
@@ -173,6 +107,13 @@ def test_generate_says_how_a_picture_is_asked_for_where_there_is_no_text(up: Up)
     assert "this pipeline gives image, not text; give -o FILE for a picture" in done.stderr
 
 
+def test_generate_says_how_a_picture_is_asked_for_where_there_are_no_videos(up: Up, tmp_path: Path) -> None:
+    done = omni(up.folder, "generate", PROMPT, "-o", str(tmp_path / "a.mp4"))
+    assert done.returncode == 1
+    assert "QwenImagePipeline makes no videos" in done.stderr
+    assert "give -o FILE.png for a picture" in done.stderr
+
+
 def test_generate_does_not_take_another_pipeline_for_it(up: Up, tmp_path: Path) -> None:
     done = omni(up.folder, "generate", PROMPT, "-o", str(tmp_path / "a.png"), "--pipeline=letters")
     assert done.returncode == 1
@@ -187,12 +128,8 @@ QUESTION = "two plus five, in blue"
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """A thinker and a painter, served."""
-    up = Up(tmp_path_factory.mktemp("two"), str(ROOT / "examples/digits-thinker.yaml"), "--port=0")
-    try:
-        up.url = up.first_line().split()[1]  # type: ignore[attr-defined]
+    with Up(tmp_path_factory.mktemp("two"), str(ROOT / "examples/digits-thinker.yaml"), "--port=0") as up:
         yield up
-    finally:
-        up.close()
 
 
 def test_a_sum_becomes_a_picture_of_its_result(two: Up, tmp_path: Path) -> None:
@@ -345,6 +282,8 @@ NOT_DRAWN: dict[str, tuple[list[str], int, str]] = {
     "nobody at the address": (["-o", "a.png", "--url=http://127.0.0.1:9"], 1, "nothing answers at http://127.0.0.1:9"),
     "an address of no form": (["-o", "a.png", "--url=localhost"], 1, "'localhost' is not an address"),
     "a size of text": (["--size=32x32"], 2, "--size is not an option of text; give -o FILE for a picture"),
+    "a video several times": (["-o", "a.mp4", "--count=2"], 2, "--count is not an option of videos"),
+    "a picture of some length": (["-o", "a.png", "--seconds=2"], 2, "--seconds is not an option of pictures"),
     "tokens of a picture": (["-o", "a.png", "--max-tokens=9"], 2, "--max-tokens is not an option of pictures"),
     "no pipeline that writes": ([], 1, "no pipeline was found: give --url"),
     "a folder that is not there": (["-o", "no/a.png"], 2, "-o no/a.png: there is no folder no; make it first"),

@@ -46,8 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "urls", nargs="*", metavar="URL", help="one or two addresses of an API (default: found, or $OMNI_URL)"
     )
-    parser.add_argument("--pipeline", metavar="NAME", help="the pipeline, where there are several and no URL is given")
-    parser.add_argument("-n", "--namespace", metavar="NAME", help="its namespace (default: the kubeconfig's)")
+    finding.add_name(parser)
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--concurrency", type=_count, default=4, metavar="N", help="closed loop: requests under way (default: 4)"
@@ -114,7 +113,7 @@ def require_usable(args: argparse.Namespace) -> None:
 
 def found(args: argparse.Namespace) -> list[Endpoint]:
     """The pipelines that are meant. Raises NoEndpoint."""
-    return [endpoint.find(url, args.pipeline, args.namespace, 0.0, print) for url in (args.urls or [None])]
+    return [endpoint.find(finding.wanted(args, url), 0.0, print) for url in (args.urls or [None])]
 
 
 def share(total: int | None, rounds: int, number: int) -> int | None:

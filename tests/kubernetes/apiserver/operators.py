@@ -100,6 +100,17 @@ class Kubectl:
         conditions = self.get("omnipipeline", name).get("status", {}).get("conditions", [])
         return next((condition for condition in conditions if condition["type"] == kind), {})
 
+    def in_contexts(self, folder: Path) -> str:
+        """A kubeconfig with two contexts: `here`, which has this namespace, and the current one, `elsewhere`."""
+        config = json.loads(self("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+        own = config["contexts"][0]["context"]
+        namespaces = {"here": self.namespace, "elsewhere": "default"}
+        config["contexts"] = [{"name": name, "context": {**own, "namespace": of}} for name, of in namespaces.items()]
+        config["current-context"] = "elsewhere"
+        file = folder / "contexts.kubeconfig"
+        file.write_text(json.dumps(config))
+        return str(file)
+
 
 def free_port() -> int:
     with socket.socket() as probe:

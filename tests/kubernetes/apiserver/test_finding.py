@@ -41,7 +41,23 @@ def test_several_pipelines_are_listed(kubectl: Kubectl, digits: dict[str, Any], 
 
 def test_an_unknown_pipeline_is_said_to_be_so(kubectl: Kubectl, tmp_path: Path) -> None:
     done = generate(kubectl.kubeconfig, tmp_path, "-n", kubectl.namespace, "--pipeline=letters")
-    assert f"there is no pipeline letters in namespace {kubectl.namespace}" in refused(done)
+    assert f"there is no pipeline letters in namespace {kubectl.namespace}; there are: none" in refused(done)
+
+
+def test_a_context_has_its_own_namespace(kubectl: Kubectl, digits: dict[str, Any], tmp_path: Path) -> None:
+    kubectl.apply(digits)
+    file = kubectl.in_contexts(tmp_path)
+    done = generate(file, tmp_path, "--context=here", "--pipeline=letters")
+    assert f"there is no pipeline letters in namespace {kubectl.namespace}; there are: digits" in refused(done)
+    done = generate(file, tmp_path, "--context=here", "-n", "default", "--pipeline=letters")
+    assert "there is no pipeline letters in namespace default;" in refused(done)
+    done = generate(file, tmp_path, "--pipeline=letters")
+    assert "there is no pipeline letters in namespace default;" in refused(done)
+
+
+def test_a_context_that_is_not_there_is_told_with_those_that_are(kubectl: Kubectl, tmp_path: Path) -> None:
+    done = generate(kubectl.in_contexts(tmp_path), tmp_path, "--context=away")
+    assert "--context away: the kubeconfig has no context of this name; it has: elsewhere, here" in refused(done)
 
 
 def test_waiting_tells_what_for(kubectl: Kubectl, operator: Operator, digits: dict[str, Any], tmp_path: Path) -> None:
