@@ -4,16 +4,15 @@ Classes of diffusers were tried by `make survey`, which wrote `surveyed.json`.
 """
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import httpx
 from pydantic import BaseModel
 
-HUB = "https://huggingface.co"
+from omni_operator.commands import hub
+
 HF = "hf://"
 BUILTIN = {"builtin://digits": "QwenImagePipeline"}
 INDEXES = ("model_index.json", "config.json")
@@ -59,7 +58,7 @@ def surveyed() -> dict[str, dict[str, Any]]:
 
 
 def known(model: str) -> Known:
-    """What is known of a class, a folder or a model of the hub. Raises UnknownModel."""
+    """What is known of a class, a folder or a model of the hub. Raises UnknownModel, HubError."""
     name = class_of(model)
     if entry := surveyed().get(name):
         loop = " + ".join(entry["shares"]) or "denoise"
@@ -73,32 +72,21 @@ def known(model: str) -> Known:
 
 
 def class_of(model: str) -> str:
-    """The class that a model's index names. Raises UnknownModel."""
+    """The class that a model's index names. Raises UnknownModel, HubError."""
     if model in BUILTIN:
         return BUILTIN[model]
     if model.startswith(HF):
-        return _named(model, [_fetched(model, index) for index in INDEXES])
+        name = model.removeprefix(HF)
+        if name.count("/") != 1 or not all(name.split("/")):
+            raise UnknownModel(f"{model}: a model on the hub is named hf://org/name")
+        return _named(model, (hub.read(name, index) for index in INDEXES))
     if Path(model).is_dir():
         files = [Path(model) / index for index in INDEXES]
-        return _named(model, [file.read_text() if file.is_file() else None for file in files])
+        return _named(model, (file.read_text() if file.is_file() else None for file in files))
     return model
 
 
-def _fetched(model: str, index: str) -> str | None:
-    """A file of a model on the hub; None where it has none."""
-    hub, token = os.environ.get("HF_ENDPOINT", HUB).rstrip("/"), os.environ.get("HF_TOKEN")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    url = f"{hub}/{model.removeprefix(HF)}/resolve/main/{index}"
-    try:
-        answer = httpx.get(url, headers=headers, follow_redirects=True, timeout=20.0)
-    except httpx.HTTPError as error:
-        raise UnknownModel(f"{model}: {hub} could not be asked: {error}") from None
-    if answer.status_code in (401, 403):
-        raise UnknownModel(f"{model}: {hub} gives it only to those who may; set HF_TOKEN, and mind the spelling")
-    return answer.text if answer.status_code == 200 else None
-
-
-def _named(model: str, indexes: list[str | None]) -> str:
+def _named(model: str, indexes: Iterable[str | None]) -> str:
     for text in indexes:
         try:
             index = json.loads(text or "{}")
