@@ -12,9 +12,10 @@ PARAMS = msgspec.msgpack.encode(GenerationParams(prompt="a cat", seed=2**63 - 1)
 MADE = {"video": File("video/mp4", b"0" * 100)}
 
 
-@pytest.fixture
-def store(tmp_path):
-    store = VideoStore.in_folder(tmp_path)
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request, tmp_path):
+    in_folder = request.param == "sqlite"
+    store = VideoStore.in_folder(tmp_path) if in_folder else VideoStore(request.getfixturevalue("database"))
     yield store
     store.close()
 
@@ -70,6 +71,20 @@ def test_the_oldest_are_deleted_where_all_are_too_many_bytes(store):
     assert ids(store) == ["b", "c", "waiting"]
 
 
+def test_a_database_is_opened_again_with_all_that_was_in_it(database):
+    for opened in range(2):
+        store = VideoStore(database)
+        assert ids(store) == ["a"] * opened
+        if not opened:
+            add(store, "a", reference=b"\0png")
+            assert store.take().id == "a"
+        store.close()
+    store = VideoStore(database)
+    assert store.put_back() == 1
+    assert store.get("a").reference == b"\0png"
+    store.close()
+
+
 def test_what_was_deleted_meanwhile_is_not_completed(store):
     add(store, "a")
     store.delete("a")
@@ -78,6 +93,7 @@ def test_what_was_deleted_meanwhile_is_not_completed(store):
     assert (store.get("a"), store.file("a", "video")) == (None, None)
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 def test_what_cannot_be_a_database_is_refused_with_the_flag(store, tmp_path):
     with pytest.raises(UsageError, match="another head uses it; give each a folder of its own"):
         VideoStore.in_folder(tmp_path)

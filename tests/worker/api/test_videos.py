@@ -66,6 +66,17 @@ def test_a_video_is_made_and_downloaded(port):
     for variant, format in (("thumbnail", "WEBP"), ("spritesheet", "JPEG")):
         file = videos.download_content(video.id, variant=variant).read()
         assert Image.open(io.BytesIO(file)).format == format
+    whole = videos.download_content(video.id).read()
+    url = f"http://127.0.0.1:{port}/v1/videos/{video.id}/content"
+    rest = httpx.get(url, headers={"Range": "bytes=100-"})
+    assert (rest.status_code, rest.content) == (206, whole[100:]), "a download that broke off is gone on with"
+    assert rest.headers["Content-Range"] == f"bytes 100-{len(whole) - 1}/{len(whole)}"
+    tag = rest.headers["ETag"]
+    assert httpx.get(url, headers={"Range": "bytes=0-3", "If-Range": tag}).content == whole[:4]
+    assert httpx.get(f"{url}?variant=thumbnail", headers={"Range": "bytes=0-3", "If-Range": tag}).status_code == 200
+    beyond = httpx.get(url, headers={"Range": f"bytes={len(whole)}-"})
+    assert (beyond.status_code, beyond.headers["Content-Range"]) == (416, f"bytes */{len(whole)}")
+    assert beyond.json()["error"]["param"] == "Range"
     assert videos.delete(video.id).deleted
     with pytest.raises(openai.NotFoundError, match="there is no video"):
         videos.retrieve(video.id)
@@ -208,6 +219,21 @@ def test_a_job_outlasts_its_head_and_gives_the_same_video(model, tmp_path):
             pass
     with head(model, *flags, replicas=0) as process:
         eventually(lambda: not list(client_of(process.port).videos.list()), "the videos to be too many bytes", 10)
+
+
+def test_a_job_in_a_postgres_outlasts_its_head(model, database):
+    flags = ("--database-url", database)
+    with head(model, *flags) as process:
+        done = create(process.port).id
+        assert ended(process.port, done).status == "completed"
+        expected = client_of(process.port).videos.download_content(done).read()
+        video = create(process.port, extra=LONG | {"num_inference_steps": 60}).id
+        eventually(lambda: client_of(process.port).videos.retrieve(video).progress >= 5, "some progress")
+        process.popen.kill()
+        process.popen.wait()
+    with head(model, *flags) as process:
+        assert client_of(process.port).videos.download_content(done).read() == expected
+        assert ended(process.port, video).status == "completed"
 
 
 def test_a_video_may_start_from_a_picture_and_expires(tmp_path_factory):

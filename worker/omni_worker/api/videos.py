@@ -13,6 +13,7 @@ from omni_worker.api.errors import ApiError
 from omni_worker.api.forms import form_description, read_form, validated
 from omni_worker.api.inputs import as_array, of_data_url, opened
 from omni_worker.api.openapi import refused_route
+from omni_worker.api.ranges import part
 from omni_worker.api.schemas import ErrorResponse
 from omni_worker.api.service import Asked, Service
 from omni_worker.api.video_jobs import VideoJobs
@@ -35,8 +36,11 @@ BODY["requestBody"]["content"]["application/json"] = {"schema": VideoRequest.mod
 GONE: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "description": "There is no such video."}}
 WRONG: dict[int | str, dict[str, Any]] = {400: {"model": ErrorResponse, "description": "The request is wrong."}}
 BINARY = {"schema": {"type": "string", "format": "binary"}}
+FILES = {"video/mp4": BINARY, "image/webp": BINARY, "image/jpeg": BINARY}
 CONTENT: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The file.", "content": {"video/mp4": BINARY, "image/webp": BINARY, "image/jpeg": BINARY}}
+    200: {"description": "The file.", "content": FILES},
+    206: {"description": "The part of it that `Range` asks for.", "content": FILES},
+    416: {"model": ErrorResponse, "description": "The file has none of the bytes that `Range` asks for."},
 }
 NOT_FROM_VIDEOS = "this server makes videos from prompts and pictures, not from other videos: POST /v1/videos"
 
@@ -115,18 +119,19 @@ def video_routes(service: Service, jobs: VideoJobs) -> APIRouter:
 
     @router.get("/{video_id}/content", response_class=Response, responses={**GONE, **WRONG, **CONTENT})
     async def content(
+        request: Request,
         video_id: str,
         variant: Annotated[
             Literal["video", "thumbnail", "spritesheet"],
             Query(description="The MP4 file, its first frame in WebP, or a sheet of up to 16 frames in JPEG."),
         ] = "video",
     ) -> Response:
-        """Download a video that is completed."""
+        """Download a video that is completed, or a range of its bytes."""
         video = await known(video_id)
         file = await jobs.file(video_id, variant) if video.status == COMPLETED else None
         if file is None:
             raise ApiError(400, f"the video is {video.status}: there is nothing to download", code="video_not_ready")
-        return Response(file.data, media_type=file.media_type)
+        return part(file, f'"{video_id}-{variant}"', request.headers)
 
     return router
 

