@@ -3,19 +3,27 @@
 With OMNI_SCREENSHOTS=FOLDER it leaves pictures of the page there, those of the docs.
 """
 
+import contextlib
+import json
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 
+from ..api.heads import head, saved
 from ..serving import Pipeline, eventually
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENSHOTS = os.environ.get("OMNI_SCREENSHOTS")
-WAIT_MS = 90_000
+WAIT_MS = 180_000
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
@@ -48,13 +56,20 @@ def browser():
 
 @pytest.fixture
 def page(browser, pipeline):
+    with opened(browser, pipeline.head.port) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def opened(browser, port):
+    """The page of a head, in a tab of its own, which must not complain."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.set_default_timeout(WAIT_MS)
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda line: complaints.append(line.text) if "Content Security" in line.text else None)
-    page.goto(f"http://127.0.0.1:{pipeline.head.port}/")
+    page.goto(f"http://127.0.0.1:{port}/")
     playwright.expect(page.get_by_text("ready", exact=True)).to_be_visible(timeout=WAIT_MS)
     yield page
     assert not complaints
@@ -95,13 +110,14 @@ def test_a_picture_comes_with_its_seed_and_can_be_asked_for_again(page):
     cards.nth(0).get_by_text("The request").click()
     expect(cards.nth(0).locator("[data-code=curl]")).to_contain_text('"seed": 7')
     expect(cards.nth(0).locator("[data-code=python]")).to_contain_text("images.generate")
+    expect(cards.nth(0).locator(".way")).to_contain_text("thinker-0 → painter-")
     shoot(page, "gallery")
 
 
 def test_the_request_can_be_watched_and_cancelled(page, pipeline):
     ask(page, "one plus one, in red", Steps=1000, Previews=3)
     expect(page.locator(".card .state")).to_contain_text("step", timeout=WAIT_MS)
-    expect(page.locator("#pipeline .requests")).to_contain_text("painter", timeout=WAIT_MS)
+    expect(page.locator("#pipeline .requests")).to_contain_text("request 1: on painter-", timeout=WAIT_MS)
     expect(page.locator(".card img")).to_be_visible(timeout=WAIT_MS)
     shoot(page, "running")
     page.locator(".card").get_by_role("button", name="Cancel").click()
@@ -113,6 +129,94 @@ def test_text_is_written_as_it_comes(page):
     page.get_by_label("Text", exact=True).check()
     ask(page, "nine minus three, in red on grey")
     expect(page.locator(".card .frame pre")).to_have_text("a red six on grey background", timeout=WAIT_MS)
+
+
+def test_a_conversation_is_gone_on_with_until_it_is_begun_anew(page):
+    page.get_by_label("Text", exact=True).check()
+    ask(page, "one plus one, in red")
+    page.get_by_role("button", name="Go on…").click()
+    expect(page.locator("#thread")).to_contain_text("Goes on from “a red two on black background”")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        ask(page, "two plus two, in blue")
+    messages = sent.value.post_data_json["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    expect(page.locator(".card .state", has_text="done")).to_have_count(2, timeout=WAIT_MS)
+    page.get_by_role("button", name="Start anew").click()
+    with page.expect_request("**/v1/chat/completions") as sent:
+        ask(page, "three plus one, in green")
+    assert len(sent.value.post_data_json["messages"]) == 1
+
+
+def test_what_is_shown_as_python_runs(page, tmp_path):
+    ask(page, 'a "true" three, in red', Steps=2, Seed=7)
+    page.get_by_text("The request").click()
+    code = page.locator("[data-code=python]").inner_text()
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.size == (32, 32)
+    body = re.search(r"-d '(.*?)' ", page.locator("[data-code=curl]").inner_text(), re.DOTALL)
+    assert json.loads(body[1])["prompt"] == 'a "true" three, in red'
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """A head with a tiny Wan."""
+    model = saved(
+        "WanPipeline", tmp_path_factory.mktemp("wan"), width=32, height=32, num_frames=5, num_inference_steps=2
+    )
+    with head(model) as process:
+        yield process
+
+
+def test_a_video_is_made_and_shown(browser, films):
+    with opened(browser, films.port) as page:
+        expect(page.get_by_label("Pictures", exact=True)).to_be_hidden()
+        expect(page.get_by_label("Steps", exact=True)).to_have_attribute("placeholder", "auto: 2")
+        ask(page, "a paper boat", Seed=3)
+        expect(page.locator(".card .state")).to_have_text("done", timeout=WAIT_MS)
+        expect(page.locator(".card .asked")).to_have_text("a paper boat · seed 3 · 32x32 · 0.3125 s")
+        page.wait_for_function("document.querySelector('video').readyState >= 1")
+        assert page.evaluate("document.querySelector('video').videoWidth") == 32
+        expect(page.locator("[data-code=python]")).to_contain_text("videos.create")
+        shoot(page, "video")
+
+
+def test_a_video_that_is_cancelled_ends_at_the_server_too(browser, films):
+    with opened(browser, films.port) as page:
+        ask(page, "a paper boat", Steps=1000)
+        expect(page.locator(".card .state")).to_contain_text("step", timeout=WAIT_MS)
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.locator(".card .state")).to_have_text("cancelled")
+    eventually(lambda: not films.get("/omni/requests").json()["requests"], "the video is aborted")
+
+
+SEEN = {f"{theme}, {width} wide": (theme, width) for theme in ("light", "dark") for width in (390, 820, 1280)}
+
+
+def test_everybody_can_use_it_in_both_themes_at_three_widths(page):
+    """No violation that axe knows of, with a picture, a text, a failure, and a request under way on the page."""
+    ask(page, "two plus five, in blue", Steps=4, Seed=7)
+    ask(page, "a red three", Size="33x33")
+    expect(page.get_by_role("alert")).to_contain_text("multiple of", timeout=WAIT_MS)
+    page.get_by_label("Text", exact=True).check()
+    ask(page, "one plus one, in red")
+    expect(page.locator(".card .state", has_text="done")).to_have_count(2, timeout=WAIT_MS)
+    page.get_by_text("The request").first.click()
+    page.get_by_role("button", name="Go on…").click()
+    page.get_by_label("Picture", exact=True).check()
+    ask(page, "one plus one, in red", Size="auto", Steps=1000)
+    expect(page.locator(".card .state").first).to_contain_text("step", timeout=WAIT_MS)
+    found = {}
+    for row, (theme, width) in SEEN.items():
+        page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+        page.set_viewport_size({"width": width, "height": 900})
+        results = Axe().run(page)
+        found |= {row: results.generate_report()} if results.violations_count else {}
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        shoot(page, f"{theme}-{width}")
+    page.get_by_role("button", name="Cancel").first.click()
+    assert found == {}, "\n".join(found.values())
 
 
 def test_a_refusal_says_what_to_do(page):

@@ -1,18 +1,18 @@
 """GET /v1/omni/topology: the pipeline as it stands, stage by stage, with its replicas and how loaded they are."""
 
+import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel
 
 from omni_worker.api.state import told_of
-from omni_worker.api.state_schemas import ReplicaNode
+from omni_worker.api.state_schemas import CardObject, ReplicaNode
 from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.orchestrator.stage_pool import StagePool
 
 
 class StageNode(BaseModel):
-    """A stage; `input` is what it takes from the one before, and `pipeline` the class of its model, once known.
-
-    `tokens` and `images` count what it made since the head began.
+    """A stage; `input` is what it takes from the one before. `pipeline` is the class of its model and `takes` what that
+    can be asked for, once both are known. `tokens` and `images` count what it made since the head began.
     """
 
     id: int
@@ -22,6 +22,7 @@ class StageNode(BaseModel):
     input: str | None
     model: str | None
     pipeline: str | None
+    takes: CardObject | None
     requests: int
     tokens: int
     images: int
@@ -55,6 +56,7 @@ def topology_routes(orchestrator: Orchestrator, model: str) -> APIRouter:
 
 def _stage(pool: StagePool, is_first: bool, requests: int) -> StageNode:
     stage, members = pool.stage, pool.members
+    card = members[0].replica.card if members else None
     return StageNode(
         id=stage.id,
         name=stage.name,
@@ -62,7 +64,8 @@ def _stage(pool: StagePool, is_first: bool, requests: int) -> StageNode:
         task=stage.task if stage.engine == "autoregressive" else None,
         input=None if is_first else stage.input,
         model=stage.model,
-        pipeline=members[0].replica.card.pipeline if members else None,
+        pipeline=card.pipeline if card else None,
+        takes=CardObject.model_validate(msgspec.to_builtins(card)) if card else None,
         requests=requests,
         tokens=pool.tokens,
         images=pool.images,

@@ -27,8 +27,14 @@ async function call(path, options = {}) {
   return response;
 }
 
-export async function get(path) {
-  return (await call(path)).json();
+export const hasKey = () => key !== "";
+export const get = async (path) => (await call(path)).json();
+export const blob = async (path) => (await call(path)).blob();
+export const remove = async (path) => call(path, { method: "DELETE" });
+
+export async function post(path, body) {
+  const headers = { "Content-Type": "application/json" };
+  return (await call(path, { method: "POST", headers, body: JSON.stringify(body) })).json();
 }
 
 // The events of a streamed answer, as objects, until it ends. Throws Failure for an error in the midst of it.

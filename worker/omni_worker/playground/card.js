@@ -1,36 +1,44 @@
 // One thing that was asked for: its card shows how it goes, and what came of it.
 
-import { Failure, stream } from "./api.js";
+import { Failure, blob, get, post, remove, stream } from "./api.js";
+import { asked, goOn } from "./form.js";
 import { curl, python } from "./snippets.js";
 
 const SMALL = 128; // pixels, below which a picture is shown with its pixels as they are
+const POLL_MS = 400;
+let count = 0;
 
 export class Card {
-  constructor(body, path, tell, again) {
+  constructor(path, body, tell, again) {
+    this.name = `request ${++count}`;
     this.id = `playground-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
     this.body = body;
     this.path = path;
     this.tell = tell;
+    this.way = [];
+    this.began = performance.now();
     this.root = document.getElementById("card").content.firstElementChild.cloneNode(true);
     this.abort = new AbortController();
-    this.part(".asked").textContent = body.prompt ?? body.messages.at(-1).content;
+    this.part(".asked").textContent = asked(body);
     for (const [name, code] of [["curl", curl], ["python", python]]) {
       this.part(`[data-code=${name}]`).textContent = code(path, body);
+      this.part(`[data-code=${name}]`).ariaLabel = `${name} of ${this.name}`;
       this.part(`[data-copy=${name}]`).addEventListener("click", () => navigator.clipboard.writeText(code(path, body)));
     }
     this.button("cancel").addEventListener("click", () => this.abort.abort());
-    this.button("again").addEventListener("click", () => again(this.body));
+    this.button("again").addEventListener("click", () => again(this.path, this.body));
+    this.button("reply").addEventListener("click", () => goOn([...this.body.messages, { role: "assistant", content: this.part(".frame pre").textContent }]));
     this.button("remove").addEventListener("click", () => this.root.remove());
   }
 
   part(selector) { return this.root.querySelector(selector); }
   button(name) { return this.part(`[data-do=${name}]`); }
-  get isRunning() { return !this.button("cancel").hidden; }
 
   async run(previews) {
     this.say("waiting");
     try {
       if (this.path.includes("chat")) await this.write();
+      else if (this.path.includes("videos")) await this.film();
       else await this.paint(previews);
       this.end("done");
     } catch (error) {
@@ -46,11 +54,34 @@ export class Card {
     for await (const event of stream(this.path, { ...this.body, partial_images: previews }, this.id, this.abort.signal)) {
       this.show(event);
       if (event.type.endsWith(".completed")) {
-        this.part(".asked").textContent = `${this.body.prompt} · seed ${event.seed ?? this.body.seed} · ${event.size}`;
-        const save = this.button("save");
-        [save.href, save.download, save.hidden] = [this.part("img").src, `${this.id}.${event.output_format}`, false];
+        this.made(event.seed ?? this.body.seed, event.size);
+        this.keep(this.part("img").src, event.output_format);
       }
     }
+  }
+
+  // A video is a job of the server's, which goes on without this page; so one that is cancelled is deleted there.
+  async film() {
+    let job = await post(this.path, this.body);
+    const place = `${this.path}/${job.id}`;
+    this.id = job.id;
+    try {
+      while (["queued", "in_progress"].includes(job.status)) {
+        await new Promise((resolve) => { setTimeout(resolve, POLL_MS); });
+        this.abort.signal.throwIfAborted();
+        job = await get(place);
+      }
+    } catch (error) {
+      if (this.abort.signal.aborted) await remove(place);
+      throw error;
+    }
+    if (job.status === "failed") throw new Failure(200, job.error);
+    const video = this.part("video");
+    video.src = URL.createObjectURL(await blob(`${place}/content`));
+    video.ariaLabel = asked(this.body);
+    video.hidden = false;
+    this.made(job.seed, `${job.size} · ${job.seconds} s`);
+    this.keep(video.src, "mp4");
   }
 
   async write() {
@@ -60,29 +91,41 @@ export class Card {
       const piece = event.choices[0]?.delta.content;
       if (typeof piece === "string") place.textContent += piece;
     }
+    this.button("reply").hidden = false;
   }
 
   show(event) {
     const picture = this.part("img");
     picture.src = `data:image/${event.output_format};base64,${event.b64_json}`;
-    picture.alt = this.body.prompt;
+    picture.alt = asked(this.body);
     picture.classList.toggle("small", parseInt(event.size) < SMALL);
     picture.hidden = false;
+  }
+
+  made(seed, size) { this.part(".asked").textContent = `${asked(this.body)} · seed ${seed} · ${size}`; }
+
+  keep(address, format) {
+    const save = this.button("save");
+    [save.href, save.download, save.hidden] = [address, `${this.id}.${format}`, false];
   }
 
   // Where the server says that it is: an entry of /omni/requests.
   progress(running) {
     const bar = this.part("progress");
-    if (running.total_steps) bar.value = Math.max(bar.value > 0 ? bar.value : 0, running.step / running.total_steps);
+    if (running.replica && running.replica !== this.way.at(-1)) this.way.push(running.replica);
+    if (running.total_steps) bar.value = running.step / running.total_steps;
     const steps = running.total_steps ? `, step ${running.step} of ${running.total_steps}` : "";
-    this.say(running.state === "running" ? `${running.replica}${steps}` : "waiting");
+    this.say(running.state === "running" ? `${this.way.join(" → ")}${steps}` : "waiting");
   }
 
   say(state) { this.part(".state").textContent = state; }
 
   end(state) {
     this.say(state);
-    this.tell(`${state}: ${this.body.prompt ?? this.body.messages.at(-1).content}`);
+    this.tell(`${state}: ${asked(this.body)}`);
+    const seconds = ((performance.now() - this.began) / 1000).toFixed(1);
+    this.part(".way").textContent = [this.way.join(" → "), `${seconds} s`].filter(Boolean).join(" · ");
+    this.part(".way").hidden = false;
     this.part("progress").hidden = this.button("cancel").hidden = true;
     this.button("again").hidden = this.button("remove").hidden = false;
   }

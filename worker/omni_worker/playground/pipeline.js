@@ -1,6 +1,8 @@
 // A live picture of the pipeline: its stages, their replicas and loads, and where the requests are.
 
-export function draw(place, topology, requests) {
+const SHOWN = 8;
+
+export function draw(place, topology, requests, nameOf) {
   const stages = element("ol", { class: "stages" });
   for (const stage of topology.stages) {
     const here = requests.filter((request) => request.stage === stage.name);
@@ -8,7 +10,7 @@ export function draw(place, topology, requests) {
       element("strong", {}, stage.name),
       element("span", { class: "hint" }, ` ${stage.pipeline ?? stage.engine}${stage.input ? ` · takes ${stage.input}` : ""}`),
       element("ul", { class: "replicas" }, ...(stage.replicas.length ? stage.replicas.map(replica) : [element("li", { class: "hint" }, "no replicas")])));
-    if (here.length) item.append(element("ul", { class: "requests", "aria-label": `requests at ${stage.name}` }, ...here.slice(0, 8).map(request)));
+    if (here.length) item.append(element("ul", { class: "requests", "aria-label": `requests at ${stage.name}` }, ...here.slice(0, SHOWN).map((one) => request(one, nameOf(one.id))), ...(here.length > SHOWN ? [element("li", { class: "hint" }, `and ${here.length - SHOWN} more`)] : [])));
     stages.append(item);
   }
   place.replaceChildren(stages);
@@ -24,9 +26,9 @@ function replica(one) {
     element("meter", { min: 0, max: Math.max(1, one.capacity), value: held, "aria-label": `${one.id}: ${held} of ${one.capacity}` }));
 }
 
-function request(one) {
-  const steps = one.total_steps ? ` ${one.step} of ${one.total_steps}` : "";
-  return element("li", {}, `${one.id}: ${one.state === "running" ? `on ${one.replica}` : one.state}${steps}`);
+function request(one, name) {
+  const steps = one.total_steps ? `, step ${one.step} of ${one.total_steps}` : "";
+  return element("li", {}, `${name}: ${one.state === "running" ? `on ${one.replica}` : one.state}${steps}`);
 }
 
 export function element(name, attributes, ...children) {

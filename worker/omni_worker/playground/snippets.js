@@ -1,32 +1,65 @@
 // A request as people would send it themselves.
 
+import { hasKey } from "./api.js";
+
 const origin = new URL(".", document.baseURI).href.replace(/\/$/, "");
-const OPENAI_FIELDS = ["prompt", "model", "size", "n", "messages", "modalities"];
+const OPENAI_FIELDS = ["prompt", "model", "size", "n", "seconds", "messages", "modalities"];
+const KINDS = {
+  "v1/images/generations": {
+    pipe: " \\\n  | jq -r '.data[0].b64_json' | base64 -d > picture.png",
+    imports: ["base64"],
+    call: "images.generate",
+    rest: ['open("picture.png", "wb").write(base64.b64decode(answer.data[0].b64_json))'],
+  },
+  "v1/videos": {
+    pipe: `\n# then, with its id, until it is completed:\ncurl ${origin}/v1/videos/ID\ncurl ${origin}/v1/videos/ID/content -o video.mp4`,
+    imports: ["time"],
+    call: "videos.create",
+    rest: [
+      'while answer.status in ("queued", "in_progress"):',
+      "    time.sleep(1)",
+      "    answer = client.videos.retrieve(answer.id)",
+      'client.videos.download_content(answer.id).write_to_file("video.mp4")',
+    ],
+  },
+  "v1/chat/completions": {
+    pipe: " \\\n  | jq -r '.choices[0].message.content'",
+    imports: [],
+    call: "chat.completions.create",
+    rest: ["print(answer.choices[0].message.content)"],
+  },
+};
 
 export function curl(path, body) {
   const text = JSON.stringify(body, null, 2).replaceAll("'", "'\\''");
-  return `curl ${origin}/${path} \\\n  -H 'Content-Type: application/json' \\\n  -d '${text}'`;
+  const key = hasKey() ? '  -H "Authorization: Bearer $OMNI_API_KEY" \\\n' : "";
+  return `curl ${origin}/${path} \\\n${key}  -H 'Content-Type: application/json' \\\n  -d '${text}'${KINDS[path].pipe}`;
 }
 
 export function python(path, body) {
+  const { imports, call, rest } = KINDS[path];
   const own = Object.entries(body).filter(([name]) => OPENAI_FIELDS.includes(name));
   const extra = Object.entries(body).filter(([name]) => !OPENAI_FIELDS.includes(name));
   const lines = own.map(([name, value]) => `    ${name}=${literal(value)},`);
-  if (extra.length) lines.push(`    extra_body={${extra.map(([name, value]) => `${JSON.stringify(name)}: ${literal(value)}`).join(", ")}},`);
-  const isText = path.includes("chat");
+  if (extra.length) lines.push(`    extra_body=${literal(Object.fromEntries(extra))},`);
+  const all = [...imports, ...(hasKey() ? ["os"] : [])].sort().map((name) => `import ${name}`);
   return [
-    ...(isText ? [] : ["import base64", ""]),
+    ...all, ...(all.length ? [""] : []),
     "import openai",
     "",
-    `client = openai.OpenAI(base_url=${JSON.stringify(`${origin}/v1`)}, api_key="none")`,
-    `answer = client.${isText ? "chat.completions.create" : "images.generate"}(`,
+    `client = openai.OpenAI(base_url=${JSON.stringify(`${origin}/v1`)}, api_key=${hasKey() ? 'os.environ["OMNI_API_KEY"]' : '"none"'})`,
+    `answer = client.${call}(`,
     ...lines,
     ")",
-    isText ? "print(answer.choices[0].message.content)"
-      : 'open("picture.png", "wb").write(base64.b64decode(answer.data[0].b64_json))',
+    ...rest,
   ].join("\n");
 }
 
+// A value as Python writes it.
 function literal(value) {
-  return JSON.stringify(value).replace(/\btrue\b/g, "True").replace(/\bfalse\b/g, "False").replace(/\bnull\b/g, "None");
+  if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
+  if (value === null) return "None";
+  if (typeof value === "boolean") return value ? "True" : "False";
+  if (typeof value !== "object") return JSON.stringify(value);
+  return `{${Object.entries(value).map(([name, one]) => `${JSON.stringify(name)}: ${literal(one)}`).join(", ")}}`;
 }

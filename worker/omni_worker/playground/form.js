@@ -1,0 +1,80 @@
+// The form: it offers what the pipeline gives and its models take, and makes requests of what is filled in.
+
+const PATHS = { image: "v1/images/generations", video: "v1/videos", text: "v1/chat/completions" };
+const NUMBERS = ["steps", "guidance_scale", "seed"];
+const form = document.getElementById("form");
+const wanted = document.getElementById("wanted");
+const thread = document.getElementById("thread");
+let model;
+let takes = {};
+let earlier = []; // messages of the conversation that is gone on with
+
+wanted.addEventListener("change", show);
+thread.querySelector("button").addEventListener("click", () => goOn([]));
+
+// Offer what this pipeline gives.
+export function offer(topology) {
+  model = topology.model;
+  const painters = topology.stages.filter((stage) => stage.engine === "diffusion");
+  const writes = topology.stages.some((stage) => stage.engine === "autoregressive" && stage.task === "generate");
+  takes = painters.at(-1)?.takes ?? {};
+  const kinds = [painters.length ? (takes.video ? "video" : "image") : "", writes ? "text" : ""].filter(Boolean);
+  for (const choice of wanted.querySelectorAll("input")) choice.parentElement.hidden = !kinds.includes(choice.value);
+  wanted.hidden = kinds.length < 2;
+  if (kinds.length && !kinds.includes(form.elements.wanted.value)) form.elements.wanted.value = kinds[0];
+  show();
+}
+
+// Show the settings of what is wanted, with the model's own values where it has told them.
+function show() {
+  for (const label of form.querySelectorAll("[data-for]")) {
+    const isTaken = takes[label.dataset.takes] ?? true;
+    label.hidden = !(label.dataset.for.split(" ").includes(form.elements.wanted.value) && isTaken);
+    label.querySelector("input").disabled = label.hidden;
+  }
+  const own = takes.defaults ?? {};
+  const known = {
+    size: own.width && own.height && `${own.width}x${own.height}`,
+    steps: own.num_inference_steps ?? takes.steps,
+    guidance_scale: own.guidance_scale,
+  };
+  for (const [name, value] of Object.entries(known)) form.elements[name].placeholder = value ? `auto: ${value}` : "auto";
+}
+
+// The requests that the form asks for: their path, body and count of previews.
+export function requests() {
+  const fields = Object.fromEntries([...new FormData(form)].filter(([, value]) => value !== ""));
+  const { prompt, wanted: kind, count = 1, previews = 0, ...settings } = fields;
+  for (const name of NUMBERS) if (name in settings) settings[name] = Number(settings[name]);
+  const path = PATHS[kind];
+  if (kind === "text") {
+    const messages = [...earlier, { role: "user", content: prompt }];
+    return [{ path, body: { model, messages, modalities: ["text"], ...settings }, previews: 0 }];
+  }
+  return Array.from({ length: Number(count) }, (_, i) => {
+    const seed = "seed" in settings ? { seed: settings.seed + i } : {};
+    return { path, body: { model, prompt, ...settings, ...seed }, previews: Number(previews) };
+  });
+}
+
+// Fill in what a request asked for.
+export function fill(path, body) {
+  const kind = Object.keys(PATHS).find((name) => PATHS[name] === path);
+  form.elements.wanted.value = kind;
+  show();
+  for (const field of form.elements) if (field.name && !field.disabled && field.type !== "radio" && field.name !== "count" && field.name !== "previews") field.value = body[field.name] ?? "";
+  form.elements.prompt.value = asked(body);
+  if (body.messages) goOn(body.messages.slice(0, -1));
+  form.elements.prompt.focus();
+}
+
+// Have the next question go on from these messages.
+export function goOn(messages) {
+  earlier = messages;
+  thread.hidden = !messages.length;
+  thread.querySelector("span").textContent = `Goes on from “${messages.at(-1)?.content ?? ""}”.`;
+  form.elements.prompt.focus();
+}
+
+// What a request asks for, in words.
+export function asked(body) { return body.prompt ?? body.messages.at(-1).content; }
