@@ -16,12 +16,17 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from PIL import Image
 
+from omni_worker.models.digits_reader import read
 from tests.kubernetes.apiserver.operators import CHILDREN, EXAMPLE, LABEL, Kubectl, eventually
+from tests.kubernetes.documented import TYPED, needs_pods
 from tests.kubernetes.pods.traffic import COLOURS, Pipeline, Wish, forwarded
 
 pytestmark = pytest.mark.pods
 
+# `pipeline` forwards a port; and no container here has ended, so none has logs of a previous one.
+ABOUT_PODS = [each for each in TYPED if needs_pods(each) and not {"port-forward", "--previous"} & set(each.split())]
 # Patience for pods that load a model while two cores do all the rest.
 PATIENCE = 600
 WISHES = [Wish(digit, colour, seed=11) for digit, colour in zip((3, 7, 1, 0, 8, 4, 6, 2), COLOURS, strict=True)]
@@ -88,6 +93,53 @@ def test_eight_requests_at_once_come_back_as_what_was_asked_for_from_both_painte
     # Replicas tell of their work with their next heartbeat.
     eventually(lambda: sum(pipeline.completed().values()) == len(WISHES), "all eight requests, counted")
     assert all(pipeline.completed().values()), pipeline.completed()
+
+
+def typed(kubectl: Kubectl, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`kubectl omni …` in the context of this namespace, with nothing of this machine's own state in sight."""
+    file = folder / "contexts.kubeconfig"
+    config = str(file) if file.exists() else kubectl.in_contexts(folder)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "KUBECONFIG": config}
+    command = ["kubectl", "omni", *arguments, "--context=here"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=folder)
+
+
+def told(done: subprocess.CompletedProcess[str]) -> Any:
+    """What a command answers in JSON."""
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_commands_find_the_pipeline_through_the_kubeconfig(digits: Kubectl, tmp_path: Path) -> None:
+    ready(digits)
+    (stage,) = told(typed(digits, tmp_path, "status", "--output=json"))["stages"]
+    assert {each["host"] for each in stage["replicas"] if each["state"] == "UP"} == names(digits)
+    assert told(typed(digits, tmp_path, "top", "--once", "--output=json"))["stages"][0]["name"] == "painter"
+    models = told(typed(digits, tmp_path, "models", "--output=json"))
+    assert (models["models"], models["stages"][0]["pipeline"]) == (["digits"], "QwenImagePipeline")
+    done = typed(digits, tmp_path, "bench", "--requests=4", "--mix=2x32x32", "--no-warm-up", "--output=json")
+    figures = told(done)["pipelines"][0]["figures"][0]
+    assert (figures["requests"], figures["errors"]) == (4, 0)
+    wish = WISHES[0]
+    done = typed(digits, tmp_path, "generate", wish.prompt, "-o", "drawn.png", "--steps=4", "--seed=11", "--json")
+    assert told(done)["pictures"] == [{"file": "drawn.png", "seed": 11}]
+    seen = read(Image.open(tmp_path / "drawn.png"))
+    assert (seen.digit, seen.colour) == (wish.digit, wish.colour)
+
+
+@pytest.mark.parametrize("command", ["status", "top", "models", "bench", "generate"])
+def test_a_wrong_name_is_told_with_the_right_one(digits: Kubectl, tmp_path: Path, command: str) -> None:
+    more = ["a red three", "-o", "drawn.png"] if command == "generate" else []
+    done = typed(digits, tmp_path, command, *more, "--pipeline=letters")
+    assert done.returncode == 1
+    message = f"there is no pipeline letters in namespace {digits.namespace}; there are: digits"
+    assert done.stderr == f"omni {command}: {message}\n"
+
+
+@pytest.mark.parametrize("command", ABOUT_PODS)
+def test_a_documented_command_about_pods_is_answered(digits: Kubectl, command: str) -> None:
+    _, *words = command.replace("omni-system", digits.namespace).split()
+    assert digits(*words)
 
 
 def test_kubectl_scale_adds_a_painter_that_serves(digits: Kubectl, pipeline: Pipeline) -> None:

@@ -1,6 +1,6 @@
 """The playground in a real Chromium, in front of a thinker and a painter: ask, watch, cancel, fail, lose a replica.
 
-With OMNI_SCREENSHOTS=FOLDER it leaves pictures of the page there, those of the docs.
+With OMNI_SCREENSHOTS=FOLDER it leaves pictures of the page there, those of the docs among them.
 """
 
 import contextlib

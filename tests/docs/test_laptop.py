@@ -1,0 +1,132 @@
+"""What the documentation tells to be typed on a laptop, typed: commands in a shell, and Python as files, in front of
+the pipelines that they are about. What is for a cluster, tests/kubernetes types.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from omni_worker.models import DIGITS
+from omni_worker.models.digits_reader import read
+from tests.docs.test_docs import EXAMPLES, PAGES, PROJECT, blocks, commands, name
+from tests.hub import Hub
+from tests.operator.ups import OMNI, Up
+from tests.worker.api.heads import head, saved
+
+pytestmark = pytest.mark.processes
+LOOKING = ("generate", "status", "top", "models", "bench", "completion")
+HERE = "http://127.0.0.1:8000"
+FIGURES = {"three.png": (3, "red"), "seven.png": (7, "green")}
+MODELS = {
+    "stabilityai/stable-diffusion-xl-base-1.0": "StableDiffusionXLPipeline",
+    "Qwen/Qwen-Image": "QwenImagePipeline",
+}
+TYPED = list(
+    dict.fromkeys(
+        command
+        for where, command in commands()
+        if (told := re.match(r'(?:eval "\$\()?omni (\w+)', command))
+        and told[1] in LOOKING
+        and "--pipeline" not in command
+        and where not in map(name, EXAMPLES)
+    )
+)
+PYTHON = [
+    pytest.param(code, id=f"{name(page)}, block {number}")
+    for page in PAGES
+    for number, code in enumerate(blocks(page, "python"), 1)
+]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """The first example, as everybody begins with it."""
+    with Up(tmp_path_factory.mktemp("digits"), str(PROJECT / "examples/digits.yaml"), "--port=0") as up:
+        yield up
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """The example of the page about stages."""
+    file = str(PROJECT / "examples/digits-thinker-text.yaml")
+    with Up(tmp_path_factory.mktemp("thinker"), file, "--port=0") as up:
+        yield up
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a pipeline that makes videos."""
+    model = saved(
+        "WanPipeline", tmp_path_factory.mktemp("wan"), width=32, height=32, num_frames=5, num_inference_steps=2
+    )
+    with head(model) as process:
+        yield f"http://127.0.0.1:{process.port}"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """One that has the indexes of the models that are asked about."""
+    folder = tmp_path_factory.mktemp("hub")
+    for model, pipeline in MODELS.items():
+        (folder / model).mkdir(parents=True)
+        (folder / model / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    server = Hub({model: folder / model for model in MODELS})
+    yield server
+    server.close()
+
+
+def require_pictures(folder: Path) -> None:
+    """What was drawn shows what was asked for."""
+    for file, expected in FIGURES.items():
+        if (folder / file).exists():
+            seen = read(Image.open(folder / file))
+            assert (seen.digit, seen.colour) == expected, file
+
+
+@pytest.mark.parametrize("command", TYPED)
+def test_a_command_does_what_is_told_of_it(
+    command: str, digits: Up, hub: Hub, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    environment = {
+        "PATH": f"{Path(OMNI).parent}:{os.environ['PATH']}", "HOME": str(tmp_path), "HF_ENDPOINT": hub.url,
+        "XDG_STATE_HOME": str(digits.folder), "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+    }  # fmt: skip
+    if ".mp4" in command:
+        environment["OMNI_URL"] = request.getfixturevalue("films")
+    done = subprocess.run(
+        ["bash", "-c", command.replace(HERE, digits.url)],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    if output := re.search(r"-o (\S+\.\w+)", command):
+        assert (tmp_path / output[1]).stat().st_size > 100
+        require_pictures(tmp_path)
+    elif not command.startswith("eval"):
+        assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_python_runs(code: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if "my-pipeline" in code:
+        shutil.copytree(DIGITS, tmp_path / "my-pipeline")
+    elif "client.videos" in code:
+        code = code.replace(HERE, request.getfixturevalue("films"))
+    else:
+        pipeline = "thinker" if "digits-thinker-text" in code else "digits"
+        code = code.replace(HERE, request.getfixturevalue(pipeline).url)
+    assert HERE not in code
+    (tmp_path / "told.py").write_text(code)
+    done = subprocess.run([sys.executable, "told.py"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    require_pictures(tmp_path)
+    if "my-pipeline" in code:
+        assert re.findall(r"steps: off by \de-0[67]", done.stdout) == re.findall(r"steps: .*", done.stdout), done.stdout
+        assert "'keys_alone': 0" in done.stdout
