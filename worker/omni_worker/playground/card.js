@@ -122,6 +122,7 @@ export class Card {
 
   end(state) {
     this.say(state);
+    this.root.classList.add("ended");
     this.tell(`${state}: ${asked(this.body)}`);
     const seconds = ((performance.now() - this.began) / 1000).toFixed(1);
     this.part(".way").textContent = [this.way.join(" → "), `${seconds} s`].filter(Boolean).join(" · ");

@@ -27,6 +27,7 @@ export function offer(topology) {
 
 // Show the settings of what is wanted, with the model's own values where it has told them.
 function show() {
+  thread.hidden = !earlier.length || form.elements.wanted.value !== "text";
   for (const label of form.querySelectorAll("[data-for]")) {
     const isTaken = takes[label.dataset.takes] ?? true;
     label.hidden = !(label.dataset.for.split(" ").includes(form.elements.wanted.value) && isTaken);
@@ -71,8 +72,9 @@ export function fill(path, body) {
 // Have the next question go on from these messages.
 export function goOn(messages) {
   earlier = messages;
-  thread.hidden = !messages.length;
   thread.querySelector("span").textContent = `Goes on from “${messages.at(-1)?.content ?? ""}”.`;
+  if (messages.length) form.elements.wanted.value = "text";
+  show();
   form.elements.prompt.focus();
 }
 
