@@ -1,8 +1,15 @@
-"""The commands of the documentation and of the examples that are for a cluster."""
+"""The commands of the documentation and of the examples that are for a cluster; those of the runbooks have a test of
+their own, tests/kubernetes/pods/test_runbooks.py."""
 
 from tests.docs.test_docs import commands
 
-TYPED = list(dict.fromkeys(command for _, command in commands() if command.startswith(("kubectl ", "openssl "))))
+TYPED = list(
+    dict.fromkeys(
+        command
+        for where, command in commands()
+        if command.startswith(("kubectl ", "openssl ")) and not where.startswith("docs/runbooks")
+    )
+)
 NEED_PODS = ("logs", "port-forward")
 
 
