@@ -2,16 +2,14 @@
 
 It takes credentials, TLS and connections from the official client, which is imported late because it is most of the
 process's memory, and leaves its generated types alone. Every call blocks: the event loop must call through threads.
+A call that the server had no time for, or whose answer was lost, is made again a few times; all that are can be.
 """
 
 import json
-import logging
 import random
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,15 +17,18 @@ from urllib.parse import urlencode
 
 from omni_operator.spec import GROUP, KIND, PLURAL, VERSION
 
-logger = logging.getLogger(__name__)
-
 FIELD_MANAGER = "omni-operator"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 REQUEST_SECONDS = 30.0
+TRIES = 5
+FIRST_WAIT_SECONDS = 0.1
+MOST_WAIT_SECONDS = 5.0
+"""What a call may wait for at a time; who is told to wait for longer does so elsewhere."""
 WATCH_SECONDS = 300
 WATCH_SILENCE_SECONDS = WATCH_SECONDS + 30.0
-PAGE = 500
+PAGE = 100  # of objects that are parsed at a time; what is parsed takes ten times what is kept
+UNREADABLE = ("failed to create typed patch object", "failed to convert new object")
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 Object = dict[str, Any]
@@ -85,24 +86,49 @@ class ServiceProxy(NamedTuple):
 
 
 class ApiError(Exception):
-    """The API server refused a request; its text is the server's own message."""
+    """The API server refused a request; its text is the server's own message.
+
+    `causes`: what the server says of single fields, as (field, reason, message); `retry_after`: the seconds for which
+    it asks to be left alone.
+    """
 
     exit_code = 1
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        causes: Sequence[tuple[str, str, str]] = (),
+        retry_after: float = 0.0,
+    ) -> None:
         super().__init__(message)
-        self.status, self.reason = status, reason
+        self.status, self.reason, self.causes, self.retry_after = status, reason, tuple(causes), retry_after
 
     @property
     def is_passing(self) -> bool:
         """Whether the server had only no time for it."""
-        return self.status >= 500 or self.status == 429
+        return (self.status >= 500 or self.status == 429) and not self.is_unreadable
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether the server could not read what it was sent; old ones call that an error of their own."""
+        return str(self).startswith(UNREADABLE)
+
+    @property
+    def is_race(self) -> bool:
+        """Whether someone else wrote at the same time, so that another look is all it takes."""
+        return self.status == 409 and not any(reason == "FieldManagerConflict" for _, reason, _ in self.causes)
 
 
 class Unreachable(Exception):
-    """The API server did not answer."""
+    """The API server did not answer. `took_long`: only after a long wait was that known."""
 
     exit_code = 1
+
+    def __init__(self, message: str, took_long: bool = False) -> None:
+        super().__init__(message)
+        self.took_long = took_long
 
 
 class NotLeading(Exception):
@@ -115,13 +141,6 @@ class NoCredentials(Exception):
     exit_code = 1
 
 
-@dataclass
-class WatchHealth:
-    """When a watch last heard from the server, on the monotonic clock."""
-
-    last_heard: float
-
-
 class Cluster:
     """A connection to one API server, usable from many threads. `is_inside`: whether this is one of its pods.
 
@@ -129,12 +148,12 @@ class Cluster:
     method and the status of every call, 0 where there was no answer.
     """
 
-    def __init__(self, context: str | None = None, connections: int = 32) -> None:
-        """`context` is one of the kubeconfig; without it, this pod's own cluster, or that of the current context."""
+    def __init__(self, context: str | None = None, connections: int = 32, kubeconfig: str | None = None) -> None:
+        """`context` is one of the kubeconfig; without both, this pod's own cluster, or that of the current context."""
         from kubernetes import client, config  # late: see the top
 
         configuration = client.Configuration()
-        is_inside = context is None
+        is_inside = context is None and kubeconfig is None
         try:
             if is_inside:
                 config.load_incluster_config(configuration)
@@ -143,7 +162,7 @@ class Cluster:
         if not is_inside:
             require_context(context)
             try:
-                config.load_kube_config(context=context, client_configuration=configuration)
+                config.load_kube_config(kubeconfig, context=context, client_configuration=configuration)
             except config.ConfigException as error:
                 raise NoCredentials(
                     f"no cluster to talk to: set KUBECONFIG to a kubeconfig file, or run in a pod ({error})"
@@ -160,6 +179,12 @@ class Cluster:
         """Where this API server keeps each kind of child; without those that it does not have."""
         budgets = next(filter(self.serves, BUDGETS), None)
         return {**CHILDREN, budgets.kind: budgets} if budgets else CHILDREN
+
+    @cached_property
+    def version(self) -> Mapping[str, str]:
+        """What the API server says of its own version: major, minor and more."""
+        found: Mapping[str, str] = self._json("GET", "/version")
+        return found
 
     def serves(self, resource: Resource) -> bool:
         """Whether the API server has that kind in that version."""
@@ -182,24 +207,39 @@ class Cluster:
                 return None
             raise
 
-    def list_objects(self, resource: Resource, namespace: str | None, selector: str = "") -> tuple[list[Object], str]:
-        """Every object, page by page, and the version from which to watch."""
-        items: list[Object] = []
+    def list_objects(self, resource: Resource, namespace: str | None, selector: str = "") -> list[Object]:
+        return [item for items, _ in self.pages(resource, namespace, selector) for item in items]
+
+    def pages(
+        self, resource: Resource, namespace: str | None, selector: str = ""
+    ) -> Iterator[tuple[list[Object], str]]:
+        """Every object, page by page, so that they need not all be held at a time; and the version to follow from."""
         query = {"labelSelector": selector, "limit": str(PAGE)}
         while True:
             page = self._json("GET", resource.path(namespace), query)
             # The items of a list do not say what they are.
-            items += [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in page["items"]]
+            items = [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in page["items"]]
+            yield items, page["metadata"].get("resourceVersion", "")
             token = page["metadata"].get("continue")
             if not token:
-                return items, page["metadata"].get("resourceVersion", "")
+                return
             query["continue"] = token
 
-    def apply(self, resource: Resource, child: Mapping[str, Any], force: bool, manager: str = FIELD_MANAGER) -> Object:
-        """Server-side apply. Without `force`, a field that someone else manages is an ApiError with status 409."""
+    def apply(
+        self,
+        resource: Resource,
+        child: Mapping[str, Any],
+        force: bool,
+        manager: str = FIELD_MANAGER,
+        is_rehearsal: bool = False,
+    ) -> Object:
+        """Server-side apply. Without `force`, a field that someone else manages is an ApiError with status 409.
+
+        A rehearsal is all that but the writing.
+        """
         metadata = child["metadata"]
         self._require_leading(metadata.get("namespace", ""))
-        query = {"fieldManager": manager, "force": str(force).lower()}
+        query = {"fieldManager": manager, "force": str(force).lower(), "dryRun": "All" if is_rehearsal else ""}
         path = resource.path(metadata.get("namespace"), metadata["name"])
         applied: Object = self._json("PATCH", path, query, child, APPLY)
         return applied
@@ -217,13 +257,14 @@ class Cluster:
 
     def create(self, resource: Resource, content: Mapping[str, Any]) -> Object:
         """Make an object; one that is there already is an ApiError with status 409."""
-        created: Object = self._json("POST", resource.path(content["metadata"]["namespace"]), body=content)
+        created: Object = self._json("POST", resource.path(content["metadata"]["namespace"]), body=content, tries=1)
         return created
 
     def replace(self, resource: Resource, content: Mapping[str, Any]) -> Object:
         """Write an object whole. One that was written since this version of it was read is an ApiError, status 409."""
         metadata = content["metadata"]
-        replaced: Object = self._json("PUT", resource.path(metadata["namespace"], metadata["name"]), body=content)
+        path = resource.path(metadata["namespace"], metadata["name"])
+        replaced: Object = self._json("PUT", path, body=content, tries=1)
         return replaced
 
     def write_status(self, pipeline: Mapping[str, Any], status: Mapping[str, Any]) -> None:
@@ -232,6 +273,13 @@ class Cluster:
         body = {"metadata": {"uid": metadata["uid"]}, "status": status}
         path = PIPELINES.path(metadata["namespace"], metadata["name"], "status")
         self._json("PATCH", path, {"fieldManager": FIELD_MANAGER}, body, MERGE)
+
+    def merge(self, resource: Resource, namespace: str, name: str, change: Mapping[str, Any]) -> Object:
+        """Change some fields of an object."""
+        self._require_leading(namespace)
+        path = resource.path(namespace, name)
+        merged: Object = self._json("PATCH", path, {"fieldManager": FIELD_MANAGER}, change, MERGE)
+        return merged
 
     def service(self, namespace: str, service: str, port: str, scheme: str = "http") -> "ServiceProxy":
         """The way to a Service through the API server, for an HTTP client of its own; `scheme` is the Service's."""
@@ -245,6 +293,10 @@ class Cluster:
         path = proxy_path(namespace, service, port, scheme)
         return ServiceProxy(f"{configuration.host}{path}", context, self._credentials())
 
+    def text(self, path: str) -> str:
+        """What the API server answers to a GET of a path of its own, as it is."""
+        return str(self._request("GET", path, {}, None, "", REQUEST_SECONDS).data.decode())
+
     def ask_service(
         self, namespace: str, service: str, port: str, path: str, seconds: float, scheme: str = "http"
     ) -> Any:
@@ -252,68 +304,16 @@ class Cluster:
         proxy = proxy_path(namespace, service, port, scheme)
         return json.loads(self._request("GET", f"{proxy}{path}", {}, None, "", seconds).data)
 
-    # ---- watching
-
-    def watch(
-        self, resource: Resource, namespace: str | None, selector: str, hear: Callable[[Object], None]
-    ) -> WatchHealth:
-        """Call `hear` with every object that is there, appears, changes or goes, from a thread of its own, for ever."""
-        health = WatchHealth(time.monotonic())
-        arguments = (resource, namespace, selector, hear, health)
-        threading.Thread(target=self._watch, args=arguments, name=f"watch-{resource.plural}", daemon=True).start()
-        return health
-
-    def _watch(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        selector: str,
-        hear: Callable[[Object], None],
-        health: WatchHealth,
-    ) -> None:
-        failures = 0
-        while True:
-            try:
-                items, version = self.list_objects(resource, namespace, selector)
-                failures, health.last_heard = 0, time.monotonic()
-                for item in items:
-                    hear(item)
-                self._follow(resource, namespace, selector, version, hear, health)
-            # The last two: an answer that is not what a watch should say.
-            except (ApiError, Unreachable, ValueError, KeyError) as error:
-                failures += 1
-                delay = min(30.0, 0.2 * 2.0 ** min(failures, 10)) * random.uniform(0.8, 1.2)
-                logger.warning("watch of %s: %s; again in %.1f s", resource.plural, error, delay)
-                time.sleep(delay)
-
-    def _follow(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        selector: str,
-        version: str,
-        hear: Callable[[Object], None],
-        health: WatchHealth,
-    ) -> None:
-        """Hear changes since a version; returns when the server no longer knows it."""
-        while True:
-            query = {
-                "watch": "true",
-                "allowWatchBookmarks": "true",
-                "timeoutSeconds": str(WATCH_SECONDS),
-                "labelSelector": selector,
-                "resourceVersion": version,
-            }
-            for event in self._lines(resource.path(namespace), query):
-                health.last_heard = time.monotonic()
-                if event["type"] == "ERROR":
-                    if event["object"].get("code") == 410:
-                        return
-                    raise error_of(event["object"])
-                version = event["object"]["metadata"]["resourceVersion"]
-                if event["type"] != "BOOKMARK":
-                    hear(event["object"])
-            health.last_heard = time.monotonic()
+    def follow(self, resource: Resource, namespace: str | None, selector: str, version: str) -> Iterator[Object]:
+        """What happens after a version, as the server tells it, until it or the connection ends the stream."""
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_SECONDS),
+            "labelSelector": selector,
+            "resourceVersion": version,
+        }
+        yield from self._lines(resource.path(namespace), query)
 
     # ---- transport
 
@@ -328,9 +328,17 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
+        tries: int = TRIES,
     ) -> Any:
-        response = self._request(method, path, query or {}, body, content_type, REQUEST_SECONDS)
-        return json.loads(response.data)
+        for attempt in range(1, tries + 1):
+            try:
+                response = self._request(method, path, query or {}, body, content_type, REQUEST_SECONDS)
+                return json.loads(response.data)
+            except (ApiError, Unreachable) as error:
+                wait = patience(error, attempt)
+                if attempt == tries or wait is None:
+                    raise
+                time.sleep(wait)
 
     def _lines(self, path: str, query: Mapping[str, str]) -> Iterator[Any]:
         from urllib3.exceptions import HTTPError
@@ -360,11 +368,11 @@ class Cluster:
         timeout: float,
         stream: bool = False,
     ) -> Any:
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, TimeoutError
 
         parameters = urlencode({key: value for key, value in query.items() if value})
         url = f"{self._configuration.host}{path}" + (f"?{parameters}" if parameters else "")
-        headers = {"Accept": "application/json", "User-Agent": "omni-operator"}
+        headers = {"Accept": "application/json, */*", "User-Agent": "omni-operator"}
         headers |= self._credentials()
         if body is not None:
             headers["Content-Type"] = content_type
@@ -380,14 +388,15 @@ class Cluster:
             )
         except HTTPError as error:
             self.heard(method, 0)
-            raise Unreachable(f"the API server at {self._configuration.host} does not answer: {error}") from error
+            message = f"the API server at {self._configuration.host} does not answer: {error}"
+            raise Unreachable(message, isinstance(error, TimeoutError)) from error
         self.heard(method, response.status)
         if response.status >= 400:
-            content = response.data
             try:
-                raise error_of(json.loads(content))
-            except ValueError:
-                raise ApiError(response.status, response.reason, content.decode(errors="replace")[:500]) from None
+                content = response.data
+            except HTTPError as error:
+                raise Unreachable(f"an answer of {self._configuration.host} broke off: {error}") from error
+            raise refusal(response.status, response.reason, content, response.headers.get("Retry-After"))
         return response
 
 
@@ -395,6 +404,26 @@ def proxy_path(namespace: str, service: str, port: str, scheme: str) -> str:
     """Where the API server passes requests on to a Service. It does not check that one's certificate."""
     named = f"https:{service}" if scheme == "https" else service
     return f"/api/v1/namespaces/{namespace}/services/{named}:{port}/proxy"
+
+
+def patience(error: ApiError | Unreachable, attempt: int) -> float | None:
+    """Seconds after which a call may be made again; None where that is of no use, or too long to wait for."""
+    usual = FIRST_WAIT_SECONDS * 2.0 ** (attempt - 1) * random.uniform(0.8, 1.2)
+    if isinstance(error, Unreachable):
+        return None if error.took_long else usual
+    if not error.is_passing or error.retry_after > MOST_WAIT_SECONDS:
+        return None
+    return max(usual, error.retry_after)
+
+
+def refusal(status: int, reason: str, content: bytes, retry_after: str | None) -> ApiError:
+    """The error that an answer is."""
+    seconds = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
+    try:
+        error = error_of(json.loads(content))
+        return ApiError(error.status or status, error.reason, str(error), error.causes, seconds)
+    except (ValueError, AttributeError):
+        return ApiError(status, reason, content.decode(errors="replace")[:500], (), seconds)
 
 
 def current_namespace(context: str | None = None) -> str:
@@ -426,6 +455,8 @@ def contexts() -> tuple[Mapping[str, Object], Object]:
 
 def error_of(status: Mapping[str, Any]) -> ApiError:
     """The error that a Status object of the API server tells of."""
+    details = (status.get("details") or {}).get("causes") or []
+    causes = [(one.get("field") or "", one.get("reason") or "", one.get("message") or "") for one in details]
     return ApiError(
-        int(status.get("code") or 0), status.get("reason") or "Unknown", status.get("message") or "no message"
+        int(status.get("code") or 0), status.get("reason") or "Unknown", status.get("message") or "no message", causes
     )

@@ -110,7 +110,7 @@ def in_cluster(wanted: Wanted, timeout: float, tell: Callable[[str], None]) -> E
 def names_in(cluster: "Cluster", namespace: str) -> list[str]:
     from omni_operator.cluster import PIPELINES
 
-    return sorted(str(item["metadata"]["name"]) for item in cluster.list_objects(PIPELINES, namespace)[0])
+    return sorted(str(item["metadata"]["name"]) for item in cluster.list_objects(PIPELINES, namespace))
 
 
 def only_one(cluster: "Cluster", namespace: str) -> str:

@@ -1,8 +1,9 @@
 """The command `omni operator`: wires the cluster's events to reconciliation, and does nothing else.
 
 kopf's watch of pipelines, and our own watches of their children, only put names on a queue; workers take them off and
-reconcile. A resync repeats that now and then, in case a watch missed something. Nothing here decides anything, and no
-finalizer, timer or daemon of kopf is used: a pipeline can be deleted while no operator runs.
+reconcile. What a user changed goes first. A resync repeats that now and then, in case a watch missed something. Nothing
+here decides anything, and no finalizer, timer or daemon of kopf is used: a pipeline can be deleted while no operator
+runs.
 """
 
 import argparse
@@ -13,34 +14,33 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
 import kopf
 
 from omni_operator.cluster import (
     PIPELINES,
-    PODS,
     ApiError,
     Cluster,
     NotLeading,
     Unreachable,
-    WatchHealth,
     current_namespace,
 )
 from omni_operator.heads import Heads
 from omni_operator.keyed_queue import KeyedQueue
 from omni_operator.leader import Leader
 from omni_operator.loads import read, serving_in_head
-from omni_operator.manifests.labels import MANAGED_SELECTOR
-from omni_operator.manifests.ownership import pipeline_of
 from omni_operator.metrics import OperatorMetrics
+from omni_operator.observing import Observer
 from omni_operator.reconcile import Incomplete, reconcile
 from omni_operator.scaling import Scaler
 from omni_operator.spec import GROUP, PLURAL, VERSION
+from omni_operator.store import Key
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,6 @@ POLLERS = 8
 MEASURE_SECONDS = 2.0
 RESULTS = {ApiError: "refused", Unreachable: "unreachable", Incomplete: "incomplete"}
 
-Key = tuple[str, str]
-"""Namespace and name of a pipeline."""
 Scope = str | None
 """A namespace that is watched, or all of them."""
 
@@ -119,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     cluster.heard = operator.metrics.heard
     if args.metrics_port:
         operator.metrics.serve(args.metrics_port)
-    wait_for_definition(operator.cluster, operator.namespaces)
+    wait_for_definition(cluster, namespaces)
     kopf.run(
         registry=registry(operator),
         settings=settings(),
@@ -147,16 +145,20 @@ def require_free_port(flag: str, port: int) -> None:
 
 
 def wait_for_definition(cluster: Cluster, namespaces: tuple[str, ...]) -> None:
-    """Return when the API server knows pipelines. kopf would start without, and then never see one."""
+    """Return when the API server tells which kinds it has, and pipelines are one of them.
+
+    kopf would start without, and then never see one.
+    """
     while True:
         try:
-            cluster.list_objects(PIPELINES, namespaces[0] if namespaces else None)
+            next(cluster.pages(PIPELINES, namespaces[0] if namespaces else None))
+            logger.info("looks after %s", ", ".join(cluster.children))
             return
         except (ApiError, Unreachable) as error:
-            if isinstance(error, ApiError) and error.status != 404:
+            if isinstance(error, ApiError) and error.status != 404 and not error.is_passing:
                 raise
-            wait = "the CRD is not installed" if isinstance(error, ApiError) else str(error)
-            logger.warning("%s; waiting", wait)
+            is_missing = isinstance(error, ApiError) and error.status == 404
+            logger.warning("%s; waiting", "the CRD is not installed" if is_missing else error)
             time.sleep(CRD_SECONDS)
 
 
@@ -175,12 +177,13 @@ class Operator:
     resting: dict[Scope, set[Key]] = field(default_factory=dict)
     """What has changed in the others, to begin with when it comes to act there."""
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
-    watches: list[WatchHealth] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.scaler = Scaler(partial(read, self.cluster), time.monotonic)
         self.heads = Heads(partial(serving_in_head, self.cluster))
         self.metrics = OperatorMetrics()
+        self.has_seen_all = asyncio.Event()
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def scopes(self) -> tuple[Scope, ...]:
@@ -190,11 +193,10 @@ class Operator:
         return namespace if self.namespaces else None
 
     def start(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self.loop = asyncio.get_running_loop()
         pool = ThreadPoolExecutor(WORKERS + 1, thread_name_prefix="reconcile")
-        for scope in self.scopes:
-            for resource in (*self.cluster.children.values(), PODS):
-                self.watches.append(self.cluster.watch(resource, scope, MANAGED_SELECTOR, self.hear_in(loop)))
+        self.observer = Observer(self.cluster, self.scopes, self.hear)
+        self.observer.start(whole=self.seen_all)
         for scope in self.scopes:
             if scope in self.leaders:
                 self.leaders[scope].start(self.lead_from(loop, scope))
@@ -229,18 +231,19 @@ class Operator:
         loop = asyncio.get_running_loop()
         await asyncio.gather(*(loop.run_in_executor(None, leader.stop) for leader in self.leaders.values()))
 
-    def hear_in(self, loop: asyncio.AbstractEventLoop) -> Callable[[dict[str, Any]], None]:
-        """What a watch calls, from its thread, with a child that changed."""
+    def seen_all(self) -> None:
+        """What the watches call once they have told all there was."""
+        if self.loop:
+            self.loop.call_soon_threadsafe(self.has_seen_all.set)
 
-        def hear(child: dict[str, Any]) -> None:
-            pipeline = pipeline_of(child)
-            if pipeline and not loop.is_closed():
-                loop.call_soon_threadsafe(self.queue.add, (child["metadata"]["namespace"], pipeline))
-
-        return hear
+    def hear(self, key: Key) -> None:
+        """What the watches call, from their threads, with the pipeline of a child that changed."""
+        if self.loop and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.queue.add, key)
 
     async def work(self, pool: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
+        await self.has_seen_all.wait()
         while True:
             key = await self.queue.get()
             if (scope := self.scope_of(key[0])) not in self.acting:
@@ -250,14 +253,22 @@ class Operator:
             began, result = time.monotonic(), "done"
             try:
                 await loop.run_in_executor(
-                    pool, reconcile, self.cluster, self.scaler, self.heads, self.metrics, *key, self.worker_image
+                    pool,
+                    reconcile,
+                    self.cluster,
+                    self.observer,
+                    self.scaler,
+                    self.heads,
+                    self.metrics,
+                    *key,
+                    self.worker_image,
                 )
             except NotLeading:
                 result = "not-leading"
                 self.queue.failed(key)
             except (ApiError, Unreachable, Incomplete) as error:
                 result = RESULTS[type(error)]
-                delay = self.queue.failed(key)
+                delay = self.queue.failed(key, getattr(error, "retry_after", 0.0))
                 logger.warning("%s/%s: %s; again in %.1f s", *key, error, delay)
             except Exception:
                 result = "defect"
@@ -272,7 +283,7 @@ class Operator:
         while True:
             self.metrics.queue_depth.set(self.queue.depth())
             self.metrics.queue_age.set(self.queue.age())
-            self.metrics.watch_age.set(self.silence())
+            self.metrics.watch_age.set(self.observer.silence())
             self.metrics.leading.set(bool(self.acting))
             await asyncio.sleep(MEASURE_SECONDS)
 
@@ -282,12 +293,15 @@ class Operator:
             await asyncio.sleep(RESYNC_SECONDS * random.uniform(0.8, 1.2))
             for scope in self.scopes:
                 try:
-                    items, _ = await loop.run_in_executor(pool, self.cluster.list_objects, PIPELINES, scope)
+                    for key in await loop.run_in_executor(pool, self.pipelines, scope):
+                        self.queue.add(key)
                 except (ApiError, Unreachable) as error:
                     logger.warning("resync: %s", error)
-                    continue
-                for item in items:
-                    self.queue.add((item["metadata"]["namespace"], item["metadata"]["name"]))
+
+    def pipelines(self, scope: str | None) -> list[Key]:
+        """All pipelines of a namespace, or of all."""
+        pages = self.cluster.pages(PIPELINES, scope)
+        return [(one["metadata"]["namespace"], one["metadata"]["name"]) for page, _ in pages for one in page]
 
     async def scale(self, pool: ThreadPoolExecutor) -> None:
         """Ask the heads of pipelines that are scaled, or have replicas in them; reconcile those that tell of news."""
@@ -300,17 +314,13 @@ class Operator:
                 if is_changed:
                     self.queue.add(key)
 
-    def silence(self) -> float:
-        """Seconds for which the most silent watch has heard nothing."""
-        return max((time.monotonic() - watch.last_heard for watch in self.watches), default=0.0)
-
     def health(self) -> str:
         """Raises kopf.PermanentError, which makes the probe fail, where work or a watch is stuck."""
         if any(task.done() for task in self.tasks):
             raise kopf.PermanentError("a worker has ended")
         if self.acting and self.queue.age() > STUCK_SECONDS:
             raise kopf.PermanentError(f"a pipeline has waited for {self.queue.age():.0f} s")
-        silence = self.silence()
+        silence = self.observer.silence()
         if silence > 2 * STUCK_SECONDS:
             raise kopf.PermanentError(f"a watch has been silent for {silence:.0f} s")
         return "ok"
@@ -322,7 +332,15 @@ def settings() -> kopf.OperatorSettings:
     result.scanning.disabled = True
     result.watching.server_timeout = 300
     result.watching.connect_timeout = 30
+    result.networking.error_backoffs = Backoffs()
     return result
+
+
+class Backoffs:
+    """Delays after failed calls of kopf, without an end: it would give up the whole operator."""
+
+    def __iter__(self) -> Iterator[float]:
+        return chain((0.2, 0.5, 1.0, 2.0, 5.0), repeat(10.0))
 
 
 def registry(operator: Operator) -> kopf.OperatorRegistry:
@@ -346,7 +364,13 @@ def registry(operator: Operator) -> kopf.OperatorRegistry:
         return operator.health()
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
-    async def changed(namespace: str | None, name: str | None, **_: Any) -> None:
-        operator.queue.add((namespace or "", name or ""))
+    async def changed(namespace: str | None, name: str | None, body: kopf.Body, **_: Any) -> None:
+        operator.queue.add((namespace or "", name or ""), is_urgent=not is_seen(body))
 
     return handlers
+
+
+def is_seen(pipeline: Mapping[str, Any]) -> bool:
+    """Whether a pipeline's status is of its present spec."""
+    seen = (pipeline.get("status") or {}).get("observedGeneration")
+    return bool(seen == pipeline["metadata"].get("generation"))

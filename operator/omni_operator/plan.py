@@ -19,14 +19,19 @@ Reference = tuple[str, str]
 
 @dataclass(frozen=True)
 class Plan:
-    """`adopted` tells which of `apply` exist and are ours, so that our fields may be forced; `handed_over`, which live
-    Deployments have their count from us and are no longer to."""
+    """`adopted` tells which of `apply` exist and are ours, so that our fields may be forced, and their uids;
+    `handed_over`, which live Deployments have their count from us and are no longer to."""
 
     apply: tuple[Object, ...]
-    adopted: frozenset[Reference]
+    adopted: Mapping[Reference, str]
     delete: tuple[Object, ...]
     conflicts: tuple[Reference, ...]
     handed_over: Mapping[Reference, Object]
+
+    def bound(self, child: Object) -> Object:
+        """A child to apply, with the uid of the one that was seen: no other of its name may be changed."""
+        uid = self.adopted.get(reference(child))
+        return {**child, "metadata": {**child["metadata"], "uid": uid}} if uid else child
 
     def without(self, held: Reference) -> "Plan":
         """The plan that leaves one object as it is for now."""
@@ -48,7 +53,7 @@ def make_plan(wanted: Sequence[Object], live: Sequence[Object], uid: str, pipeli
             for child in wanted
             if reference(child) not in conflicts and differs(child, found.get(reference(child)))
         ),
-        adopted=frozenset(ref for ref in names if ref in found),
+        adopted={ref: str(found[ref]["metadata"].get("uid", "")) for ref in names if ref in found},
         delete=tuple(child for ref, child in found.items() if ref not in names and is_deletable(child, uid)),
         conflicts=tuple(conflicts),
         handed_over={

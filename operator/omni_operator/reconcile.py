@@ -1,7 +1,8 @@
 """One pipeline, brought towards its spec: observe, plan, apply, report. Blocking; one call is one pass.
 
-A pass reads everything anew from the API server, so that it depends on no cache and no event. Where a child cannot be
-made, the others still are, the status says why, and `Incomplete` asks for another pass later.
+A pass asks for the pipeline and its Secret anew; its children it takes from the watches, and what they know nothing of
+it asks for by name. What it writes is bound to what it saw: it is refused where something else has taken the name
+since. Where a child cannot be made, the others still are, the status says why, and `Incomplete` asks for another pass.
 """
 
 import logging
@@ -10,14 +11,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from omni_operator.cluster import EVENTS, FIELD_MANAGER, PIPELINES, PODS, ApiError, Cluster, Resource
+from omni_operator.cluster import EVENTS, FIELD_MANAGER, PIPELINES, ApiError, Cluster, Resource
 from omni_operator.conditions import Status
 from omni_operator.heads import Heads
 from omni_operator.keys import NotOurs, shared_secret
 from omni_operator.manifests import children
-from omni_operator.manifests.labels import MANAGED_SELECTOR, PIPELINE
 from omni_operator.metrics import OperatorMetrics, seconds_to_ready
 from omni_operator.news import event, news
+from omni_operator.observing import Observer
 from omni_operator.plan import Plan, Reference, make_plan, reference
 from omni_operator.problems import InvalidSpec
 from omni_operator.rollout import is_head_to_wait, waiting_for_prefetch
@@ -42,6 +43,7 @@ def utc_now() -> str:
 
 def reconcile(
     cluster: Cluster,
+    observer: Observer,
     scaler: Scaler,
     heads: Heads,
     metrics: OperatorMetrics,
@@ -64,15 +66,21 @@ def reconcile(
         generation = found["metadata"].get("generation", 0)
         report(cluster, metrics, found, rejected_status(generation, invalid, previous, now()), now())
         return
-    live, unseen = labelled(cluster, pipeline)
+    live, pods = observer.children((namespace, name)), observer.pods((namespace, name))
+    refused = observer.unseen(namespace)
+    unseen = [Failure(error.reason, f"no {kind} can be looked after: {error}") for kind, error in refused.items()]
     counts = scaler.counts(pipeline, pods_asked_for(pipeline, live))
     topology = in_cluster(pipeline, counts.pods)
-    done = Done() if pipeline.spec.paused else converge(cluster, pipeline, topology, worker_image, live, unseen)
-    failures = (*unseen.values(), *done.failures)
+    done = Done()
+    if not pipeline.spec.paused:
+        done = converge(cluster, pipeline, topology, worker_image, live, refused)
+    for child in done.applied:
+        observer.wrote(child)
+    failures = (*unseen, *done.failures)
     current = {reference(child): child for child in [*live, *done.applied]}
     observed = Observed(
         deployments={child_name: child for (kind, child_name), child in current.items() if kind == "Deployment"},
-        pods=cluster.list_objects(PODS, namespace, selector(name))[0],
+        pods=pods,
         failures=failures,
         left_out=done.left_out,
         is_prefetching=done.is_prefetching,
@@ -127,24 +135,6 @@ def is_head_ready(topology: Topology, current: Mapping[Reference, Object]) -> bo
     return bool((head.get("status") or {}).get("readyReplicas"))
 
 
-def selector(pipeline: str) -> str:
-    return f"{MANAGED_SELECTOR},{PIPELINE}={pipeline}"
-
-
-def labelled(cluster: Cluster, pipeline: OmniPipeline) -> tuple[list[Object], dict[str, Failure]]:
-    """What carries the pipeline's labels, and the kinds that we may not look at."""
-    items: list[Object] = []
-    unseen: dict[str, Failure] = {}
-    for kind, resource in cluster.children.items():
-        try:
-            items += cluster.list_objects(resource, pipeline.namespace, selector(pipeline.name))[0]
-        except ApiError as error:
-            if error.status != 403:
-                raise
-            unseen[kind] = Failure(error.reason, f"no {kind} can be looked after: {error}")
-    return items, unseen
-
-
 def fitted(wanted: Sequence[Object], resources: Mapping[str, Resource]) -> tuple[list[Object], tuple[str, ...]]:
     """What is wanted, in the versions that the API server has; and the kinds that it does not have."""
     there = [child for child in wanted if child["kind"] in resources]
@@ -170,7 +160,7 @@ def pods_asked_for(pipeline: OmniPipeline, live: list[Object]) -> dict[str, int]
 
 def hand_over_count(cluster: Cluster, live: Mapping[str, Any]) -> None:
     """Leave the count of a Deployment to whoever writes it next. It would fall to 1 if all who set it let go."""
-    metadata = {key: live["metadata"][key] for key in ("namespace", "name")}
+    metadata = {key: live["metadata"][key] for key in ("namespace", "name", "uid")}
     # One at the least: a HorizontalPodAutoscaler does nothing where there is none, as after a suspension.
     spec = {"replicas": max(1, live["spec"]["replicas"])}
     count = {"apiVersion": live["apiVersion"], "kind": live["kind"], "metadata": metadata, "spec": spec}
@@ -178,11 +168,9 @@ def hand_over_count(cluster: Cluster, live: Mapping[str, Any]) -> None:
 
 
 def secret_failure(error: NotOurs | ApiError) -> Failure:
-    """Why there is no Secret; raises the error where trying again is all there is to do."""
+    """Why there is no Secret."""
     if isinstance(error, NotOurs):
         return Failure("NameConflict", str(error))
-    if error.is_passing:
-        raise error
     return Failure(error.reason, f"the pipeline's Secret cannot be read or made: {error}")
 
 
@@ -198,10 +186,10 @@ def execute(cluster: Cluster, plan: Plan) -> tuple[list[Object], list[Failure]]:
         try:
             if (kind, name) in plan.handed_over:
                 hand_over_count(cluster, plan.handed_over[kind, name])
-            applied.append(cluster.apply(cluster.children[kind], child, force=(kind, name) in plan.adopted))
+            applied.append(cluster.apply(cluster.children[kind], plan.bound(child), (kind, name) in plan.adopted))
             logger.info("applied %s %s/%s", kind, child["metadata"]["namespace"], name)
         except ApiError as error:
-            if error.is_passing:
+            if error.is_race:
                 raise
             failures.append(Failure(error.reason, f"{kind} {name} cannot be made: {error}"))
     for child in plan.delete:

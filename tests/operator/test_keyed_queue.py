@@ -46,6 +46,32 @@ def test_a_key_added_during_its_work_is_worked_on_once_more_and_never_by_two() -
     on_a_loop(scenario())
 
 
+def test_what_is_urgent_goes_before_what_is_not_also_if_it_waits_already() -> None:
+    async def scenario() -> None:
+        queue = KeyedQueue[str]()
+        for key, is_urgent in (("a", False), ("b", False), ("c", True), ("b", True), ("c", False)):
+            queue.add(key, is_urgent)
+        assert queue.depth() == 3
+        assert [await queue.get() for _ in range(3)] == ["c", "b", "a"]
+        queue.add("d")
+        queue.add("a", is_urgent=True)
+        queue.add("a")
+        queue.succeeded("a")
+        assert await queue.get() == "a", "urgent although it was worked on when it came"
+
+    on_a_loop(scenario())
+
+
+def test_a_server_that_asks_for_patience_gets_it() -> None:
+    async def scenario() -> None:
+        queue = KeyedQueue[str](first=0.001)
+        queue.add("a")
+        await queue.get()
+        assert queue.failed("a", least=7.0) == 7.0
+
+    on_a_loop(scenario())
+
+
 def test_a_worker_waits_for_a_key() -> None:
     async def scenario() -> None:
         queue = KeyedQueue[str]()

@@ -14,7 +14,18 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.kubernetes.apiserver.operators import CRD, EXAMPLE, EXAMPLE_OF_TWO, ROOT, Kubectl, Operator, StartOperator
+from tests.kubernetes.apiserver.faults import FaultyServer, faulty_server
+from tests.kubernetes.apiserver.kubelet import Kubelet
+from tests.kubernetes.apiserver.operators import (
+    CRD,
+    EXAMPLE,
+    EXAMPLE_OF_TWO,
+    ROOT,
+    Kubectl,
+    Operator,
+    StartOperator,
+    eventually,
+)
 
 INSTANCE = "apiserver-tests"
 NOWHERE = {"spec": {"nodeSelector": {"omnipipeline.dev/such-a-node-is-not-there": "true"}}}
@@ -66,8 +77,8 @@ def other(kubectl: Kubectl) -> Iterator[Kubectl]:
 def start_operator(kubeconfig: str, tmp_path: Path) -> Iterator[StartOperator]:
     operators: list[Operator] = []
 
-    def start(*namespaces: str, kubeconfig: str = kubeconfig) -> Operator:
-        operators.append(Operator(kubeconfig, tmp_path / f"operator-{len(operators)}.log", *namespaces))
+    def start(*namespaces: str, kubeconfig: str = kubeconfig, flags: tuple[str, ...] = ()) -> Operator:
+        operators.append(Operator(kubeconfig, tmp_path / f"operator-{len(operators)}.log", *namespaces, flags=flags))
         return operators[-1]
 
     yield start
@@ -80,6 +91,23 @@ def start_operator(kubeconfig: str, tmp_path: Path) -> Iterator[StartOperator]:
 def operator(start_operator: StartOperator, kubectl: Kubectl) -> Operator:
     """An operator for the test's namespace, on its way up."""
     return start_operator(kubectl.namespace)
+
+
+@pytest.fixture
+def way(kubeconfig: str) -> Iterator[FaultyServer]:
+    """A way to the API server that counts what passes, and on which things go wrong if the test says so."""
+    with faulty_server(kubeconfig) as server:
+        yield server
+
+
+@pytest.fixture
+def kubelet(kubectl: Kubectl) -> Iterator[Kubelet]:
+    """A node of the test's own, on which pods serve when the test looks."""
+    kubelet = Kubelet(kubectl, f"node-of-{kubectl.namespace}")
+    yield kubelet
+    kubectl("delete", "op", "--all", "--timeout=30s")
+    eventually(lambda: not kubelet.look() and not kubectl.items("pods"), "the end of all pods")
+    kubectl("delete", "node", kubelet.name)
 
 
 @pytest.fixture

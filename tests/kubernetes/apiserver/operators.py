@@ -55,7 +55,7 @@ class Kubectl:
 
     def tried(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         command = ["kubectl", f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}", *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=180)
 
     def apply(self, *objects: dict[str, Any]) -> str:
         return self("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
@@ -119,14 +119,14 @@ def free_port() -> int:
 
 
 class Operator:
-    """`omni operator` as a process of its own."""
+    """`omni operator` as a process of its own, with more `flags` where there are."""
 
-    def __init__(self, kubeconfig: str, log: Path, *namespaces: str) -> None:
+    def __init__(self, kubeconfig: str, log: Path, *namespaces: str, flags: tuple[str, ...] = ()) -> None:
         self.log = log
         self.probe_port, self.metrics_port = free_port(), free_port()
         scope = [f"--namespace={namespace}" for namespace in namespaces]
         command = [str(Path(sys.executable).with_name("omni")), "operator", f"--probe-port={self.probe_port}"]
-        command += [f"--metrics-port={self.metrics_port}", *scope]
+        command += [f"--metrics-port={self.metrics_port}", *scope, *flags]
         with log.open("ab") as file:
             self._process = subprocess.Popen(
                 command,
@@ -139,6 +139,10 @@ class Operator:
                 stdout=file,
                 stderr=file,
             )
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     def metrics(self) -> str:
         return httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", trust_env=False).text

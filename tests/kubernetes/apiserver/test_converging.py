@@ -197,6 +197,16 @@ def test_a_renamed_stage_replaces_its_deployment(kubectl: Kubectl, operator: Ope
     eventually(lambda: "Deployment/digits-painter" not in kubectl.children(), "the end of the old Deployment")
 
 
+def test_a_rehearsal_of_an_edit_changes_nothing(kubectl: Kubectl, operator: Operator, digits: dict[str, Any]) -> None:
+    another = copy.deepcopy(digits)
+    another["metadata"]["name"] = "another"
+    before = serve(kubectl, digits)
+    digits["spec"]["replicas"] = 5
+    for manifest in (digits, another):
+        kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(manifest))
+    assert kubectl.settled() == before
+
+
 # ---- several stages
 
 
@@ -387,6 +397,17 @@ def test_children_go_with_the_pipeline_even_while_no_operator_runs(
     operator.kill()
     kubectl("delete", "op", "digits", "--timeout=30s")
     eventually(lambda: not kubectl.children() and not kubectl.items("pods"), "the end of every child")
+
+
+def test_a_namespace_goes_with_its_pipelines_while_no_operator_runs(
+    kubectl: Kubectl, other: Kubectl, start_operator: StartOperator, digits: dict[str, Any]
+) -> None:
+    operator = start_operator(other.namespace)
+    serve(other, digits)
+    operator.kill()
+    other("delete", "namespace", other.namespace, "--wait=false")
+    eventually(lambda: kubectl.tried("get", "namespace", other.namespace).returncode != 0, "the end of the namespace")
+    kubectl("create", "namespace", other.namespace)
 
 
 def test_a_pipeline_of_the_same_name_has_children_of_its_own(

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.kubernetes.apiserver.kubelet import Kubelet
 from tests.kubernetes.apiserver.operators import Kubectl, Operator, eventually, serve
 
 pytestmark = pytest.mark.apiserver
@@ -53,3 +54,20 @@ def test_a_quota_that_refuses_pods_is_told_in_the_servers_words(
     assert "exceeded quota: few" in kubectl.condition("Progressing")["message"]
     kubectl("delete", "quota", "few")
     eventually(lambda: kubectl.condition("Ready").get("reason") == "Unschedulable", "the pods, once they may be", 120)
+
+
+def test_a_secret_that_is_missing_is_named_and_all_is_well_once_it_is_there(
+    kubectl: Kubectl, kubelet: Kubelet, operator: Operator, digits: dict[str, Any]
+) -> None:
+    digits["spec"]["head"]["template"] = digits["spec"]["stages"][0]["template"] = kubelet.template
+    kubelet.missing_secret = "hf"
+    kubectl.apply(digits)
+
+    def is_told() -> bool:
+        kubelet.look()
+        return bool(kubectl.condition("Ready").get("reason") == "CreateContainerConfigError")
+
+    eventually(is_told, "a status that says so")
+    assert 'secret "hf" not found' in kubectl.condition("Ready")["message"]
+    kubelet.missing_secret = ""
+    eventually(lambda: kubelet.look() and kubectl.condition("Ready")["status"] == "True", "a pipeline that serves")

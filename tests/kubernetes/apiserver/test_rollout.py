@@ -1,6 +1,5 @@
 """A new image on its way through a pipeline that serves: in which order, how many pods are missing, where it stops."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,15 +8,6 @@ from tests.kubernetes.apiserver.kubelet import Kubelet, image_of
 from tests.kubernetes.apiserver.operators import Kubectl, Operator, StartOperator, eventually
 
 pytestmark = pytest.mark.apiserver
-
-
-@pytest.fixture
-def kubelet(kubectl: Kubectl) -> Iterator[Kubelet]:
-    kubelet = Kubelet(kubectl, f"node-of-{kubectl.namespace}")
-    yield kubelet
-    kubectl("delete", "op", "--all", "--timeout=30s")
-    eventually(lambda: not kubelet.look() and not kubectl.items("pods"), "the end of all pods")
-    kubectl("delete", "node", kubelet.name)
 
 
 @pytest.fixture
