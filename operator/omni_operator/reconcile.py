@@ -21,6 +21,7 @@ from omni_operator.news import event, news
 from omni_operator.observing import Observer
 from omni_operator.plan import Plan, Reference, make_plan, reference
 from omni_operator.problems import InvalidSpec
+from omni_operator.rehearsal import rehearse
 from omni_operator.rollout import is_head_to_wait, waiting_for_prefetch
 from omni_operator.scaling import Scaler
 from omni_operator.spec import OmniPipeline, parse
@@ -73,7 +74,12 @@ def reconcile(
     topology = in_cluster(pipeline, counts.pods)
     done = Done()
     if not pipeline.spec.paused:
-        done = converge(cluster, pipeline, topology, worker_image, live, refused)
+        try:
+            done = converge(cluster, pipeline, topology, worker_image, live, refused)
+        except InvalidSpec as invalid:
+            status = rejected_status(pipeline.metadata.generation, invalid, previous, now())
+            report(cluster, metrics, found, status, now())
+            return
     for child in done.applied:
         observer.wrote(child)
     failures = (*unseen, *done.failures)
@@ -111,7 +117,10 @@ def converge(
     live: Sequence[Object],
     unseen: Collection[str],
 ) -> Done:
-    """Make the children what they should be. Leaves the kinds alone that could not be looked at."""
+    """Make the children what they should be. Leaves the kinds alone that could not be looked at.
+
+    Raises InvalidSpec, and has done nothing, where the API server would refuse pods of the user's templates.
+    """
     try:
         secret = shared_secret(cluster, pipeline)
     except (NotOurs, ApiError) as error:
@@ -121,6 +130,7 @@ def converge(
     wanted, missing = fitted(children(pipeline, topology, worker_image, secret), seen)
     found = [*live, *unlabelled(cluster, pipeline, wanted, live)]
     plan = make_plan(wanted, found, pipeline.metadata.uid, pipeline.name)
+    rehearse(cluster, pipeline, topology, plan)
     if is_head_to_wait(wanted, found):
         plan = plan.without(("Deployment", topology.head.name))
     waiting = waiting_for_prefetch(wanted, found)
