@@ -42,6 +42,18 @@ def serving_in_head(cluster: Cluster, pipeline: OmniPipeline) -> int:
         return sum(replica["state"] == "UP" and LOOPBACK in replica["address"] for replica in replicas)
 
 
+def read_pods(cluster: Cluster, pipeline: OmniPipeline, name: str) -> dict[str, int]:
+    """The requests at each pod of a stage, running and waiting, by the name of the pod. Raises UnknownLoad."""
+    found: dict[str, int] = {}
+    with understood():
+        for stage in told(cluster, pipeline)["stages"]:
+            for replica in stage["replicas"] if stage["name"] == name else ():
+                # What the replica reported is a little old, and what this head counts leaves other heads out.
+                requests = max(int(replica["in_flight"]), int(replica["queue_length"]) + int(replica["running"]))
+                found[replica["host"]] = found.get(replica["host"], 0) + requests
+    return found
+
+
 @contextmanager
 def understood() -> Iterator[None]:
     """Tells an answer that is none of a head's as UnknownLoad."""

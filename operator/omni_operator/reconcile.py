@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from omni_operator.cluster import EVENTS, FIELD_MANAGER, PIPELINES, ApiError, Cluster, Resource
+from omni_operator.cluster import EVENTS, FIELD_MANAGER, PIPELINES, PODS, ApiError, Cluster, Resource
 from omni_operator.conditions import Status
 from omni_operator.heads import Heads
 from omni_operator.keys import NotOurs, shared_secret
+from omni_operator.loads import UnknownLoad, read_pods
 from omni_operator.manifests import children
 from omni_operator.metrics import OperatorMetrics, seconds_to_ready
 from omni_operator.news import event, news
@@ -25,8 +26,9 @@ from omni_operator.rehearsal import rehearse
 from omni_operator.rollout import is_head_to_wait, waiting_for_prefetch
 from omni_operator.scaling import Scaler
 from omni_operator.spec import OmniPipeline, parse
-from omni_operator.status import Failure, Observed, accepted_status, rejected_status
+from omni_operator.status import Failure, Observed, accepted_status, belongs, rejected_status
 from omni_operator.topology import Topology, in_cluster
+from omni_operator.victims import COST, is_honoured, marks
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ def reconcile(
     done = Done()
     if not pipeline.spec.paused:
         try:
-            done = converge(cluster, pipeline, topology, worker_image, live, refused)
+            done = converge(cluster, pipeline, topology, worker_image, live, pods, refused)
         except InvalidSpec as invalid:
             status = rejected_status(pipeline.metadata.generation, invalid, previous, now())
             report(cluster, metrics, found, status, now())
@@ -115,6 +117,7 @@ def converge(
     topology: Topology,
     worker_image: str,
     live: Sequence[Object],
+    pods: Sequence[Object],
     unseen: Collection[str],
 ) -> Done:
     """Make the children what they should be. Leaves the kinds alone that could not be looked at.
@@ -136,6 +139,7 @@ def converge(
     waiting = waiting_for_prefetch(wanted, found)
     for held in waiting:
         plan = plan.without(held)
+    mark_victims(cluster, pipeline, topology, plan, found, pods)
     applied, failures = execute(cluster, plan)
     return Done(applied, failures, tuple(kind for kind in missing if kind not in unseen), bool(waiting))
 
@@ -175,6 +179,35 @@ def hand_over_count(cluster: Cluster, live: Mapping[str, Any]) -> None:
     spec = {"replicas": max(1, live["spec"]["replicas"])}
     count = {"apiVersion": live["apiVersion"], "kind": live["kind"], "metadata": metadata, "spec": spec}
     cluster.apply(cluster.children[live["kind"]], count, True, HANDOVER)
+
+
+def mark_victims(
+    cluster: Cluster,
+    pipeline: OmniPipeline,
+    topology: Topology,
+    plan: Plan,
+    found: Sequence[Object],
+    pods: Sequence[Object],
+) -> None:
+    """Have the least loaded pods go first where a stage gets fewer. Without, Kubernetes chooses; they drain anyway."""
+    live = {reference(child): child for child in found}
+    wanted = {reference(child): child["spec"].get("replicas") for child in plan.apply if child["kind"] == "Deployment"}
+    for process in topology.replicas:
+        ref = ("Deployment", process.name)
+        kept = wanted.get(ref)
+        if not kept or ref not in live or kept >= live[ref]["spec"].get("replicas", 1):
+            continue
+        own = {pod["metadata"]["name"]: pod for pod in pods if belongs(pod, process)}
+        try:
+            if not is_honoured(cluster.version):
+                return
+            loads = read_pods(cluster, pipeline, process.stage.name)
+            for name, mark in marks(list(own.values()), loads, kept).items():
+                metadata = {"uid": own[name]["metadata"]["uid"], "annotations": {COST: mark}}
+                cluster.merge(PODS, pipeline.namespace, name, {"metadata": metadata})
+                logger.info("marked Pod %s/%s: %s", pipeline.namespace, name, mark or "stays")
+        except (ApiError, UnknownLoad) as error:
+            logger.warning("%s/%s: Kubernetes chooses the pods that go: %s", pipeline.namespace, process.name, error)
 
 
 def secret_failure(error: NotOurs | ApiError) -> Failure:
