@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 CLUSTER ?= embedded
-BENCHMARKS ?= scheduler executor transport step_overhead throughput trace_replay autoregressive membership routing scaling soak
+BENCHMARKS ?= scheduler executor transport step_overhead throughput trace_replay autoregressive membership routing scaling operator soak
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help

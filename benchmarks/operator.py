@@ -1,0 +1,499 @@
+"""What the operator costs, against a real API server without nodes: how fast, how many writes, how much memory.
+
+A control plane of its own is started (`hack/cluster up --no-node`), or that of `--kubeconfig` is used, which should
+have no other load. Each pipeline asks for four pods, which are made and fit nowhere. In turn:
+
+- 5,000 pods of others are made: what do they add to the operator?
+- 50 pipelines at a time, twice, by turns with a bare client that applies the same objects over as many connections;
+- one pipeline after another, while 100 others are edited all the time: from its creation to its last child;
+- many at once: from the first creation to the last child, and to the last pod;
+- then nothing for a while: the writes that the API server counts, and the operator's processor time and memory;
+- another operator takes over: until it has looked at every pipeline, and the writes that the API server counts.
+
+A child is there when a watch of this process says so. Writes are those of `apiserver_request_total` of all kinds that
+the operator writes, whoever made them; renewals of Leases are counted apart.
+
+    python -m benchmarks.operator [--pipelines 1000] [--steady 300] [--quick] [--output FILE]
+"""
+
+import argparse
+import copy
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+from benchmarks.common import RESULTS, console, machine, quantile, write
+from rich.table import Table
+
+from omni_operator.cluster import CHILDREN, PIPELINES, PODS, ApiError, Cluster, Resource, Unreachable
+from omni_operator.handlers import WORKERS
+from omni_operator.manifests import children
+from omni_operator.manifests.labels import MANAGED_SELECTOR, PIPELINE
+from omni_operator.reconcile import fitted
+from omni_operator.spec import parse
+from omni_operator.topology import in_cluster
+
+ROOT = Path(__file__).parents[1]
+INSTANCE = "bench-operator"
+NAMESPACE = "bench"
+BARE = "bench-bare"
+OTHERS = "bench-others"
+NAMESPACES = Resource("Namespace", "", "v1", "namespaces")
+BATCH = 50
+TURNS = 2
+PROBES = 60
+REPLICAS = 3
+EDIT_SECONDS = 0.02
+WRITES = ("POST", "PUT", "PATCH", "APPLY", "DELETE")
+# Of other statuses, of pods and of most Events the controllers are the writers.
+OURS = (
+    "omnipipelines", "omnipipelines/status", "deployments", "services", "configmaps", "serviceaccounts",
+    "networkpolicies", "poddisruptionbudgets", "persistentvolumeclaims", "secrets",
+)  # fmt: skip
+# What is written without anything that happens to a pipeline.
+PASSING = ("leases", "events", "endpoints", "endpointslices")
+QUIET_SECONDS = 10.0
+SERIES = re.compile(r"^apiserver_request_total\{(.*)\} (\S+)$", re.MULTILINE)
+LABEL = re.compile(r'(\w+)="([^"]*)"')
+PATIENCE = 900.0
+
+
+def manifest(name: str, namespace: str = NAMESPACE) -> dict[str, Any]:
+    """A pipeline of a head and three painters."""
+    return {
+        "apiVersion": PIPELINES.api_version,
+        "kind": PIPELINES.kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "model": {"source": "builtin://digits"},
+            "replicas": REPLICAS,
+            "head": {"localReplicas": 0},
+            "stages": [
+                {"name": "painter", "engine": "diffusion", "accelerator": {"resource": "nvidia.com/gpu", "count": 1}}
+            ],
+        },
+    }
+
+
+def bare_children(name: str) -> list[dict[str, Any]]:
+    """The objects that the operator would make of a pipeline, owned by nobody, in another namespace."""
+    found = manifest(name, BARE)
+    found["metadata"] |= {"uid": "0" * 8, "generation": 1}
+    pipeline = parse(found)
+    made = copy.deepcopy(children(pipeline, in_cluster(pipeline, {}), "worker:1", "s" * 64))
+    for child in made:
+        del child["metadata"]["ownerReferences"]
+        labels = [child["metadata"]["labels"]]
+        if child["kind"] == "Deployment":
+            labels.append(child["spec"]["template"]["metadata"]["labels"])
+        for one in labels:
+            one["app.kubernetes.io/managed-by"] = "bench"  # not for the operator to look at
+    return made
+
+
+# ---- what is watched
+
+
+class Eye:
+    """Sees when the Deployments and pods of pipelines appear, by a watch of its own."""
+
+    def __init__(self, cluster: Cluster, namespace: str, selector: str) -> None:
+        self._cluster, self._namespace, self._selector = cluster, namespace, selector
+        self._seen: dict[tuple[str, str, str], float] = {}
+        self._news = threading.Condition()
+        self.is_closed = False
+        for resource in (CHILDREN["Deployment"], PODS):
+            _, version = next(cluster.pages(resource, namespace, selector))
+            threading.Thread(target=self._follow, args=(resource, version), daemon=True).start()
+
+    def _follow(self, resource: Resource, version: str) -> None:
+        while True:
+            try:
+                for event in self._cluster.follow(resource, self._namespace, self._selector, version):
+                    metadata = event["object"]["metadata"]
+                    version = metadata["resourceVersion"]
+                    if event["type"] == "ADDED":
+                        key = resource.kind, metadata["labels"][PIPELINE], metadata["name"]
+                        with self._news:
+                            self._seen.setdefault(key, time.perf_counter())
+                            self._news.notify_all()
+            except (ApiError, Unreachable) as error:
+                if self.is_closed:
+                    return
+                console.print(f"watch of {resource.plural}: {error}")
+                time.sleep(1.0)
+
+    def times(self, kind: str, pipeline: str) -> list[float]:
+        with self._news:
+            return [when for (what, whose, _), when in self._seen.items() if (what, whose) == (kind, pipeline)]
+
+    def wait(self, kind: str, each: int, pipelines: Iterable[str]) -> dict[str, float]:
+        """When each pipeline had `each` objects of a kind, once all have."""
+        wanted = set(pipelines)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            with self._news:
+                found: dict[str, list[float]] = {name: [] for name in wanted}
+                for (what, whose, _), when in self._seen.items():
+                    if what == kind and whose in found:
+                        found[whose].append(when)
+                if all(len(times) >= each for times in found.values()):
+                    return {name: max(times) for name, times in found.items()}
+                if not self._news.wait(1.0) and time.monotonic() > deadline:
+                    missing = sum(len(times) < each for times in found.values())
+                    raise SystemExit(f"{missing} pipelines are without their {kind}s after {PATIENCE:g} s")
+            time.sleep(0.05)  # looking is not to be the load
+
+
+def written(cluster: Cluster) -> Counter[str]:
+    """Writes by resource, and by `RESOURCE/SUBRESOURCE`, that the API server has answered so far."""
+    found: Counter[str] = Counter()
+    for labels, value in SERIES.findall(cluster.text("/metrics")):
+        series = dict(LABEL.findall(labels))
+        if series["verb"] in WRITES and not series.get("dry_run"):
+            below = f"/{series['subresource']}" if series.get("subresource") else ""
+            found[series["resource"] + below] += int(float(value))
+    return found
+
+
+def ours(before: Counter[str], after: Counter[str]) -> dict[str, int]:
+    """What was written meanwhile of the kinds that are the operator's."""
+    return {key: number for key, number in sorted((after - before).items()) if key in OURS}
+
+
+# ---- the operator
+
+
+class Operator:
+    """`omni operator` as a process, with the sources that are given, or these."""
+
+    def __init__(self, kubeconfig: str, log: Path, sources: str) -> None:
+        self.log = log
+        self._ports = free_ports(2)
+        command = [str(Path(sys.executable).with_name("omni")), "operator", f"--namespace={NAMESPACE}"]
+        command += [f"--probe-port={self._ports[0]}", f"--metrics-port={self._ports[1]}"]
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(log.parent),
+            "KUBECONFIG": kubeconfig,
+            "PYTHONPATH": sources,
+        }
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def memory(self) -> float:
+        """MiB that it holds."""
+        (pages,) = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+        return int(pages) / 1024
+
+    def peak(self) -> float:
+        """The most MiB that it has held."""
+        (pages,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+        return int(pages) / 1024
+
+    def processor(self) -> float:
+        """Seconds of processor time so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def passes(self) -> int:
+        """Passes over pipelines that have ended well."""
+        return self._told(r'omni_operator_reconcile_seconds_count\{result="done"\} (\S+)')
+
+    def calls(self) -> int:
+        """Calls of the API server, but for watches of kopf."""
+        return self._told(r"omni_operator_api_calls_total\{[^}]*\} (\S+)")
+
+    def _told(self, series: str) -> int:
+        """The sum of some series of its metrics."""
+        try:
+            text = httpx.get(f"http://127.0.0.1:{self._ports[1]}/metrics", trust_env=False, timeout=10).text
+        except httpx.TransportError:
+            return 0
+        return sum(int(float(value)) for value in re.findall(series, text))
+
+    def acts(self) -> None:
+        wait_for(lambda: "acts from now on" in self.log.read_text(), "an operator that acts")
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(60)
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def wait_for(holds: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"never came: {what}")
+        time.sleep(0.1)
+
+
+def settle(cluster: Cluster) -> float:
+    """Wait until nobody has written anything that lasts for a while; returns when the last write was."""
+    began = last = time.perf_counter()
+    before = written(cluster)
+    while time.perf_counter() - last < QUIET_SECONDS:
+        if last - began > PATIENCE:
+            raise SystemExit(f"it was written on and on for {PATIENCE:g} s")
+        time.sleep(0.5)
+        now = written(cluster)
+        if set(now - before) - set(PASSING):
+            last, before = time.perf_counter(), now
+    return last
+
+
+# ---- the phases
+
+
+def in_turns(cluster: Cluster, eye: Eye, bare_eye: Eye, batch: int) -> dict[str, Any]:
+    """Batches of pipelines by the operator, and their objects by a bare client: seconds until all Deployments are."""
+    seconds: dict[str, list[float]] = {"operator": [], "bare client": []}
+    for turn in range(TURNS):
+        names = [f"turn-{turn}-{number:03d}" for number in range(batch)]
+        order = ["operator", "bare client"][:: 1 if turn % 2 == 0 else -1]
+        for system in order:
+            began = time.perf_counter()
+            if system == "operator":
+                for_each(WORKERS, names, lambda name: cluster.create(PIPELINES, manifest(name)))
+                times = eye.wait("Deployment", 2, names)
+            else:
+                for_each(WORKERS, names, lambda name: apply_all(cluster, name))
+                times = bare_eye.wait("Deployment", 2, names)
+            seconds[system].append(max(times.values()) - began)
+            settle(cluster)
+    ratios = [one / other for one, other in zip(seconds["operator"], seconds["bare client"], strict=True)]
+    return {"pipelines": batch, "seconds": seconds, "operator_to_bare": ratios}
+
+
+def apply_all(cluster: Cluster, name: str) -> None:
+    for child in fitted(bare_children(name), cluster.children)[0]:
+        cluster.apply(cluster.children[child["kind"]], child, False, "bench")
+
+
+def for_each(workers: int, items: Sequence[str], call: Callable[[str], object]) -> None:
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(call, items))
+
+
+def one_by_one(cluster: Cluster, eye: Eye, batch: int, probes: int) -> dict[str, Any]:
+    """A new pipeline now and then while others are edited all the time: seconds from its creation to its children."""
+    stopped = threading.Event()
+    edits = 0
+
+    def edit() -> None:
+        nonlocal edits
+        for number in count():
+            if stopped.wait(EDIT_SECONDS):
+                return
+            name = f"turn-{number % TURNS}-{number // TURNS % batch:03d}"
+            cluster.merge(PIPELINES, NAMESPACE, name, {"spec": {"replicas": 1 + number % 5}})
+            edits += 1
+
+    editor = threading.Thread(target=edit)
+    editor.start()
+    seconds = []
+    began = time.perf_counter()
+    for number in range(probes):
+        name = f"probe-{number:03d}"
+        cluster.create(PIPELINES, manifest(name))
+        made = time.perf_counter()
+        seconds.append(eye.wait("Deployment", 2, [name])[name] - made)
+    took = time.perf_counter() - began
+    stopped.set()
+    editor.join()
+    settle(cluster)
+    return {"others": TURNS * batch, "edits_per_second": edits / took, "seconds": seconds, **percentiles(seconds)}
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    return {"p50": quantile(seconds, 0.5), "p99": quantile(seconds, 0.99)}
+
+
+def at_once(cluster: Cluster, operator: Operator, eye: Eye, pipelines: int) -> dict[str, Any]:
+    names = [f"many-{number:04d}" for number in range(pipelines)]
+    before, used, calls = written(cluster), operator.processor(), operator.calls()
+    began = time.perf_counter()
+    for_each(WORKERS, names, lambda name: cluster.create(PIPELINES, manifest(name)))
+    posted = time.perf_counter()
+    deployments = max(eye.wait("Deployment", 2, names).values())
+    pods = max(eye.wait("Pod", 1 + REPLICAS, names).values())
+    settled = settle(cluster)
+    return {
+        "pipelines": pipelines,
+        "seconds_to_post": posted - began,
+        "seconds_to_children": deployments - began,
+        "seconds_to_pods": pods - began,
+        "seconds_to_settle": settled - began,
+        "operator_processor_seconds": operator.processor() - used,
+        "operator_calls": operator.calls() - calls,
+        "writes": ours(before, written(cluster)),
+    }
+
+
+def at_rest(cluster: Cluster, operator: Operator, seconds: float) -> dict[str, Any]:
+    before, used = written(cluster), operator.processor()
+    passes, calls = operator.passes(), operator.calls()
+    time.sleep(seconds)
+    after = written(cluster)
+    return {
+        "seconds": seconds,
+        "writes": ours(before, after),
+        "lease_writes": (after - before)["leases"],
+        "passes": operator.passes() - passes,
+        "calls": operator.calls() - calls,
+        "processor_share": (operator.processor() - used) / seconds,
+    }
+
+
+def total(cluster: Cluster) -> int:
+    return sum(len(page) for page, _ in cluster.pages(PIPELINES, NAMESPACE))
+
+
+def unrelated(cluster: Cluster, operator: Operator, number: int) -> dict[str, Any]:
+    """Pods that are nobody's, of the size that pods have; no scheduler looks at them."""
+    before = operator.memory()
+    spec = {
+        "schedulerName": "nobody",
+        "containers": [{"name": "a", "image": "a", "env": [{"name": "A", "value": "a"}]}],
+    }
+
+    def make(name: str) -> None:
+        metadata = {"name": name, "namespace": OTHERS, "labels": {"app": "other"}}
+        cluster.create(PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+    for_each(16, [f"other-{one:05d}" for one in range(number)], make)
+    time.sleep(5)
+    return {"pods": number, "mib_added": operator.memory() - before}
+
+
+# ---- the whole
+
+
+@contextmanager
+def control_plane(given: str | None) -> Iterator[str]:
+    if given:
+        yield given
+        return
+    hack = [sys.executable, str(ROOT / "hack/cluster")]
+    name = f"--name={INSTANCE}"
+    try:
+        subprocess.run([*hack, "up", "--no-node", name], check=True)
+        yield subprocess.run([*hack, "kubeconfig", name], check=True, capture_output=True, text=True).stdout.strip()
+    finally:
+        subprocess.run([*hack, "down", name], check=True)
+
+
+def prepare(kubeconfig: str) -> Cluster:
+    crd = ["kubectl", f"--kubeconfig={kubeconfig}", "apply", "--server-side", "--force-conflicts", "-f"]
+    subprocess.run([*crd, str(ROOT / "crds/omnipipelines.yaml")], check=True, capture_output=True)
+    cluster = Cluster(kubeconfig=kubeconfig)
+    wait_for(lambda: cluster.serves(PIPELINES), "the CRD", 60)
+    for name in (NAMESPACE, BARE, OTHERS):
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        cluster.apply(NAMESPACES, body, False, "bench")
+    for name in (NAMESPACE, BARE, OTHERS):
+        wait_for(lambda name=name: cluster.get(Resource("", "", "v1", "serviceaccounts"), name, "default"), name, 60)
+    return cluster
+
+
+def measure(cluster: Cluster, kubeconfig: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    batch, probes, others = (10, 5, 100) if args.quick else (BATCH, PROBES, 5000)
+    eye, bare_eye = Eye(cluster, NAMESPACE, MANAGED_SELECTOR), Eye(cluster, BARE, "app.kubernetes.io/managed-by=bench")
+    operator = Operator(kubeconfig, folder / "operator.log", args.sources)
+    figures: dict[str, Any] = {}
+    try:
+        operator.acts()
+        time.sleep(5)
+        idle = operator.memory()
+        figures["unrelated"] = show("unrelated", unrelated(cluster, operator, others))
+        figures["in_turns"] = show("in turns", in_turns(cluster, eye, bare_eye, batch))
+        figures["one_by_one"] = show("one by one", one_by_one(cluster, eye, batch, probes))
+        known, before = total(cluster), operator.memory()
+        figures["at_once"] = show("at once", at_once(cluster, operator, eye, args.pipelines))
+        figures["at_rest"] = show("at rest", at_rest(cluster, operator, args.steady))
+        there = total(cluster)
+        figures["memory"] = {
+            "idle_mib": idle,
+            "pipelines": there,
+            "mib": operator.memory(),
+            "peak_mib": operator.peak(),
+            "kib_per_pipeline": (operator.memory() - before) * 1024 / (there - known),
+        }
+        operator.stop()
+        writes, began = written(cluster), time.perf_counter()
+        operator = Operator(kubeconfig, folder / "successor.log", args.sources)
+        wait_for(lambda: operator.passes() >= there, "a pass over every pipeline")
+        took, used, calls = time.perf_counter() - began, operator.processor(), operator.calls()
+        settle(cluster)
+        figures["restart"] = {
+            "pipelines": there,
+            "seconds": took,
+            "processor_seconds": used,
+            "calls": calls,
+            "writes": ours(writes, written(cluster)),
+            "mib": operator.memory(),
+            "peak_mib": operator.peak(),
+            "kib_per_pipeline": (operator.memory() - idle) * 1024 / there,
+        }
+        show("memory", figures["memory"])
+        show("restart", figures["restart"])
+    finally:
+        operator.stop()
+        eye.is_closed = bare_eye.is_closed = True
+    return figures
+
+
+def show(title: str, figures: dict[str, Any]) -> dict[str, Any]:
+    table = Table("", "", title=title, show_header=False)
+    for name, value in figures.items():
+        if not isinstance(value, list):
+            table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
+    console.print(table)
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pipelines", type=int, default=1000, help="how many are made at once (default: %(default)s)")
+    parser.add_argument("--steady", type=float, default=300, help="seconds of rest (default: %(default)s)")
+    parser.add_argument("--kubeconfig", help="a cluster to use (default: a control plane of its own)")
+    parser.add_argument("--sources", default=os.environ.get("PYTHONPATH", ""), help="PYTHONPATH of the operator")
+    parser.add_argument("--quick", action="store_true", help="few of all, to see that it runs; no figures")
+    parser.add_argument("--output", type=Path, default=RESULTS / "operator.json", help="where to write the figures")
+    args = parser.parse_args()
+    if args.quick:
+        args.pipelines, args.steady = 20, 10.0
+    before = machine()
+    with control_plane(args.kubeconfig) as kubeconfig, TemporaryDirectory() as folder:
+        figures = measure(prepare(kubeconfig), kubeconfig, Path(folder), args)
+    write(args.output, before, {"workers": WORKERS, **figures})
+
+
+if __name__ == "__main__":
+    main()
