@@ -1,9 +1,8 @@
 """The command `omni serve`: one process of a pipeline, a head or a headless one."""
 
 import argparse
+import asyncio
 import logging
-
-import uvloop
 
 from omni_worker import keys
 from omni_worker.config import add_arguments, from_arguments
@@ -34,5 +33,5 @@ def run(args: argparse.Namespace) -> int:
     from omni_worker.head import run_head  # here, so that `omni serve --help` need not wait for them
     from omni_worker.headless import run_headless
 
-    uvloop.run(run_head(config, config.head) if config.head else run_headless(config))
+    asyncio.run(run_head(config, config.head) if config.head else run_headless(config))
     return 0

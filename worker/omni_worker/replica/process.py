@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import uvloop
 
 from omni_worker import keys, model_source, tracing
 from omni_worker.config import ReplicaConfig
@@ -265,7 +264,7 @@ def main() -> int:
     configure_logging(config.log_level, f"replica {config.index}")
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        return uvloop.run(_run(config, report))
+        return asyncio.run(_run(config, report))
     except CommandError as error:
         report("failed", reason=str(error))
         return 1
