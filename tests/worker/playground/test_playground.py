@@ -110,12 +110,12 @@ def test_a_picture_comes_with_its_seed_and_can_be_asked_for_again(page):
     cards.nth(0).get_by_text("The request").click()
     expect(cards.nth(0).locator("[data-code=curl]")).to_contain_text('"seed": 7')
     expect(cards.nth(0).locator("[data-code=python]")).to_contain_text("images.generate")
-    expect(cards.nth(0).locator(".way")).to_contain_text("painter-")
     shoot(page, "gallery")
 
 
 def test_the_request_can_be_watched_and_cancelled(page, pipeline):
     ask(page, "one plus one, in red", Steps=1000, Previews=3)
+    expect(page.locator(".card .state")).to_contain_text("painter-", timeout=WAIT_MS)
     expect(page.locator(".card .state")).to_contain_text("step", timeout=WAIT_MS)
     expect(page.locator("#pipeline .requests")).to_contain_text("request 1: on painter-", timeout=WAIT_MS)
     expect(page.locator(".card img")).to_be_visible(timeout=WAIT_MS)
