@@ -1,4 +1,7 @@
-"""What the status says: the truth, in words a person can act on, and nothing new where nothing is new."""
+"""What the status says: the truth, in words a person can act on, and nothing new where nothing is new.
+
+Long, because it is tables: a row for each state that a pipeline can be seen in.
+"""
 
 from dataclasses import replace
 from typing import Any

@@ -1,0 +1,28 @@
+"""The Kubernetes objects that a manifest becomes."""
+
+from typing import Any
+
+from omni_operator.manifests import children
+from omni_operator.spec import parse
+from omni_operator.topology import in_cluster
+
+IMAGE = "ghcr.io/omnipipeline/worker:test"
+SECRET = "of the pods of these tests alone"
+
+
+def made(manifest: dict[str, Any], secret: str = SECRET) -> dict[tuple[str, str], dict[str, Any]]:
+    pipeline = parse(manifest)
+    return {
+        (child["kind"], child["metadata"]["name"]): child
+        for child in children(pipeline, in_cluster(pipeline), IMAGE, secret)
+    }
+
+
+def pod(manifest: dict[str, Any], name: str = "digits-painter", secret: str = SECRET) -> dict[str, Any]:
+    template: dict[str, Any] = made(manifest, secret)["Deployment", name]["spec"]["template"]
+    return template
+
+
+def container(manifest: dict[str, Any], name: str = "digits-painter") -> dict[str, Any]:
+    omni: dict[str, Any] = pod(manifest, name)["spec"]["containers"][0]
+    return omni
