@@ -215,10 +215,8 @@ class Operator:
                 self.queue.add(key)
         else:
             self.acting.discard(scope)
-            self.scaler.forget_where(lambda namespace: self.scope_of(namespace) == scope)
-            for key in self.heads.keys:
-                if self.scope_of(key[0]) == scope:
-                    self.heads.forget(key)
+            for asked in (self.scaler, self.heads):
+                asked.forget_where(lambda namespace: self.scope_of(namespace) == scope)
 
     def lead_from(self, loop: asyncio.AbstractEventLoop, scope: Scope) -> Callable[[bool], object]:
         """What a leader calls, from its thread, when it comes to lead in a scope or ceases to."""

@@ -46,6 +46,11 @@ class Heads:
         with self._lock:
             self._known.pop(key, None)
 
+    def forget_where(self, is_left: Callable[[str], bool]) -> None:
+        """Another operator asks from now on, in the namespaces of which that is so."""
+        with self._lock:
+            self._known = {key: known for key, known in self._known.items() if not is_left(key[0])}
+
     @property
     def keys(self) -> list[Key]:
         """The pipelines to poll."""

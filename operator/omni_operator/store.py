@@ -54,7 +54,6 @@ class Store:
         """Keep an object, unless a newer version of it is here already."""
         place, owner = where(child), pipeline_of(child)
         version = str(child["metadata"].get("resourceVersion", ""))
-        content = zlib.compress(json.dumps(trimmed(child), separators=(",", ":")).encode(), 1)
         with self._lock:
             before = self._owners.get(place)
             known = self._groups[place[0], before][place[1]] if before else None
@@ -65,7 +64,7 @@ class Store:
             if owner:
                 owner = sys.intern(owner)
                 self._owners[place] = owner
-                self._groups.setdefault((place[0], owner), {})[place[1]] = Kept(version, content)
+                self._groups.setdefault((place[0], owner), {})[place[1]] = Kept(version, packed(child))
         self._tell(place[0], before, owner)
 
     def remove(self, child: Mapping[str, Any]) -> None:
@@ -99,6 +98,10 @@ class Store:
     def _tell(self, namespace: str, *owners: str | None) -> None:
         for owner in sorted({owner for owner in owners if owner}):
             self.changed((namespace, owner))
+
+
+def packed(child: Mapping[str, Any]) -> bytes:
+    return zlib.compress(json.dumps(trimmed(child), separators=(",", ":")).encode(), 1)
 
 
 def trimmed(child: Mapping[str, Any]) -> Object:

@@ -68,9 +68,8 @@ class HttpServer:
                 continue
             self._state = now
             try:
-                load(
-                    certificate, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                )  # first where nobody is served with half of it
+                # First where nobody is served with half of it.
+                load(certificate, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
                 load(certificate, self._config.ssl)
             except CommandError as error:
                 log.warning("the certificate as it was before is still in use: %s", error)

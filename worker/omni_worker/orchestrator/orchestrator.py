@@ -87,25 +87,23 @@ class Attempts:
         if self.on_partial is not None:
             self.on_partial(news)
 
-    def count_rest(self, result: GenerationResult) -> None:
-        """The stage has ended: count what came with the result."""
+    def on_result(self, result: GenerationResult) -> None:
+        """The stage has ended: count what came with the result, and tell what it wrote last, which came so alone."""
+        self.visit.steps = max(self.visit.steps, result.steps)
         self.pool.images += len(result.images)
-        if result.completion is not None:
-            self._count(len(result.completion.written.tokens))
+        if result.completion is None:
+            return
+        whole, told = result.completion.written, len(self.written)
+        self._count(len(whole.tokens))
+        if self.on_partial is None or not self.params.stream:
+            return
+        rest = Written(text=whole.text[self.text :], tokens=whole.tokens[told:], logprobs=whole.logprobs[told:])
+        if rest.text or rest.tokens:
+            self.on_partial(Partial(self.running.id, written=rest))
 
     def _count(self, tokens: int) -> None:
         self.pool.tokens += max(0, tokens - self.counted)
         self.counted = max(tokens, self.counted)
-
-    def on_result(self, result: GenerationResult) -> None:
-        """The stage has ended: tell what it wrote last, which comes with the result alone."""
-        self.visit.steps = result.steps
-        if self.on_partial is None or not self.params.stream or result.completion is None:
-            return
-        whole, told = result.completion.written, len(self.written)
-        rest = Written(text=whole.text[self.text :], tokens=whole.tokens[told:], logprobs=whole.logprobs[told:])
-        if rest.text or rest.tokens:
-            self.on_partial(Partial(self.running.id, written=rest))
 
 
 class Orchestrator:
@@ -160,7 +158,6 @@ class Orchestrator:
                 attempts = Attempts(pool, asked, running, on_partial, visit)
                 with self._tracing.span(f"stage {stage.name}", {REQUEST: request.id, STAGE: stage.name}):
                     results.append(await self._run_stage(request.id, attempts))
-                attempts.count_rest(results[-1])
                 attempts.on_result(results[-1])
             except RequestError as error:
                 error.stage = stage.name
