@@ -1,7 +1,8 @@
 """What the operator costs, against a real API server without nodes: how fast, how many writes, how much memory.
 
 A control plane of its own is started (`hack/cluster up --no-node`), or that of `--kubeconfig` is used, which should
-have no other load. Each pipeline asks for four pods, which are made and fit nowhere. In turn:
+have no other load. Each pipeline asks for four pods, which are made and fit nowhere; they are spread over fifty
+namespaces. In turn:
 
 - 5,000 pods of others are made: what do they add to the operator?
 - 50 pipelines at a time, twice, by turns with a bare client that applies the same objects over as many connections;
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,9 +51,9 @@ from omni_operator.topology import in_cluster
 
 ROOT = Path(__file__).parents[1]
 INSTANCE = "bench-operator"
-NAMESPACE = "bench"
-BARE = "bench-bare"
-OTHERS = "bench-others"
+HOMES = 50
+"""Namespaces that the pipelines are spread over: Kubernetes' own controllers look through all pods of one at a time."""
+PIPELINES_IN, BARE_IN, OTHERS = "bench", "bare", "bench-others"
 NAMESPACES = Resource("Namespace", "", "v1", "namespaces")
 BATCH = 50
 TURNS = 2
@@ -72,12 +74,17 @@ LABEL = re.compile(r'(\w+)="([^"]*)"')
 PATIENCE = 900.0
 
 
-def manifest(name: str, namespace: str = NAMESPACE) -> dict[str, Any]:
+def home(name: str, kind: str = PIPELINES_IN) -> str:
+    """The namespace of a pipeline, or of the bare objects of one."""
+    return f"{kind}-{zlib.crc32(name.encode()) % HOMES:02d}"
+
+
+def manifest(name: str, kind: str = PIPELINES_IN) -> dict[str, Any]:
     """A pipeline of a head and three painters."""
     return {
         "apiVersion": PIPELINES.api_version,
         "kind": PIPELINES.kind,
-        "metadata": {"name": name, "namespace": namespace},
+        "metadata": {"name": name, "namespace": home(name, kind)},
         "spec": {
             "model": {"source": "builtin://digits"},
             "replicas": REPLICAS,
@@ -91,7 +98,7 @@ def manifest(name: str, namespace: str = NAMESPACE) -> dict[str, Any]:
 
 def bare_children(name: str) -> list[dict[str, Any]]:
     """The objects that the operator would make of a pipeline, owned by nobody, in another namespace."""
-    found = manifest(name, BARE)
+    found = manifest(name, BARE_IN)
     found["metadata"] |= {"uid": "0" * 8, "generation": 1}
     pipeline = parse(found)
     made = copy.deepcopy(children(pipeline, in_cluster(pipeline, {}), "worker:1", "s" * 64))
@@ -111,19 +118,19 @@ def bare_children(name: str) -> list[dict[str, Any]]:
 class Eye:
     """Sees when the Deployments and pods of pipelines appear, by a watch of its own."""
 
-    def __init__(self, cluster: Cluster, namespace: str, selector: str) -> None:
-        self._cluster, self._namespace, self._selector = cluster, namespace, selector
+    def __init__(self, cluster: Cluster, selector: str) -> None:
+        self._cluster, self._selector = cluster, selector
         self._seen: dict[tuple[str, str, str], float] = {}
         self._news = threading.Condition()
         self.is_closed = False
         for resource in (CHILDREN["Deployment"], PODS):
-            _, version = next(cluster.pages(resource, namespace, selector))
+            _, version = next(cluster.pages(resource, None, selector))
             threading.Thread(target=self._follow, args=(resource, version), daemon=True).start()
 
     def _follow(self, resource: Resource, version: str) -> None:
         while True:
             try:
-                for event in self._cluster.follow(resource, self._namespace, self._selector, version):
+                for event in self._cluster.follow(resource, None, self._selector, version):
                     metadata = event["object"]["metadata"]
                     version = metadata["resourceVersion"]
                     if event["type"] == "ADDED":
@@ -184,7 +191,7 @@ class Operator:
     def __init__(self, kubeconfig: str, log: Path, sources: str) -> None:
         self.log = log
         self._ports = free_ports(2)
-        command = [str(Path(sys.executable).with_name("omni")), "operator", f"--namespace={NAMESPACE}"]
+        command = [str(Path(sys.executable).with_name("omni")), "operator"]
         command += [f"--probe-port={self._ports[0]}", f"--metrics-port={self._ports[1]}"]
         environment = {
             "PATH": "/usr/bin:/bin",
@@ -312,7 +319,7 @@ def one_by_one(cluster: Cluster, eye: Eye, batch: int, probes: int) -> dict[str,
             if stopped.wait(EDIT_SECONDS):
                 return
             name = f"turn-{number % TURNS}-{number // TURNS % batch:03d}"
-            cluster.merge(PIPELINES, NAMESPACE, name, {"spec": {"replicas": 1 + number % 5}})
+            cluster.merge(PIPELINES, home(name), name, {"spec": {"replicas": 1 + number % 5}})
             edits += 1
 
     editor = threading.Thread(target=edit)
@@ -372,7 +379,7 @@ def at_rest(cluster: Cluster, operator: Operator, seconds: float) -> dict[str, A
 
 
 def total(cluster: Cluster) -> int:
-    return sum(len(page) for page, _ in cluster.pages(PIPELINES, NAMESPACE))
+    return sum(len(page) for page, _ in cluster.pages(PIPELINES, None))
 
 
 def unrelated(cluster: Cluster, operator: Operator, number: int) -> dict[str, Any]:
@@ -414,17 +421,18 @@ def prepare(kubeconfig: str) -> Cluster:
     subprocess.run([*crd, str(ROOT / "crds/omnipipelines.yaml")], check=True, capture_output=True)
     cluster = Cluster(kubeconfig=kubeconfig)
     wait_for(lambda: cluster.serves(PIPELINES), "the CRD", 60)
-    for name in (NAMESPACE, BARE, OTHERS):
+    homes = [f"{kind}-{number:02d}" for kind in (PIPELINES_IN, BARE_IN) for number in range(HOMES)]
+    for name in (*homes, OTHERS):
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
         cluster.apply(NAMESPACES, body, False, "bench")
-    for name in (NAMESPACE, BARE, OTHERS):
+    for name in (*homes, OTHERS):
         wait_for(lambda name=name: cluster.get(Resource("", "", "v1", "serviceaccounts"), name, "default"), name, 60)
     return cluster
 
 
 def measure(cluster: Cluster, kubeconfig: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     batch, probes, others = (10, 5, 100) if args.quick else (BATCH, PROBES, 5000)
-    eye, bare_eye = Eye(cluster, NAMESPACE, MANAGED_SELECTOR), Eye(cluster, BARE, "app.kubernetes.io/managed-by=bench")
+    eye, bare_eye = Eye(cluster, MANAGED_SELECTOR), Eye(cluster, "app.kubernetes.io/managed-by=bench")
     operator = Operator(kubeconfig, folder / "operator.log", args.sources)
     figures: dict[str, Any] = {}
     try:
