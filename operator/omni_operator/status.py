@@ -9,7 +9,7 @@ from omni_operator.manifests.labels import PREFETCH, REPLICA, ROLE, STAGE, pipel
 from omni_operator.problems import InvalidSpec
 from omni_operator.spec import OmniPipeline
 from omni_operator.topology import Process, Topology
-from omni_operator.trouble import REFUSED, REPLICA_DOWN, TOO_LATE, Trouble, pod_trouble
+from omni_operator.trouble import REFUSED, REPLICA_DOWN, TOO_LATE, Trouble, ending_trouble, pod_trouble
 
 Object = Mapping[str, Any]
 Row = tuple[Conditions, bool, str, str]
@@ -74,8 +74,8 @@ def accepted_status(
     pipeline: OmniPipeline, topology: Topology, observed: Observed, previous: Object, now: str
 ) -> Status:
     """The status of a pipeline whose spec is valid. `now` is RFC 3339, for conditions that change."""
-    head = fleet(topology.head, observed)
-    stages = [fleet(process, observed) for process in topology.replicas]
+    head = fleet(topology.head, observed, now)
+    stages = [fleet(process, observed, now) for process in topology.replicas]
     generation = pipeline.metadata.generation
     wanted: list[Row] = [
         ("Accepted", True, "Valid", "the spec is valid"),
@@ -114,7 +114,7 @@ def rejected_status(generation: int, invalid: InvalidSpec, previous: Object, now
 # ---- counting
 
 
-def fleet(process: Process, observed: Observed) -> Fleet:
+def fleet(process: Process, observed: Observed, now: str) -> Fleet:
     deployment = observed.deployments.get(process.name) or {}
     counts = deployment.get("status") or {}
     is_current = bool(deployment) and counts.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
@@ -126,7 +126,7 @@ def fleet(process: Process, observed: Observed) -> Fleet:
         ready=counts.get("readyReplicas", 0),
         updated=counts.get("updatedReplicas", 0) if is_current else 0,
         is_current=is_current,
-        trouble=worst(pods, deployment, missing),
+        trouble=worst(pods, deployment, missing, now),
         is_late=any(trouble.reason == LATE for trouble in deployment_troubles(deployment)),
         is_whole=not missing,
     )
@@ -147,9 +147,9 @@ def belongs(pod: Object, process: Process) -> bool:
     return role == REPLICA and labels.get(STAGE) == process.stage.name
 
 
-def worst(pods: Sequence[Object], deployment: Object, missing: int) -> Trouble | None:
+def worst(pods: Sequence[Object], deployment: Object, missing: int, now: str) -> Trouble | None:
     """The trouble of a Deployment that most needs a person: its own, or that of one of its pods."""
-    found = [trouble for pod in pods if (trouble := pod_trouble(pod))]
+    found = [trouble for pod in pods if (trouble := pod_trouble(pod) or ending_trouble(pod, now))]
     found += deployment_troubles(deployment)
     if missing:
         what = "a replica inside it does" if missing == 1 else f"{missing} replicas inside it do"

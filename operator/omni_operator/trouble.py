@@ -5,14 +5,17 @@ Only facts that stay the same while the trouble does go into a message, so that 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 Object = Mapping[str, Any]
 
 # Ranks, the most urgent first.
-REFUSED, NO_ROOM, NO_IMAGE, CRASHING, NOT_MADE, FAILED, ENDED, RESTARTED, REPLICA_DOWN, TOO_LATE = range(10)
+REFUSED, NOT_ENDING, NO_ROOM, NO_IMAGE, CRASHING, NOT_MADE, FAILED, ENDED, RESTARTED, REPLICA_DOWN, TOO_LATE = range(11)
 # What the kubelet says while all is well.
 PATIENT = ("ContainerCreating", "PodInitializing")
+# What a pod is given to end, beyond its grace period, before its node is doubted.
+LEEWAY = timedelta(seconds=30)
 IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 
 
@@ -45,6 +48,17 @@ def pod_trouble(pod: Object) -> Trouble | None:
     containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     found = [trouble for container in containers if (trouble := container_trouble(name, container))]
     return min(found, key=lambda trouble: trouble.rank, default=None)
+
+
+def ending_trouble(pod: Object, now: str) -> Trouble | None:
+    """The trouble of a pod that should be gone, `now` in RFC 3339: its node is silent, and nobody knows if it runs."""
+    by = pod["metadata"].get("deletionTimestamp")
+    if by is None or datetime.fromisoformat(now) < datetime.fromisoformat(by) + LEEWAY:
+        return None
+    node = (pod.get("spec") or {}).get("nodeName") or "none"
+    remedy = "see to the node, or delete the pod with --force once you know that it runs no more"
+    said = f"pod {pod['metadata']['name']} should have ended by {by}, and its node {node} does not say that it has"
+    return Trouble(NOT_ENDING, "StuckTerminating", f"{said}; {remedy}")
 
 
 def container_trouble(pod: str, container: Object) -> Trouble | None:

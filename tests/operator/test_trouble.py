@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from omni_operator.status import deployment_troubles
-from omni_operator.trouble import pod_trouble
+from omni_operator.trouble import ending_trouble, pod_trouble
 
 NAME = "digits-painter-6d4c9f7b8d-x2x4q"
 
@@ -169,6 +169,28 @@ def test_a_person_is_needed_where_waiting_is_no_cure(row: str) -> None:
     assert trouble is not None
     is_told = any(words in trouble.message for words in WAITING_IS_NO_CURE) and trouble.reason != "Unschedulable"
     assert trouble.needs_a_person is is_told
+
+
+ENDING = {"deletionTimestamp": "2026-01-01T12:00:00Z"}
+# When it is looked at, and what is said then.
+LINGERING: dict[str, tuple[dict[str, Any], str, str | None]] = {
+    "a pod that is not to end": ({}, "2026-01-01T13:00:00Z", None),
+    "one that still has time": (ENDING, "2026-01-01T11:59:00Z", None),
+    "one that may be gone already": (ENDING, "2026-01-01T12:00:29Z", None),
+    "one that should be gone": (ENDING, "2026-01-01T12:00:30Z", "StuckTerminating"),
+    "the next day": (ENDING, "2026-01-02T00:00:00Z", "StuckTerminating"),
+}
+
+
+@pytest.mark.parametrize("row", LINGERING)
+def test_a_pod_that_does_not_end_in_time(row: str) -> None:
+    metadata, now, reason = LINGERING[row]
+    found = {**pod({"phase": "Running", "conditions": conditions(ready=True)}, **metadata), "spec": {"nodeName": "b1"}}
+    trouble = ending_trouble(found, now)
+    assert (trouble and trouble.reason) == reason
+    if trouble:
+        assert "should have ended by 2026-01-01T12:00:00Z, and its node b1 does not" in trouble.message
+        assert not trouble.needs_a_person
 
 
 QUOTA = 'pods "digits-painter-6d-" is forbidden: exceeded quota: few, requested: pods=1, used: pods=1, limited: pods=1'

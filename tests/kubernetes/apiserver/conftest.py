@@ -105,6 +105,7 @@ def kubelet(kubectl: Kubectl) -> Iterator[Kubelet]:
     """A node of the test's own, on which pods serve when the test looks."""
     kubelet = Kubelet(kubectl, f"node-of-{kubectl.namespace}")
     yield kubelet
+    kubelet.lost.clear()
     kubectl("delete", "op", "--all", "--timeout=30s")
     eventually(lambda: not kubelet.look() and not kubectl.items("pods"), "the end of all pods")
     kubectl("delete", "node", kubelet.name)
@@ -126,3 +127,13 @@ def two() -> dict[str, Any]:
     for stage in manifest["spec"]["stages"]:
         stage["template"] = NOWHERE
     return manifest
+
+
+@pytest.fixture
+def serving(kubectl: Kubectl, kubelet: Kubelet, operator: Operator, digits: dict[str, Any]) -> dict[str, Any]:
+    """A head and three painters of worker:1, all of which serve."""
+    digits["spec"]["head"]["template"] = digits["spec"]["stages"][0]["template"] = kubelet.template
+    digits["spec"] |= {"replicas": 3, "image": {"name": "worker:1"}}
+    kubectl.apply(digits)
+    eventually(lambda: kubelet.look() and kubectl.condition("Ready").get("status") == "True", "a pipeline that serves")
+    return digits

@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from zlib import crc32
 
 from tests.kubernetes.apiserver.operators import LABEL, Kubectl
 
@@ -14,7 +15,12 @@ class Kubelet:
     def __init__(self, kubectl: Kubectl, name: str) -> None:
         self.kubectl, self.name = kubectl, name
         self.bad_images: set[str] = set()
+        self.unready_images: set[str] = set()
+        """Those that start, and are not ready."""
+        self.crashing_images: set[str] = set()
         self.missing_secret = ""
+        self.lost: set[str] = set()
+        """Names of pods of which nothing more is heard."""
         kubectl.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
 
     @property
@@ -27,39 +33,69 @@ class Kubelet:
         pods = self.kubectl.items("pods", LABEL)
         for pod in pods:
             name = pod["metadata"]["name"]
+            if name in self.lost or pod["status"].get("phase") == "Failed":
+                continue
             if pod["metadata"].get("deletionTimestamp"):
                 self.kubectl.tried("delete", "pod", name, "--force", "--grace-period=0", "--wait=false")
-            elif state_of(pod.get("status", {})) != state_of(status := self.status(pod)):
+            elif state_of(pod["status"]) != state_of(status := self.status(pod)):
                 patch = json.dumps({"status": status})
                 self.kubectl.tried("patch", "pod", name, "--subresource=status", "--type=merge", "-p", patch)
         return [pod for pod in pods if is_ready(pod) and not pod["metadata"].get("deletionTimestamp")]
 
     def status(self, pod: dict[str, Any]) -> dict[str, Any]:
         image = image_of(pod)
-        is_bad = image in self.bad_images or bool(self.missing_secret)
-        reason, message = "ImagePullBackOff", f'Back-off pulling image "{image}"'
-        if self.missing_secret:
-            reason, message = "CreateContainerConfigError", f'secret "{self.missing_secret}" not found'
-        waiting = {"waiting": {"reason": reason, "message": message}}
-        running = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
-        container = {"name": "omni", "image": image, "imageID": "", "ready": not is_bad, "started": not is_bad}
-        condition = {"type": "Ready", "status": str(not is_bad), "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        state, last = self.states(image)
+        is_running = "running" in state
+        serves = is_running and image not in self.unready_images
+        container = {"name": "omni", "image": image, "imageID": "", "ready": serves, "started": is_running}
+        condition = {"type": "Ready", "status": str(serves), "lastTransitionTime": "2026-01-01T00:00:00Z"}
         return {
-            "phase": "Pending" if is_bad else "Running",
+            "phase": "Running" if is_running else "Pending",
+            "podIP": ".".join(map(str, (10, *crc32(pod["metadata"]["uid"].encode()).to_bytes(4, "big")[:3]))),
             "conditions": [condition],
-            "containerStatuses": [{**container, "restartCount": 0, "state": waiting if is_bad else running}],
+            "containerStatuses": [{**container, "restartCount": 5 if last else 0, "state": state, "lastState": last}],
         }
+
+    def states(self, image: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a container of that image does, and what it did before."""
+        if self.missing_secret:
+            return waiting("CreateContainerConfigError", f'secret "{self.missing_secret}" not found'), {}
+        if image in self.bad_images:
+            return waiting("ImagePullBackOff", f'Back-off pulling image "{image}"'), {}
+        if image in self.crashing_images:
+            ended = {"exitCode": 2, "reason": "Error", "message": "omni serve: MODEL /m: no such folder\n"}
+            return waiting("CrashLoopBackOff", "back-off 5m0s restarting failed container"), {"terminated": ended}
+        return {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, {}
+
+    def evict(self, pod: str) -> None:
+        """End a pod as a node does that runs out of memory."""
+        status = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}
+        status |= {"conditions": None, "containerStatuses": None}
+        self.kubectl("patch", "pod", pod, "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+
+
+def waiting(reason: str, message: str) -> dict[str, Any]:
+    return {"waiting": {"reason": reason, "message": message}}
 
 
 def state_of(status: dict[str, Any]) -> Any:
-    """What the only container of a pod does."""
-    return [one["state"] for one in status.get("containerStatuses", [])]
+    """What the only container of a pod does, and whether it is ready."""
+    return [(one["state"], one["ready"]) for one in status.get("containerStatuses", [])]
 
 
 def image_of(thing: dict[str, Any]) -> str:
     """The image of a pod, or of a Deployment's pods."""
     spec = thing["spec"].get("template", thing)["spec"]
     return str(spec["containers"][0]["image"])
+
+
+def names_of(pods: list[dict[str, Any]], role: str) -> set[str]:
+    """The pods of a role that are to stay."""
+    return {
+        pod["metadata"]["name"]
+        for pod in pods
+        if pod["metadata"]["labels"]["omnipipeline.dev/role"] == role and not pod["metadata"].get("deletionTimestamp")
+    }
 
 
 def is_ready(pod: dict[str, Any]) -> bool:

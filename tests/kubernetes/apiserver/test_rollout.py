@@ -10,16 +10,6 @@ from tests.kubernetes.apiserver.operators import Kubectl, Operator, StartOperato
 pytestmark = pytest.mark.apiserver
 
 
-@pytest.fixture
-def serving(kubectl: Kubectl, kubelet: Kubelet, operator: Operator, digits: dict[str, Any]) -> dict[str, Any]:
-    """A head and three painters of worker:1, all of which serve."""
-    digits["spec"]["head"]["template"] = digits["spec"]["stages"][0]["template"] = kubelet.template
-    digits["spec"] |= {"replicas": 3, "image": {"name": "worker:1"}}
-    kubectl.apply(digits)
-    eventually(lambda: kubelet.look() and kubectl.condition("Ready").get("status") == "True", "a pipeline that serves")
-    return digits
-
-
 def change_image(kubectl: Kubectl, image: str) -> None:
     kubectl("patch", "op", "digits", "--type=merge", "-p", f'{{"spec": {{"image": {{"name": "{image}"}}}}}}')
 
@@ -118,3 +108,30 @@ def test_what_is_edited_in_mid_rollout_keeps_to_its_budget(
     eventually(has_arrived, "the last image everywhere")
     assert min(map(len, seen)) >= least
     assert serving_images(kubelet, "head") == [image]
+
+
+def test_an_old_painter_that_ends_in_mid_rollout_comes_back_as_it_was(
+    kubectl: Kubectl, kubelet: Kubelet, operator: Operator, serving: dict[str, Any]
+) -> None:
+    kubelet.unready_images.add("worker:2")
+    change_image(kubectl, "worker:2")
+    old = ["worker:1", "worker:1"]
+
+    def painters() -> list[dict[str, Any]]:
+        kubelet.look()
+        return kubectl.items("pods", "omnipipeline.dev/role=replica")
+
+    in_mid_rollout = eventually(
+        lambda: found if sorted(map(image_of, found := painters())) == [*old, "worker:2"] else None, "one new painter"
+    )
+    kubectl.settled()
+    writes = operator.writes()
+    ended = next(pod["metadata"]["name"] for pod in in_mid_rollout if image_of(pod) == "worker:1")
+    kubectl("delete", "pod", ended, "--force", "--grace-period=0")
+    eventually(lambda: serving_images(kubelet, "replica") == old, "two painters of the old image that serve")
+    assert sorted(map(image_of, painters())) == [*old, "worker:2"]
+    assert ended not in [pod["metadata"]["name"] for pod in painters()]
+    kubectl.settled()
+    assert operator.writes() == writes, "that was for the Deployment to do"
+    kubelet.unready_images.clear()
+    eventually(lambda: serving_images(kubelet, "replica") == ["worker:2"] * 3, "the new image everywhere")
