@@ -267,7 +267,9 @@ os.kill(min(replicas), getattr(signal, sys.argv[1]))
     signalled("SIGSTOP")
     # On a busy machine the other one may be thought lost as well, for a moment.
     told = eventually(
-        lambda: "a replica inside it does not serve" in (found := digits.condition("Ready")).get("message", "") and found,
+        lambda: (
+            "a replica inside it does not serve" in (found := digits.condition("Ready")).get("message", "") and found
+        ),
         "a status that says so",
         PATIENCE,
     )
