@@ -9,7 +9,8 @@ namespaces. In turn:
 - one pipeline after another, while 100 others are edited all the time: from its creation to its last child;
 - many at once: from the first creation to the last child, and to the last pod;
 - then nothing for a while: the writes that the API server counts, and the operator's processor time and memory;
-- another operator takes over: until it has looked at every pipeline, and the writes that the API server counts.
+- another operator takes over: until it has looked at every pipeline, and the writes that the API server counts;
+- as many at once by the bare client.
 
 A child is there when a watch of this process says so. Writes are those of `apiserver_request_total` of all kinds that
 the operator writes, whoever made them; renewals of Leases are counted apart.
@@ -363,6 +364,18 @@ def at_once(cluster: Cluster, operator: Operator, eye: Eye, pipelines: int) -> d
     }
 
 
+def bare_at_once(cluster: Cluster, eye: Eye, pipelines: int) -> dict[str, Any]:
+    """The objects of as many pipelines, by the bare client: what the API server and the controllers take of it."""
+    names = [f"many-{number:04d}" for number in range(pipelines)]
+    began = time.perf_counter()
+    for_each(WORKERS, names, lambda name: apply_all(cluster, name))
+    return {
+        "pipelines": pipelines,
+        "seconds_to_children": max(eye.wait("Deployment", 2, names).values()) - began,
+        "seconds_to_pods": max(eye.wait("Pod", 1 + REPLICAS, names).values()) - began,
+    }
+
+
 def at_rest(cluster: Cluster, operator: Operator, seconds: float) -> dict[str, Any]:
     before, used = written(cluster), operator.processor()
     passes, calls = operator.passes(), operator.calls()
@@ -471,6 +484,7 @@ def measure(cluster: Cluster, kubeconfig: str, folder: Path, args: argparse.Name
         }
         show("memory", figures["memory"])
         show("restart", figures["restart"])
+        figures["bare_at_once"] = show("bare client, at once", bare_at_once(cluster, bare_eye, args.pipelines))
     finally:
         operator.stop()
         eye.is_closed = bare_eye.is_closed = True
