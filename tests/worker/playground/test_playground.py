@@ -3,27 +3,18 @@
 With OMNI_SCREENSHOTS=FOLDER it leaves pictures of the page there, those of the docs among them.
 """
 
-import contextlib
 import json
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from ..api.heads import head, saved
 from ..serving import Pipeline, eventually
-
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SCREENSHOTS = os.environ.get("OMNI_SCREENSHOTS")
-WAIT_MS = 180_000
+from .pages import CHROMIUM, WAIT_MS, ask, expect, opened, shoot, violations
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
@@ -46,50 +37,10 @@ def pipeline():
         pipeline.close()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def page(browser, pipeline):
     with opened(browser, pipeline.head.port) as page:
         yield page
-
-
-@contextlib.contextmanager
-def opened(browser, port):
-    """The page of a head, in a tab of its own, which must not complain."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(WAIT_MS)
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda line: complaints.append(line.text) if "Content Security" in line.text else None)
-    page.goto(f"http://127.0.0.1:{port}/")
-    playwright.expect(page.get_by_text("ready", exact=True)).to_be_visible(timeout=WAIT_MS)
-    yield page
-    assert not complaints
-    context.close()
-
-
-def expect(locator):
-    return playwright.expect(locator)
-
-
-def ask(page, prompt: str, **settings) -> None:
-    page.get_by_label("Prompt", exact=True).fill(prompt)
-    for label, value in settings.items():
-        page.get_by_label(label, exact=True).fill(str(value))
-    page.get_by_role("button", name="Generate").click()
-
-
-def shoot(page, name: str) -> None:
-    if SCREENSHOTS:
-        page.screenshot(path=Path(SCREENSHOTS) / f"playground-{name}.png", full_page=True)
 
 
 def test_a_picture_comes_with_its_seed_and_can_be_asked_for_again(page):
@@ -153,7 +104,7 @@ def test_what_is_shown_as_python_runs(page, tmp_path):
     code = page.locator("[data-code=python]").inner_text()
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    with Image.open(tmp_path / "picture.png") as picture:
+    with Image.open(tmp_path / "answer.png") as picture:
         assert picture.size == (32, 32)
     body = re.search(r"-d '(.*?)' ", page.locator("[data-code=curl]").inner_text(), re.DOTALL)
     assert json.loads(body[1])["prompt"] == 'a "true" three, in red'
@@ -191,9 +142,6 @@ def test_a_video_that_is_cancelled_ends_at_the_server_too(browser, films):
     eventually(lambda: not films.get("/omni/requests").json()["requests"], "the video is aborted")
 
 
-SEEN = {f"{theme}, {width} wide": (theme, width) for theme in ("light", "dark") for width in (390, 820, 1280)}
-
-
 def test_everybody_can_use_it_in_both_themes_at_three_widths(page):
     """No violation that axe knows of, with a picture, a text, a failure, and a request under way on the page."""
     ask(page, "two plus five, in blue", Steps=4, Seed=7)
@@ -207,14 +155,7 @@ def test_everybody_can_use_it_in_both_themes_at_three_widths(page):
     page.get_by_label("Picture", exact=True).check()
     ask(page, "one plus one, in red", Size="auto", Steps=1000)
     expect(page.locator(".card .state").first).to_contain_text("step", timeout=WAIT_MS)
-    found = {}
-    for row, (theme, width) in SEEN.items():
-        page.emulate_media(color_scheme=theme, reduced_motion="reduce")
-        page.set_viewport_size({"width": width, "height": 900})
-        results = Axe().run(page)
-        found |= {row: results.generate_report()} if results.violations_count else {}
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        shoot(page, f"{theme}-{width}")
+    found = violations(page)
     page.get_by_role("button", name="Cancel").first.click()
     assert found == {}, "\n".join(found.values())
 

@@ -32,19 +32,19 @@ export const get = async (path) => (await call(path)).json();
 export const blob = async (path) => (await call(path)).blob();
 export const remove = async (path) => call(path, { method: "DELETE" });
 
-export async function post(path, body) {
-  const headers = { "Content-Type": "application/json" };
-  return (await call(path, { method: "POST", headers, body: JSON.stringify(body) })).json();
+export const post = async (path, body, files) => (await send(path, body, files)).json();
+
+// In JSON; or, with files, which are pairs of a field and a file, as a form.
+function send(path, body, files = [], { headers, signal } = {}) {
+  if (!files.length) return call(path, { method: "POST", headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
+  const form = new FormData();
+  for (const [field, value] of [...Object.entries(body), ...files]) form.append(field, value);
+  return call(path, { method: "POST", headers, body: form, signal });
 }
 
 // The events of a streamed answer, as objects, until it ends. Throws Failure for an error in the midst of it.
-export async function* stream(path, body, id, signal) {
-  const response = await call(path, {
-    method: "POST",
-    headers: { "Content-Type": "application/json", "X-Request-Id": id },
-    body: JSON.stringify({ ...body, stream: true }),
-    signal,
-  });
+export async function* stream(path, body, files, id, signal) {
+  const response = await send(path, { ...body, stream: true }, files, { headers: { "X-Request-Id": id }, signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {

@@ -2,7 +2,7 @@
 
 import { get, setKey } from "./api.js";
 import { Card } from "./card.js";
-import { fill, offer, requests as wished } from "./form.js";
+import { offer, requests as wished } from "./form.js";
 import { draw } from "./pipeline.js";
 
 const WATCH_MS = { idle: 1000, busy: 400 };
@@ -10,9 +10,9 @@ const byId = (id) => document.getElementById(id);
 const form = byId("form");
 const running = new Set();
 
-form.addEventListener("submit", (event) => {
+form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  for (const { path, body, previews } of wished()) start(path, body, previews);
+  for (const request of await wished()) start(request);
 });
 
 form.addEventListener("keydown", (event) => {
@@ -21,12 +21,12 @@ form.addEventListener("keydown", (event) => {
 
 byId("api-key").addEventListener("change", (event) => { setKey(event.target.value); watch(); });
 
-function start(path, body, previews) {
+function start(request) {
   byId("empty").hidden = true;
-  const card = new Card(path, body, (news) => { byId("news").textContent = news; }, fill);
+  const card = new Card(request, (news) => { byId("news").textContent = news; });
   running.add(card);
   byId("gallery").prepend(card.root);
-  card.run(previews).finally(() => running.delete(card));
+  card.run().finally(() => running.delete(card));
 }
 
 async function watch() {

@@ -1,7 +1,8 @@
 // One thing that was asked for: its card shows how it goes, and what came of it.
 
 import { Failure, blob, get, post, remove, stream } from "./api.js";
-import { asked, goOn } from "./form.js";
+import { ofBase64, thumbnail } from "./files.js";
+import { asked, fill, goOn, startFrom, takesPictures } from "./form.js";
 import { curl, python } from "./snippets.js";
 
 const SMALL = 128; // pixels, below which a picture is shown with its pixels as they are
@@ -9,24 +10,26 @@ const POLL_MS = 400;
 let count = 0;
 
 export class Card {
-  constructor(path, body, tell, again) {
+  constructor(request, tell) {
     this.name = `request ${++count}`;
     this.id = `playground-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
-    this.body = body;
-    this.path = path;
+    Object.assign(this, request); // path, body, files, previews
     this.tell = tell;
     this.way = [];
     this.began = performance.now();
     this.root = document.getElementById("card").content.firstElementChild.cloneNode(true);
     this.abort = new AbortController();
-    this.part(".asked").textContent = asked(body);
+    this.part(".asked").textContent = asked(this.body);
+    this.part(".thumbs").append(...this.files.map(([field, file]) => thumbnail(file, field.replace("_", " "))));
+    this.part(".thumbs").hidden = !this.files.length;
     for (const [name, code] of [["curl", curl], ["python", python]]) {
-      this.part(`[data-code=${name}]`).textContent = code(path, body);
+      this.part(`[data-code=${name}]`).textContent = code(request);
       this.part(`[data-code=${name}]`).ariaLabel = `${name} of ${this.name}`;
-      this.part(`[data-copy=${name}]`).addEventListener("click", () => navigator.clipboard.writeText(code(path, body)));
+      this.part(`[data-copy=${name}]`).addEventListener("click", () => navigator.clipboard.writeText(code(request)));
     }
     this.button("cancel").addEventListener("click", () => this.abort.abort());
-    this.button("again").addEventListener("click", () => again(this.path, this.body));
+    this.button("again").addEventListener("click", () => fill(request));
+    this.button("edit").addEventListener("click", () => startFrom(this.picture));
     this.button("reply").addEventListener("click", () => goOn([...this.body.messages, { role: "assistant", content: this.part(".frame pre").textContent }]));
     this.button("remove").addEventListener("click", () => this.root.remove());
   }
@@ -34,12 +37,12 @@ export class Card {
   part(selector) { return this.root.querySelector(selector); }
   button(name) { return this.part(`[data-do=${name}]`); }
 
-  async run(previews) {
+  async run() {
     this.say("waiting");
     try {
       if (this.path.includes("chat")) await this.write();
       else if (this.path.includes("videos")) await this.film();
-      else await this.paint(previews);
+      else await this.paint();
       this.end("done");
     } catch (error) {
       if (this.abort.signal.aborted) return this.end("cancelled");
@@ -50,19 +53,21 @@ export class Card {
     }
   }
 
-  async paint(previews) {
-    for await (const event of stream(this.path, { ...this.body, partial_images: previews }, this.id, this.abort.signal)) {
+  async paint() {
+    for await (const event of stream(this.path, { ...this.body, partial_images: this.previews }, this.files, this.id, this.abort.signal)) {
       this.show(event);
       if (event.type.endsWith(".completed")) {
         this.made(event.seed ?? this.body.seed, event.size);
-        this.keep(this.part("img").src, event.output_format);
+        this.keep(this.part(".frame img").src, event.output_format);
+        this.picture = ofBase64(event.b64_json, this.button("save").download, `image/${event.output_format}`);
+        this.button("edit").hidden = !takesPictures();
       }
     }
   }
 
   // A video is a job of the server's, which goes on without this page; so one that is cancelled is deleted there.
   async film() {
-    let job = await post(this.path, this.body);
+    let job = await post(this.path, this.body, this.files);
     const place = `${this.path}/${job.id}`;
     this.id = job.id;
     try {
@@ -87,7 +92,7 @@ export class Card {
   async write() {
     const place = this.part(".frame pre");
     place.hidden = false;
-    for await (const event of stream(this.path, this.body, this.id, this.abort.signal)) {
+    for await (const event of stream(this.path, this.body, [], this.id, this.abort.signal)) {
       const piece = event.choices[0]?.delta.content;
       if (typeof piece === "string") place.textContent += piece;
     }
@@ -95,7 +100,7 @@ export class Card {
   }
 
   show(event) {
-    const picture = this.part("img");
+    const picture = this.part(".frame img");
     picture.src = `data:image/${event.output_format};base64,${event.b64_json}`;
     picture.alt = asked(this.body);
     picture.classList.toggle("small", parseInt(event.size) < SMALL);

@@ -1,7 +1,11 @@
 // The form: it offers what the pipeline gives and its models take, and makes requests of what is filled in.
 
+import { painted } from "./mask.js";
+import { choose, offerPictures } from "./pictures.js";
+
 const PATHS = { image: "v1/images/generations", video: "v1/videos", text: "v1/chat/completions" };
-const NUMBERS = ["steps", "guidance_scale", "seed"];
+const EDITS = "v1/images/edits"; // pictures from pictures
+const NUMBERS = ["steps", "guidance_scale", "strength", "seed"];
 const form = document.getElementById("form");
 const wanted = document.getElementById("wanted");
 const thread = document.getElementById("thread");
@@ -17,13 +21,16 @@ export function offer(topology) {
   model = topology.model;
   const painters = topology.stages.filter((stage) => stage.engine === "diffusion");
   const writes = topology.stages.some((stage) => stage.engine === "autoregressive" && stage.task === "generate");
-  takes = painters.at(-1)?.takes ?? {};
+  takes = { image: "none", strength: false, ...painters.at(-1)?.takes };
+  if (takesPictures()) takes.sized = true; // where the model cannot be told of a size, the picture is scaled
   const kinds = [painters.length ? (takes.video ? "video" : "image") : "", writes ? "text" : ""].filter(Boolean);
   for (const choice of wanted.querySelectorAll("input")) choice.parentElement.hidden = !kinds.includes(choice.value);
   wanted.hidden = kinds.length < 2;
   if (kinds.length && !kinds.includes(form.elements.wanted.value)) form.elements.wanted.value = kinds[0];
   show();
 }
+
+export const takesPictures = () => takes.image !== "none";
 
 // Show the settings of what is wanted, with the model's own values where it has told them.
 function show() {
@@ -33,39 +40,52 @@ function show() {
     label.hidden = !(label.dataset.for.split(" ").includes(form.elements.wanted.value) && isTaken);
     label.querySelector("input").disabled = label.hidden;
   }
+  offerPictures(takes, form.elements.wanted.value);
   const own = takes.defaults ?? {};
   const known = {
     size: own.width && own.height && `${own.width}x${own.height}`,
     steps: own.num_inference_steps ?? takes.steps,
     guidance_scale: own.guidance_scale,
+    strength: own.strength,
   };
   for (const [name, value] of Object.entries(known)) form.elements[name].placeholder = value ? `auto: ${value}` : "auto";
 }
 
-// The requests that the form asks for: their path, body and count of previews.
-export function requests() {
-  const fields = Object.fromEntries([...new FormData(form)].filter(([, value]) => value !== ""));
-  const { prompt, wanted: kind, count = 1, previews = 0, ...settings } = fields;
+// The requests that the form asks for: their path, body, files as pairs of a field and a file, and count of previews.
+export async function requests() {
+  await painted();
+  const filled = [...new FormData(form)].filter(([, value]) => value !== "" && value.size !== 0);
+  const files = filled.filter(([, value]) => value instanceof File);
+  const { prompt, wanted: kind, count = 1, previews = 0, ...settings } = Object.fromEntries(filled.filter((one) => !files.includes(one)));
   for (const name of NUMBERS) if (name in settings) settings[name] = Number(settings[name]);
-  const path = PATHS[kind];
   if (kind === "text") {
     const messages = [...earlier, { role: "user", content: prompt }];
-    return [{ path, body: { model, messages, modalities: ["text"], ...settings }, previews: 0 }];
+    return [{ path: PATHS[kind], body: { model, messages, modalities: ["text"], ...settings }, files, previews: 0 }];
   }
+  const path = kind === "image" && files.length ? EDITS : PATHS[kind];
+  const sent = kind === "video" ? files.map(([, file]) => ["input_reference", file]) : files;
   return Array.from({ length: Number(count) }, (_, i) => {
     const seed = "seed" in settings ? { seed: settings.seed + i } : {};
-    return { path, body: { model, prompt, ...settings, ...seed }, previews: Number(previews) };
+    return { path, body: { model, prompt, ...settings, ...seed }, files: sent, previews: Number(previews) };
   });
 }
 
 // Fill in what a request asked for.
-export function fill(path, body) {
-  const kind = Object.keys(PATHS).find((name) => PATHS[name] === path);
-  form.elements.wanted.value = kind;
+export function fill({ path, body, files }) {
+  form.elements.wanted.value = path === EDITS ? "image" : Object.keys(PATHS).find((name) => PATHS[name] === path);
   show();
-  for (const field of form.elements) if (field.name && !field.disabled && field.type !== "radio" && field.name !== "count" && field.name !== "previews") field.value = body[field.name] ?? "";
+  for (const field of form.querySelectorAll("textarea, #settings input:enabled")) if (!["count", "previews"].includes(field.name)) field.value = body[field.name] ?? "";
   form.elements.prompt.value = asked(body);
+  choose(files.filter(([field]) => field !== "mask").map(([, file]) => file), files.find(([field]) => field === "mask")?.[1]);
   if (body.messages) goOn(body.messages.slice(0, -1));
+  form.elements.prompt.focus();
+}
+
+// Start from a picture that was made.
+export function startFrom(file) {
+  form.elements.wanted.value = "image";
+  show();
+  choose([file]);
   form.elements.prompt.focus();
 }
 

@@ -4,13 +4,14 @@ import { hasKey } from "./api.js";
 
 const origin = new URL(".", document.baseURI).href.replace(/\/$/, "");
 const OPENAI_FIELDS = ["prompt", "model", "size", "n", "seconds", "messages", "modalities"];
+const PICTURE = {
+  pipe: " \\\n  | jq -r '.data[0].b64_json' | base64 -d > answer.png",
+  imports: ["base64"],
+  rest: ['open("answer.png", "wb").write(base64.b64decode(answer.data[0].b64_json))'],
+};
 const KINDS = {
-  "v1/images/generations": {
-    pipe: " \\\n  | jq -r '.data[0].b64_json' | base64 -d > picture.png",
-    imports: ["base64"],
-    call: "images.generate",
-    rest: ['open("picture.png", "wb").write(base64.b64decode(answer.data[0].b64_json))'],
-  },
+  "v1/images/generations": { ...PICTURE, call: "images.generate" },
+  "v1/images/edits": { ...PICTURE, call: "images.edit" },
   "v1/videos": {
     pipe: `\n# then, with its id, until it is completed:\ncurl ${origin}/v1/videos/ID\ncurl ${origin}/v1/videos/ID/content -o video.mp4`,
     imports: ["time"],
@@ -30,17 +31,23 @@ const KINDS = {
   },
 };
 
-export function curl(path, body) {
-  const text = JSON.stringify(body, null, 2).replaceAll("'", "'\\''");
-  const key = hasKey() ? '  -H "Authorization: Bearer $OMNI_API_KEY" \\\n' : "";
-  return `curl ${origin}/${path} \\\n${key}  -H 'Content-Type: application/json' \\\n  -d '${text}'${KINDS[path].pipe}`;
+export function curl({ path, body, files }) {
+  const key = hasKey() ? ['-H "Authorization: Bearer $OMNI_API_KEY"'] : [];
+  const sent = files.length
+    ? [...Object.entries(body).map(([name, value]) => `--form-string ${quoted(`${name}=${value}`)}`), ...files.map(([name, file]) => `-F ${quoted(`${name}=@${JSON.stringify(file.name)}`)}`)]
+    : ["-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(body, null, 2))}`];
+  return [`curl ${origin}/${path}`, ...key, ...sent].join(" \\\n  ") + KINDS[path].pipe;
 }
 
-export function python(path, body) {
+export function python({ path, body, files }) {
   const { imports, call, rest } = KINDS[path];
   const own = Object.entries(body).filter(([name]) => OPENAI_FIELDS.includes(name));
   const extra = Object.entries(body).filter(([name]) => !OPENAI_FIELDS.includes(name));
-  const lines = own.map(([name, value]) => `    ${name}=${literal(value)},`);
+  const opened = Map.groupBy(files.map(([name, file]) => [name, `open(${JSON.stringify(file.name)}, "rb")`]), ([name]) => name);
+  const lines = [
+    ...[...opened].map(([name, all]) => `    ${name}=${all.length > 1 ? `[${all.map(([, one]) => one).join(", ")}]` : all[0][1]},`),
+    ...own.map(([name, value]) => `    ${name}=${literal(value)},`),
+  ];
   if (extra.length) lines.push(`    extra_body=${literal(Object.fromEntries(extra))},`);
   const all = [...imports, ...(hasKey() ? ["os"] : [])].sort().map((name) => `import ${name}`);
   return [
@@ -54,6 +61,9 @@ export function python(path, body) {
     ...rest,
   ].join("\n");
 }
+
+// A word as a shell takes it.
+function quoted(text) { return `'${text.replaceAll("'", "'\\''")}'`; }
 
 // A value as Python writes it.
 function literal(value) {
