@@ -9,7 +9,8 @@ from omni_worker.playground import ASSETS
 TYPES = {".css": "text/css", ".js": "text/javascript"}
 # Nothing from elsewhere runs on the page, and no other page may frame it.
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; media-src blob:; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; media-src blob:; "
+    "frame-ancestors 'none'",
     "Cache-Control": "no-cache",
     "X-Content-Type-Options": "nosniff",
 }
