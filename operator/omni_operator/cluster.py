@@ -267,12 +267,13 @@ class Cluster:
         replaced: Object = self._json("PUT", path, body=content, tries=1)
         return replaced
 
-    def write_status(self, pipeline: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+    def write_status(self, pipeline: Mapping[str, Any], status: Mapping[str, Any]) -> Object:
         metadata = pipeline["metadata"]
         self._require_leading(metadata["namespace"])
         body = {"metadata": {"uid": metadata["uid"]}, "status": status}
         path = PIPELINES.path(metadata["namespace"], metadata["name"], "status")
-        self._json("PATCH", path, {"fieldManager": FIELD_MANAGER}, body, MERGE)
+        written: Object = self._json("PATCH", path, {"fieldManager": FIELD_MANAGER}, body, MERGE)
+        return written
 
     def merge(self, resource: Resource, namespace: str, name: str, change: Mapping[str, Any]) -> Object:
         """Change some fields of an object."""

@@ -28,6 +28,7 @@ from omni_operator.cluster import (
     ApiError,
     Cluster,
     NotLeading,
+    Object,
     Unreachable,
     current_namespace,
 )
@@ -239,6 +240,16 @@ class Operator:
         if self.loop and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.queue.add, key)
 
+    def hear_pipeline(self, what: str | None, pipeline: Object) -> None:
+        """Take what kopf's watch tells of a pipeline: of a status that was written here it is no news."""
+        key = (pipeline["metadata"]["namespace"], pipeline["metadata"]["name"])
+        if not is_seen(pipeline):
+            self.queue.add(key, is_urgent=True)
+        if what == "DELETED":
+            self.observer.lost(pipeline)
+        else:
+            self.observer.saw(pipeline)
+
     async def work(self, pool: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         await self.has_seen_all.wait()
@@ -291,7 +302,9 @@ class Operator:
             await asyncio.sleep(RESYNC_SECONDS * random.uniform(0.8, 1.2))
             for scope in self.scopes:
                 try:
-                    for key in await loop.run_in_executor(pool, self.pipelines, scope):
+                    keys = await loop.run_in_executor(pool, self.pipelines, scope)
+                    self.observer.only(scope, set(keys))
+                    for key in keys:
                         self.queue.add(key)
                 except (ApiError, Unreachable) as error:
                     logger.warning("resync: %s", error)
@@ -328,10 +341,24 @@ def settings() -> kopf.OperatorSettings:
     result = kopf.OperatorSettings()
     result.posting.enabled = False
     result.scanning.disabled = True
+    result.persistence.diffbase_storage = NoEssence()
     result.watching.server_timeout = 300
     result.watching.connect_timeout = 30
     result.networking.error_backoffs = Backoffs()
     return result
+
+
+class NoEssence(kopf.DiffBaseStorage):
+    """kopf would copy every pipeline that it tells of, to compare it with another copy that it was to keep."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
 
 
 class Backoffs:
@@ -362,8 +389,8 @@ def registry(operator: Operator) -> kopf.OperatorRegistry:
         return operator.health()
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
-    async def changed(namespace: str | None, name: str | None, body: kopf.Body, **_: Any) -> None:
-        operator.queue.add((namespace or "", name or ""), is_urgent=not is_seen(body))
+    async def changed(event: kopf.RawEvent, **_: Any) -> None:
+        operator.hear_pipeline(event["type"], dict(event["object"]))
 
     return handlers
 

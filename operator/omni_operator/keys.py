@@ -8,6 +8,7 @@ anew.
 import base64
 import logging
 import secrets
+from collections.abc import Callable
 
 from omni_operator.cluster import SECRETS, Cluster, Object
 from omni_operator.manifests.config import keys_name, keys_secret
@@ -29,8 +30,11 @@ def new_secret() -> str:
     return secrets.token_hex(BYTES)
 
 
-def shared_secret(cluster: Cluster, pipeline: OmniPipeline) -> str:
-    """The secret of a pipeline, made where there is none that serves. Raises NotOurs, ApiError."""
+def shared_secret(cluster: Cluster, pipeline: OmniPipeline, confirm: Callable[[], None] = lambda: None) -> str:
+    """The secret of a pipeline, made where there is none that serves, once `confirm` has not raised.
+
+    Raises NotOurs, ApiError.
+    """
     name = keys_name(pipeline)
     found = cluster.get(SECRETS, pipeline.namespace, name)
     if found and controller_uid(found) != pipeline.metadata.uid:
@@ -38,6 +42,7 @@ def shared_secret(cluster: Cluster, pipeline: OmniPipeline) -> str:
     kept = content(found) if found else ""
     if len(kept.strip()) >= BYTES:
         return kept
+    confirm()
     made = new_secret()
     cluster.apply(SECRETS, keys_secret(pipeline, made), force=found is not None)
     logger.info("applied Secret %s/%s", pipeline.namespace, name)

@@ -1,10 +1,10 @@
-"""What there is of every pipeline's children: the watches of all their kinds, and the store that they fill."""
+"""What there is of every pipeline and its children: the store of them, and the watches of all the children's kinds."""
 
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from omni_operator.cluster import PODS, ApiError, Cluster, Object
+from omni_operator.cluster import PIPELINES, PODS, ApiError, Cluster, Object
 from omni_operator.manifests.labels import MANAGED_SELECTOR
 from omni_operator.store import Key, Store
 from omni_operator.watching import Watch
@@ -32,6 +32,10 @@ class Observer:
         for watch in self._watches:
             watch.start()
 
+    def pipeline(self, key: Key) -> Object | None:
+        """The pipeline as it was last heard of."""
+        return next(iter(self._store.of(key, (PIPELINES.kind,))), None)
+
     def children(self, key: Key) -> list[Object]:
         """What carries the pipeline's labels, or is owned by it."""
         return self._store.of(key, self._kinds)
@@ -50,6 +54,18 @@ class Observer:
     def wrote(self, child: Object) -> None:
         """Take the answer to a write, of which the watches will tell a little later."""
         self._store.put(child)
+
+    def saw(self, pipeline: Object, is_told: bool = True) -> None:
+        """Take what a watch of pipelines tells, or what was read or written; `changed` hears of news if `is_told`."""
+        self._store.put(pipeline, is_told)
+
+    def lost(self, pipeline: Object) -> None:
+        """Take it that a pipeline is no more."""
+        self._store.remove(pipeline)
+
+    def only(self, scope: str | None, keys: set[Key]) -> None:
+        """Take it that a scope has these pipelines, and no others; of one that is not kept, a pass asks."""
+        self._store.keep_only(PIPELINES.kind, scope, keys)
 
     def silence(self) -> float:
         """Seconds for which the most silent watch has heard nothing."""

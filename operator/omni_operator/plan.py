@@ -28,6 +28,10 @@ class Plan:
     conflicts: tuple[Reference, ...]
     handed_over: Mapping[Reference, Object]
 
+    @property
+    def has_work(self) -> bool:
+        return bool(self.apply or self.delete)
+
     def bound(self, child: Object) -> Object:
         """A child to apply, with the uid of the one that was seen: no other of its name may be changed."""
         uid = self.adopted.get(reference(child))

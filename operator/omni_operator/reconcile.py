@@ -1,8 +1,8 @@
 """One pipeline, brought towards its spec: observe, plan, apply, report. Blocking; one call is one pass.
 
-A pass asks for the pipeline and its Secret anew; its children it takes from the watches, and what they know nothing of
-it asks for by name. What it writes is bound to what it saw: it is refused where something else has taken the name
-since. Where a child cannot be made, the others still are, the status says why, and `Incomplete` asks for another pass.
+A pass takes the pipeline and its children from the watches, and asks for the Secret; before it changes anything, it
+asks for the pipeline anew. What it writes is bound to what it saw: it is refused where something else has the name.
+Where a child cannot be made, the others still are, the status says why, and `Incomplete` asks for another pass.
 """
 
 import logging
@@ -17,6 +17,7 @@ from omni_operator.heads import Heads
 from omni_operator.keys import NotOurs, shared_secret
 from omni_operator.loads import UnknownLoad, read_pods
 from omni_operator.manifests import children
+from omni_operator.manifests.ownership import is_ours
 from omni_operator.metrics import OperatorMetrics, seconds_to_ready
 from omni_operator.news import event, news
 from omni_operator.observing import Observer
@@ -40,6 +41,14 @@ class Incomplete(Exception):
     """Something is left to do that only another pass can."""
 
 
+class Outdated(Exception):
+    """The pipeline is not what it was taken for; `now` is what it is, None where it is gone."""
+
+    def __init__(self, now: Object | None) -> None:
+        super().__init__("the pipeline has changed")
+        self.now = now
+
+
 def utc_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -56,31 +65,54 @@ def reconcile(
     now: Callable[[], str] = utc_now,
 ) -> None:
     """Bring one pipeline towards its spec. Whatever it raises is to be retried; Incomplete is expected."""
-    found = cluster.get(PIPELINES, namespace, name)
-    if found is None or found["metadata"].get("deletionTimestamp"):
-        scaler.forget((namespace, name))
-        heads.forget((namespace, name))
-        metrics.show(namespace, name, None)
-        return  # its children go with it: they are owned
+    key = (namespace, name)
+    found = observer.pipeline(key) or cluster.get(PIPELINES, namespace, name)
+    while found and not found["metadata"].get("deletionTimestamp"):
+        try:
+            attempt(cluster, observer, scaler, heads, metrics, found, worker_image, now)
+            return
+        except Outdated as outdated:
+            if outdated.now is None:
+                observer.lost(found)
+            else:
+                observer.saw(outdated.now)
+            found = outdated.now
+    scaler.forget(key)
+    heads.forget(key)
+    metrics.show(namespace, name, None)  # its children go with it: they are owned
+
+
+def attempt(
+    cluster: Cluster,
+    observer: Observer,
+    scaler: Scaler,
+    heads: Heads,
+    metrics: OperatorMetrics,
+    found: Object,
+    worker_image: str,
+    now: Callable[[], str],
+) -> None:
+    """A pass over the pipeline that was found. Raises Outdated, and has changed nothing, where it is another by now."""
     previous = found.get("status") or {}
     try:
         pipeline = parse(found)
     except InvalidSpec as invalid:
         generation = found["metadata"].get("generation", 0)
-        report(cluster, metrics, found, rejected_status(generation, invalid, previous, now()), now())
+        report(cluster, observer, metrics, found, rejected_status(generation, invalid, previous, now()), now())
         return
-    live, pods = observer.children((namespace, name)), observer.pods((namespace, name))
-    refused = observer.unseen(namespace)
+    key = (pipeline.namespace, pipeline.name)
+    live, pods = observer.children(key), observer.pods(key)
+    refused = observer.unseen(pipeline.namespace)
     unseen = [Failure(error.reason, f"no {kind} can be looked after: {error}") for kind, error in refused.items()]
     counts = scaler.counts(pipeline, pods_asked_for(pipeline, live))
     topology = in_cluster(pipeline, counts.pods)
     done = Done()
     if not pipeline.spec.paused:
         try:
-            done = converge(cluster, pipeline, topology, worker_image, live, pods, refused)
+            done = converge(cluster, pipeline, found, topology, worker_image, live, pods, refused)
         except InvalidSpec as invalid:
             status = rejected_status(pipeline.metadata.generation, invalid, previous, now())
-            report(cluster, metrics, found, status, now())
+            report(cluster, observer, metrics, found, status, now())
             return
     for child in done.applied:
         observer.wrote(child)
@@ -95,7 +127,7 @@ def reconcile(
         unknown_load=counts.unknown,
         serving_in_head=heads.serving(pipeline, is_head_ready(topology, current)),
     )
-    report(cluster, metrics, found, accepted_status(pipeline, topology, observed, previous, now()), now())
+    report(cluster, observer, metrics, found, accepted_status(pipeline, topology, observed, previous, now()), now())
     if failures:
         raise Incomplete("; ".join(failure.message for failure in failures))
 
@@ -114,34 +146,48 @@ class Done:
 def converge(
     cluster: Cluster,
     pipeline: OmniPipeline,
+    read: Object,
     topology: Topology,
     worker_image: str,
     live: Sequence[Object],
     pods: Sequence[Object],
     unseen: Collection[str],
 ) -> Done:
-    """Make the children what they should be. Leaves the kinds alone that could not be looked at.
+    """Make the children what they should be. Leaves the kinds alone that could not be looked at. `read`: the pipeline.
 
-    Raises InvalidSpec, and has done nothing, where the API server would refuse pods of the user's templates.
+    Raises InvalidSpec, and has done nothing, where the API server would refuse pods of the user's templates; Outdated.
     """
     try:
-        secret = shared_secret(cluster, pipeline)
+        secret = shared_secret(cluster, pipeline, confirm=lambda: require_current(cluster, read))
     except (NotOurs, ApiError) as error:
         # And all else stays as it is: pods without it would not find each other.
         return Done(failures=[secret_failure(error)])
     seen = {kind: resource for kind, resource in cluster.children.items() if kind not in unseen}
     wanted, missing = fitted(children(pipeline, topology, worker_image, secret), seen)
-    found = [*live, *unlabelled(cluster, pipeline, wanted, live)]
-    plan = make_plan(wanted, found, pipeline.metadata.uid, pipeline.name)
+    plan = make_plan(wanted, live, pipeline.metadata.uid, pipeline.name)
+    if plan.has_work:
+        require_current(cluster, read)
     rehearse(cluster, pipeline, topology, plan)
-    if is_head_to_wait(wanted, found):
+    if is_head_to_wait(wanted, live):
         plan = plan.without(("Deployment", topology.head.name))
-    waiting = waiting_for_prefetch(wanted, found)
+    waiting = waiting_for_prefetch(wanted, live)
     for held in waiting:
         plan = plan.without(held)
-    mark_victims(cluster, pipeline, topology, plan, found, pods)
-    applied, failures = execute(cluster, plan)
+    mark_victims(cluster, pipeline, topology, plan, live, pods)
+    applied, failures = execute(cluster, pipeline, plan)
     return Done(applied, failures, tuple(kind for kind in missing if kind not in unseen), bool(waiting))
+
+
+def require_current(cluster: Cluster, read: Object) -> None:
+    """Raise Outdated where the pipeline has another spec than was read, or is gone."""
+    now = cluster.get(PIPELINES, read["metadata"]["namespace"], read["metadata"]["name"])
+    marks = [
+        (one["metadata"]["uid"], one["metadata"].get("generation"), one["metadata"].get("deletionTimestamp"))
+        for one in (read, now)
+        if one
+    ]
+    if marks[1:] != marks[:1]:
+        raise Outdated(now)
 
 
 def is_head_ready(topology: Topology, current: Mapping[Reference, Object]) -> bool:
@@ -154,15 +200,6 @@ def fitted(wanted: Sequence[Object], resources: Mapping[str, Resource]) -> tuple
     there = [child for child in wanted if child["kind"] in resources]
     missing = dict.fromkeys(child["kind"] for child in wanted if child["kind"] not in resources)
     return [{**child, "apiVersion": resources[child["kind"]].api_version} for child in there], tuple(missing)
-
-
-def unlabelled(
-    cluster: Cluster, pipeline: OmniPipeline, wanted: Sequence[Object], live: Sequence[Object]
-) -> list[Object]:
-    """What else has the name of a wanted object."""
-    known = set(map(reference, live))
-    unknown = [ref for ref in map(reference, wanted) if ref not in known]
-    return [found for kind, name in unknown if (found := cluster.get(cluster.children[kind], pipeline.namespace, name))]
 
 
 def pods_asked_for(pipeline: OmniPipeline, live: list[Object]) -> dict[str, int]:
@@ -217,20 +254,22 @@ def secret_failure(error: NotOurs | ApiError) -> Failure:
     return Failure(error.reason, f"the pipeline's Secret cannot be read or made: {error}")
 
 
-def execute(cluster: Cluster, plan: Plan) -> tuple[list[Object], list[Failure]]:
+def execute(cluster: Cluster, pipeline: OmniPipeline, plan: Plan) -> tuple[list[Object], list[Failure]]:
     """Do what is planned, as far as the API server lets us. Returns what was applied, and what could not be."""
     applied: list[Object] = []
-    failures = [
-        Failure("NameConflict", f"{kind} {name} exists and is not ours; rename it, or the pipeline")
-        for kind, name in plan.conflicts
-    ]
+    failures = [name_conflict(kind, name) for kind, name in plan.conflicts]
     for child in plan.apply:
         kind, name = reference(child)
         try:
             if (kind, name) in plan.handed_over:
                 hand_over_count(cluster, plan.handed_over[kind, name])
-            applied.append(cluster.apply(cluster.children[kind], plan.bound(child), (kind, name) in plan.adopted))
+            if (kind, name) in plan.adopted:
+                applied.append(cluster.apply(cluster.children[kind], plan.bound(child), force=True))
+            else:
+                applied.append(make(cluster, pipeline, child))
             logger.info("applied %s %s/%s", kind, child["metadata"]["namespace"], name)
+        except NotOurs:
+            failures.append(name_conflict(kind, name))
         except ApiError as error:
             if error.is_race:
                 raise
@@ -245,13 +284,45 @@ def execute(cluster: Cluster, plan: Plan) -> tuple[list[Object], list[Failure]]:
     return applied, failures
 
 
-def report(cluster: Cluster, metrics: OperatorMetrics, found: Mapping[str, Any], status: Status, now: str) -> None:
+def name_conflict(kind: str, name: str) -> Failure:
+    return Failure("NameConflict", f"{kind} {name} exists and is not ours; rename it, or the pipeline")
+
+
+def make(cluster: Cluster, pipeline: OmniPipeline, child: Mapping[str, Any]) -> Object:
+    """Make a child that the watches know nothing of. Raises NotOurs, ApiError.
+
+    Something may have its name all the same. So it is applied as an object of a version that none has, which the server
+    does for a new one alone; Services it makes in no such way. Only where that is refused is it asked what is there.
+    """
+    resource, metadata = cluster.children[child["kind"]], child["metadata"]
+    if child["kind"] != "Service":
+        try:
+            return cluster.apply(resource, {**child, "metadata": {**metadata, "resourceVersion": "1"}}, force=False)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+    there = cluster.get(resource, pipeline.namespace, metadata["name"])
+    if there is None:
+        return cluster.apply(resource, child, force=False)
+    if not is_ours(there, pipeline.metadata.uid, pipeline.name):
+        raise NotOurs(f"{child['kind']} {metadata['name']}")
+    return cluster.apply(resource, {**child, "metadata": {**metadata, "uid": there["metadata"]["uid"]}}, force=True)
+
+
+def report(
+    cluster: Cluster,
+    observer: Observer,
+    metrics: OperatorMetrics,
+    found: Mapping[str, Any],
+    status: Status,
+    now: str,
+) -> None:
     """Write the status, if it says something new, and make Events of what is news in it."""
     metrics.show(found["metadata"]["namespace"], found["metadata"]["name"], status)
     content = status.model_dump(by_alias=True, mode="json", exclude_none=True)
     if content == found.get("status"):
         return
-    cluster.write_status(found, content)
+    observer.saw(cluster.write_status(found, content), is_told=False)
     took = seconds_to_ready(found, status)
     if took is not None:
         metrics.ready.observe(took)

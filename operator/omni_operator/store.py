@@ -1,4 +1,4 @@
-"""What the watches have told of the children of every pipeline, kept so that a pass need not ask for it.
+"""What the watches have told of every pipeline and its children, kept so that a pass need not ask for it.
 
 Each object is kept as compressed JSON, a fifth of what it takes in Python. Of two versions of an object the newer one
 counts, whether it came by a watch or as the answer to a write of our own; so nobody sees less than was written here. A
@@ -50,8 +50,8 @@ class Store:
             found = [kept for (kind, _), kept in group.items() if kind in kinds]
         return [kept.object for kept in found]
 
-    def put(self, child: Mapping[str, Any]) -> None:
-        """Keep an object, unless a newer version of it is here already."""
+    def put(self, child: Mapping[str, Any], is_told: bool = True) -> None:
+        """Keep an object, unless a newer version of it is here already; and tell of it, if that is wanted."""
         place, owner = where(child), pipeline_of(child)
         version = str(child["metadata"].get("resourceVersion", ""))
         with self._lock:
@@ -65,7 +65,8 @@ class Store:
                 owner = sys.intern(owner)
                 self._owners[place] = owner
                 self._groups.setdefault((place[0], owner), {})[place[1]] = Kept(version, packed(child))
-        self._tell(place[0], before, owner)
+        if is_told:
+            self._tell(place[0], before, owner)
 
     def remove(self, child: Mapping[str, Any]) -> None:
         """Forget an object that is gone."""

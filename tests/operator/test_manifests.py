@@ -375,7 +375,8 @@ def test_a_child_knows_its_pipeline_by_owner_and_a_pod_by_label(digits: dict[str
     replica = pod(digits)
     replica["metadata"]["ownerReferences"] = [{"kind": "ReplicaSet", "name": "digits-painter-x", "controller": True}]
     assert pipeline_of(replica) == "digits"
-    assert pipeline_of({"metadata": {"name": "stray"}}) is None
+    assert pipeline_of({"kind": "Pod", "metadata": {"name": "stray"}}) is None
+    assert pipeline_of(digits) == "digits", "a pipeline is its own"
 
 
 def test_the_same_manifest_makes_the_same_objects(digits: dict[str, Any]) -> None:

@@ -53,6 +53,14 @@ def test_the_newest_version_counts(store: Store, row: str) -> None:
     assert versions(store) == {"digits": kept}
 
 
+def test_what_was_written_here_is_kept_without_a_word(store: Store, told: list[tuple[str, str]]) -> None:
+    store.put(child(version="3"), is_told=False)
+    store.put(child(version="3"))
+    assert told == []
+    store.put(child(version="4"))
+    assert told == [KEY]
+
+
 def test_the_same_version_again_is_no_news(store: Store, told: list[tuple[str, str]]) -> None:
     store.put(child())
     store.put(child())

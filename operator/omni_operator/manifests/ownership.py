@@ -38,8 +38,10 @@ def is_ours(child: Mapping[str, Any], uid: str, pipeline: str) -> bool:
 
 
 def pipeline_of(child: Mapping[str, Any]) -> str | None:
-    """The name of the pipeline that a child belongs to: of its owner, or, for pods, of their label."""
+    """The name of the pipeline that a child belongs to: of its owner, or, for pods, of their label; its own, of one."""
     metadata = child["metadata"]
+    if child.get("kind") == KIND:
+        return str(metadata["name"])
     for reference in metadata.get("ownerReferences") or []:
         if reference.get("controller") and reference["kind"] == KIND:
             return str(reference["name"])
