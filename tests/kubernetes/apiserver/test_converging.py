@@ -339,10 +339,13 @@ def test_what_someone_changes_is_changed_back_and_what_they_add_stays(
     eventually(lambda: "painter" in kubectl.get("configmap", "digits")["data"]["stages.json"], "the stage config")
     assert kubectl.get("configmap", "digits")["data"]["mine"] == "1"
     kubectl.settled()
-    kubectl("label", "service/digits", "omnipipeline.dev/pipeline-", "team=a")
     label = "omnipipeline.dev/pipeline"
-    eventually(lambda: kubectl.get("service", "digits")["metadata"]["labels"].get(label) == "digits", "the label")
-    assert kubectl.get("service", "digits")["metadata"]["labels"]["team"] == "a"
+    for kind in ("service", "networkpolicy"):
+        kubectl("label", f"{kind}/digits", "omnipipeline.dev/pipeline-", "app.kubernetes.io/managed-by-", "team=a")
+        eventually(
+            lambda kind=kind: kubectl.get(kind, "digits")["metadata"]["labels"].get(label) == "digits", "the label"
+        )
+        assert kubectl.get(kind, "digits")["metadata"]["labels"]["team"] == "a"
 
 
 # ---- refusing
@@ -367,24 +370,27 @@ def test_an_invalid_edit_is_named_and_touches_nothing(
     eventually(lambda: kubectl.condition("Accepted")["status"] == "True", "acceptance again")
 
 
-def test_a_service_of_someone_else_is_a_conflict_and_stays_as_it_is(
-    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+# What somebody made under a name that a pipeline wants: the second one is in no field's way.
+FOREIGN = {
+    "Service/digits": {"spec": {"ports": [{"port": 80}], "selector": {"app": "mine"}}},
+    "ConfigMap/digits": {"metadata": {"name": "digits", "labels": {"team": "a"}}},
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_an_object_of_someone_else_is_a_conflict_and_stays_as_it_is(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any], name: str
 ) -> None:
-    foreign = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "digits"},
-        "spec": {"ports": [{"port": 80}], "selector": {"app": "mine"}},
-    }
-    kubectl.apply(foreign)
-    before = kubectl.get("service", "digits")
+    kind = name.partition("/")[0]
+    kubectl.apply({"apiVersion": "v1", "kind": kind, "metadata": {"name": "digits"}, **FOREIGN[name]})
+    before = kubectl.get(kind, "digits")
     kubectl.apply(digits)
     eventually(lambda: kubectl.condition("Ready").get("reason") == "NameConflict", "the conflict")
-    assert "Service digits exists and is not ours" in kubectl.condition("Ready")["message"]
-    assert sorted(kubectl.children()) == [child for child in CHILDREN if child != "Service/digits"]
-    assert kubectl.get("service", "digits") == before
-    kubectl("delete", "service", "digits")
-    eventually(lambda: "Service/digits" in kubectl.children(), "our Service, once the name is free")
+    assert f"{kind} digits exists and is not ours" in kubectl.condition("Ready")["message"]
+    assert sorted(kubectl.children()) == [child for child in CHILDREN if child != name]
+    assert kubectl.get(kind, "digits") == before
+    kubectl("delete", kind, "digits")
+    eventually(lambda: name in kubectl.children(), "our own, once the name is free")
 
 
 # ---- ending
