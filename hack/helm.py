@@ -1,6 +1,7 @@
 """Helm for those without its binary: the few commands this project uses, with Helm's own words.
 
     python hack/helm.py upgrade --install omnipipeline charts/omnipipeline --values hack/cluster/values.yaml --wait
+    python hack/helm.py install omnipipeline charts/omnipipeline --create-namespace
     python hack/helm.py test omnipipeline
     python hack/helm.py rollback omnipipeline
     python hack/helm.py uninstall omnipipeline
@@ -55,8 +56,9 @@ def upgrade(args: argparse.Namespace) -> None:
             "timeout": args.timeout,
             "wait": "legacy" if args.wait else "hookOnly",
         }
-        if args.install and not _has_release(config, args.release):
-            release = config.install(args.chart, args.release, values, create_namespace=True, **options)
+        if args.command == "install" or (args.install and not _has_release(config, args.release)):
+            create_namespace = args.command == "upgrade" or args.create_namespace
+            release = config.install(args.chart, args.release, values, create_namespace=create_namespace, **options)
         else:
             release = config.upgrade(args.chart, args.release, values, **options)
     notes = release.get("notes") or (release.get("info") or {}).get("notes") or ""
@@ -171,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python hack/helm.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     def verb(name: str, run: Any, text: str, *, on_cluster: bool, has_chart: bool) -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=text, description=text)
@@ -189,9 +191,13 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--timeout", type=int, default=300, metavar="SECONDS")
         return one
 
-    up = verb("upgrade", upgrade, "upgrade a release", on_cluster=True, has_chart=True)
-    up.add_argument("--install", action="store_true", help="install it, and its namespace, where it is not there yet")
-    up.add_argument("--crds", action="store_true", help="apply the chart's CRDs first; Helm itself never upgrades them")
+    for name, help_ in (("install", "install a release"), ("upgrade", "upgrade a release")):
+        one = verb(name, upgrade, help_, on_cluster=True, has_chart=True)
+        one.add_argument("--crds", action="store_true", help="apply the chart's CRDs first; Helm never upgrades them")
+        if name == "install":
+            one.add_argument("--create-namespace", action="store_true", help="its namespace too")
+        else:
+            one.add_argument("--install", action="store_true", help="install it, and its namespace, if it is not there")
     back = verb("rollback", rollback, "take a release back", on_cluster=True, has_chart=False)
     back.add_argument("revision", nargs="?", type=int, metavar="REVISION", help="to which (the one before)")
     verb("test", run_tests, "run the tests of a release", on_cluster=True, has_chart=False)

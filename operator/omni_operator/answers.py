@@ -45,8 +45,11 @@ def require_success(where: Endpoint, response: httpx.Response, remedy: str = "")
     """
     if response.status_code != 200:
         said, param = message(response)
-        hint = f"; {remedy}" if remedy and param in OF_ANOTHER_KIND else ""
-        raise GenerationFailed(f"{where.description} answers {response.status_code}: {said}{hint}")
+        if response.status_code == 401:
+            said = f"{said.rstrip('.')}; {where.without_key}"
+        elif remedy and param in OF_ANOTHER_KIND:
+            said = f"{said}; {remedy}"
+        raise GenerationFailed(f"{where.description} answers {response.status_code}: {said}")
 
 
 def message(response: httpx.Response) -> tuple[str, str | None]:

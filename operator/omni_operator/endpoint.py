@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from omni_operator.cluster import Cluster
 
 POLL_SECONDS = 1.0
+FORWARD = "through the API server no key can be shown: forward the Service's port, give --url, and set OMNI_API_KEY"
 HOW_TO = "give --url, set OMNI_URL, run `omni up FILE` on this machine, or apply a pipeline to the current cluster"
 
 
@@ -36,12 +37,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where an API is, in words too, and what a request to it needs."""
+    """Where an API is, in words too, what a request to it needs, and what to do where it wants another key."""
 
     url: str
     description: str
     verify: Any = True
     headers: dict[str, str] = field(default_factory=dict)
+    without_key: str = "set OMNI_API_KEY to one of its keys"
 
     def client(self) -> httpx.Client:
         """A client that waits as long as drawing takes, but not for a connection."""
@@ -104,7 +106,7 @@ def in_cluster(wanted: Wanted, timeout: float, tell: Callable[[str], None]) -> E
         raise NoEndpoint(f"{error}; check the kubeconfig, or: {HOW_TO}") from None
     scheme = "https" if ((found.get("spec") or {}).get("api") or {}).get("tls") else "http"
     proxy = cluster.service(namespace, name, "http", scheme)
-    return Endpoint(proxy.url, f"{name} in namespace {namespace}", proxy.context, dict(proxy.headers))
+    return Endpoint(proxy.url, f"{name} in namespace {namespace}", proxy.context, dict(proxy.headers), FORWARD)
 
 
 def names_in(cluster: "Cluster", namespace: str) -> list[str]:

@@ -5,6 +5,7 @@ the pipelines that they are about. What is for a cluster, tests/kubernetes types
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from PIL import Image
 
 from omni_worker.models import DIGITS
 from omni_worker.models.digits_reader import read
+from omni_worker.models.digits_recipe.captions import DIGITS as WORDS
 from tests.docs.test_docs import EXAMPLES, PAGES, PROJECT, blocks, commands, name
 from tests.hub import Hub
-from tests.operator.ups import OMNI, Up
+from tests.operator.ups import OMNI, Up, omni
 from tests.worker.api.heads import head, saved
 
 pytestmark = pytest.mark.processes
@@ -39,6 +41,8 @@ TYPED = list(
         and where not in map(name, EXAMPLES)
     )
 )
+# Examples that anybody can start, with the commands at their top; what they draw.
+STARTED = {"examples/digits-thinker.yaml": ("seven", "blue"), "examples/digits-thinker-text.yaml": ("seven", "blue")}
 PYTHON = [
     pytest.param(code, id=f"{name(page)}, block {number}")
     for page in PAGES
@@ -111,6 +115,44 @@ def test_a_command_does_what_is_told_of_it(
         require_pictures(tmp_path)
     elif not command.startswith("eval"):
         assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("file", STARTED)
+def test_the_commands_at_the_top_of_an_example_do_what_it_says(file: str, tmp_path: Path) -> None:
+    up, *others = [command for where, command in commands() if where == file and "--pipeline" not in command]
+    digit, colour = STARTED[file]
+    with Up(tmp_path, *up.replace(file, str(PROJECT / file)).split()[2:], "--port=0"):
+        for command in others:
+            done = omni(tmp_path, *shlex.split(command)[1:])
+            assert done.returncode == 0, done.stderr
+            if "-o" in command:
+                seen = read(Image.open(tmp_path / command.split()[-1]))
+                assert (WORDS[seen.digit], seen.colour) == (digit, colour)
+            else:
+                assert f"a {colour} {digit}" in done.stdout
+
+
+def test_a_key_is_shown_as_is_told(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("a-key-of-many-letters\n")
+    (export,) = (command for _, command in commands() if command.startswith("export OMNI_API_KEY="))
+    ask = next(command for where, command in commands() if where == "docs/security.md" and f"--url {HERE}" in command)
+    with head("builtin://digits", "--api-key-file", str(tmp_path / "keys")) as process:
+        url = f"http://127.0.0.1:{process.port}"
+        words = shlex.split(ask.replace(HERE, url))[1:]
+        refused, done = (
+            omni(tmp_path, *words, environment={"OMNI_API_KEY": key})
+            for key in (export.partition("=")[2], "a-key-of-many-letters")
+        )
+    assert "OMNI_API_KEY" in refused.stderr
+    assert done.returncode == 0, done.stderr
+    require_pictures(tmp_path)
+
+
+def test_a_pipeline_of_ones_own_is_started_as_is_told(tmp_path: Path) -> None:
+    (manifest,) = (block for block in blocks(PROJECT / "docs/own-pipeline.md", "yaml") if "name: mine" in block)
+    (tmp_path / "mine.yaml").write_text(manifest.replace("/home/me/my-pipeline", str(DIGITS)))
+    with Up(tmp_path, str(tmp_path / "mine.yaml"), "--port=0"):
+        assert "mine" in omni(tmp_path, "status").stdout
 
 
 @pytest.mark.parametrize("code", PYTHON)

@@ -78,5 +78,6 @@ def omni(
     folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, with nothing of the machine's own state in sight."""
-    variables = {"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_STATE_HOME": str(folder), **(environment or {})}
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    variables = {**kept, "HOME": str(folder), "XDG_STATE_HOME": str(folder), **(environment or {})}
     return subprocess.run([OMNI, *arguments], env=variables, capture_output=True, text=True, timeout=120, cwd=folder)

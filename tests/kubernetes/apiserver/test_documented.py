@@ -1,21 +1,27 @@
-"""The kubectl commands of the documentation and of the examples, typed as they stand there, in an order that makes
-sense. The operator runs beside them, and the namespace lets no pod in: what needs pods, tests/kubernetes/pods types.
+"""The kubectl and Helm commands of the documentation and of the examples, typed as they stand there, in an order that
+makes sense; and its manifests, as the API server sees them. The operator runs beside them, and the namespace lets no
+pod in: what needs pods, tests/kubernetes/pods types.
 """
 
 import json
 import os
+import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from tests.docs.test_docs import PROJECT, manifests, patched
 from tests.kubernetes.apiserver.operators import ROOT, Kubectl, StartOperator, eventually
-from tests.kubernetes.documented import TYPED, needs_pods, verb
+from tests.kubernetes.documented import HELM, WITHOUT_PODS, verb
 
 pytestmark = pytest.mark.apiserver
 ORDER = ("openssl", "create", "apply", "get", "explain", "describe", "scale", "patch", "rollout", "delete")
-HERE = sorted((command for command in TYPED if not needs_pods(command)), key=lambda each: ORDER.index(verb(each)))
+HERE = sorted(set(WITHOUT_PODS) - set(HELM), key=lambda each: (ORDER.index(verb(each)), WITHOUT_PODS.index(each)))
 Shell = Callable[[str], str]
 
 
@@ -27,7 +33,10 @@ def shell_of(kubectl: Kubectl, folder: Path) -> Shell:
     config["current-context"] = "here"
     file = folder / "kubeconfig"
     file.write_text(json.dumps(config))
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "KUBECONFIG": str(file)}
+    helm = folder / "helm"  # its library, by the words of its program
+    helm.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/hack/helm.py "$@"\n')
+    helm.chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(folder), "KUBECONFIG": str(file)}
 
     def type_in(command: str) -> str:
         done = subprocess.run(
@@ -69,3 +78,35 @@ def test_every_command_does_what_is_told_of_it(kubectl: Kubectl, shell: Shell) -
     assert "restartedAt" in json.dumps(kubectl.get("deployment", "flux-painter")["spec"]["template"])
     assert len(kubectl.get("secret", "digits-clients")["data"]["keys"]) > 64
     eventually(lambda: "Secret/digits-keys" in kubectl.children(), "another secret in place of the deleted one")
+
+
+def test_helm_installs_and_upgrades_as_is_told(kubectl: Kubectl, tmp_path: Path) -> None:
+    """But for the upgrade of the CRD, a Job for which there is no node; it is taken over beforehand instead."""
+    shell = shell_of(kubectl, tmp_path)
+
+    def helm(command: str) -> None:
+        shell(command.replace("omni-system", kubectl.namespace))
+
+    installed, upgraded = ([command for command in HELM if verb(command) == each] for each in ("install", "upgrade"))
+    assert sorted([*installed, *upgraded]) == sorted(HELM)
+    for command in installed:
+        helm(f"{command} --set crdUpgrade=false --crds")
+        (container,) = kubectl.get("deployment", "omnipipeline")["spec"]["template"]["spec"]["containers"]
+        for setting in re.findall(r"--set image\.repository=(\S+)", command):
+            assert container["image"] == f"{setting}:dev"
+            assert setting.replace("operator", "worker") + ":dev" in container["args"]
+        for other in upgraded:
+            helm(f"{other} --set crdUpgrade=false")
+        helm("helm uninstall omnipipeline --namespace omni-system")
+
+
+@pytest.mark.parametrize("manifest", [pytest.param(manifest, id=where) for where, manifest in manifests()])
+def test_the_api_server_knows_every_field_of_a_manifest(manifest: dict[str, Any], kubectl: Kubectl) -> None:
+    """A part of one, which begins with `spec`, is put over the first example."""
+    whole = manifest
+    if "kind" not in manifest:
+        whole = patched(yaml.safe_load((PROJECT / "examples/digits.yaml").read_text()), manifest)
+    if whole["apiVersion"] not in kubectl("api-versions").split():
+        pytest.skip(f"this cluster is too old for {whole['apiVersion']}")
+    done = kubectl("apply", "--dry-run=server", "--validate=true", "-f", "-", stdin=yaml.safe_dump(whole))
+    assert "created (server dry run)" in done

@@ -20,13 +20,12 @@ from PIL import Image
 
 from omni_worker.models.digits_reader import read
 from tests.kubernetes.apiserver.operators import CHILDREN, EXAMPLE, LABEL, Kubectl, eventually
-from tests.kubernetes.documented import TYPED, needs_pods
+from tests.kubernetes.documented import WITH_PODS
 from tests.kubernetes.pods.traffic import COLOURS, Pipeline, Wish, forwarded
 
 pytestmark = pytest.mark.pods
 
 # `pipeline` forwards a port; and no container here has ended, so none has logs of a previous one.
-ABOUT_PODS = [each for each in TYPED if needs_pods(each) and not {"port-forward", "--previous"} & set(each.split())]
 # Patience for pods that load a model while two cores do all the rest.
 PATIENCE = 600
 WISHES = [Wish(digit, colour, seed=11) for digit, colour in zip((3, 7, 1, 0, 8, 4, 6, 2), COLOURS, strict=True)]
@@ -136,7 +135,7 @@ def test_a_wrong_name_is_told_with_the_right_one(digits: Kubectl, tmp_path: Path
     assert done.stderr == f"omni {command}: {message}\n"
 
 
-@pytest.mark.parametrize("command", ABOUT_PODS)
+@pytest.mark.parametrize("command", WITH_PODS)
 def test_a_documented_command_about_pods_is_answered(digits: Kubectl, command: str) -> None:
     _, *words = command.replace("omni-system", digits.namespace).split()
     assert digits(*words)
