@@ -2,17 +2,17 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tests.loopback import Loopback, QuietHandler
+
 Reply = tuple[int, bytes, dict[str, str]]
 
 
-class Hub:
+class Hub(Loopback):
     """`models` are folders by name, `org/name`. Those of `gated` are only for who shows the `token`; `hf_other` is the
     token of somebody whom they are not given to. `org/busy` is too much for it."""
 
@@ -21,7 +21,7 @@ class Hub:
         self.asked: list[str] = []
         hub = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
@@ -35,13 +35,7 @@ class Hub:
 
             do_HEAD = do_GET
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Handler)
 
     def reply(self, path: str, authorization: str | None) -> Reply:
         """Status, body and headers, for `/api/models/ORG/NAME…` and for `/ORG/NAME/resolve/REVISION/FILE`."""
@@ -74,11 +68,6 @@ class Hub:
             return refusal(404, "EntryNotFound", "Entry not found")
         body = file.read_bytes()
         return 200, body, {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": commit}
-
-    def close(self) -> None:
-        """Stop it."""
-        self._server.shutdown()
-        self._server.server_close()
 
 
 def entry(file: Path, folder: Path) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """Text from a pipeline, as its pieces come: what is told of answers that end well, badly, or not at all."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from omni_operator.answers import GenerationFailed
 from omni_operator.endpoint import Endpoint
 from omni_operator.writing import written
+from tests.loopback import Loopback, QuietHandler
 
 QUESTION = {"messages": [{"role": "user", "content": "two plus five, in blue"}]}
 Answer = Callable[[int, str], Endpoint]
@@ -19,10 +18,10 @@ Answer = Callable[[int, str], Endpoint]
 @pytest.fixture
 def answering() -> Iterator[Answer]:
     """Starts a server that gives every request one answer: a status and a body."""
-    servers: list[ThreadingHTTPServer] = []
+    servers: list[Loopback] = []
 
     def start(status: int, body: str) -> Endpoint:
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_POST(self) -> None:
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 assert (asked["stream"], asked["modalities"]) == (True, ["text"])
@@ -30,17 +29,12 @@ def answering() -> Iterator[Answer]:
                 self.end_headers()
                 self.wfile.write(body.encode())
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return Endpoint(f"http://127.0.0.1:{servers[-1].server_address[1]}", "the pipeline")
+        servers.append(Loopback(Handler))
+        return Endpoint(servers[-1].url, "the pipeline")
 
     yield start
     for server in servers:
-        server.shutdown()
-        server.server_close()
+        server.close()
 
 
 def event(content: dict[str, Any] | str) -> str:

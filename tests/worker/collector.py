@@ -1,15 +1,15 @@
 """A small real OTLP collector: takes spans over HTTP, as any does, and keeps them for the test to look at."""
 
 import gzip
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from tests.loopback import Loopback, QuietHandler
 
 PATH = "/v1/traces"
 
@@ -44,14 +44,14 @@ class Span:
         return [child.name for child in self.children]
 
 
-class Collector:
+class Collector(Loopback):
     """Listens until it is closed."""
 
     def __init__(self) -> None:
         self._spans: list[Span] = []
         collector = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
@@ -66,12 +66,7 @@ class Collector:
                 self.end_headers()
                 self.wfile.write(answer)
 
-            def log_message(self, *args):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        super().__init__(Handler)
 
     def trace(self, id: str) -> list[Span]:
         """The spans of a trace whose parent was not told: one, where all have come. Children are in order of time."""
@@ -79,10 +74,6 @@ class Collector:
         for span in spans.values():
             span.children = sorted((one for one in spans.values() if one.parent == span.id), key=lambda one: one.began)
         return [span for span in spans.values() if span.parent not in spans]
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 def spans_of(request: ExportTraceServiceRequest) -> list[Span]:

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tests.loopback import Loopback, QuietHandler
 
 COMMIT = "c" * 40
 
@@ -16,7 +16,7 @@ def hub(repositories: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
     """Its address, and the files that are downloaded from it, as they are: `org/name/path`."""
     downloaded: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def do_HEAD(self) -> None:
@@ -52,15 +52,11 @@ def hub(repositories: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
             if with_body:
                 self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = Loopback(Handler)
     try:
-        yield f"http://127.0.0.1:{server.server_port}", downloaded
+        yield server.url, downloaded
     finally:
-        server.shutdown()
+        server.close()
 
 
 def tree(folder: Path) -> list[dict[str, object]]:

@@ -4,8 +4,9 @@ import base64
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.loopback import Loopback, QuietHandler
 
 PAINTER = {"name": "painter", "engine": "diffusion", "task": None, "pipeline": "QwenImagePipeline"}
 THINKER = {"name": "thinker", "engine": "autoregressive", "task": "generate", "pipeline": "Qwen3ForCausalLM"}
@@ -34,7 +35,7 @@ def running(id: str, stage: str = "painter", step: int = 0, total: int = 0) -> d
     return {"id": id, "stage": stage, "replica": "0", "step": step, "total_steps": total, "state": "running"}
 
 
-class StandInHead:
+class StandInHead(Loopback):
     """Pictures take `seconds`; every `fails_each`-th request is answered 429 where it is not 0."""
 
     def __init__(self, seconds: float = 0.0, fails_each: int = 0) -> None:
@@ -46,7 +47,7 @@ class StandInHead:
         self.lock = threading.Lock()
         head = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
@@ -64,13 +65,7 @@ class StandInHead:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Handler)
 
     def get(self, path: str) -> tuple[int, dict[str, Any]] | None:
         """Status and body; None for a path that it has not."""
@@ -99,8 +94,3 @@ class StandInHead:
             return 429, {"error": {"message": "all queues are full", "type": "rate_limit_error"}}
         time.sleep(self.seconds)
         return 200, {"created": 1, "data": [{"b64_json": base64.b64encode(b"png").decode(), "seed": 7}]}
-
-    def close(self) -> None:
-        """Stop it."""
-        self._server.shutdown()
-        self._server.server_close()
