@@ -3,7 +3,7 @@
 import re
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,22 @@ class Target:
     namespace: str
     pod: str
     pod_labels: dict[str, str]
+    annotations: dict[str, str] = field(default_factory=dict)
 
     @property
     def labels(self) -> dict[str, str]:
         """What Prometheus is told of it before the relabelings of a monitor: as its Kubernetes discovery tells."""
-        meta = {f"__meta_kubernetes_pod_label_{name_of(key)}": value for key, value in self.pod_labels.items()}
+        told = {"label": self.pod_labels, "annotation": self.annotations}
+        meta = {
+            f"__meta_kubernetes_pod_{kind}_{name_of(key)}": value
+            for kind, pairs in told.items()
+            for key, value in pairs.items()
+        }
         return {"namespace": self.namespace, "pod": self.pod, **meta}
 
 
-def name_of(label: str) -> str:
-    return re.sub(r"\W", "_", label)
+def name_of(key: str) -> str:
+    return re.sub(r"\W", "_", key)
 
 
 def in_prometheus_words(node: Any) -> Any:

@@ -63,6 +63,7 @@ class Process:
 
     def __init__(self, *argv: str, port: int, inside: tuple[str, ...] = ()) -> None:
         self.argv, self.port, self.inside = argv, port, inside
+        self.scheme = "https" if "--ssl-certfile" in argv else "http"
         self._log = tempfile.NamedTemporaryFile(suffix=".log", delete=False)  # noqa: SIM115 - closed in `stop`
         self.start()
 
@@ -87,7 +88,7 @@ class Process:
 
     def get(self, path: str) -> httpx.Response:
         """GET a path of its HTTP server."""
-        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=10)
+        return httpx.get(f"{self.scheme}://127.0.0.1:{self.port}{path}", timeout=10, verify=False)
 
     def is_ready(self) -> bool:
         """Whether /readyz says so; fails if the process has ended."""

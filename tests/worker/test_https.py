@@ -1,6 +1,7 @@
 """HTTPS: what is served with the certificate that is given, with the one that takes its place, and with a bad one."""
 
 import asyncio
+import functools
 import http.client
 import os
 import shutil
@@ -21,6 +22,7 @@ from omni_worker.api_config import Certificate
 from omni_worker.errors import CommandError
 from omni_worker.http_server import HttpServer
 
+from .certificates import certificate
 from .serving import Process, eventually, free_ports
 
 
@@ -32,31 +34,7 @@ async def scheme(request):
 def made(tmp_path):
     """Makes a certificate of its own name for this machine."""
 
-    def make(name):
-        chain, key = tmp_path / f"{name}.crt", tmp_path / f"{name}.key"
-        subprocess.run(
-            [
-                *[
-                    "openssl",
-                    "req",
-                    "-x509",
-                    "-newkey",
-                    "ec",
-                    "-pkeyopt",
-                    "ec_paramgen_curve:prime256v1",
-                    "-nodes",
-                    "-days",
-                    "1",
-                ],
-                *("-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost"),
-                *("-keyout", str(key), "-out", str(chain)),
-            ],
-            check=True,
-            capture_output=True,
-        )
-        return chain, key
-
-    return make
+    return functools.partial(certificate, tmp_path)
 
 
 @pytest.fixture
