@@ -1,4 +1,4 @@
-"""The types of an `OmniPipeline`'s API and of its videos, as `spec.py` puts them into the object.
+"""The types of an `OmniPipeline`'s API, its videos and its Secrets, as `spec.py` puts them into the object.
 
 What is absent here is the worker's to say: no flag is passed, so that an upgrade of the operator restarts no head.
 """
@@ -11,6 +11,17 @@ from omni_operator.names import ORIGIN, QUANTITY
 from omni_operator.record import Record
 
 Origin = Annotated[str, Field(pattern=ORIGIN, max_length=300)]
+
+
+class SecretKey(Record):
+    name: str = Field(description="Name of the Secret, in the pipeline's namespace.", min_length=1, max_length=253)
+    key: str = Field(
+        default="token", description="Key in the Secret that holds the value.", min_length=1, max_length=253
+    )
+
+
+class SecretUrl(SecretKey):
+    key: str = Field(default="url", description="Key in the Secret that holds the value.", min_length=1, max_length=253)
 
 
 class Tls(Record):
@@ -88,6 +99,11 @@ class Videos(Record):
         default=None,
         description="Volume of the head for videos and their jobs, so that they outlast it; absent means that they end"
         " with the head.",
+    )
+    database_url_secret_ref: SecretUrl | None = Field(
+        default=None,
+        description="Secret with the URL of a database for videos and their jobs, in place of a volume, as SQLAlchemy"
+        " names it: postgresql+psycopg://USER:PASSWORD@HOST/NAME. Becomes OMNI_DATABASE_URL of the head.",
     )
     jobs: int | None = Field(
         default=None, description="Videos that are made at one time; absent means 4.", ge=1, le=10_000

@@ -69,6 +69,16 @@ def claims_are_named_or_made(pipeline: "OmniPipeline") -> Iterable[Problem]:
                     )
 
 
+def videos_have_one_place(pipeline: "OmniPipeline") -> Iterable[Problem]:
+    videos = pipeline.spec.videos
+    if videos.storage is not None and videos.database_url_secret_ref is not None:
+        yield Problem(
+            "spec.videos.databaseUrlSecretRef",
+            f"names the Secret {videos.database_url_secret_ref.name!r}, and spec.videos.storage a volume, and videos"
+            " are kept in one of them; remove the other",
+        )
+
+
 def sizes_leave_room(pipeline: "OmniPipeline") -> Iterable[Problem]:
     for path, size in (
         ("spec.api.limits.bodySize", pipeline.spec.api.limits.body_size),
@@ -233,6 +243,7 @@ RULES: tuple[Callable[["OmniPipeline"], Iterable[Problem]], ...] = (
     hub_settings_need_the_hub,
     one_cache_serves_all_models,
     claims_are_named_or_made,
+    videos_have_one_place,
     sizes_leave_room,
     stage_names_are_unique,
     stages_fit_together,

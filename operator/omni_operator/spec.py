@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from omni_operator.api_spec import Api, Storage, Videos
+from omni_operator.api_spec import Api, SecretKey, Storage, Videos
 from omni_operator.names import DNS_LABEL, MODEL_SOURCE, PERCENT, QUALIFIED_NAME, QUANTITY
 from omni_operator.problems import InvalidSpec, explain
 from omni_operator.record import Record
@@ -71,13 +71,6 @@ NetworkPeer = Annotated[
 PodTemplate = Annotated[
     dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
 ]
-
-
-class SecretKey(Record):
-    name: str = Field(description="Name of the Secret, in the pipeline's namespace.", min_length=1, max_length=253)
-    key: str = Field(
-        default="token", description="Key in the Secret that holds the value.", min_length=1, max_length=253
-    )
 
 
 class Cache(Storage):

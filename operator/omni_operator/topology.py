@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
+from omni_operator.api_spec import SecretKey
 from omni_operator.names import HEAD
 from omni_operator.quantities import whole
-from omni_operator.spec import Model, OmniPipeline, SecretKey, Stage
+from omni_operator.spec import Model, OmniPipeline, Stage
 
 LOOPBACK = "127.0.0.1"
 STAGE_CONFIG_DIR = "/etc/omnipipeline"

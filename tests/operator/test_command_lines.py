@@ -43,6 +43,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "videos that are kept": {
         "spec.videos": {"storage": {"size": "20Gi"}, "jobs": 2, "maxAgeHours": 48, "maxSize": "1.5Gi"}
     },
+    "videos in a database": {"spec.videos": {"databaseUrlSecretRef": {"name": "database"}, "jobs": 2}},
     "a thinker and a painter": {"spec.stages": [THINKER, READER]},
     "layers on two devices": {
         "spec.stages": [{**THINKER, "accelerator": {"count": 2}, "parallelism": {"pipeline": 2}}, READER]

@@ -16,6 +16,7 @@ FORBIDDEN = ("$ref", "x-kubernetes-validations", "title", "const", "anyOf", "one
 # Rules across fields, and about names and templates, are the operator's: a structural schema cannot say them.
 ACROSS_FIELDS = (
     "two stages of one name",
+    "videos on a volume and in a database",
     "a stage after a painter",
     "an input of the first stage",
     "text of a stage that only encodes",

@@ -172,6 +172,10 @@ REFUSED = {
         {"spec.videos.storage": {"claimName": "mine", "storageClass": "fast"}},
         "spec.videos.storage.storageClass: is for a claim that is made, and claimName names one of your own, 'mine'",
     ),
+    "videos on a volume and in a database": (
+        {"spec.videos": {"storage": {"size": "1Gi"}, "databaseUrlSecretRef": {"name": "database"}}},
+        "spec.videos.databaseUrlSecretRef: names the Secret 'database', and spec.videos.storage a volume",
+    ),
     "no room for videos": (
         {"spec.videos.maxSize": "0Gi"},
         "spec.videos.maxSize: is 0Gi, which leaves room for nothing; leave it out for the default",
@@ -257,6 +261,7 @@ ACCEPTED = {
     "videos on a volume that is made": {
         "spec.videos": {"storage": {"size": "20Gi", "retain": True}, "jobs": 1, "maxAgeHours": 1, "maxSize": "15Gi"}
     },
+    "videos in a database": {"spec.videos.databaseUrlSecretRef": {"name": "database", "key": "uri"}},
     "videos on a volume of the user's own": {"spec.videos.storage": {"claimName": "mine"}},
     "a Service for the world": {"spec.service": {"type": "LoadBalancer", "annotations": {"a/b": "c"}}},
     "suspended and paused": {"spec.suspend": True, "spec.paused": True},

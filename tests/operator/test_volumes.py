@@ -48,6 +48,15 @@ def test_a_claim_of_the_users_own_is_used_and_not_made(digits: dict[str, Any]) -
     assert volume in pod(manifest)["spec"]["volumes"]
 
 
+def test_the_head_alone_knows_the_database_of_videos_and_by_its_environment(digits: dict[str, Any]) -> None:
+    manifest = edited(digits, {"spec.videos.databaseUrlSecretRef": {"name": "database"}})
+    head, painter = container(manifest, "digits-head"), container(manifest)
+    reference = {"secretKeyRef": {"name": "database", "key": "url"}}
+    assert {"name": "OMNI_DATABASE_URL", "valueFrom": reference} in head["env"]
+    assert "OMNI_DATABASE_URL" not in [variable["name"] for variable in painter["env"]]
+    assert head["args"] == container(digits, "digits-head")["args"]
+
+
 def test_models_are_fetched_by_a_job_of_a_container_and_a_token_each(two: dict[str, Any]) -> None:
     cache = {"size": "200Gi", "prefetch": True}
     own = {"source": "hf://c/d", "tokenSecretRef": {"name": "hub"}}

@@ -1,6 +1,7 @@
 """The flags of the HTTP API: what it allows, who may ask, and where it keeps its videos."""
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from omni_worker.flag_types import at_least, positive
 
 MIB, GIB = 2**20, 2**30
 HOUR = 3600.0
+DATABASE_URL = "OMNI_DATABASE_URL"
+"""The environment variable with the database of videos: a URL may hold a password, and command lines can be read."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--database-url",
         metavar="URL",
         help="head: a database for them instead, of this pipeline alone, as SQLAlchemy names it; its driver is to be "
-        "installed (default: SQLite in --data-dir)",
+        f"installed (default: ${DATABASE_URL}, or SQLite in --data-dir)",
     )
     parser.add_argument(
         "--video-jobs", type=at_least(1), default=4, metavar="N", help="head: videos made at one time (4)"
@@ -133,12 +136,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def from_arguments(args: argparse.Namespace) -> ApiConfig:
+def from_arguments(args: argparse.Namespace, environment: Mapping[str, str]) -> ApiConfig:
     """The configuration. Raises UsageError, naming the flag and the remedy."""
+    database = args.database_url or environment.get(DATABASE_URL) or None
     if args.data_dir is not None and Path(args.data_dir).exists() and not Path(args.data_dir).is_dir():
         raise UsageError(f"--data-dir {args.data_dir}: is no folder")
-    if args.data_dir is not None and args.database_url is not None:
-        raise UsageError("--data-dir and --database-url exclude each other: videos are kept in one of them")
+    if args.data_dir is not None and database is not None:
+        named = "--database-url" if args.database_url else f"${DATABASE_URL}"
+        raise UsageError(f"--data-dir and {named} exclude each other: videos are kept in one of them")
     if args.ssl_keyfile is not None and args.ssl_certfile is None:
         raise UsageError("--ssl-keyfile needs --ssl-certfile: a key without its certificate proves nothing")
     return ApiConfig(
@@ -154,7 +159,5 @@ def from_arguments(args: argparse.Namespace) -> ApiConfig:
         key_file=args.api_key_file,
         origins=tuple(args.cors_origin),
         playground=args.playground,
-        videos=VideoConfig(
-            args.data_dir, args.database_url, args.video_jobs, args.video_max_age * HOUR, args.video_max_bytes
-        ),
+        videos=VideoConfig(args.data_dir, database, args.video_jobs, args.video_max_age * HOUR, args.video_max_bytes),
     )

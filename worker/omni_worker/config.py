@@ -349,7 +349,7 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
         heartbeat_timeout=args.omni_heartbeat_timeout,
         stages=stages,
         models={one.id: model if one.model is None else model_source.parse(one.model, one.revision) for one in stages},
-        api=api_config.from_arguments(args),
+        api=api_config.from_arguments(args, os.environ),
     )
     return ServeConfig(
         model=model if stage.model is None else model_source.parse(stage.model, stage.revision),

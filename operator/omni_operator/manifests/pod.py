@@ -4,11 +4,12 @@ import math
 from typing import Any
 
 from omni_operator import template
+from omni_operator.api_spec import SecretKey
 from omni_operator.manifests import labels
 from omni_operator.manifests.claims import CACHE, CACHE_DIR, VIDEOS, cache_of, videos_of
 from omni_operator.manifests.config import keys_name
 from omni_operator.manifests.ownership import content_hash
-from omni_operator.spec import OmniPipeline, SecretKey
+from omni_operator.spec import OmniPipeline
 from omni_operator.topology import (
     API_KEYS_DIR,
     API_KEYS_FILE,
@@ -25,6 +26,7 @@ from omni_operator.topology import (
 CONFIG_HASH = "omnipipeline.dev/config-hash"
 KEYS_HASH = "omnipipeline.dev/keys-hash"
 METRICS_SCHEME = "prometheus.io/scheme"
+DATABASE_URL = "OMNI_DATABASE_URL"
 API_KEYS = "api-keys"
 TLS = "tls"
 USER = 65532
@@ -132,6 +134,8 @@ def environment(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]
         {"name": "POD_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}},
         {"name": "HOME", "value": "/tmp"},
     ]
+    if process.is_head and (database := pipeline.spec.videos.database_url_secret_ref):
+        variables.append(from_secret(DATABASE_URL, database))
     return variables + hub_environment(CACHE_DIR if cache_of(pipeline, process) else None, process.token)
 
 
@@ -139,8 +143,12 @@ def hub_environment(cache: str | None, token: SecretKey | None) -> list[dict[str
     """What the libraries need to know of the model hub."""
     variables: list[dict[str, Any]] = [{"name": "HF_HOME", "value": cache}] if cache else []
     if token:
-        variables.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}})
+        variables.append(from_secret("HF_TOKEN", token))
     return variables
+
+
+def from_secret(variable: str, secret: SecretKey) -> dict[str, Any]:
+    return {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key}}}
 
 
 def ports(process: Process) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ class Kubelet:
 
     def status(self, pod: dict[str, Any]) -> dict[str, Any]:
         image = image_of(pod)
-        state, last = self.states(image)
+        state, last = self.states(image, secrets_of(pod))
         is_running = "running" in state
         serves = is_running and image not in self.unready_images
         container = {"name": "omni", "image": image, "imageID": "", "ready": serves, "started": is_running}
@@ -56,9 +56,9 @@ class Kubelet:
             "containerStatuses": [{**container, "restartCount": 5 if last else 0, "state": state, "lastState": last}],
         }
 
-    def states(self, image: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What a container of that image does, and what it did before."""
-        if self.missing_secret:
+    def states(self, image: str, secrets: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a container of that image does that needs these Secrets, and what it did before."""
+        if self.missing_secret in secrets:
             return waiting("CreateContainerConfigError", f'secret "{self.missing_secret}" not found'), {}
         if image in self.bad_images:
             return waiting("ImagePullBackOff", f'Back-off pulling image "{image}"'), {}
@@ -87,6 +87,12 @@ def image_of(thing: dict[str, Any]) -> str:
     """The image of a pod, or of a Deployment's pods."""
     spec = thing["spec"].get("template", thing)["spec"]
     return str(spec["containers"][0]["image"])
+
+
+def secrets_of(pod: dict[str, Any]) -> set[str]:
+    """The Secrets that the environment of a pod's only container takes something from."""
+    sources = [one.get("valueFrom", {}) for one in pod["spec"]["containers"][0]["env"]]
+    return {one["secretKeyRef"]["name"] for one in sources if "secretKeyRef" in one}
 
 
 def names_of(pods: list[dict[str, Any]], role: str) -> set[str]:

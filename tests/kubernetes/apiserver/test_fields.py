@@ -56,11 +56,19 @@ def test_a_quota_that_refuses_pods_is_told_in_the_servers_words(
     eventually(lambda: kubectl.condition("Ready").get("reason") == "Unschedulable", "the pods, once they may be", 120)
 
 
+SECRETS: dict[str, dict[str, Any]] = {
+    "hf": {"model": {"source": "hf://org/name", "tokenSecretRef": {"name": "hf"}}},
+    "database": {"videos": {"databaseUrlSecretRef": {"name": "database"}}},
+}
+
+
+@pytest.mark.parametrize("secret", SECRETS)
 def test_a_secret_that_is_missing_is_named_and_all_is_well_once_it_is_there(
-    kubectl: Kubectl, kubelet: Kubelet, operator: Operator, digits: dict[str, Any]
+    kubectl: Kubectl, kubelet: Kubelet, operator: Operator, digits: dict[str, Any], secret: str
 ) -> None:
     digits["spec"]["head"]["template"] = digits["spec"]["stages"][0]["template"] = kubelet.template
-    kubelet.missing_secret = "hf"
+    digits["spec"] |= SECRETS[secret]
+    kubelet.missing_secret = secret
     kubectl.apply(digits)
 
     def is_told() -> bool:
@@ -68,6 +76,6 @@ def test_a_secret_that_is_missing_is_named_and_all_is_well_once_it_is_there(
         return bool(kubectl.condition("Ready").get("reason") == "CreateContainerConfigError")
 
     eventually(is_told, "a status that says so")
-    assert 'secret "hf" not found' in kubectl.condition("Ready")["message"]
+    assert f'secret "{secret}" not found' in kubectl.condition("Ready")["message"]
     kubelet.missing_secret = ""
     eventually(lambda: kubelet.look() and kubectl.condition("Ready")["status"] == "True", "a pipeline that serves")

@@ -221,7 +221,7 @@ def test_a_job_outlasts_its_head_and_gives_the_same_video(model, tmp_path):
         eventually(lambda: not list(client_of(process.port).videos.list()), "the videos to be too many bytes", 10)
 
 
-def test_a_job_in_a_postgres_outlasts_its_head(model, database):
+def test_a_job_in_a_postgres_outlasts_its_head(model, database, monkeypatch):
     flags = ("--database-url", database)
     with head(model, *flags) as process:
         done = create(process.port).id
@@ -231,7 +231,8 @@ def test_a_job_in_a_postgres_outlasts_its_head(model, database):
         eventually(lambda: client_of(process.port).videos.retrieve(video).progress >= 5, "some progress")
         process.popen.kill()
         process.popen.wait()
-    with head(model, *flags) as process:
+    monkeypatch.setenv("OMNI_DATABASE_URL", database)
+    with head(model) as process:
         assert client_of(process.port).videos.download_content(done).read() == expected
         assert ended(process.port, video).status == "completed"
 
