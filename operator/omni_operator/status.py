@@ -285,7 +285,8 @@ def scaling_condition(pipeline: OmniPipeline, observed: Observed) -> Row:
     others = [stage.name for stage in pipeline.spec.stages if stage.is_scaled_elsewhere]
     if ours and (pipeline.spec.suspend or pipeline.spec.paused):
         return "ScalingActive", False, "AtRest", "a pipeline that is suspended or paused is not scaled"
-    elsewhere = f"another autoscaler scales {' and '.join(others)}" if others else ""
+    theirs = f"another autoscaler scales {' and '.join(others)}, whose count spec.replicas does not set"
+    elsewhere = theirs if others else ""
     if ours and observed.unknown_load:
         held = f"the load of {' and '.join(ours)} is not known, and the counts stay: {observed.unknown_load}"
         return "ScalingActive", False, "UnknownLoad", join(held, elsewhere)

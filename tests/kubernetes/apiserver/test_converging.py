@@ -5,6 +5,7 @@ import contextlib
 import copy
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from tests.kubernetes.apiserver.conftest import NOWHERE
+from tests.kubernetes.apiserver.faults import FaultyServer
 from tests.kubernetes.apiserver.operators import CHILDREN, LABEL, Kubectl, Operator, StartOperator, eventually, serve
 
 pytestmark = pytest.mark.apiserver
@@ -80,6 +82,11 @@ def test_the_operator_answers_its_probe(kubectl: Kubectl, operator: Operator) ->
     assert eventually(answer, "an answer").json() == {"operator": "ok"}
 
 
+def deployment_of(pod: dict[str, Any]) -> str:
+    """What a pod is named after."""
+    return str(pod["metadata"]["name"].rsplit("-", 2)[0])
+
+
 def test_a_pipeline_becomes_owned_children_and_pods_and_is_left_alone_then(
     kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
 ) -> None:
@@ -89,16 +96,38 @@ def test_a_pipeline_becomes_owned_children_and_pods_and_is_left_alone_then(
     for child in kubectl.children().values():
         (owner,) = child["metadata"]["ownerReferences"]
         assert (owner["uid"], owner["controller"]) == (pipeline["metadata"]["uid"], True)
-    painters = kubectl.items("pods", "omnipipeline.dev/role=replica")
-    assert len(painters) == 2
-    assert painters[0]["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
-    assert len(kubectl.items("pods", "omnipipeline.dev/role=head")) == 1
+    pods = kubectl.items("pods", LABEL)
+    for pod in pods:
+        (owner,) = pod["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["controller"]) == ("ReplicaSet", True)
+    limits = sorted((deployment_of(pod), pod["spec"]["containers"][0]["resources"].get("limits")) for pod in pods)
+    gpu = ("digits-painter", {"nvidia.com/gpu": "1"})
+    assert limits == [("digits-head", None), gpu, gpu]
     metadata = pipeline["metadata"]
     assert "finalizers" not in metadata
     assert [key for key in metadata["annotations"] if "kubectl" not in key] == []
     time.sleep(5)
     assert kubectl.versions() == before
     assert operator.writes() == writes
+
+
+def test_a_settled_pipeline_is_asked_for_with_its_secret_and_nothing_is_written(
+    kubectl: Kubectl, way: FaultyServer, start_operator: StartOperator, digits: dict[str, Any], tmp_path: Path
+) -> None:
+    start_operator(kubectl.namespace, kubeconfig=way.kubeconfig(tmp_path / "counting.kubeconfig"))
+    serve(kubectl, digits)
+    began = time.monotonic()
+
+    def asked() -> list[str]:
+        calls = [call for call in way.calls if call.time >= began and not call.is_watch]
+        return [call.path.partition("?")[0].rpartition("/")[2] for call in calls if "/leases" not in call.path]
+
+    for number in range(1, 11):
+        kubectl("annotate", "--overwrite", "op/digits", f"look={number}")
+        eventually(lambda number=number: asked().count("digits") >= number, "another pass")
+    kubectl.settled()
+    assert asked() == ["digits", "digits-keys"] * (len(asked()) // 2)
+    assert way.writes_since(began) == []
 
 
 def test_the_status_counts_and_tells_why_pods_wait(

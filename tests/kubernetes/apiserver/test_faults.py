@@ -80,3 +80,34 @@ def test_what_happens_while_nothing_gets_through_is_made_good_afterwards(
     after = {name: child["metadata"]["uid"] for name, child in kubectl.children().items()}
     assert {name for name in before if after[name] != before[name]} == set(gone)
     assert operator.is_running
+
+
+@pytest.mark.parametrize("trouble", ["reset", "cut", "gone", 410])
+def test_children_deleted_while_watches_are_cut_are_made_again(
+    kubectl: Kubectl,
+    way: FaultyServer,
+    start_operator: StartOperator,
+    digits: dict[str, Any],
+    tmp_path: Path,
+    trouble: int | str,
+) -> None:
+    start_operator(kubectl.namespace, kubeconfig=way.kubeconfig(tmp_path / "faulty.kubeconfig"))
+    serve(kubectl, digits)
+    before = {name: child["metadata"]["uid"] for name, child in kubectl.children().items()}
+    way.faults = Faults(part=1.0, reads=(), writes=(), watches=(trouble,))
+    way.break_all()
+    gone = {"Service/digits", "Deployment/digits-painter", "NetworkPolicy/digits"}
+    for child in sorted(gone):
+        kubectl("delete", child.lower())
+    cut = len(way.done)
+    eventually(lambda: len(way.done) >= cut + 20, "watches that were cut meanwhile")
+    way.faults = None
+
+    def are_back() -> bool:
+        after = {name: child["metadata"]["uid"] for name, child in kubectl.children().items()}
+        return after.keys() == before.keys() and {name for name in before if after[name] != before[name]} == gone
+
+    eventually(are_back, "the children that were deleted, and no others anew")
+    began = time.monotonic()
+    kubectl.settled()
+    assert way.writes_since(began) == []

@@ -32,3 +32,21 @@ def test_no_deployment_is_made_before_the_job_is_complete_and_the_job_goes_when_
     kubectl("patch", "op", "digits", "--type=merge", "-p", '{"spec": {"model": {"cache": {"prefetch": false}}}}')
     eventually(lambda: not kubectl.items("jobs"), "the end of the Job")
     assert len(kubectl.items("deployments")) == 2
+
+
+def test_a_job_and_a_claim_that_are_deleted_come_back(
+    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
+) -> None:
+    digits["spec"]["model"] = {"source": "hf://org/name", "cache": {"size": "1Gi", "prefetch": True}}
+    kubectl.apply(digits)
+    kinds = "jobs,persistentvolumeclaims"
+
+    def uids() -> dict[str, str]:
+        return {item["metadata"]["name"]: item["metadata"]["uid"] for item in kubectl.items(kinds)}
+
+    before = eventually(lambda: found if len(found := uids()) == 2 else None, "the Job and the claim")
+    kubectl.settled()
+    kubectl("delete", "jobs,persistentvolumeclaims", "--all", "--wait=false")
+    eventually(
+        lambda: uids().keys() == before.keys() and not set(uids().values()) & set(before.values()), "both of them again"
+    )

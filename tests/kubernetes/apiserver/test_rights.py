@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.kubernetes.apiserver.operators import ROOT, Kubectl, StartOperator, eventually, serve
+from tests.kubernetes.apiserver.operators import CHILDREN, ROOT, Kubectl, StartOperator, eventually, serve
 
 pytestmark = pytest.mark.apiserver
 HELPERS = ROOT / "charts/omnipipeline/templates/_helpers.tpl"
@@ -24,23 +24,40 @@ def chart_rules() -> list[dict[str, Any]]:
 def limited_kubeconfig(kubectl: Kubectl, rules: list[dict[str, Any]], folder: Path) -> str:
     """A kubeconfig of a ServiceAccount with these rules in kubectl's namespace, and no right elsewhere."""
     named = {"name": "limited", "namespace": kubectl.namespace}
+    kubectl.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named})
+    grant(kubectl, rules, kubectl.namespace)
+    config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+    config["users"][0]["user"] = {"token": kubectl("create", "token", "limited").strip()}
+    file = folder / "limited.kubeconfig"
+    file.write_text(json.dumps(config))
+    return str(file)
+
+
+def grant(kubectl: Kubectl, rules: list[dict[str, Any]], home: str) -> None:
+    """Give the ServiceAccount of the namespace `home` these rights in kubectl's."""
+    named = {"name": "limited", "namespace": kubectl.namespace}
     group = "rbac.authorization.k8s.io"
     kubectl.apply(
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named},
         {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": named, "rules": rules},
         {
             "apiVersion": f"{group}/v1",
             "kind": "RoleBinding",
             "metadata": named,
             "roleRef": {"apiGroup": group, "kind": "Role", "name": "limited"},
-            "subjects": [{"kind": "ServiceAccount", **named}],
+            "subjects": [{"kind": "ServiceAccount", "name": "limited", "namespace": home}],
         },
     )
-    config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
-    config["users"][0]["user"] = {"token": kubectl("create", "token", "limited").strip()}
-    file = folder / "limited.kubeconfig"
-    file.write_text(json.dumps(config))
-    return str(file)
+
+
+def without(verb: str, resource: str) -> list[dict[str, Any]]:
+    """The chart's rules but for one verb of one resource."""
+    rules = []
+    for rule in chart_rules():
+        others = [each for each in rule["resources"] if each != resource]
+        rules.append({**rule, "resources": others})
+        if others != rule["resources"]:
+            rules.append({**rule, "resources": [resource], "verbs": [each for each in rule["verbs"] if each != verb]})
+    return [rule for rule in rules if rule["resources"]]
 
 
 def test_the_charts_rights_in_one_namespace_are_enough(
@@ -65,16 +82,34 @@ def test_without_the_right_to_secrets_the_status_says_so_and_no_pod_is_made(
     assert not kubectl.children()
 
 
-def test_a_missing_right_is_named_in_the_status(
-    kubectl: Kubectl, start_operator: StartOperator, digits: dict[str, Any], tmp_path: Path
+# The verb and the resource, and the kind of children that suffers.
+MISSING = [
+    ("patch", "configmaps", "ConfigMap"),
+    ("create", "services", "Service"),
+    ("patch", "deployments", "Deployment"),
+    ("list", "poddisruptionbudgets", "PodDisruptionBudget"),
+    ("watch", "networkpolicies", "NetworkPolicy"),
+]
+
+
+@pytest.mark.parametrize(("verb", "resource", "kind"), MISSING)
+def test_a_missing_right_is_named_in_the_status_and_pipelines_elsewhere_go_on(
+    kubectl: Kubectl,
+    other: Kubectl,
+    start_operator: StartOperator,
+    digits: dict[str, Any],
+    tmp_path: Path,
+    verb: str,
+    resource: str,
+    kind: str,
 ) -> None:
-    rules = chart_rules()
-    for rule in rules:
-        if "configmaps" in rule["resources"]:
-            rule["resources"] = [resource for resource in rule["resources"] if resource != "configmaps"]
-    rules.append({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"]})
-    start_operator(kubectl.namespace, kubeconfig=limited_kubeconfig(kubectl, rules, tmp_path))
+    kubeconfig = limited_kubeconfig(kubectl, without(verb, resource), tmp_path)
+    grant(other, chart_rules(), kubectl.namespace)
+    start_operator(kubectl.namespace, other.namespace, kubeconfig=kubeconfig)
     kubectl.apply(digits)
     eventually(lambda: kubectl.condition("Ready").get("reason") == "Forbidden", "a status that says so")
-    assert 'cannot patch resource "configmaps"' in kubectl.condition("Ready")["message"]
-    assert "Deployment/digits-painter" in kubectl.children()
+    assert f'cannot {verb} resource "{resource}"' in kubectl.condition("Ready")["message"]
+    serve(other, digits)
+    assert {name for name in CHILDREN if name.partition("/")[0] != kind} <= set(kubectl.children()), "all else is made"
+    grant(kubectl, chart_rules(), kubectl.namespace)
+    eventually(lambda: kubectl.condition("Ready").get("reason") == "Unschedulable", "the rest, once it may")

@@ -58,5 +58,39 @@ def test_the_least_loaded_pod_is_marked_right_before_one_goes(
         assert set(costs) <= {None, "-1"}
 
 
+def test_of_six_the_two_least_loaded_go_with_time_to_finish_and_the_others_stay(
+    kubectl: Kubectl,
+    kubelet: Kubelet,
+    way: FaultyServer,
+    start_operator: StartOperator,
+    digits: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    """This cluster does not look at the marks: which two go is its own choice."""
+    way.made_up = {"/version": NEW}
+    start_operator(kubectl.namespace, kubeconfig=way.kubeconfig(tmp_path / "way.kubeconfig"))
+    digits["spec"]["head"]["template"] = digits["spec"]["stages"][0]["template"] = kubelet.template
+    digits["spec"]["stages"][0]["drain"] = {"timeoutSeconds": 90}
+    digits["spec"]["replicas"] = 6
+    kubectl.apply(digits)
+    eventually(lambda: kubelet.look() and kubectl.condition("Ready").get("status") == "True", "a pipeline that serves")
+    selector = f"{LABEL},omnipipeline.dev/role=replica"
+    before = {pod["metadata"]["name"]: pod["metadata"] for pod in kubectl.items("pods", selector)}
+    loads = dict(zip(sorted(before), (3, 1, 2, 5, 0, 4), strict=True))
+    way.made_up[TOPOLOGY] = topology(loads)
+    kubectl("scale", "op/digits", "--replicas=4")
+
+    def ending() -> list[dict[str, Any]]:
+        return [pod for pod in kubectl.items("pods", selector) if pod["metadata"].get("deletionTimestamp")]
+
+    eventually(lambda: len(ending()) == 2, "two pods that end")
+    kubectl.settled()
+    after = {pod["metadata"]["name"]: pod["metadata"] for pod in kubectl.items("pods", selector)}
+    assert {name: one["uid"] for name, one in after.items()} == {name: one["uid"] for name, one in before.items()}
+    assert [pod["metadata"]["deletionGracePeriodSeconds"] for pod in ending()] == [120, 120]
+    marked = {name for name, one in after.items() if COST in one.get("annotations", {})}
+    assert sorted(loads[name] for name in marked) == [0, 1]
+
+
 def is_write_of_a_pod(path: str) -> bool:
     return "/pods/" in path and "fieldManager=" in path

@@ -1,0 +1,48 @@
+"""One pipeline that cannot be made whole beside others that can: tried ever more seldom, it costs them nothing."""
+
+import itertools
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kubernetes.apiserver.faults import FaultyServer
+from tests.kubernetes.apiserver.many import FOREIGN, NAMES, Many, wait_until_settled
+from tests.kubernetes.apiserver.operators import Kubectl, Operator, StartOperator, eventually
+
+pytestmark = pytest.mark.apiserver
+MOST_SECONDS = 30.0
+
+
+def delays(operator: Operator) -> list[float]:
+    """The seconds after which the poisoned one was to be tried again, each time."""
+    return [float(one) for one in re.findall(rf"/{FOREIGN}: .*; again in ([\d.]+) s", operator.log.read_text())]
+
+
+def test_a_pipeline_that_always_fails_is_tried_ever_more_seldom_and_the_others_as_if_it_were_not_there(
+    kubectl: Kubectl, way: FaultyServer, start_operator: StartOperator, digits: dict[str, Any], tmp_path: Path
+) -> None:
+    operator = start_operator(kubectl.namespace, kubeconfig=way.kubeconfig(tmp_path / "counting.kubeconfig"))
+    many = Many(kubectl, digits)
+    many.create()
+    wait_until_settled(many)
+    eventually(lambda: len(delays(operator)) >= 6, "several tries")
+    began = time.monotonic()
+
+    def passes() -> dict[str, int]:
+        """Those that each pipeline has had since."""
+        asked = [call.path for call in way.calls if call.time >= began and call.method == "GET"]
+        return {name: sum(path.endswith(f"/omnipipelines/{name}") for path in asked) for name in NAMES}
+
+    tried = len(delays(operator))
+    eventually(lambda: len(delays(operator)) >= tried + 2, "more tries")
+    others = {name: count for name, count in passes().items() if name != FOREIGN}
+    assert passes()[FOREIGN] >= 2
+    assert set(others.values()) <= {0, 1}, "none but a resync"
+    for earlier, later in itertools.pairwise(delays(operator)):
+        assert later > 1.5 * earlier or later > 0.8 * MOST_SECONDS
+    many.scale()
+    wait_until_settled(many)
+    assert many.foreign_objects() == many.foreign
