@@ -76,6 +76,10 @@ BUDGETS = tuple(
     Resource("PodDisruptionBudget", "policy", version, "poddisruptionbudgets") for version in ("v1", "v1beta1")
 )
 
+MONITORS = Resource("PodMonitor", "monitoring.coreos.com", "v1", "podmonitors")
+MINOR = (MONITORS.kind,)
+"""Kinds of children without which a pipeline serves as well."""
+
 
 class ServiceProxy(NamedTuple):
     """Where a Service is, and what a request to it needs."""
@@ -178,7 +182,8 @@ class Cluster:
     def children(self) -> Mapping[str, Resource]:
         """Where this API server keeps each kind of child; without those that it does not have."""
         budgets = next(filter(self.serves, BUDGETS), None)
-        return {**CHILDREN, budgets.kind: budgets} if budgets else CHILDREN
+        optional = [budgets, MONITORS if self.serves(MONITORS) else None]
+        return CHILDREN | {resource.kind: resource for resource in optional if resource}
 
     @cached_property
     def version(self) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ MODEL_SOURCE = (
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 PERCENT = r"^(100|[1-9]?[0-9])%$"
 QUALIFIED_NAME = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+DURATION = r"^[1-9][0-9]*(ms|s|m|h)$"
 ORIGIN = r"^(\*|https?://[^/\s]+)$"
 HEAD = "head"
 """What no stage may be called: it is the pipeline's own head."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from omni_operator.cluster import EVENTS, FIELD_MANAGER, PIPELINES, PODS, ApiError, Cluster, Resource
+from omni_operator.cluster import EVENTS, FIELD_MANAGER, MINOR, PIPELINES, PODS, ApiError, Cluster, Resource
 from omni_operator.conditions import Status
 from omni_operator.heads import Heads
 from omni_operator.keys import NotOurs, shared_secret
@@ -103,7 +103,11 @@ def attempt(
     key = (pipeline.namespace, pipeline.name)
     live, pods = observer.children(key), observer.pods(key)
     refused = observer.unseen(pipeline.namespace)
-    unseen = [Failure(error.reason, f"no {kind} can be looked after: {error}") for kind, error in refused.items()]
+    unseen = [
+        Failure(error.reason, f"no {kind} can be looked after: {error}", kind in MINOR)
+        for kind, error in refused.items()
+        if kind not in MINOR or pipeline.spec.monitoring.pod_monitor
+    ]
     counts = scaler.counts(pipeline, pods_asked_for(pipeline, live))
     topology = in_cluster(pipeline, counts.pods)
     done = Done()
@@ -273,19 +277,20 @@ def execute(cluster: Cluster, pipeline: OmniPipeline, plan: Plan) -> tuple[list[
         except ApiError as error:
             if error.is_race:
                 raise
-            failures.append(Failure(error.reason, f"{kind} {name} cannot be made: {error}"))
+            failures.append(Failure(error.reason, f"{kind} {name} cannot be made: {error}", kind in MINOR))
     for child in plan.delete:
         kind, name = reference(child)
         try:
             cluster.delete(cluster.children[kind], child)
             logger.info("deleted %s %s/%s, which is no longer wanted", kind, child["metadata"]["namespace"], name)
         except ApiError as error:
-            failures.append(Failure(error.reason, f"{kind} {name} is no longer wanted but cannot be deleted: {error}"))
+            message = f"{kind} {name} is no longer wanted but cannot be deleted: {error}"
+            failures.append(Failure(error.reason, message, kind in MINOR))
     return applied, failures
 
 
 def name_conflict(kind: str, name: str) -> Failure:
-    return Failure("NameConflict", f"{kind} {name} exists and is not ours; rename it, or the pipeline")
+    return Failure("NameConflict", f"{kind} {name} exists and is not ours; rename it, or the pipeline", kind in MINOR)
 
 
 def make(cluster: Cluster, pipeline: OmniPipeline, child: Mapping[str, Any]) -> Object:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from omni_operator.api_spec import Api, SecretKey, Storage, Videos
-from omni_operator.names import DNS_LABEL, MODEL_SOURCE, PERCENT, QUALIFIED_NAME, QUANTITY
+from omni_operator.names import DNS_LABEL, DURATION, MODEL_SOURCE, PERCENT, QUALIFIED_NAME, QUANTITY
 from omni_operator.problems import InvalidSpec, explain
 from omni_operator.record import Record
 from omni_operator.rules import RULES
@@ -399,6 +399,26 @@ class NetworkPolicy(Record):
     )
 
 
+class PodMonitor(Record):
+    labels: Labels = Field(
+        default_factory=dict, description="Labels by which the Prometheus object selects it.", max_length=32
+    )
+    interval: str | None = Field(
+        default=None,
+        description="Time between two scrapes, like 15s; absent means as Prometheus is set up.",
+        pattern=DURATION,
+        max_length=20,
+    )
+
+
+class Monitoring(Record):
+    pod_monitor: PodMonitor | None = Field(
+        default=None,
+        description="Have a PodMonitor made of the pipeline's pods, for the Prometheus Operator; absent means none."
+        " Not beside the chart's monitoring.podMonitors, which scrapes the pods of all pipelines.",
+    )
+
+
 class Spec(Record):
     """What the user wants."""
 
@@ -432,6 +452,7 @@ class Spec(Record):
         default=None, description="PriorityClass of all pods.", min_length=1, max_length=253
     )
     network_policy: NetworkPolicy = Field(default_factory=NetworkPolicy, description="Who may connect to the pods.")
+    monitoring: Monitoring = Field(default_factory=Monitoring, description="Who looks at the pods' metrics.")
     stages: tuple[Stage, ...] = Field(
         description="The stages of the pipeline, in the order a request passes them.",
         min_length=1,

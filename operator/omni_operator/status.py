@@ -22,6 +22,8 @@ class Failure:
 
     reason: str
     message: str
+    is_minor: bool = False
+    """Whether the pipeline serves as well without."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Observed:
     """Whether no pod is made before the models have been downloaded."""
     serving_in_head: int | None = None
     """Replicas inside the head that serve, where it is known."""
+
+    @property
+    def grave(self) -> Sequence[Failure]:
+        """The failures that keep it from being ready."""
+        return [failure for failure in self.failures if not failure.is_minor]
 
 
 @dataclass(frozen=True)
@@ -217,8 +224,8 @@ def is_started(pod: Object) -> bool:
 
 
 def ready_condition(topology: Topology, head: Fleet, stages: Sequence[Fleet], observed: Observed) -> Row:
-    if observed.failures:
-        return "Ready", False, observed.failures[0].reason, "; ".join(failure.message for failure in observed.failures)
+    if grave := observed.grave:
+        return "Ready", False, grave[0].reason, "; ".join(failure.message for failure in grave)
     if observed.is_prefetching:
         trouble = prefetch_trouble(observed)
         reason, why = (trouble.reason, trouble.message) if trouble else ("Prefetching", "")
@@ -249,8 +256,8 @@ def none_asked(unasked: Sequence[str], stages: int) -> str:
 
 
 def progressing_condition(head: Fleet, stages: Sequence[Fleet], observed: Observed) -> Row:
-    if observed.failures:
-        return "Progressing", False, observed.failures[0].reason, "some objects could not be made; see Ready"
+    if grave := observed.grave:
+        return "Progressing", False, grave[0].reason, "some objects could not be made; see Ready"
     if observed.is_prefetching:
         trouble = prefetch_trouble(observed)
         if trouble and trouble.needs_a_person:
@@ -274,6 +281,9 @@ def degraded_condition(head: Fleet, stages: Sequence[Fleet], observed: Observed)
     if observed.left_out:
         kinds = " and ".join(observed.left_out)
         return "Degraded", True, "KindMissing", f"left out, since this cluster does not have that kind: {kinds}"
+    for failure in observed.failures:
+        if failure.is_minor:
+            return "Degraded", True, failure.reason, failure.message
     for fleet in (head, *stages):
         if head.ready and fleet.trouble and not fleet.is_settled:
             return "Degraded", True, fleet.trouble.reason, f"it serves, but {fleet.trouble.message}"

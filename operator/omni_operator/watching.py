@@ -106,7 +106,7 @@ class Watch:
             found, kind = event["object"], event["type"]
             if kind == "ERROR":
                 raise error_of(found)
-            is_heard, self._failures, self.last_heard = True, 0, time.monotonic()
+            is_heard, self._failures, self.refusal, self.last_heard = True, 0, None, time.monotonic()
             self._version = found["metadata"]["resourceVersion"]
             if kind == "DELETED":
                 self._hearer.remove(found)

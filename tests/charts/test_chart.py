@@ -159,7 +159,7 @@ def test_no_right_is_a_wildcard_and_secrets_are_known_by_name_only() -> None:
     verbs = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
     assert set(verbs) == {
         "omnipipelines", "omnipipelines/status", "deployments", "services", "serviceaccounts", "configmaps", "pods",
-        "secrets", "networkpolicies", "poddisruptionbudgets", "jobs",
+        "secrets", "networkpolicies", "poddisruptionbudgets", "podmonitors", "jobs",
         "persistentvolumeclaims", "leases", "events",
     }  # fmt: skip
     assert verbs["secrets"] == {"get", "create", "patch"}

@@ -129,6 +129,21 @@ def test_probes_and_grace_follow_the_timeouts(digits: dict[str, Any]) -> None:
         assert pod(manifest, name)["spec"]["terminationGracePeriodSeconds"] == 75
 
 
+def test_a_monitor_is_made_where_it_is_asked_for_and_changes_no_pod(digits: dict[str, Any]) -> None:
+    asked = {"labels": {"release": "ours", "app.kubernetes.io/managed-by": "me"}, "interval": "10s"}
+    objects = made(edited(digits, {"spec.monitoring.podMonitor": asked}))
+    monitor = objects.pop(("PodMonitor", "digits"))
+    assert objects == made(digits)
+    assert monitor["metadata"]["labels"]["release"] == "ours"
+    assert monitor["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "omni-operator", (
+        "or it were not found again"
+    )
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod(digits)["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["interval"] == "10s"
+    assert endpoint["port"] in [port["name"] for port in container(digits)["ports"]]
+
+
 def test_pods_are_confined(digits: dict[str, Any]) -> None:
     for name in ("digits-head", "digits-painter"):
         spec, context = pod(digits, name)["spec"], container(digits, name)["securityContext"]

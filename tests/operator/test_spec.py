@@ -176,6 +176,10 @@ REFUSED = {
         {"spec.videos": {"storage": {"size": "1Gi"}, "databaseUrlSecretRef": {"name": "database"}}},
         "spec.videos.databaseUrlSecretRef: names the Secret 'database', and spec.videos.storage a volume",
     ),
+    "an interval without a unit": (
+        {"spec.monitoring.podMonitor": {"interval": "15"}},
+        'spec.monitoring.podMonitor.interval: "15" has the wrong form; expected time between two scrapes, like 15s',
+    ),
     "no room for videos": (
         {"spec.videos.maxSize": "0Gi"},
         "spec.videos.maxSize: is 0Gi, which leaves room for nothing; leave it out for the default",
@@ -261,6 +265,8 @@ ACCEPTED = {
     "videos on a volume that is made": {
         "spec.videos": {"storage": {"size": "20Gi", "retain": True}, "jobs": 1, "maxAgeHours": 1, "maxSize": "15Gi"}
     },
+    "a monitor of its own": {"spec.monitoring.podMonitor": {"labels": {"release": "a"}, "interval": "15s"}},
+    "a monitor that says nothing more": {"spec.monitoring.podMonitor": {}},
     "videos in a database": {"spec.videos.databaseUrlSecretRef": {"name": "database", "key": "uri"}},
     "videos on a volume of the user's own": {"spec.videos.storage": {"claimName": "mine"}},
     "a Service for the world": {"spec.service": {"type": "LoadBalancer", "annotations": {"a/b": "c"}}},

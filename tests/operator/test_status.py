@@ -366,6 +366,14 @@ def test_a_child_that_cannot_be_made_is_the_reason(digits: dict[str, Any]) -> No
     assert found["Ready"]["message"] == failure.message
 
 
+def test_a_minor_child_that_cannot_be_made_is_told_and_keeps_nothing_from_being_ready(digits: dict[str, Any]) -> None:
+    failure = Failure("Forbidden", "PodMonitor digits cannot be made: not allowed", is_minor=True)
+    found = conditions(status_of(digits, observed(UP, deployment(2, 2), [], (failure,))))
+    assert (found["Ready"]["status"], found["Progressing"]["reason"]) == ("True", "Complete")
+    assert found["Degraded"]["status"] == "True"
+    assert (found["Degraded"]["reason"], found["Degraded"]["message"]) == (failure.reason, failure.message)
+
+
 # name: (head, painters (2 wanted), pods, kinds left out, Degraded, reason, part of the message)
 DEGRADED: dict[str, tuple[Any, Any, list[Any], tuple[str, ...], bool, str, str]] = {
     "all serve": (UP, deployment(2, 2), [], (), False, "AsWanted", "nothing"),

@@ -6,6 +6,7 @@ from omni_operator.manifests.claims import claims
 from omni_operator.manifests.config import config_map, service_account
 from omni_operator.manifests.deployments import head_deployment, stage_deployment
 from omni_operator.manifests.disruption import disruption_budget
+from omni_operator.manifests.monitors import pod_monitors
 from omni_operator.manifests.network import network_policies
 from omni_operator.manifests.prefetch import prefetch_jobs
 from omni_operator.manifests.services import api_service, head_service
@@ -23,6 +24,7 @@ def children(pipeline: OmniPipeline, topology: Topology, worker_image: str, secr
         head_service(pipeline, topology),
         api_service(pipeline),
         *network_policies(pipeline),
+        *pod_monitors(pipeline),
         *(disruption_budget(pipeline, process) for process in topology.replicas),
         head_deployment(pipeline, topology, worker_image, secret),
         *(stage_deployment(pipeline, topology, process, worker_image, secret) for process in topology.replicas),
