@@ -215,6 +215,11 @@ class Cluster:
     def list_objects(self, resource: Resource, namespace: str | None, selector: str = "") -> list[Object]:
         return [item for items, _ in self.pages(resource, namespace, selector) for item in items]
 
+    def list_named(self, resource: Resource, name: str) -> list[Object]:
+        """The objects of one name in all namespaces."""
+        found = self._json("GET", resource.path(None), {"fieldSelector": f"metadata.name={name}"})
+        return list(found["items"])
+
     def pages(
         self, resource: Resource, namespace: str | None, selector: str = ""
     ) -> Iterator[tuple[list[Object], str]]:
@@ -246,7 +251,13 @@ class Cluster:
         self._require_leading(metadata.get("namespace", ""))
         query = {"fieldManager": manager, "force": str(force).lower(), "dryRun": "All" if is_rehearsal else ""}
         path = resource.path(metadata.get("namespace"), metadata["name"])
-        applied: Object = self._json("PATCH", path, query, child, APPLY)
+        try:
+            applied: Object = self._json("PATCH", path, query, child, APPLY)
+        except ApiError as error:
+            if error.status == 403 and str(error).endswith("forbidden: "):
+                # Kubernetes 1.20 leaves it at that where the object would be made.
+                raise ApiError(403, error.reason, f'{error}cannot create resource "{resource.plural}"') from error
+            raise
         return applied
 
     def delete(self, resource: Resource, child: Mapping[str, Any]) -> None:

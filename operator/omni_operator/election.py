@@ -37,11 +37,16 @@ def next_step(lease: Mapping[str, Any] | None, known: Seen | None, identity: str
     """`known`: what `seen` says of this lease."""
     if lease is None or known is None:
         return "create"
-    holder = (lease.get("spec") or {}).get("holderIdentity")
-    if holder == identity:
+    if (lease.get("spec") or {}).get("holderIdentity") == identity:
         return "renew"
-    valid = (lease.get("spec") or {}).get("leaseDurationSeconds") or LEASE_SECONDS
-    return "take" if not holder or now - known.since >= valid else "wait"
+    return "wait" if is_held(lease, known, now) else "take"
+
+
+def is_held(lease: Mapping[str, Any], known: Seen, now: float) -> bool:
+    """Whether somebody holds the Lease, as far as `known`, what `seen` says of it, goes."""
+    spec = lease.get("spec") or {}
+    valid = spec.get("leaseDurationSeconds") or LEASE_SECONDS
+    return bool(spec.get("holderIdentity")) and now - known.since < valid
 
 
 def is_leading(renewed: float | None, now: float) -> bool:

@@ -37,6 +37,7 @@ from omni_operator.keyed_queue import KeyedQueue
 from omni_operator.leader import Leader
 from omni_operator.loads import read, serving_in_head
 from omni_operator.metrics import OperatorMetrics
+from omni_operator.neighbours import Neighbours
 from omni_operator.observing import Observer
 from omni_operator.reconcile import Incomplete, reconcile
 from omni_operator.scaling import Scaler
@@ -48,7 +49,8 @@ logger = logging.getLogger(__name__)
 HELP = """Run the operator: keeps the children of every OmniPipeline as its spec says.
 
 Talks to the cluster it runs in, or to the one of the current kubeconfig. Runs until SIGTERM. Of several operators for
-all namespaces one acts, and of several for the same one too; another takes over where it ends.
+all namespaces one acts, and of several for the same one too; another takes over where it ends. One for all leaves the
+namespaces alone that another is for.
 
   omni operator                                     all namespaces
   omni operator --namespace team-a --namespace team-b"""
@@ -58,6 +60,7 @@ WORKERS = 8
 RESYNC_SECONDS = 120.0
 STUCK_SECONDS = 300.0
 LEASE = "omni-operator"
+LEASE_OF_ALL = "omni-operator-all"
 CRD_SECONDS = 2.0
 POLL_SECONDS = 3.0
 POLLERS = 8
@@ -92,8 +95,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--leader-election",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="act only while holding the Lease omni-operator: in this pod's namespace, or in each --namespace for that"
-        " one alone, so that of several operators one acts (default: do so)",
+        help=f"act only while holding a Lease, so that of several operators one acts: {LEASE_OF_ALL} in this pod's"
+        f" namespace, or {LEASE} in each --namespace for that one alone (default: do so)",
     )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
 
@@ -112,9 +115,16 @@ def run(args: argparse.Namespace) -> int:
     if args.leader_election:
         identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         operator.leaders = {
-            scope: Leader(cluster, scope or current_namespace(), LEASE, identity) for scope in operator.scopes
+            scope: Leader(cluster, scope, LEASE, identity)
+            if scope
+            else Leader(cluster, current_namespace(), LEASE_OF_ALL, identity)
+            for scope in operator.scopes
         }
-        cluster.may_write = lambda namespace: operator.leaders[operator.scope_of(namespace)].is_leading
+        if not namespaces:
+            operator.neighbours = Neighbours(cluster, LEASE)
+        cluster.may_write = lambda namespace: (
+            operator.leaders[operator.scope_of(namespace)].is_leading and not operator.is_left_out(namespace)
+        )
     cluster.heard = operator.metrics.heard
     if args.metrics_port:
         operator.metrics.serve(args.metrics_port)
@@ -172,6 +182,8 @@ class Operator:
     namespaces: tuple[str, ...]
     leaders: Mapping[Scope, Leader] = field(default_factory=dict)
     """Of each scope its own: the scopes of two operators may overlap. Without any, it acts in all of them."""
+    neighbours: Neighbours | None = None
+    """Those for single namespaces, where this one is for all."""
     queue: KeyedQueue[Key] = field(default_factory=lambda: KeyedQueue[Key]())
     acting: set[Scope] = field(default_factory=set)
     """The scopes in which it acts."""
@@ -193,8 +205,14 @@ class Operator:
     def scope_of(self, namespace: str) -> Scope:
         return namespace if self.namespaces else None
 
+    def is_left_out(self, namespace: str) -> bool:
+        """Whether another operator acts in that namespace."""
+        return self.neighbours is not None and self.neighbours.serve(namespace)
+
     def start(self) -> None:
         loop = self.loop = asyncio.get_running_loop()
+        if self.neighbours:
+            self.neighbours.start(lambda: loop.call_soon_threadsafe(self.look_again))
         pool = ThreadPoolExecutor(WORKERS + 1, thread_name_prefix="reconcile")
         self.observer = Observer(self.cluster, self.scopes, self.hear)
         self.observer.start(whole=self.seen_all)
@@ -222,6 +240,14 @@ class Operator:
     def lead_from(self, loop: asyncio.AbstractEventLoop, scope: Scope) -> Callable[[bool], object]:
         """What a leader calls, from its thread, when it comes to lead in a scope or ceases to."""
         return lambda acts: loop.call_soon_threadsafe(self.lead, scope, acts)
+
+    def look_again(self) -> None:
+        """Begin in the namespaces that are left to nobody any more, and let go of those that are."""
+        for asked in (self.scaler, self.heads):
+            asked.forget_where(self.is_left_out)
+        for scope in self.acting:
+            for key in self.resting.pop(scope, ()):
+                self.queue.add(key)
 
     async def stop(self) -> None:
         for task in self.tasks:
@@ -255,8 +281,9 @@ class Operator:
         await self.has_seen_all.wait()
         while True:
             key = await self.queue.get()
-            if (scope := self.scope_of(key[0])) not in self.acting:
+            if (scope := self.scope_of(key[0])) not in self.acting or self.is_left_out(key[0]):
                 self.queue.succeeded(key)
+                self.metrics.show(*key, None)
                 self.resting.setdefault(scope, set()).add(key)
                 continue
             began, result = time.monotonic(), "done"

@@ -4,7 +4,17 @@ from typing import Any
 
 import pytest
 
-from omni_operator.election import LEASE_SECONDS, RENEW_SECONDS, Seen, Step, is_leading, next_step, seen, written
+from omni_operator.election import (
+    LEASE_SECONDS,
+    RENEW_SECONDS,
+    Seen,
+    Step,
+    is_held,
+    is_leading,
+    next_step,
+    seen,
+    written,
+)
 
 NOW = "2026-01-01T00:00:00.000000Z"
 LATER = "2026-01-01T00:00:02.000000Z"
@@ -62,3 +72,13 @@ def test_a_new_holder_is_counted_and_a_renewal_keeps_since_when_it_holds() -> No
 
 def test_a_write_carries_the_version_that_was_read() -> None:
     assert written(lease("other", "7"), "n", "ns", "us", NOW)["metadata"]["resourceVersion"] == "7"
+
+
+@pytest.mark.parametrize("row", [row for row, (found, _, _) in ROWS.items() if found])
+def test_it_is_held_while_it_is_renewed_whoever_looks(row: str) -> None:
+    found, unchanged, step = ROWS[row]
+    assert found is not None
+    known = Seen("1", 100.0)
+    assert is_held(found, known, 100.0 + unchanged) is (
+        step == "wait" or (step == "renew" and unchanged < LEASE_SECONDS)
+    )

@@ -74,7 +74,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [create]
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, create, update]
+  verbs: [get, list, create, update]
 # Each pipeline's Secret NAME-keys, by name: without list and watch, no Secret can be found whose name is not known.
 - apiGroups: [""]
   resources: [secrets]

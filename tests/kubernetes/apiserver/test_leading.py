@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.kubernetes.apiserver.operators import Kubectl, StartOperator, eventually, serve
+from tests.kubernetes.apiserver.operators import Kubectl, Operator, StartOperator, eventually, serve
 
 pytestmark = pytest.mark.apiserver
 ACTS = "acts from now on"
@@ -53,3 +53,50 @@ def test_the_operator_tells_of_its_work_and_a_settled_pipeline_makes_no_event(
     assert told() == ["Created", "Unschedulable"]
     kubectl("scale", "op/digits", "--replicas=5")
     eventually(lambda: told() == ["Created", "Scaled", "Unschedulable"], "an Event of the new count")
+
+
+def set_count(kubectl: Kubectl, count: int, seconds: float = 60) -> None:
+    """Ask for a count, and wait until whichever operator has written it."""
+    kubectl("scale", "op/digits", f"--replicas={count}")
+    found = ("deployment", "digits-painter")
+    eventually(lambda: kubectl.get(*found)["spec"]["replicas"] == count, "the new count", seconds)
+
+
+def writes_in(operator: Operator, kubectl: Kubectl) -> int:
+    lines = operator.log.read_text().splitlines()
+    return sum(f" {kubectl.namespace}/" in line for line in lines if " applied " in line or " deleted " in line)
+
+
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
+def test_an_operator_for_all_namespaces_leaves_those_alone_that_another_is_for(
+    kubectl: Kubectl, other: Kubectl, start_operator: StartOperator, digits: dict[str, Any], is_killed: bool
+) -> None:
+    for_all = start_operator()
+    for team in (kubectl, other):
+        serve(team, digits)
+    for_one = start_operator(kubectl.namespace)
+    left = f"namespace {kubectl.namespace} is left to the operator that holds the Lease there"
+    eventually(lambda: left in for_all.log.read_text(), "an operator that keeps out")
+    before = writes_in(for_all, kubectl)
+    set_count(kubectl, 4)
+    set_count(other, 5)
+    kubectl.settled()
+    assert (writes_in(for_all, kubectl), writes_in(for_one, kubectl)) == (before, 1)
+    assert writes_in(for_one, other) == 0
+    assert f'pipeline_namespace="{kubectl.namespace}"' not in for_all.metrics(), "nor does it count its pods"
+    for_one.kill() if is_killed else for_one.stop()
+    set_count(kubectl, 3)
+    assert writes_in(for_all, kubectl) == before + 1
+
+
+def test_one_for_all_that_comes_later_never_writes_where_another_acts(
+    kubectl: Kubectl, other: Kubectl, start_operator: StartOperator, digits: dict[str, Any]
+) -> None:
+    for_one = start_operator(kubectl.namespace)
+    eventually(lambda: ACTS in for_one.log.read_text(), "an operator that acts")
+    serve(kubectl, digits)
+    for_all = start_operator()
+    serve(other, digits)
+    set_count(kubectl, 4)
+    kubectl.settled()
+    assert (writes_in(for_all, kubectl), writes_in(for_one, other)) == (0, 0)
