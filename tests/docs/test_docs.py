@@ -164,3 +164,17 @@ def test_every_page_is_in_the_site() -> None:
     site = (PROJECT / "mkdocs.yml").read_text()
     for page in (PROJECT / "docs").rglob("*.md"):
         assert str(page.relative_to(PROJECT / "docs")) in site
+
+
+def test_every_promise_has_a_test_that_there_is() -> None:
+    rows = re.findall(r"^\| (\d+) \| .+ \| (.+) \|$", (PROJECT / "docs/promises.md").read_text(), re.MULTILINE)
+    there = {
+        found
+        for file in (PROJECT / "tests").rglob("test_*.py")
+        for found in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    assert [int(number) for number, _ in rows] == list(range(1, 39))
+    for number, cell in rows:
+        named = set(re.findall(r"test_\w+", cell))
+        assert named, number
+        assert named <= there, number

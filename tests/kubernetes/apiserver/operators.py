@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -146,6 +147,11 @@ class Operator:
 
     def metrics(self) -> str:
         return httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", trust_env=False).text
+
+    def passes(self) -> int:
+        """Those that came to an end and left nothing to do."""
+        done = re.search(r'^omni_operator_reconcile_seconds_count{result="done"} (\S+)$', self.metrics(), re.MULTILINE)
+        return int(float(done[1])) if done else 0
 
     def writes(self) -> int:
         return sum(" applied " in line or " deleted " in line for line in self.log.read_text().splitlines())

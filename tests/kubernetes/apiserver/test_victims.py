@@ -24,6 +24,23 @@ def topology(loads: dict[str, int]) -> dict[str, Any]:
     return {"requests": 0, "stages": [{"name": "painter", "requests": 0, "replicas": replicas}]}
 
 
+def serving(
+    kubectl: Kubectl, kubelet: Kubelet, digits: dict[str, Any], count: int, **stage: Any
+) -> dict[str, dict[str, Any]]:
+    """What is known of so many painters, once they serve."""
+    digits["spec"]["head"]["template"] = digits["spec"]["stages"][0]["template"] = kubelet.template
+    digits["spec"]["stages"][0] |= stage
+    digits["spec"]["replicas"] = count
+    kubectl.apply(digits)
+    eventually(lambda: kubelet.look() and kubectl.condition("Ready").get("status") == "True", "a pipeline that serves")
+    return painters_of(kubectl)
+
+
+def painters_of(kubectl: Kubectl) -> dict[str, dict[str, Any]]:
+    found = kubectl.items("pods", f"{LABEL},omnipipeline.dev/role=replica")
+    return {pod["metadata"]["name"]: pod["metadata"] for pod in found}
+
+
 @pytest.mark.parametrize(("version", "is_marked"), [(NEW, True), (OLD, False)], ids=["1.30", "1.20"])
 def test_the_least_loaded_pod_is_marked_right_before_one_goes(
     kubectl: Kubectl,
@@ -37,13 +54,7 @@ def test_the_least_loaded_pod_is_marked_right_before_one_goes(
 ) -> None:
     way.made_up = {"/version": version}
     start_operator(kubectl.namespace, kubeconfig=way.kubeconfig(tmp_path / "way.kubeconfig"))
-    digits["spec"]["head"]["template"] = digits["spec"]["stages"][0]["template"] = kubelet.template
-    digits["spec"]["replicas"] = 3
-    kubectl.apply(digits)
-    eventually(lambda: kubelet.look() and kubectl.condition("Ready").get("status") == "True", "a pipeline that serves")
-    painters = sorted(
-        pod["metadata"]["name"] for pod in kubectl.items("pods", f"{LABEL},omnipipeline.dev/role=replica")
-    )
+    painters = sorted(serving(kubectl, kubelet, digits, 3))
     way.made_up[TOPOLOGY] = topology({painters[0]: 3, painters[1]: 1, painters[2]: 2})
     kubectl("scale", "op/digits", "--replicas=2")
     eventually(lambda: kubectl.get("deployment", "digits-painter")["spec"]["replicas"] == 2, "the lower count")
@@ -69,25 +80,19 @@ def test_of_six_the_two_least_loaded_go_with_time_to_finish_and_the_others_stay(
     """This cluster does not look at the marks: which two go is its own choice."""
     way.made_up = {"/version": NEW}
     start_operator(kubectl.namespace, kubeconfig=way.kubeconfig(tmp_path / "way.kubeconfig"))
-    digits["spec"]["head"]["template"] = digits["spec"]["stages"][0]["template"] = kubelet.template
-    digits["spec"]["stages"][0]["drain"] = {"timeoutSeconds": 90}
-    digits["spec"]["replicas"] = 6
-    kubectl.apply(digits)
-    eventually(lambda: kubelet.look() and kubectl.condition("Ready").get("status") == "True", "a pipeline that serves")
-    selector = f"{LABEL},omnipipeline.dev/role=replica"
-    before = {pod["metadata"]["name"]: pod["metadata"] for pod in kubectl.items("pods", selector)}
+    before = serving(kubectl, kubelet, digits, 6, drain={"timeoutSeconds": 90})
     loads = dict(zip(sorted(before), (3, 1, 2, 5, 0, 4), strict=True))
     way.made_up[TOPOLOGY] = topology(loads)
     kubectl("scale", "op/digits", "--replicas=4")
 
     def ending() -> list[dict[str, Any]]:
-        return [pod for pod in kubectl.items("pods", selector) if pod["metadata"].get("deletionTimestamp")]
+        return [one for one in painters_of(kubectl).values() if one.get("deletionTimestamp")]
 
     eventually(lambda: len(ending()) == 2, "two pods that end")
     kubectl.settled()
-    after = {pod["metadata"]["name"]: pod["metadata"] for pod in kubectl.items("pods", selector)}
+    after = painters_of(kubectl)
     assert {name: one["uid"] for name, one in after.items()} == {name: one["uid"] for name, one in before.items()}
-    assert [pod["metadata"]["deletionGracePeriodSeconds"] for pod in ending()] == [120, 120]
+    assert [one["deletionGracePeriodSeconds"] for one in ending()] == [120, 120]
     marked = {name for name, one in after.items() if COST in one.get("annotations", {})}
     assert sorted(loads[name] for name in marked) == [0, 1]
 
