@@ -322,7 +322,10 @@ class Cluster:
         return json.loads(self._request("GET", f"{proxy}{path}", {}, None, "", seconds).data)
 
     def follow(self, resource: Resource, namespace: str | None, selector: str, version: str) -> Iterator[Object]:
-        """What happens after a version, as the server tells it, until it or the connection ends the stream."""
+        """What happens after a version, as the server tells it, until it or the connection ends the stream.
+
+        It has begun when this returns.
+        """
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -330,7 +333,8 @@ class Cluster:
             "labelSelector": selector,
             "resourceVersion": version,
         }
-        yield from self._lines(resource.path(namespace), query)
+        path = resource.path(namespace)
+        return lines_of(path, self._request("GET", path, query, None, "", WATCH_SILENCE_SECONDS, stream=True))
 
     # ---- transport
 
@@ -356,21 +360,6 @@ class Cluster:
                 if attempt == tries or wait is None:
                     raise
                 time.sleep(wait)
-
-    def _lines(self, path: str, query: Mapping[str, str]) -> Iterator[Any]:
-        from urllib3.exceptions import HTTPError
-
-        response = self._request("GET", path, query, None, "", WATCH_SILENCE_SECONDS, stream=True)
-        rest = b""
-        try:
-            for chunk in response.stream(amt=None, decode_content=True):
-                *lines, rest = (rest + chunk).split(b"\n")
-                yield from (json.loads(line) for line in lines if line.strip())
-        except HTTPError as error:
-            raise Unreachable(f"the watch of {path} broke: {error}") from error
-        finally:
-            response.release_conn()
-            response.close()
 
     def _credentials(self) -> dict[str, str]:
         return {setting["key"]: setting["value"] for setting in self._configuration.auth_settings().values()}
@@ -415,6 +404,22 @@ class Cluster:
                 raise Unreachable(f"an answer of {self._configuration.host} broke off: {error}") from error
             raise refusal(response.status, response.reason, content, response.headers.get("Retry-After"))
         return response
+
+
+def lines_of(path: str, response: Any) -> Iterator[Any]:
+    """The lines of a watch, each of them JSON."""
+    from urllib3.exceptions import HTTPError
+
+    rest = b""
+    try:
+        for chunk in response.stream(amt=None, decode_content=True):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from (json.loads(line) for line in lines if line.strip())
+    except HTTPError as error:
+        raise Unreachable(f"the watch of {path} broke: {error}") from error
+    finally:
+        response.release_conn()
+        response.close()
 
 
 def proxy_path(namespace: str, service: str, port: str, scheme: str) -> str:

@@ -94,7 +94,7 @@ class Watch:
                 names.add((item["metadata"]["namespace"], item["metadata"]["name"]))
                 self._hearer.put(item)
         self._hearer.keep_only(self.resource.kind, self.namespace, names)
-        self._version, self._failures, self.refusal = latest, 0, None
+        self._version, self._failures = latest, 0
         self.last_heard = time.monotonic()
         self._anew_at = self.last_heard + ANEW_SECONDS * random.uniform(0.8, 1.2)
         self._begun()
@@ -102,11 +102,13 @@ class Watch:
     def _follow(self) -> bool:
         """Tell what happens, until the stream ends. Returns whether anything was heard."""
         is_heard = False
-        for event in self._cluster.follow(self.resource, self.namespace, self._selector, self._version):
+        events = self._cluster.follow(self.resource, self.namespace, self._selector, self._version)
+        self.refusal = None
+        for event in events:
             found, kind = event["object"], event["type"]
             if kind == "ERROR":
                 raise error_of(found)
-            is_heard, self._failures, self.refusal, self.last_heard = True, 0, None, time.monotonic()
+            is_heard, self._failures, self.last_heard = True, 0, time.monotonic()
             self._version = found["metadata"]["resourceVersion"]
             if kind == "DELETED":
                 self._hearer.remove(found)
