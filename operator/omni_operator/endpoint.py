@@ -97,7 +97,7 @@ def in_cluster(wanted: Wanted, timeout: float, tell: Callable[[str], None]) -> E
         name = wanted.pipeline or only_one(cluster, namespace)
         found = wait_until_it_serves(cluster, namespace, name, timeout, tell)
     except NoCredentials as error:
-        raise NoEndpoint(str(error) if wanted.context else f"no pipeline was found: {HOW_TO}") from None
+        raise NoEndpoint(str(error) if wanted.context else nothing_found(wanted.pipeline)) from None
     except ApiError as error:
         if error.status == 404:
             raise NoEndpoint("the current cluster does not know pipelines: install the operator's chart") from None
@@ -107,6 +107,13 @@ def in_cluster(wanted: Wanted, timeout: float, tell: Callable[[str], None]) -> E
     scheme = "https" if ((found.get("spec") or {}).get("api") or {}).get("tls") else "http"
     proxy = cluster.service(namespace, name, "http", scheme)
     return Endpoint(proxy.url, f"{name} in namespace {namespace}", proxy.context, dict(proxy.headers), FORWARD)
+
+
+def nothing_found(pipeline: str | None) -> str:
+    here = ", ".join(run.pipeline for run in runs.running())
+    if pipeline and here:
+        return f"there is no pipeline {pipeline} on this machine; there are: {here}"
+    return f"no pipeline was found: {HOW_TO}"
 
 
 def names_in(cluster: "Cluster", namespace: str) -> list[str]:

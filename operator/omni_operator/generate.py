@@ -35,6 +35,7 @@ POLL_SECONDS = 0.15
 DRAWN = ("size", "steps", "guidance", "negative_prompt")
 OPTIONS = {"text": ("max_tokens",), "pictures": (*DRAWN, "count"), "videos": (*DRAWN, "seconds")}
 VIDEO = ".mp4"
+PICTURES = {"": "png", ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
 class BadOption(Exception):
@@ -46,17 +47,22 @@ class BadOption(Exception):
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help="what to draw, or to answer")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="PNG file to write, -0, -1, … with --count; or MP4 file, for a video"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help=".png, .jpg or .webp file to write, -0, -1, … with --count; or .mp4, for a video",
     )
     finding.add_pipeline(parser)
     parser.add_argument("--size", metavar="WxH", help="width x height in pixels, like 32x32 (default: the model's own)")
-    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps")
-    parser.add_argument("--guidance", type=float, metavar="SCALE", help="how strictly to follow the prompt")
-    parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer")
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
+    parser.add_argument(
+        "--guidance", type=float, metavar="SCALE", help="how strictly to follow the prompt (default: the model's own)"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer (default: random)")
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what not to draw")
     parser.add_argument("--count", type=int, metavar="N", help="how many pictures (default: 1)")
     parser.add_argument("--seconds", metavar="S", help="how long a video is (default: the model's own)")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens of text at most")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens of text at most (default: the model's own)")
     parser.add_argument("--json", action="store_true", help="tell of the files, or the text, as JSON")
     parser.add_argument(
         "--timeout", type=float, default=600.0, metavar="SECONDS", help="time to wait until it serves (default: 600)"
@@ -81,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     if kind_of(args) == "videos":
         made = [filmed(where, body(args) | given(seconds=args.seconds), console)]
     else:
-        pictures = draw(where, body(args) | {"n": count, "response_format": "b64_json"}, console)
+        form = {"output_format": PICTURES[Path(args.output).suffix.lower()], "response_format": "b64_json"}
+        pictures = draw(where, body(args) | {"n": count, **form}, console)
         made = [(base64.b64decode(picture["b64_json"]), picture.get("seed", args.seed)) for picture in pictures]
     seconds = time.monotonic() - begin
     for file, (content, _) in zip(files, made, strict=True):
@@ -118,6 +125,8 @@ def output_files(output: Path, count: int) -> list[Path]:
         raise BadOption(f"--count {count}: expected 1 or more")
     if output.is_dir():
         raise BadOption(f"-o {output}: is a folder; give the name of a file")
+    if output.suffix.lower() not in (VIDEO, *PICTURES):
+        raise BadOption(f"-o {output}: expected a name that ends in .png, .jpg, .webp, or in {VIDEO} for a video")
     if not output.absolute().parent.is_dir():
         raise BadOption(f"-o {output}: there is no folder {output.parent}; make it first")
     if count == 1:

@@ -98,7 +98,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"act only while holding a Lease, so that of several operators one acts: {LEASE_OF_ALL} in this pod's"
         f" namespace, or {LEASE} in each --namespace for that one alone (default: do so)",
     )
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="what is logged (default: info)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

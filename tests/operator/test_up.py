@@ -117,7 +117,14 @@ def test_generate_says_how_a_picture_is_asked_for_where_there_are_no_videos(up: 
 def test_generate_does_not_take_another_pipeline_for_it(up: Up, tmp_path: Path) -> None:
     done = omni(up.folder, "generate", PROMPT, "-o", str(tmp_path / "a.png"), "--pipeline=letters")
     assert done.returncode == 1
-    assert "no pipeline was found" in done.stderr
+    assert "there is no pipeline letters on this machine; there are: digits" in done.stderr
+
+
+def test_a_picture_is_a_file_of_the_kind_that_its_name_says(up: Up, tmp_path: Path) -> None:
+    for name, kind in {"a.webp": "WEBP", "a.JPG": "JPEG", "a": "PNG"}.items():
+        done = omni(up.folder, "generate", PROMPT, "-o", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+        assert Image.open(tmp_path / name).format == kind
 
 
 # ---- two stages
@@ -287,6 +294,11 @@ NOT_DRAWN: dict[str, tuple[list[str], int, str]] = {
     "tokens of a picture": (["-o", "a.png", "--max-tokens=9"], 2, "--max-tokens is not an option of pictures"),
     "no pipeline that writes": ([], 1, "no pipeline was found: give --url"),
     "a folder that is not there": (["-o", "no/a.png"], 2, "-o no/a.png: there is no folder no; make it first"),
+    "a file of no such kind": (
+        ["-o", "a.gif"],
+        2,
+        "-o a.gif: expected a name that ends in .png, .jpg, .webp, or in .mp4",
+    ),
     "a folder for a file": (["-o", "."], 2, "-o .: is a folder"),
     "no picture at all": (["-o", "a.png", "--count=0"], 2, "--count 0: expected 1 or more"),
 }

@@ -108,7 +108,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--max-prompt-length", limits.prompt, "characters of a prompt"),
         ("--max-body-bytes", limits.body, "bytes of a request's body; longer ones get HTTP 413"),
     ):
-        parser.add_argument(flag, type=at_least(1), default=default, metavar="N", help=f"head: {what} ({default})")
+        parser.add_argument(
+            flag, type=at_least(1), default=default, metavar="N", help=f"head: {what} (default: {default})"
+        )
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
@@ -122,17 +124,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"installed (default: ${DATABASE_URL}, or SQLite in --data-dir)",
     )
     parser.add_argument(
-        "--video-jobs", type=at_least(1), default=4, metavar="N", help="head: videos made at one time (4)"
+        "--video-jobs", type=at_least(1), default=4, metavar="N", help="head: videos made at one time (default: 4)"
     )
     parser.add_argument(
-        "--video-max-age", type=positive, default=24.0, metavar="HOURS", help="head: videos are kept so long (24)"
+        "--video-max-age",
+        type=positive,
+        default=24.0,
+        metavar="HOURS",
+        help="head: videos are kept so long (default: 24)",
     )
     parser.add_argument(
         "--video-max-bytes",
         type=at_least(1),
         default=10 * GIB,
         metavar="N",
-        help="head: and so many bytes of them in all, of which the oldest go first (10 GiB)",
+        help="head: and so many bytes of them in all, of which the oldest go first (default: 10 GiB)",
     )
 
 

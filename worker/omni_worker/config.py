@@ -194,20 +194,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDR",
         help="head: address to listen on (default: 0.0.0.0); headless: the head",
     )
-    parser.add_argument("--omni-master-port", type=port, default=9000, metavar="PORT", help="(default: 9000)")
+    parser.add_argument(
+        "--omni-master-port", type=port, default=9000, metavar="PORT", help="where replicas register (default: 9000)"
+    )
     parser.add_argument(
         "--omni-coordinator-port",
         type=port,
         default=9001,
         metavar="PORT",
-        help="head: replicas report here (9001)",
+        help="head: replicas report here (default: 9001)",
     )
     parser.add_argument(
         "--omni-coordinator-pub-port",
         type=port,
         default=9002,
         metavar="PORT",
-        help="head: membership goes out (9002)",
+        help="head: membership goes out (default: 9002)",
     )
     parser.add_argument(
         "--omni-dp-size-local",
@@ -217,7 +219,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="replicas in this process (default: 1)",
     )
     parser.add_argument(
-        "--omni-lb-policy", choices=LB_POLICIES, default="least-queue-length", help="head: how a replica is chosen"
+        "--omni-lb-policy",
+        choices=LB_POLICIES,
+        default="least-queue-length",
+        help="head: how a replica is chosen (default: least-queue-length)",
     )
     parser.add_argument(
         "--omni-heartbeat-timeout",
@@ -236,7 +241,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=port,
         default=9100,
         metavar="PORT",
-        help="data port of the first replica (9100)",
+        help="data port of the first replica (default: 9100)",
     )
     parser.add_argument(
         "--omni-secret-file",
@@ -268,31 +273,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scheduling-policy",
         choices=SCHEDULING_POLICIES,
         default="fifo",
-        help="who runs next: in order (fifo), fair shares (drr), the shortest (srpt), the earliest deadline (edf)",
+        help="who runs next: in order (fifo), fair shares (drr), the shortest (srpt), the earliest deadline "
+        "(edf) (default: fifo)",
     )
     parser.add_argument(
         "--cfg-parallel-size",
         type=at_least(1),
         default=1,
         metavar="N",
-        help="processes of each replica, a device each, over which the rows of a batched model call are spread (1)",
+        help="processes of each replica, a device each, over which the rows of a batched model call are spread "
+        "(default: 1)",
     )
     parser.add_argument(
         "--pipeline-parallel-size",
         type=at_least(1),
         default=1,
         metavar="N",
-        help="processes of each replica, a device each, over which the layers of a language model are spread (1)",
+        help="processes of each replica, a device each, over which the layers of a language model are spread "
+        "(default: 1)",
     )
     parser.add_argument(
         "--step-timeout",
         type=seconds,
         default=600.0,
         metavar="SECONDS",
-        help="time after which a step has failed, and the replica is started again (600)",
+        help="time after which a step has failed, and the replica is started again (default: 600)",
     )
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="auto", help="of the weights (auto: bfloat16 on a GPU, float32 on a CPU)"
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="of the weights (default: auto, which is bfloat16 on a GPU, float32 on a CPU)",
     )
     parser.add_argument(
         "--compile",
@@ -306,7 +317,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=600.0,
         metavar="SECONDS",
-        help="time to load the model (600)",
+        help="time to load the model (default: 600)",
     )
     parser.add_argument("--stage-config", metavar="FILE", help="head: YAML or JSON that names the pipeline's stages")
     parser.add_argument(
@@ -314,7 +325,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=300.0,
         metavar="SECONDS",
-        help="after SIGTERM, time to finish (300)",
+        help="after SIGTERM, time to finish (default: 300)",
     )
     parser.add_argument(
         "--otlp-traces-endpoint",
@@ -323,7 +334,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (default: what $OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or $OTEL_EXPORTER_OTLP_ENDPOINT say; else nowhere)",
     )
     parser.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: info)"
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="what is logged (default: info)",
     )
     api_config.add_arguments(parser)
 

@@ -11,8 +11,8 @@ from omni_worker.logs import configure_logging
 HELP = """Run one process of a pipeline: the head, or headless replicas that join it.
 
 examples:
-  omni serve builtin://digits                                      a head with one replica of its own
-  omni serve builtin://digits --omni-dp-size-local 0               a head alone
+  omni serve builtin://digits                                        a head with one replica of its own
+  omni serve builtin://digits --omni-dp-size-local 0                 a head alone
   omni serve builtin://digits --headless --omni-master-address HOST  replicas that join the head on HOST
 
 `omni up FILE` runs a whole pipeline from its manifest."""

@@ -3,6 +3,7 @@
 Classes of diffusers were tried by `make survey`, which wrote `surveyed.json`.
 """
 
+import difflib
 import json
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -25,8 +26,8 @@ class UnknownModel(Exception):
 
 
 class Known(BaseModel):
-    """`steps`: whether it runs step by step, None if nobody tried; `shares`: whether the models that it calls in every
-    step run several requests as one."""
+    """`steps`: whether it runs step by step, None if nobody tried, and then `alike`: what was tried of similar names;
+    `shares`: whether the models that it calls in every step run several requests as one."""
 
     model: str
     pipeline: str
@@ -34,6 +35,7 @@ class Known(BaseModel):
     task: str | None = None
     steps: bool | None = None
     phases: list[str] = []
+    alike: list[str] = []
     shares: dict[str, bool] = {}
 
     def lines(self) -> Iterator[tuple[str, str]]:
@@ -43,7 +45,8 @@ class Known(BaseModel):
             yield "family", f"{self.family}, {self.task}"
         elif self.task:
             yield "task", self.task
-        yield "steps", {True: "yes", False: "no: it runs in request mode", None: "not tried"}[self.steps]
+        untried = f"not tried; tried were {', '.join(self.alike)}" if self.alike else "not tried"
+        yield "steps", {True: "yes", False: "no: it runs in request mode", None: untried}[self.steps]
         if self.phases:
             yield "phases", " → ".join(self.phases)
         for name, is_shared in self.shares.items():
@@ -68,7 +71,7 @@ def known(model: str) -> Known:
         return Known(model=model, pipeline=name, task="text", steps=True, phases=["prefill", "(decode) × tokens"])
     if name == model and not name.endswith("Pipeline"):
         raise UnknownModel(f"{model!r} is not a model; give a class like FluxPipeline, a folder, or hf://org/name")
-    return Known(model=model, pipeline=name)
+    return Known(model=model, pipeline=name, alike=difflib.get_close_matches(name, surveyed()))
 
 
 def class_of(model: str) -> str:

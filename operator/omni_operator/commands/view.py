@@ -105,6 +105,8 @@ def look(client: httpx.Client, where: Endpoint) -> View:
     """Ask the head. Raises GenerationFailed where nothing answers, or something else does."""
     with connection(where):
         probe = client.get("/readyz", timeout=ANSWER_SECONDS)
+    if probe.status_code == 404:
+        raise NotAPipeline(where)
     if probe.status_code not in (200, NOT_READY):
         require_success(where, probe)
     topology = fetch(client, where, "/v1/omni/topology", Topology)

@@ -58,6 +58,8 @@ def test_what_is_no_model(tmp_path: Path, omni: Omni) -> None:
 
 def test_a_class_that_nobody_tried(omni: Omni) -> None:
     assert "not tried" in omni(MODELS, "NewPipeline")[1]
+    told = " ".join(omni(MODELS, "FluxxPipeline")[1].split())
+    assert "not tried; tried were FluxPipeline" in told
 
 
 # ---- models of the hub

@@ -1,6 +1,7 @@
 """`omni status` and `omni top --once`: what they show of a pipeline, and what they make of one that is not well."""
 
 import json
+from http.server import SimpleHTTPRequestHandler
 
 import pytest
 
@@ -8,6 +9,7 @@ from omni_operator.answers import GenerationFailed
 from omni_operator.commands.rates import rate
 from omni_operator.commands.view import View
 from omni_operator.endpoint import NoEndpoint
+from tests.loopback import Loopback
 from tests.operator.commands.conftest import Omni
 from tests.operator.commands.stand_in_head import PAINTER, THINKER, StandInHead, replica, running, stage
 
@@ -49,6 +51,15 @@ def test_status_of_nothing_says_so(omni: Omni) -> None:
         omni(STATUS, "--url", "http://127.0.0.1:1")
     with pytest.raises(NoEndpoint, match="is not an address"):
         omni(STATUS, "--url", "digits")
+
+
+def test_status_of_another_server_says_so(omni: Omni) -> None:
+    server = Loopback(SimpleHTTPRequestHandler)  # it has files, and no probe
+    try:
+        with pytest.raises(GenerationFailed, match="does not answer like a pipeline; is the address right"):
+            omni(STATUS, "--url", server.url)
+    finally:
+        server.close()
 
 
 def test_top_shows_requests_with_their_progress(head: StandInHead, omni: Omni) -> None:

@@ -137,6 +137,12 @@ def test_what_is_refused_is_refused_with_the_reason(port, asked, param, says):
     assert says in caught.value.message
 
 
+def test_a_body_that_is_not_said_to_be_json_is_refused_with_the_remedy(port):
+    answer = httpx.post(f"http://127.0.0.1:{port}/v1/images/generations", content='{"prompt": "a red three"}')
+    assert answer.status_code == 400
+    assert "send it with Content-Type: application/json" in answer.json()["error"]["message"]
+
+
 def test_variations_are_refused_with_the_reason(port):
     with pytest.raises(openai.BadRequestError, match="images/edits takes a picture together with a prompt"):
         client_of(port).images.create_variation(image=b"png")
