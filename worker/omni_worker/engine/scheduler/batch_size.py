@@ -1,14 +1,14 @@
 """How many calls of one key to put together: found online, from the time that batches of each size took.
 
 A batch of B takes about t(B) = a + b·B. Doubling it raises throughput by 2(a + b·B) / (a + 2b·B); where that is worth
-less than ten per cent, which is above B = 4.5 a/b, a larger batch only makes every request in it wait.
+less than five per cent, which is above B = 9.5 a/b, a larger batch only makes every request in it wait.
 """
 
 from collections.abc import Hashable
 from dataclasses import dataclass
 
 FORGET = 0.98
-WORTH_DOUBLING = 1.1
+WORTH_DOUBLING = 1.05
 MAX_KEYS = 256
 
 
