@@ -20,6 +20,8 @@ from omni_operator.bench.load import Round, Sample, send
 from omni_operator.bench.work import BadWork, Work
 from omni_operator.commands import finding
 from omni_operator.commands.columns import columns
+from omni_operator.commands.models import Served
+from omni_operator.commands.view import fetch
 from omni_operator.endpoint import Endpoint
 from omni_operator.flag_types import positive
 
@@ -112,8 +114,12 @@ def require_usable(args: argparse.Namespace) -> None:
 
 
 def found(args: argparse.Namespace) -> list[Endpoint]:
-    """The pipelines that are meant. Raises NoEndpoint."""
-    return [endpoint.find(finding.wanted(args, url), 0.0, print) for url in (args.urls or [None])]
+    """The pipelines that are meant. Raises NoEndpoint, or GenerationFailed for an address where none answers."""
+    pipelines = [endpoint.find(finding.wanted(args, url), 0.0, print) for url in (args.urls or [None])]
+    for where in pipelines:
+        with where.client() as client:
+            fetch(client, where, "/v1/models", Served)
+    return pipelines
 
 
 def share(total: int | None, rounds: int, number: int) -> int | None:

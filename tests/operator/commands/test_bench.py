@@ -1,6 +1,7 @@
 """`omni bench`: what it sends, when, and what it makes of the answers."""
 
 import json
+from http.server import SimpleHTTPRequestHandler
 from itertools import islice
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from omni_operator.answers import GenerationFailed
 from omni_operator.bench.figures import percentile, report
 from omni_operator.bench.load import Round, Sample
 from omni_operator.bench.work import BadWork, Kind, arriving, endless, parse_mix, read_trace
+from tests.loopback import Loopback
 from tests.operator.commands.conftest import Omni
 from tests.operator.commands.stand_in_head import StandInHead
+from tests.worker.serving import free_ports
 
 BENCH = "omni_operator.bench.command"
 
@@ -58,6 +61,28 @@ def test_errors_are_counted_and_told(omni: Omni) -> None:
     finally:
         full.close()
         always.close()
+
+
+@pytest.mark.parametrize("more", [(), ("--no-warm-up",), ("--trace", "TRACE")], ids=["asked", "cold", "replayed"])
+def test_where_no_pipeline_answers_nothing_is_measured(
+    more: tuple[str, ...], head: StandInHead, omni: Omni, tmp_path: Path
+) -> None:
+    (tmp_path / "trace").write_text('{"at": 0, "prompt": "a"}')
+    flags = [str(tmp_path / "trace") if flag == "TRACE" else flag for flag in more]
+    (port,) = free_ports(1)
+    nobody = f"http://127.0.0.1:{port}"
+    files = Loopback(SimpleHTTPRequestHandler)
+    try:
+        for url, said in (
+            (nobody, "nothing answers at {}; is the pipeline running?"),
+            (files.url, "{} does not answer like a pipeline; is the address right?"),
+        ):
+            with pytest.raises(GenerationFailed) as caught:
+                omni(BENCH, head.url, url, *flags)
+            assert (str(caught.value), caught.value.exit_code) == (said.format(url), 1)
+    finally:
+        files.close()
+    assert not head.asked, "the other one is left alone"
 
 
 def test_a_trace_is_replayed_with_a_plot(head: StandInHead, omni: Omni, tmp_path: Path) -> None:
