@@ -20,7 +20,7 @@ def playground_routes() -> APIRouter:
     """The page and what belongs to it."""
     router = APIRouter(include_in_schema=False)
 
-    @router.get("/")
+    @router.api_route("/", methods=["GET", "HEAD"])  # load balancers ask by HEAD
     async def page() -> FileResponse:
         """The page."""
         return FileResponse(ASSETS / "index.html", media_type="text/html", headers=HEADERS)
