@@ -1,6 +1,6 @@
 """What an API answers when it does not give what was asked for, as one error with a message for people."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,16 +38,16 @@ def connection(where: Endpoint) -> Iterator[None]:
         raise GenerationFailed(f"the connection to {where.description} broke: {error}") from None
 
 
-def require_success(where: Endpoint, response: httpx.Response, remedy: str = "") -> None:
+def require_success(where: Endpoint, response: httpx.Response, remedies: Mapping[str, str] | None = None) -> None:
     """Raise GenerationFailed, with the server's own words, for any status but 200. The body must have been read.
 
-    `remedy` is told where the pipeline gives another kind of answer than was asked for.
+    `remedies` are what to do, by what an error is about.
     """
     if response.status_code != 200:
         said, param = message(response)
         if response.status_code == 401:
             said = f"{said.rstrip('.')}; {where.without_key}"
-        elif remedy and param in OF_ANOTHER_KIND:
+        elif remedy := (remedies or {}).get(param or ""):
             said = f"{said}; {remedy}"
         raise GenerationFailed(f"{where.description} answers {response.status_code}: {said}")
 

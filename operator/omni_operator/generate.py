@@ -5,20 +5,16 @@ import argparse
 import base64
 import json
 import time
-import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from omni_operator import endpoint
-from omni_operator.answers import NotAPipeline, connection, require_success
 from omni_operator.commands import finding
-from omni_operator.endpoint import Endpoint
+from omni_operator.drawing import drawn
 from omni_operator.filming import filmed
+from omni_operator.uploads import Upload, upload
 from omni_operator.writing import written
 
 HELP = """Draw a picture with a running pipeline, or make a video; without -o, print the text that it writes.
@@ -28,12 +24,16 @@ current kubeconfig, through the API server; it waits until that one serves. --ur
 
   omni generate "a red three on black background" -o three.png
   omni generate "a green seven" -o seven.png --count 4 --seed 7 --steps 8
+  omni generate "the same boat at night" --image boat.png -o night.png   (of a pipeline that starts from pictures)
   omni generate "a paper boat on a stream" -o boat.mp4          (of a pipeline that makes videos)
   omni generate "two plus five, in blue"                        (of a pipeline that has a language model)"""
 
-POLL_SECONDS = 0.15
 DRAWN = ("size", "steps", "guidance", "negative_prompt")
-OPTIONS = {"text": ("max_tokens",), "pictures": (*DRAWN, "count"), "videos": (*DRAWN, "seconds")}
+OPTIONS = {
+    "text": ("max_tokens",),
+    "pictures": (*DRAWN, "count", "image", "mask", "strength"),
+    "videos": (*DRAWN, "seconds", "image"),
+}
 VIDEO = ".mp4"
 PICTURES = {"": "png", ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
@@ -60,6 +60,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer (default: random)")
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what not to draw")
+    parser.add_argument(
+        "--image", action="append", metavar="FILE", help="picture to start from, .png, .jpg or .webp; repeatable"
+    )
+    parser.add_argument(
+        "--mask", metavar="FILE", help="as large as the picture, and transparent where that is to be painted anew"
+    )
+    parser.add_argument(
+        "--strength",
+        type=float,
+        metavar="X",
+        help="how much of the picture is to change, up to 1 (default: the model's own)",
+    )
     parser.add_argument("--count", type=int, metavar="N", help="how many pictures (default: 1)")
     parser.add_argument("--seconds", metavar="S", help="how long a video is (default: the model's own)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens of text at most (default: the model's own)")
@@ -73,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     require_options_that_fit(args)
     count = 1 if args.count is None else args.count
     files = output_files(Path(args.output), count) if args.output is not None else []
+    uploads = uploads_of(args)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     where = endpoint.find(finding.wanted(args, args.url), args.timeout, console.print)
     if not files and args.json:
@@ -85,10 +98,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     begin = time.monotonic()
     if kind_of(args) == "videos":
-        made = [filmed(where, body(args) | given(seconds=args.seconds), console)]
+        made = [filmed(where, body(args) | given(seconds=args.seconds), uploads, console)]
     else:
         form = {"output_format": PICTURES[Path(args.output).suffix.lower()], "response_format": "b64_json"}
-        pictures = draw(where, body(args) | {"n": count, **form}, console)
+        request = body(args) | given(strength=args.strength) | {"n": count, **form}
+        pictures = drawn(where, request, uploads, console)
         made = [(base64.b64decode(picture["b64_json"]), picture.get("seed", args.seed)) for picture in pictures]
     seconds = time.monotonic() - begin
     for file, (content, _) in zip(files, made, strict=True):
@@ -111,12 +125,25 @@ def kind_of(args: argparse.Namespace) -> str:
 
 
 def require_options_that_fit(args: argparse.Namespace) -> None:
-    """Raise BadOption for an option of another kind of answer than is asked for."""
+    """Raise BadOption for an option of another kind of answer than is asked for, or one that lacks its picture."""
     kind = kind_of(args)
-    remedy = "give -o FILE for a picture" if args.output is None else "leave it out, or -o for text"
     for name in sorted({name for names in OPTIONS.values() for name in names} - set(OPTIONS[kind])):
         if getattr(args, name) is not None:
+            remedy = "give -o FILE for a picture" if args.output is None else "leave it out"
+            remedy += ", or -o for text" if name in OPTIONS["text"] else ""
             raise BadOption(f"--{name.replace('_', '-')} is not an option of {kind}; {remedy}")
+    for name in ("mask", "strength"):
+        if getattr(args, name) is not None and not args.image:
+            raise BadOption(f"--{name} is about a picture to start from; give --image FILE too")
+    if kind == "videos" and len(args.image or ()) > 1:
+        raise BadOption(f"--image: a video starts from one picture, not {len(args.image)}; give it once")
+
+
+def uploads_of(args: argparse.Namespace) -> list[Upload]:
+    """The files that go with the request. Raises BadPicture."""
+    field = "input_reference" if kind_of(args) == "videos" else "image"
+    masks = [] if args.mask is None else [upload("mask", "--mask", args.mask)]
+    return [upload(field, "--image", file) for file in args.image or ()] + masks
 
 
 def output_files(output: Path, count: int) -> list[Path]:
@@ -155,50 +182,3 @@ def body(args: argparse.Namespace) -> dict[str, Any]:
         seed=args.seed,
         negative_prompt=args.negative_prompt,
     )
-
-
-def draw(where: Endpoint, request: dict[str, Any], console: Console) -> list[dict[str, Any]]:
-    """Send the request, and show its steps while it runs."""
-    identity = uuid.uuid4().hex
-    columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
-    with (
-        where.client() as client,
-        ThreadPoolExecutor(1) as pool,
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-    ):
-        task = progress.add_task("drawing", total=None)
-        answer = pool.submit(post, client, where, request, identity)
-        seen: set[str] = set()
-        furthest = 0
-        while not answer.done():
-            time.sleep(POLL_SECONDS)
-            done, total = steps(client, identity, request["n"], seen)
-            furthest = max(furthest, done)
-            if total:
-                progress.update(task, completed=furthest, total=total)
-        return answer.result()
-
-
-def post(client: httpx.Client, where: Endpoint, request: dict[str, Any], identity: str) -> list[dict[str, Any]]:
-    with connection(where):
-        response = client.post("/v1/images/generations", json=request, headers={"X-Request-Id": identity})
-    require_success(where, response, "leave -o out for text, or give -o FILE.mp4 for a video")
-    try:
-        pictures: list[dict[str, Any]] = response.json()["data"]
-    except (ValueError, KeyError, TypeError):
-        raise NotAPipeline(where) from None
-    return pictures
-
-
-def steps(client: httpx.Client, identity: str, count: int, seen: set[str]) -> tuple[int, int]:
-    """Steps done, and steps in all, of a request's pictures; (0, 0) while unknown. `seen` is kept between calls."""
-    try:
-        rows = client.get("/omni/requests", timeout=5.0).json()["requests"]
-        own = {str(row["id"]): row for row in rows if str(row["id"]).partition("-")[0] == identity}
-        each = max((int(row["total_steps"]) for row in own.values()), default=0)
-        running = sum(int(row["step"]) for row in own.values())
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
-        return 0, 0  # progress is a courtesy: the request itself tells what is wrong
-    finished = len(seen - own.keys())
-    seen |= own.keys()
-    return running + finished * each, count * each

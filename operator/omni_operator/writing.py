@@ -6,10 +6,10 @@ from typing import Any
 
 import httpx
 
-from omni_operator.answers import GenerationFailed, NotAPipeline, connection, require_success
+from omni_operator.answers import OF_ANOTHER_KIND, GenerationFailed, NotAPipeline, connection, require_success
 from omni_operator.endpoint import Endpoint
 
-REMEDY = "give -o FILE for a picture"
+REMEDIES = dict.fromkeys(OF_ANOTHER_KIND, "give -o FILE for a picture")
 EVENT = "data: "
 END = "[DONE]"
 
@@ -24,7 +24,7 @@ def written(where: Endpoint, request: dict[str, Any]) -> Iterator[str]:
     ):
         if answer.status_code != 200:
             answer.read()
-        require_success(where, answer, REMEDY)
+        require_success(where, answer, REMEDIES)
         yield from pieces(where, answer)
 
 

@@ -21,7 +21,7 @@ from omni_worker.models.digits_recipe.captions import DIGITS as WORDS
 from tests.docs.test_docs import EXAMPLES, PAGES, PROJECT, blocks, commands, name
 from tests.hub import Hub
 from tests.operator.ups import OMNI, Up, omni
-from tests.worker.api.heads import head, saved
+from tests.worker.api.heads import digits_as, head, saved
 
 pytestmark = pytest.mark.processes
 LOOKING = ("generate", "status", "top", "models", "bench", "completion")
@@ -76,6 +76,13 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def edits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a pipeline that starts from a picture."""
+    with head(digits_as("QwenImageImg2ImgPipeline", tmp_path_factory.mktemp("img2img"))) as process:
+        yield f"http://127.0.0.1:{process.port}"
+
+
+@pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """One that has the indexes of the models that are asked about."""
     folder = tmp_path_factory.mktemp("hub")
@@ -105,6 +112,9 @@ def test_a_command_does_what_is_told_of_it(
     }  # fmt: skip
     if ".mp4" in command:
         environment["OMNI_URL"] = request.getfixturevalue("films")
+    for picture in re.findall(r"--image (\S+)", command):
+        environment["OMNI_URL"] = request.getfixturevalue("edits")
+        Image.new("RGB", (32, 32), "blue").save(tmp_path / picture)
     done = subprocess.run(
         ["bash", "-c", command.replace(HERE, digits.url)],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200,

@@ -114,6 +114,14 @@ def test_generate_says_how_a_picture_is_asked_for_where_there_are_no_videos(up: 
     assert "give -o FILE.png for a picture" in done.stderr
 
 
+def test_generate_says_so_where_no_picture_is_started_from(up: Up, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
+    done = omni(up.folder, "generate", PROMPT, "--image", str(tmp_path / "black.png"), "-o", str(tmp_path / "a.png"))
+    assert done.returncode == 1
+    assert "QwenImagePipeline takes no picture to start from, only a prompt" in done.stderr
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_generate_does_not_take_another_pipeline_for_it(up: Up, tmp_path: Path) -> None:
     done = omni(up.folder, "generate", PROMPT, "-o", str(tmp_path / "a.png"), "--pipeline=letters")
     assert done.returncode == 1
@@ -291,6 +299,14 @@ NOT_DRAWN: dict[str, tuple[list[str], int, str]] = {
     "a size of text": (["--size=32x32"], 2, "--size is not an option of text; give -o FILE for a picture"),
     "a video several times": (["-o", "a.mp4", "--count=2"], 2, "--count is not an option of videos"),
     "a picture of some length": (["-o", "a.png", "--seconds=2"], 2, "--seconds is not an option of pictures"),
+    "a mask of text": (["--mask=a.png"], 2, "--mask is not an option of text; give -o FILE for a picture"),
+    "a mask of a video": (["-o", "a.mp4", "--mask=a.png"], 2, "--mask is not an option of videos; leave it out\n"),
+    "a mask of nothing": (["-o", "a.png", "--mask=a.png"], 2, "--mask is about a picture to start from; give --image"),
+    "a strength of nothing": (
+        ["-o", "a.png", "--strength=0.5"],
+        2,
+        "--strength is about a picture to start from; give",
+    ),
     "tokens of a picture": (["-o", "a.png", "--max-tokens=9"], 2, "--max-tokens is not an option of pictures"),
     "no pipeline that writes": ([], 1, "no pipeline was found: give --url"),
     "a folder that is not there": (["-o", "no/a.png"], 2, "-o no/a.png: there is no folder no; make it first"),
