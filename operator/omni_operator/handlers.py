@@ -342,9 +342,13 @@ class Operator:
                     logger.warning("resync: %s", error)
 
     def pipelines(self, scope: str | None) -> list[Key]:
-        """All pipelines of a namespace, or of all."""
-        pages = self.cluster.pages(PIPELINES, scope)
-        return [(one["metadata"]["namespace"], one["metadata"]["name"]) for page, _ in pages for one in page]
+        """All pipelines of a namespace, or of all; the observer sees them, in case kopf's watch missed something."""
+        found = []
+        for page, _ in self.cluster.pages(PIPELINES, scope):
+            for one in page:
+                self.observer.saw(one, is_told=False)
+                found.append((one["metadata"]["namespace"], one["metadata"]["name"]))
+        return found
 
     async def scale(self, pool: ThreadPoolExecutor) -> None:
         """Ask the heads of pipelines that are scaled, or have replicas in them; reconcile those that tell of news."""

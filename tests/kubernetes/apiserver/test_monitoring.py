@@ -109,7 +109,7 @@ def test_a_monitor_that_is_refused_is_told_and_fails_nothing(
     eventually(lambda: kubectl.get("quota", "none").get("status", {}).get("hard"), "a quota that counts")
     kubectl.apply(monitored)
     eventually(lambda: is_told(kubectl, "Forbidden"), "a status that says so")
-    assert "exceeded quota: none" in kubectl.condition("Degraded")["message"]
+    assert "quota: none" in kubectl.condition("Degraded")["message"]
     eventually(lambda: all_else_is_well(kubectl), "everything else")
     kubectl("delete", "quota", "none")
     eventually(lambda: kubectl.items(NAME), "the monitor")
