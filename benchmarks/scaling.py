@@ -6,7 +6,9 @@ and with the clients, so each is held to a core of its own, and what they give i
 efficiency is the requests a second of N replicas, divided by N times those of one.
 
 HTTP: one request of 32x32 pixels at a time, through head and replica, and the same through an engine in this process,
-in turn. With a replica whose step takes no time the difference is all that serving costs.
+in turn. With a replica whose step takes no time the difference is all that serving costs. With one whose steps sleep,
+head and client wait as long as for a model, and find the machine as they do then: what that alone does to a processor's
+caches is measured by a fixed piece of Python code, right away and after pauses.
 
     python -m benchmarks.scaling [--quick]
 """
@@ -23,6 +25,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from email.parser import HeaderParser
+from functools import partial
 from typing import Any
 
 from benchmarks import sleeping
@@ -43,6 +47,8 @@ STEPS, STEP_SECONDS = 10, 0.1
 REAL = (1, 2)
 REAL_STEPS = 20
 START_SECONDS = 120.0
+PAUSE_SECONDS = 0.015
+PAUSES = (0.0, 0.005, PAUSE_SECONDS, 5 * PAUSE_SECONDS)
 
 
 def free_ports(count: int) -> list[int]:
@@ -227,9 +233,9 @@ class Direct:
             self._ended.set()
 
 
-def sleeping_engine(on_event: Callable[[SchedulerEvent], None]) -> Engine:
-    """One whose steps take no time."""
-    return Engine(StepScheduler(1), UniProcExecutor(sleeping.SleepingRunner(0.0)), on_event)
+def sleeping_engine(seconds: float, on_event: Callable[[SchedulerEvent], None]) -> Engine:
+    """One whose steps take a fixed time."""
+    return Engine(StepScheduler(1), UniProcExecutor(sleeping.SleepingRunner(seconds)), on_event)
 
 
 def real_engine(on_event: Callable[[SchedulerEvent], None]) -> Engine:
@@ -238,16 +244,18 @@ def real_engine(on_event: Callable[[SchedulerEvent], None]) -> Engine:
     return build_engine(config, model_source.parse(sleeping.MODEL), on_event, lambda error: None)[0]
 
 
-def http_overhead(count: int, is_real: bool) -> dict[str, Any]:
-    """Milliseconds of a request through head and replica, and through an engine in this process, in turn."""
-    steps = 4 if is_real else 1
+def http_overhead(count: int, step_seconds: float | None) -> dict[str, Any]:
+    """Milliseconds of a request through head and replica, and through an engine in this process, in turn; where no
+    time for a step is given, the model takes what it takes."""
+    steps = 1 if step_seconds == 0.0 else 4
     with fleet() as made:
-        if is_real:
+        if step_seconds is None:
             made.add_real(sorted(os.sched_getaffinity(0))[-1])
         else:
-            made.add_sleeping(1, 0.0)
+            made.add_sleeping(1, step_seconds)
         made.wait(1)
-        client, direct = Client(made.port), Direct(real_engine if is_real else sleeping_engine)
+        engine = real_engine if step_seconds is None else partial(sleeping_engine, step_seconds)
+        client, direct = Client(made.port), Direct(engine)
         times: dict[str, list[float]] = {"http": [], "direct": []}
         settle()
         for number in range(count + count // 4):
@@ -261,6 +269,24 @@ def http_overhead(count: int, is_real: bool) -> dict[str, Any]:
     return found
 
 
+def after_pauses(count: int) -> dict[str, float]:
+    """Milliseconds of the same work in Python, by the milliseconds of sleep before it."""
+    headers = "".join(f"Header-{number}: value\r\n" for number in range(30))
+    body = json.dumps([{"number": number, "text": str(number) * 5} for number in range(60)])
+    found = {}
+    for pause in PAUSES:
+        times = []
+        for _ in range(count):
+            time.sleep(pause)
+            began = time.perf_counter()
+            HeaderParser().parsestr(headers)
+            json.loads(body)
+            parser(None, "nothing").parse_args([])
+            times.append((time.perf_counter() - began) * 1e3)
+        found[f"{pause * 1e3:g}"] = quantile(times, 0.5)
+    return found
+
+
 def main() -> None:
     """Measure, and print the tables."""
     args: argparse.Namespace = parser(__doc__, "scaling").parse_args()
@@ -270,7 +296,11 @@ def main() -> None:
     figures = {
         "sleeping": scale_sleeping(seconds),
         "real": scale_real(seconds),
-        "http_ms": {name: http_overhead(40 if args.quick else 400, name == "real") for name in ("sleeping", "real")},
+        "http_ms": {
+            name: http_overhead(40 if args.quick else 400, step_seconds)
+            for name, step_seconds in (("sleeping", 0.0), ("pausing", PAUSE_SECONDS), ("real", None))
+        },
+        "python_ms_after_pauses_of_ms": after_pauses(20 if args.quick else 200),
     }
     table = Table(title="requests a second, and efficiency: those of one replica, times how many there are, are 1")
     for name in ("replicas", "number", "requests/s", "efficiency"):
@@ -285,6 +315,9 @@ def main() -> None:
     for kind, found in figures["http_ms"].items():
         table.add_row(kind, *(f"{found[name]['p50']:.2f}" for name in ("http", "direct", "overhead")))
     console.print(table)
+    console.print(
+        "the same Python code, in milliseconds, after so many of sleep:", figures["python_ms_after_pauses_of_ms"]
+    )
     write(args.output, before, figures)
 
 
