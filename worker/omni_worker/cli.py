@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failure, 2 usage.
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
@@ -17,6 +18,10 @@ GROUP = "omni.commands"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `omni ARGV`; returns the exit code and never shows a traceback for an expected failure."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if os.getpid() == 1:
+        # In a container the kernel withholds signals without a handler: a pod that is deleted while it still imports
+        # would wait until its time to drain is over. Commands that drain set handlers of their own, later.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     commands = {entry.name: entry for entry in entry_points(group=GROUP)}
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
