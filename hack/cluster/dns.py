@@ -47,9 +47,10 @@ def follow(instance: Instance) -> None:
         except (OSError, ValueError):
             time.sleep(1)
             continue
-        if text != hosts.read_text():
+        server = instance.state / "dnsmasq.pid"
+        if text != hosts.read_text() and server.exists() and (pid := server.read_text().strip()):
             hosts.write_text(text)
-            os.kill(int((instance.state / "dnsmasq.pid").read_text()), signal.SIGHUP)
+            os.kill(int(pid), signal.SIGHUP)
         time.sleep(0.5)
 
 
