@@ -35,11 +35,16 @@ class Plan:
     def bound(self, child: Object) -> Object:
         """A child to apply, with the uid of the one that was seen: no other of its name may be changed."""
         uid = self.adopted.get(reference(child))
-        return {**child, "metadata": {**child["metadata"], "uid": uid}} if uid else child
+        return with_metadata(child, uid=uid) if uid else child
 
     def without(self, held: Reference) -> "Plan":
         """The plan that leaves one object as it is for now."""
         return replace(self, apply=tuple(child for child in self.apply if reference(child) != held))
+
+
+def with_metadata(child: Object, **metadata: str) -> dict[str, Any]:
+    """The same object with more in its metadata."""
+    return {**child, "metadata": {**child["metadata"], **metadata}}
 
 
 def reference(child: Object) -> Reference:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from omni_operator.cluster import EVENTS, FIELD_MANAGER, MINOR, PIPELINES, PODS, ApiError, Cluster, Resource
@@ -21,7 +22,7 @@ from omni_operator.manifests.ownership import is_ours
 from omni_operator.metrics import OperatorMetrics, seconds_to_ready
 from omni_operator.news import event, news
 from omni_operator.observing import Observer
-from omni_operator.plan import Plan, Reference, make_plan, reference
+from omni_operator.plan import Plan, Reference, make_plan, reference, with_metadata
 from omni_operator.problems import InvalidSpec
 from omni_operator.rehearsal import rehearse
 from omni_operator.rollout import is_head_to_wait, waiting_for_prefetch
@@ -161,8 +162,9 @@ def converge(
 
     Raises InvalidSpec, and has done nothing, where the API server would refuse pods of the user's templates; Outdated.
     """
+    confirm = cache(lambda: require_current(cluster, read))  # once a pass
     try:
-        secret = shared_secret(cluster, pipeline, confirm=lambda: require_current(cluster, read))
+        secret = shared_secret(cluster, pipeline, confirm)
     except (NotOurs, ApiError) as error:
         # And all else stays as it is: pods without it would not find each other.
         return Done(failures=[secret_failure(error)])
@@ -170,7 +172,7 @@ def converge(
     wanted, missing = fitted(children(pipeline, topology, worker_image, secret), seen)
     plan = make_plan(wanted, live, pipeline.metadata.uid, pipeline.name)
     if plan.has_work:
-        require_current(cluster, read)
+        confirm()
     rehearse(cluster, pipeline, topology, plan)
     if is_head_to_wait(wanted, live):
         plan = plan.without(("Deployment", topology.head.name))
@@ -299,19 +301,19 @@ def make(cluster: Cluster, pipeline: OmniPipeline, child: Mapping[str, Any]) -> 
     Something may have its name all the same. So it is applied as an object of a version that none has, which the server
     does for a new one alone; Services it makes in no such way. Only where that is refused is it asked what is there.
     """
-    resource, metadata = cluster.children[child["kind"]], child["metadata"]
+    resource, name = cluster.children[child["kind"]], child["metadata"]["name"]
     if child["kind"] != "Service":
         try:
-            return cluster.apply(resource, {**child, "metadata": {**metadata, "resourceVersion": "1"}}, force=False)
+            return cluster.apply(resource, with_metadata(child, resourceVersion="1"), force=False)
         except ApiError as error:
             if error.status != 409:
                 raise
-    there = cluster.get(resource, pipeline.namespace, metadata["name"])
+    there = cluster.get(resource, pipeline.namespace, name)
     if there is None:
         return cluster.apply(resource, child, force=False)
     if not is_ours(there, pipeline.metadata.uid, pipeline.name):
-        raise NotOurs(f"{child['kind']} {metadata['name']}")
-    return cluster.apply(resource, {**child, "metadata": {**metadata, "uid": there["metadata"]["uid"]}}, force=True)
+        raise NotOurs(f"{child['kind']} {name}")
+    return cluster.apply(resource, with_metadata(child, uid=there["metadata"]["uid"]), force=True)
 
 
 def report(
