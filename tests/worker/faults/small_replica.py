@@ -38,6 +38,9 @@ def main(kind, record):
         sys.exit(7)
     if kind == "does not drain":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while kind != "falls silent":
+        tell("alive")
+        time.sleep(0.05)
     threading.Event().wait()
 
 

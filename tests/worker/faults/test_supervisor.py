@@ -40,10 +40,11 @@ def test_when_a_process_is_started_again(deaths, pauses):
 class Supervised:
     """A supervisor of `count` small replicas of a kind."""
 
-    def __init__(self, kind, tmp_path, count=1):
+    def __init__(self, kind, tmp_path, count=1, flags=()):
         parser = argparse.ArgumentParser()
         add_arguments(parser)
-        flags = ["builtin://digits", "--omni-dp-size-local", str(count), "--drain-timeout", "1"]
+        flags = ["builtin://digits", "--omni-dp-size-local", str(count), "--drain-timeout", "1", *flags]
+        tmp_path.mkdir(exist_ok=True)
         self._record = tmp_path / "record"
         command = (sys.executable, str(Path(__file__).with_name("small_replica.py")), kind, str(self._record))
         self.supervisor = Supervisor(from_arguments(parser.parse_args(flags)), command)
@@ -97,6 +98,23 @@ async def test_a_replica_that_is_killed_is_started_again_and_its_neighbour_is_no
     assert [child.restarts for child in two.supervisor.children] == [1, 0]
     await two.supervisor.drain()
     await running
+
+
+@in_loop
+async def test_one_that_falls_silent_is_killed_and_started_again_and_one_that_speaks_is_not(
+    tmp_path, hurried, monkeypatch, caplog
+):
+    monkeypatch.setattr(supervisor, "LISTEN_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "LAST_SECONDS", 0.3)
+    kinds = "falls silent", "lives"
+    silent, alive = (Supervised(kind, tmp_path / kind, flags=["--step-timeout", "0.2"]) for kind in kinds)
+    running = [asyncio.create_task(one.supervisor.run()) for one in (alive, silent)]
+    await eventually(lambda: len(silent.started()) == 3)
+    assert "it said nothing for 0.5 s" in caplog.text
+    assert len(alive.started()) == 1
+    for one in (silent, alive):
+        await one.supervisor.drain()
+    await asyncio.gather(*running)
 
 
 @in_loop

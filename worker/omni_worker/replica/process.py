@@ -26,7 +26,7 @@ from omni_worker.coordinator.messages import Register, State
 from omni_worker.coordinator.stage_client import Membership, StageClient
 from omni_worker.errors import CommandError
 from omni_worker.logs import configure_logging
-from omni_worker.replica.server import ReplicaServer
+from omni_worker.replica.server import ALIVE_SECONDS, ReplicaServer
 from omni_worker.requests import GenerationParams, ModelCard, SamplingParams
 from omni_worker.sockets import own_address_towards
 
@@ -95,7 +95,8 @@ class ReplicaProcess:
                 on_change=self._on_membership,
                 keys=self._keys,
             )
-            serving += [group.create_task(work) for work in (client.run(), self._send_stats(), self._watch_steps(card))]
+            works = client.run(), self._send_stats(), self._watch_steps(card), self._tell_of_life()
+            serving += [group.create_task(work) for work in works]
             await self._stop.wait()
             if self._failure is None:
                 await self._drain(client)
@@ -207,6 +208,12 @@ class ReplicaProcess:
         self._is_stuck = True
         self._failure = f"a step did not end within {longest:g} s (--step-timeout)"
         self._stop.set()
+
+    async def _tell_of_life(self) -> None:
+        """Tell the supervisor every second that this loop turns, whatever the engine is doing."""
+        while True:
+            self._report("alive")
+            await asyncio.sleep(ALIVE_SECONDS)
 
     async def _send_stats(self) -> None:
         from omni_worker.replica.batch_report import BatchReport  # here, for it needs torch

@@ -1,8 +1,9 @@
 """Runs a process's own replicas as child processes, and restarts the ones that die.
 
 A replica that fails before it was ever up ends the whole process: what it says (a model that is not there, a port in
-use) would not change. One that dies later is restarted with backoff; one that does so again and again ends the process
-too, when its neighbours have drained, so that whoever watches over processes sees it.
+use) would not change. One that dies later is started again with backoff, and one that hangs and says nothing too. One
+that does so again and again ends the process too, when its neighbours have drained, so that whoever watches over
+processes sees it.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from omni_worker.replica.restarts import Restarts
 log = logging.getLogger(__name__)
 COMMAND = (sys.executable, "-m", "omni_worker.replica.process")
 LAST_SECONDS = 10.0  # beyond the drain timeout, until a replica is killed
+LISTEN_SECONDS = 1.0
 TORCH_DISTRIBUTED_PORT = 29500
 
 
@@ -37,6 +39,7 @@ class Child:
     restarts: int = 0
     was_up: bool = False
     up_since: float | None = None
+    silence: float = 0.0
     stats: dict[str, Any] = field(default_factory=dict)
     failure: str | None = None
 
@@ -122,6 +125,7 @@ class Supervisor:
         watchdog = asyncio.get_running_loop().call_later(
             self._config.stage_init_timeout, self._check_started, child, process
         )
+        listening = asyncio.create_task(self._listen(child, process))
         try:
             with contextlib.suppress(ConnectionError):
                 await process.stdin.drain()
@@ -130,6 +134,7 @@ class Supervisor:
             return await process.wait()
         finally:
             watchdog.cancel()
+            listening.cancel()
 
     def _check_started(self, child: Child, process: asyncio.subprocess.Process) -> None:
         if child.phase in ("starting", "loading") and process.returncode is None:
@@ -138,8 +143,23 @@ class Supervisor:
             )
             process.kill()
 
+    async def _listen(self, child: Child, process: asyncio.subprocess.Process) -> None:
+        """Kill a replica that is up and says nothing for as long as a step may take, and the time it has to end."""
+        longest = self._config.replica(child.index).engine.step_timeout + LAST_SECONDS
+        child.silence = 0.0
+        while child.silence <= longest:
+            before = time.monotonic()
+            await asyncio.sleep(LISTEN_SECONDS)
+            passed = min(time.monotonic() - before, 2 * LISTEN_SECONDS)  # where this process was stopped itself
+            child.silence = child.silence + passed if child.phase == "loaded" else 0.0
+        child.failure = f"it said nothing for {longest:g} s, as a process that hangs (--step-timeout)"
+        process.kill()
+
     def _note(self, child: Child, line: dict[str, Any]) -> None:
+        child.silence = 0.0
         match line.pop("event"):
+            case "alive":
+                pass
             case "stats":
                 child.stats = line
             case "membership":
