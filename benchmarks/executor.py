@@ -14,26 +14,21 @@ caches: nobody sends the same one twice.
 A figure is memcpy's time over the measured one: 1 is as fast as memcpy. The cells are interleaved, and the median over
 the rounds is reported with its quartiles, since an absolute time on a shared machine means nothing.
 
-    python benchmarks/executor.py [--rounds 15] [--ranks 1] [--output benchmarks/results/executor.json]
+    python -m benchmarks.executor [--quick] [--rounds 15] [--ranks 1]
 """
 
 import argparse
 import itertools
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
 import zmq
-from rich.console import Console
+from benchmarks import common
 from rich.progress import track
 from rich.table import Table
 
@@ -95,7 +90,7 @@ class Ping:
         endpoint = new_endpoint()
         self._socket = make_socket(zmq.Context.instance())
         self._socket.bind(endpoint)
-        self._process = subprocess.Popen([sys.executable, __file__, "--echo", endpoint])
+        self._process = subprocess.Popen([sys.executable, "-m", "benchmarks.executor", "--echo", endpoint])
         self()
 
     def __call__(self) -> None:
@@ -180,34 +175,6 @@ def ratios(figures: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, li
     return table
 
 
-def main() -> None:
-    """Measure every cell and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="times each cell is measured")
-    parser.add_argument("--ranks", type=int, default=1, help="worker processes")
-    parser.add_argument("--output", type=Path, help="where to write the figures as JSON")
-    parser.add_argument("--echo", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.echo:
-        echo(args.echo)
-    torch.set_num_threads(1)
-    executor = MultiprocExecutor(RunnerSpec("benchmarks.executor:build"), args.ranks)
-    try:
-        figures = measure(executor, args.rounds)
-    finally:
-        executor.shutdown()
-    reported = ratios(figures)
-    show(reported, figures["ids"])
-    if args.output:
-        machine = {
-            "cores": os.cpu_count(), "ranks": args.ranks, "machine": platform.machine(),
-            "load": os.getloadavg(), "python": platform.python_version(),
-            "versions": {name: version(name) for name in ("torch", "pyzmq", "numpy")},
-        }  # fmt: skip
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"machine": machine, "ratios": reported}, indent=1) + "\n")
-
-
 def show(reported: dict[str, dict[str, list[float]]], ids: dict[str, list[float]]) -> None:
     """Print the tables."""
 
@@ -215,9 +182,8 @@ def show(reported: dict[str, dict[str, list[float]]], ids: dict[str, list[float]
         low, middle, high = statistics.quantiles(values, n=4)
         return f"{middle:.2f} [{low:.2f}..{high:.2f}]"
 
-    console = Console(width=140)
     pings, steps = (statistics.median(ids[cell]) * 1e6 for cell in ("ping", "execute"))
-    console.print(
+    common.console.print(
         f"a round trip with {len(IDS)} ids takes {text(reported['ids']['execute / ping'])} times a bare ZeroMQ ping "
         f"(here {steps:.0f} µs and {pings:.0f} µs)"
     )
@@ -227,9 +193,31 @@ def show(reported: dict[str, dict[str, list[float]]], ids: dict[str, list[float]
         table.add_column(name, justify="right")
     for name in SIZES:
         table.add_row(name, *map(text, reported[name].values()))
-    console.print(table)
+    common.console.print(table)
+
+
+def main() -> None:
+    """Measure every cell and print the tables, or be the process that is pinged."""
+    parser = common.parser(__doc__, "executor")
+    parser.add_argument("--rounds", type=int, default=15, help="times each cell is measured")
+    parser.add_argument("--ranks", type=int, default=1, help="worker processes")
+    parser.add_argument("--echo", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.echo:
+        echo(args.echo)
+    args.core = -1  # an executor and its workers have a core each
+    common.start(args)
+    before = common.machine()
+    executor = MultiprocExecutor(RunnerSpec("benchmarks.executor:build"), args.ranks)
+    try:
+        figures = measure(executor, 2 if args.quick else args.rounds)
+    finally:
+        executor.shutdown()
+    reported = ratios(figures)
+    show(reported, figures["ids"])
+    if not args.quick:
+        common.write(args.output, before, {"ranks": args.ranks, "ratios": reported})
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the workers import this file as a module
     main()
