@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omni_worker.errors import RequestError
+from omni_worker.host_copies import to_host
 from omni_worker.language.loading import Defaults, LanguageModel
 from omni_worker.language.sampling import Chance, Choice
 from omni_worker.language.text import Language, Pieces
@@ -154,7 +155,7 @@ class Answering:
     def _embeddings(self) -> dict[str, np.ndarray]:
         if not self.params.hidden_states:
             return {}
-        states = torch.cat(self.seen).float().cpu().numpy()
+        states = to_host(torch.cat(self.seen).float()).numpy()
         prompt = len(self.prompt)
         return {
             "prompt_hidden_states": states[:prompt],

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from omni_worker.errors import RequestError
+from omni_worker.host_copies import to_device, to_host
 
 STRUCTURE = "encode_prompt"  # the embedding that tells how the others were put together, as JSON
 MASKS = ("prompt_embeds_mask", "prompt_attention_mask")
@@ -42,7 +43,7 @@ def arguments_of(
     return arguments
 
 
-def playing_back(embeddings: Mapping[str, np.ndarray], device: Any, dtype: torch.dtype) -> Callable[..., Any]:
+def playing_back(embeddings: Mapping[str, np.ndarray], device: torch.device, dtype: torch.dtype) -> Callable[..., Any]:
     """An `encode_prompt` that returns what was recorded, call by call. Raises ValueError where that is malformed."""
     answers = iter(rebuilt(embeddings, device, dtype))
 
@@ -64,7 +65,7 @@ def flattened(made: list[Any]) -> dict[str, np.ndarray]:
 
     def node(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            value = value.detach().cpu()
+            value = to_host(value.detach())
             arrays[str(len(arrays))] = (value.float() if value.is_floating_point() else value).numpy()
             return len(arrays) - 1
         if isinstance(value, list | tuple):
@@ -77,14 +78,14 @@ def flattened(made: list[Any]) -> dict[str, np.ndarray]:
     return {STRUCTURE: np.frombuffer(structure, np.uint8), **arrays}
 
 
-def rebuilt(embeddings: Mapping[str, np.ndarray], device: Any, dtype: torch.dtype) -> list[Any]:
+def rebuilt(embeddings: Mapping[str, np.ndarray], device: torch.device, dtype: torch.dtype) -> list[Any]:
     """What was flattened; floats in `dtype`. Raises ValueError where it is malformed."""
 
     def value(node: Any) -> Any:
         if node is None:
             return None
         if isinstance(node, int):
-            tensor = torch.from_numpy(np.array(embeddings[str(node)])).to(device)
+            tensor = to_device(torch.from_numpy(np.array(embeddings[str(node)])), device)
             return tensor.to(dtype) if tensor.is_floating_point() else tensor
         ((kind, parts),) = node.items()
         return {"list": list, "tuple": tuple}[kind](value(part) for part in parts)

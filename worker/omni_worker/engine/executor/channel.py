@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import zmq
 
+from omni_worker.host_copies import to_host
 from omni_worker.shared_memory.pool import Block, Reader, Writer
 
 POOLED_BYTES = 64 << 10
@@ -111,7 +112,7 @@ def _reduce_tensor(tensor: torch.Tensor) -> Any:
     dtype, shape = tensor.dtype, tuple(tensor.shape)
     if dtype not in _NUMPY_DTYPES:
         tensor = tensor.detach().contiguous().view(-1).view(torch.uint8)
-    array: Any = np.ascontiguousarray(tensor.numpy(force=True))
+    array: Any = np.ascontiguousarray(to_host(tensor).numpy(force=True))
     return _rebuild_tensor, (pickle.PickleBuffer(array), str(dtype)[len("torch.") :], shape)
 
 
