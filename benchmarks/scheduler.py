@@ -5,17 +5,14 @@ and another comes at every turn. A turn is 20 ms on the scheduler's clock. The c
 over `--repeats` passes is reported, as a ratio to `fifo` with nobody waiting and nobody coming, whose microseconds are
 printed once: an absolute time says as much about the machine as about the code.
 
-    python -m benchmarks.scheduler [--repeats 5] [--turns 500] [--output benchmarks/results/scheduler.json]
+    python -m benchmarks.scheduler [--quick] [--repeats 5] [--turns 500]
 """
 
-import argparse
-import json
 import random
 import statistics
 import time
-from pathlib import Path
 
-from rich.console import Console
+from benchmarks import common
 from rich.table import Table
 
 from omni_worker.engine.scheduler import (
@@ -85,11 +82,14 @@ class Bench:
 
 def main() -> None:
     """Run the cells and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--turns", type=int, default=500)
-    parser.add_argument("--output", type=Path)
+    parser = common.parser(__doc__, "scheduler")
+    parser.add_argument("--repeats", type=int, default=5, help="passes over all cells")
+    parser.add_argument("--turns", type=int, default=500, help="in each cell of a pass")
     args = parser.parse_args()
+    if args.quick:
+        args.repeats, args.turns = 1, 20
+    common.start(args)
+    before = common.machine()
     cells: list[Cell] = [
         (policy, waiting, moving) for moving in (False, True) for policy in POLICIES for waiting in WAITING
     ]
@@ -108,13 +108,13 @@ def main() -> None:
     for policy in POLICIES:
         row = (micros[policy, waiting, moving] / base for moving in (False, True) for waiting in WAITING)
         table.add_row(policy, *(f"{ratio:.2f}" for ratio in row))
-    Console(width=140).print(table)
-    if args.output:
+    common.console.print(table)
+    if not args.quick:
         ratios = {
-            f"{policy}, {n} waiting, {'moving' if moving else 'still'}": round(us / base, 3)
+            f"{policy}, {n} waiting, {'moving' if moving else 'still'}": us / base
             for (policy, n, moving), us in micros.items()
         }
-        args.output.write_text(json.dumps({"base_microseconds": round(base, 1), "ratios": ratios}, indent=1) + "\n")
+        common.write(args.output, before, {"base_microseconds": base, "ratios": ratios})
 
 
 if __name__ == "__main__":
