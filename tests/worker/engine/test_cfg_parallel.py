@@ -64,6 +64,16 @@ def test_two_processes_make_the_pictures_of_one():
     assert all(each["batched_calls"] > 0 for each in stats), "both have had their part"
 
 
+def test_of_a_request_alone_each_of_two_processes_makes_half_the_calls_and_the_picture_is_the_same_to_the_bit():
+    """Its guidance calls the model twice a step, one call after the other; but the second is foreseen."""
+    requests = [{"alone": GenerationParams(prompt="a red six on black background", seed=3, steps=8)}]
+    one, (of_one,) = pictures(1, requests)
+    two, (first, second) = pictures(2, requests)
+    assert np.array_equal(one["alone"], two["alone"])
+    assert first["calls_foreseen"] == second["calls_foreseen"] == 7, "in all steps but the first"
+    assert 7 <= second["single_calls"] < of_one["single_calls"]
+
+
 def test_a_model_that_runs_requests_whole_is_not_divided():
     spec = RunnerSpec(
         "omni_worker.engine.build:build_runner", (config(2, step_execution=False), "builtin://digits", None)

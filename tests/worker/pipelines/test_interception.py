@@ -126,7 +126,7 @@ def test_an_abort_in_the_middle_leaves_nothing_behind(qwen):
     engine = Engine(StepScheduler(4), UniProcExecutor(runner), events.append)
     for id, i in (("stays", 0), ("goes", 1)):
         engine.add(SchedulerRequest(id, QWEN.arguments(i)))
-    for _ in range(8):
+    for _ in range(6):
         engine.step()
     engine.abort("goes")
     engine.step()

@@ -24,12 +24,14 @@ class Key(NamedTuple):
     variant: numbers what a model was called with so far; a call that goes into no batch has the id of its request there
     turn: which call of the model in its request's step it is. Those with and those without the prompt could share a
         batch, but every request makes one after the other: kept apart, requests fall into step, and batches are even
+    calls: how many calls of its step are made at once, with those that are foreseen
     """
 
     phase: str
     model: str
     variant: int | str
     turn: int = 0
+    calls: int = 1
 
 
 class Leaf(NamedTuple):

@@ -8,6 +8,7 @@ equal diffusers' own, abort is an exception thrown in, and to wait is not to res
 """
 
 import functools
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +16,15 @@ from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
+import torch
 from greenlet import greenlet
 
 from omni_worker.pipelines.arguments import CallArguments
 from omni_worker.pipelines.calls import DENOISE, Call
+from omni_worker.pipelines.comparing import SameTensors
 from omni_worker.pipelines.context import ModelState, RequestContext
 from omni_worker.pipelines.embeddings import STRUCTURE, playing_back
+from omni_worker.pipelines.foresight import Answers, Foresight, Record
 from omni_worker.pipelines.models import models
 from omni_worker.pipelines.previews import Previews, Shadow
 from omni_worker.pipelines.protocol import StepState
@@ -30,9 +34,16 @@ from omni_worker.pipelines.shells import Shells
 from omni_worker.pipelines.solvers import magnifies_rounding, own_solver
 from omni_worker.requests import GenerationParams, ServingDefaults
 
+log = logging.getLogger(__name__)
+FEW = 4  # requests a process
+PENDING = ("call", "made_key", "foreseen")  # what is known of a pending call
+
 
 class InterceptedPipeline:
     """A step pipeline around a loaded `diffusers.DiffusionPipeline`.
+
+    A request's next call is foreseen where others are under way, but few; for many fill a batch without. One that is
+    alone makes its calls one by one, for diffusers' own bits, unless there are other ranks to make them too.
 
     concurrent: whether requests run interleaved
     batches: runs their calls, and knows which may run together
@@ -56,6 +67,8 @@ class InterceptedPipeline:
         self._model_state = ModelState(list(models(pipe).values()))
         self._shells = Shells(pipe)
         self._needs_every_bit = any(map(magnifies_rounding, vars(pipe).values()))
+        self._live: set[str] = set()
+        self._same, self._foreseen = SameTensors(), Record()
         self._previews = 0
         self._preview_seconds = 0.0
 
@@ -73,11 +86,15 @@ class InterceptedPipeline:
         )
         shell = self._shells.make(context, lambda solver: own_solver(solver, state, self._concurrent))
         state.extra["run"], state.extra["made"] = greenlet(lambda: self._call(shell, kwargs, embeddings)), Counter()
+        state.extra["foresight"] = Foresight(self._same, self._foreseen)
+        self._live.add(state.request_id)
         self._resume(state)
 
     def denoise_step(self, states: Sequence[StepState]) -> list[Any]:
         began = time.perf_counter()
-        answers = self.batches.run([state.extra["call"] for state in states])
+        answers = self._answers(
+            [state.extra["call"] for state in states], [state.extra["foreseen"] for state in states]
+        )
         for state in states:
             if "held" in state.extra:
                 state.extra["previews"].seconds += (time.perf_counter() - began) / len(states)
@@ -85,14 +102,11 @@ class InterceptedPipeline:
 
     def step_scheduler(self, state: StepState, prediction: Any) -> None:
         previews: Previews | None = state.extra.get("previews")
-        if previews is None:
-            self._resume(state, prediction)
-        elif "held" in state.extra:
+        if previews is not None and "held" in state.extra:
             self._show(state, previews, prediction)
         else:
-            previews.remember(state.extra["call"], prediction)
-            self._resume(state, prediction)
-            if state.in_loop and not state.is_done and previews.are_due(state):
+            self._go_on(state, prediction, previews)
+            if previews is not None and state.in_loop and not state.is_done and previews.are_due(state):
                 self._show(state, previews)
 
     def post_decode(self, state: StepState) -> Any:
@@ -100,6 +114,7 @@ class InterceptedPipeline:
         return output if isinstance(state.params, Mapping) else result_of(output, state.step)
 
     def close(self, state: StepState) -> None:
+        self._live.discard(state.request_id)
         run: greenlet | None = state.extra.get("run")
         context: RequestContext | None = state.extra.get("context")
         previews: Previews | None = state.extra.get("previews")
@@ -117,7 +132,13 @@ class InterceptedPipeline:
 
     def stats(self) -> dict[str, float]:
         seconds = {"previews": self._previews, "preview_seconds": round(self._preview_seconds, 3)}
-        return {**self.batches.stats(), **seconds}
+        foreseen = {"calls_foreseen": self._foreseen.hits, "calls_mistaken": self._foreseen.misses}
+        return {**self.batches.stats(), **foreseen, **seconds}
+
+    @property
+    def _foresees(self) -> bool:
+        """Whether calls are made together with those that are foreseen after them."""
+        return len(self._live) * self.batches.processes > 1 and len(self._live) <= FEW * self.batches.processes
 
     def _call(self, shell: Any, kwargs: dict[str, Any], embeddings: Mapping[str, np.ndarray]) -> Any:
         """The request's own run of the pipeline."""
@@ -126,6 +147,38 @@ class InterceptedPipeline:
             parameter = next(self._arguments.denoiser.parameters())
             vars(shell)["encode_prompt"] = playing_back(embeddings, parameter.device, parameter.dtype)
         return shell(**kwargs)
+
+    def _answers(self, calls: Sequence[Call], foreseen: Sequence[Sequence[Call]]) -> list[Any]:
+        """The answer of each call, with those of the calls that were foreseen after it."""
+        if not foreseen[0]:
+            return self.batches.run(calls)
+        turns, count = [calls, *zip(*foreseen, strict=True)], len(calls)
+        before = [call.context.random_state for call in calls]
+        try:
+            answers = self.batches.run([call for turn in turns for call in turn])
+            if torch.equal(before[0], calls[0].context.random_state):
+                return [Answers(answers[i], answers[i + count :: count]) for i in range(count)]
+            log.info("calls of %s draw from the random generator: none is foreseen", calls[0].model)
+        except Exception as error:
+            log.info("%d calls failed with those that were foreseen after them: %s", count, error)
+        self._foreseen.give_up(self.batches.key_of(calls[0]))
+        for call, state in zip(calls, before, strict=True):
+            call.context.random_state = state
+        return self.batches.run(calls)
+
+    def _go_on(self, state: StepState, prediction: Any, previews: Previews | None) -> None:
+        """Take an answer, and those to the calls that come next where they come as they were foreseen."""
+        foresight: Foresight = state.extra["foresight"]
+        answer = prediction
+        if isinstance(prediction, Answers):
+            answer = prediction.first
+            foresight.await_calls(state.extra["made_key"], state.extra["foreseen"], prediction.others)
+        is_known = True
+        while is_known:
+            if previews is not None:
+                previews.remember(state.extra["call"], answer)
+            self._resume(state, answer)
+            is_known, answer = foresight.answer_to(state.extra.get("call"), state.extra.get("made_key"))
 
     def _resume(self, state: StepState, *answer: Any) -> None:
         run: greenlet = state.extra["run"]
@@ -141,21 +194,26 @@ class InterceptedPipeline:
         state.extra["call"] = call
         state.in_loop = call.phase == DENOISE
         made: Counter[tuple[str, int]] = state.extra["made"]
-        state.key = self.batches.key_of(call)._replace(turn=made[call.model, state.step])
+        key = state.extra["made_key"] = self.batches.key_of(call)
+        foreseen: list[Call] = state.extra["foresight"].made(call, key, state.step) if state.in_loop else []
+        state.extra["foreseen"] = foreseen if self._foresees else []
+        state.key = key._replace(turn=made[call.model, state.step], calls=1 + len(state.extra["foreseen"]))
         made[call.model, state.step] += 1
 
     def _show(self, state: StepState, previews: Previews, *answer: Any) -> None:
         """Go on with a preview: the request's own call is held until the picture is there."""
         call = previews.advance(state.request_id, *answer)
         if call is not None:
-            state.extra.setdefault("held", (state.extra["call"], state.key))
+            state.extra.setdefault("held", {name: state.extra[name] for name in PENDING} | {"key": state.key})
             self._pend(state, call)
             return
         if previews.pictures is not None:
             self._previews += 1
             state.preview = previews.pictures
         if "held" in state.extra:
-            state.extra["call"], state.key = state.extra.pop("held")
+            held = state.extra.pop("held")
+            state.key = held.pop("key")
+            state.extra.update(held)
             state.in_loop = True
 
     def _shadow(self, params: GenerationParams, request_id: str, solver: Callable[[Any], Any]) -> Shadow:

@@ -98,6 +98,11 @@ class ProvenBatches:
         return self._on_ranks([calls[share.start : share.stop] for share in shares if share])
 
     @property
+    def processes(self) -> int:
+        """How many share the calls: the ranks."""
+        return self._ranks.size
+
+    @property
     def reasons(self) -> dict[str, str]:
         """Why calls of a model, by its name, run alone, or did once."""
         return self._keys.reasons
