@@ -11,7 +11,7 @@ is in time when it takes at most 3 times what it takes alone and 100 ms; this is
 first tenth of each replay is left out. Systems are interleaved: forward with one seed, backward with the next. A replay
 is repeated when the canary before and after it differ, and marked where that does not help.
 
-    python -m benchmarks.trace_replay [--quick] [--seeds 2] [--requests 230] [--loads 0.5 0.8 0.95 1.3]
+    python -m benchmarks.trace_replay [--quick] [--seeds 2] [--requests 230] [--loads 0.5 0.8 0.95 1.3] [--systems fifo]
 """
 
 import math
@@ -205,7 +205,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="how many traces")
     parser.add_argument("--requests", type=int, default=230, help="in each of them; half as many below load 0.8")
     parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.8, 0.95, 1.3], help="of sequential capacity")
+    parser.add_argument(
+        "--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="to replay beside diffusers and the peer's"
+    )
     args = parser.parse_args()
+    replayed = [name for name in SYSTEMS if name in (systems.DIFFUSERS, systems.PEER, *args.systems)]
     if args.quick:
         args.seeds, args.requests, args.loads = 1, 24, [0.95]
     common.start(args)
@@ -218,10 +222,10 @@ def main() -> None:
     plan = [(seed, load) for seed in range(1, args.seeds + 1) for load in args.loads]
     for seed, load in track(plan, description="replays", console=common.console):
         arrivals = trace(seed, args.requests if load >= 0.8 else args.requests // 2)
-        for name in SYSTEMS if seed % 2 else reversed(SYSTEMS):
+        for name in replayed if seed % 2 else reversed(replayed):
             cell = undisturbed(partial(replay, SYSTEMS[name], model, arrivals, load * capacity, alone))
             replays[load].setdefault(name, []).append(cell)
-    cells = {f"{load:g}": {name: summary(rows[name]) for name in SYSTEMS} for load, rows in replays.items()}
+    cells = {f"{load:g}": {name: summary(rows[name]) for name in replayed} for load, rows in replays.items()}
     for rows in cells.values():
         for row in rows.values():
             row["better_than"] = {base: better(rows[base], row) for base in (systems.DIFFUSERS, systems.PEER)}
