@@ -19,6 +19,7 @@ from omni_worker.pipelines.structure import mapped
 
 WORTH_OF_A_MISS = 8  # hits that make up for it
 PATIENCE = 2 * WORTH_OF_A_MISS
+REMEMBERED = 4096
 
 
 class Made(NamedTuple):
@@ -50,16 +51,21 @@ class Record:
     def hit(self, key: Key) -> None:
         """A call came as it was foreseen."""
         self.hits += 1
-        self.scores[key] = min(PATIENCE, self.scores.get(key, 0) + 1)
+        self._keep(key, min(PATIENCE, self.scores.get(key, 0) + 1))
 
     def miss(self, key: Key) -> None:
         """One came otherwise, or not at all."""
         self.misses += 1
-        self.scores[key] = self.scores.get(key, 0) - WORTH_OF_A_MISS
+        self._keep(key, self.scores.get(key, 0) - WORTH_OF_A_MISS)
 
     def give_up(self, key: Key) -> None:
         """Calls of this key cannot be run before they are made."""
-        self.scores[key] = -2 * PATIENCE
+        self._keep(key, -2 * PATIENCE)
+
+    def _keep(self, key: Key, score: int) -> None:
+        self.scores[key] = score
+        if len(self.scores) > REMEMBERED:
+            del self.scores[next(iter(self.scores))]
 
 
 class Foresight:
