@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NAMES = (
-    "autoregressive", "executor", "membership", "routing", "scaling", "scheduler", "soak", "step_overhead",
+    "autoregressive", "executor", "foresight", "membership", "routing", "scaling", "scheduler", "soak", "step_overhead",
     "throughput", "trace_replay", "transport",
 )  # fmt: skip
 
