@@ -170,6 +170,21 @@ def test_where_calls_cannot_be_run_ahead_they_are_run_as_they_are_made(expected,
     assert pipeline.stats()["calls_foreseen"] == 0
 
 
+def test_a_failure_of_calls_that_were_run_ahead_is_nobodys_and_others_are_run_ahead_again(expected):
+    pipeline = InterceptedPipeline(built())
+    real, failures = pipeline.batches.run, ["poisoned"]
+
+    def run(calls):
+        if len({one.context.request_id for one in calls}) < len(calls) and failures:
+            raise RuntimeError(failures.pop())
+        return real(calls)
+
+    pipeline.batches.run = run
+    ended, _ = drawn(pipeline, FEW)
+    assert all(difference(end, own) <= 2 for end, own in zip(ended, expected, strict=True))
+    assert pipeline.stats()["calls_foreseen"] > 0
+
+
 def test_more_than_a_few_requests_fill_their_batches_without(monkeypatch):
     pipeline, ran = InterceptedPipeline(built()), []
     real = pipeline._answers

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from greenlet import greenlet
 
+from omni_worker.out_of_memory import is_out_of_memory
 from omni_worker.pipelines.arguments import CallArguments
 from omni_worker.pipelines.calls import DENOISE, Call
 from omni_worker.pipelines.comparing import SameTensors
@@ -35,7 +36,7 @@ from omni_worker.pipelines.solvers import magnifies_rounding, own_solver
 from omni_worker.requests import GenerationParams, ServingDefaults
 
 log = logging.getLogger(__name__)
-FEW = 4  # requests a process
+FEW = 4  # requests a process, up to which calls are foreseen
 PENDING = ("call", "made_key", "foreseen")  # what is known of a pending call
 
 
@@ -158,10 +159,12 @@ class InterceptedPipeline:
             answers = self.batches.run([call for turn in turns for call in turn])
             if torch.equal(before[0], calls[0].context.random_state):
                 return [Answers(answers[i], answers[i + count :: count]) for i in range(count)]
-            log.info("calls of %s draw from the random generator: none is foreseen", calls[0].model)
-        except Exception as error:
-            log.info("%d calls failed with those that were foreseen after them: %s", count, error)
-        self._foreseen.give_up(self.batches.key_of(calls[0]))
+            hindrance = "they draw from the random generator"
+        except Exception as error:  # of one of the calls, which raises it again, or since they are too many
+            hindrance = str(error) if is_out_of_memory(error) else ""
+        if hindrance:
+            log.info("calls of %s are foreseen no more: %s", calls[0].model, hindrance)
+            self._foreseen.give_up(self.batches.key_of(calls[0]))
         for call, state in zip(calls, before, strict=True):
             call.context.random_state = state
         return self.batches.run(calls)

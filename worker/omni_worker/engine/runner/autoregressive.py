@@ -20,6 +20,7 @@ from omni_worker.language.answering import Answering, begin
 from omni_worker.language.loading import LanguageModel
 from omni_worker.language.model import Answer, Row
 from omni_worker.language.sampling import draw, log_probabilities
+from omni_worker.out_of_memory import is_out_of_memory
 from omni_worker.requests import TokenLogprob
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class AutoregressiveRunner(Runner):
             if len(able) > 1:
                 log.warning("a batch of %d failed and is run again one by one: %s", len(able), error)
                 outputs = [output for state in states for output in self._advance([state])]
-                self._call_seconds, self._out_of_memory = None, _is_out_of_memory(error)
+                self._call_seconds, self._out_of_memory = None, is_out_of_memory(error)
                 return outputs
             failures = {able[0].id: error}
         is_usual = len(able) == len(states) and set(counts) == {1}
@@ -214,8 +215,3 @@ class AutoregressiveRunner(Runner):
     def _drop(self, id: str) -> None:
         self._states.pop(id, None)
         self._cache.release(id)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # The CPU's allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

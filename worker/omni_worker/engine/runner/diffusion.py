@@ -13,6 +13,7 @@ import torch
 from omni_worker.engine.runner.interface import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
 from omni_worker.errors import RequestError
+from omni_worker.out_of_memory import is_out_of_memory
 from omni_worker.pipelines.protocol import StepState, SupportsStepExecution
 from omni_worker.pipelines.whole import WholePipeline
 
@@ -64,7 +65,7 @@ class StepRunner(Runner):
                 return [self._failed(states[0], error)]
             log.warning("a batch of %d failed and is run again one by one: %s", len(states), error)
             outputs = [output for state in states for output in self._advance([state])]
-            self._call_seconds, self._out_of_memory = None, _is_out_of_memory(error)
+            self._call_seconds, self._out_of_memory = None, is_out_of_memory(error)
             return outputs
         if self._pipeline.proofs == proofs:
             if self._on_gpu:
@@ -101,11 +102,6 @@ class StepRunner(Runner):
     def _drop(self, id: str) -> None:
         if (state := self._states.pop(id, None)) is not None:
             self._pipeline.close(state)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # The CPU's allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 class RequestRunner(Runner):
