@@ -24,7 +24,7 @@ STEPS, STEPS_OF_LARGE = 20, 4
 
 def without(model: systems.Model, params: list[GenerationParams]) -> list[np.ndarray]:
     """The requests' pictures; every call is run when it is made."""
-    with patch.object(Foresight, "made", lambda *_: []):
+    with patch.object(Foresight, "calls_after", lambda *_: []):
         return systems.run_engine(systems.step_mode(), model, params)
 
 

@@ -37,10 +37,11 @@ class Request:
         """Make a step's calls; what was foreseen at the first of them, and whether the second came so."""
         first, second = made or self.calls(step, **kwargs)
         key_of_it = key(first)
-        foreseen = self.foresight.made(first, key_of_it, step)
+        assert self.foresight.made(first, key_of_it, step) == 0
+        foreseen = self.foresight.calls_after(first, key_of_it)
         if foreseen:
             self.foresight.await_calls(key_of_it, foreseen, ["the answer"])
-        self.foresight.made(second, key_of_it, step)
+        assert self.foresight.made(second, key_of_it, step) == 1
         return foreseen, self.foresight.answer_to(second, key_of_it)
 
 
@@ -71,7 +72,8 @@ def test_a_call_that_is_not_made_at_all_is_a_miss_and_the_next_step_goes_on():
     request = Request(record)
     request.step(1)
     first, _ = request.calls(2)
-    request.foresight.await_calls(key(first), request.foresight.made(first, key(first), 2), ["the answer"])
+    request.foresight.made(first, key(first), 2)
+    request.foresight.await_calls(key(first), request.foresight.calls_after(first, key(first)), ["the answer"])
     assert request.foresight.answer_to(request.calls(3)[0], key(first)) == (False, None)
     assert request.foresight.answer_to(request.calls(3)[1], key(first)) == (False, None), "it is forgotten"
     assert record.misses == 1
@@ -127,7 +129,7 @@ def test_requests_together_take_fewer_turns_and_their_pictures_are_right(expecte
     assert all(difference(end, own) <= 2 for end, own in zip(ended, expected, strict=True))
     assert pipeline.stats()["calls_foreseen"] > 0
     assert pipeline.stats()["calls_mistaken"] == 0
-    monkeypatch.setattr(Foresight, "made", lambda *_: [])
+    monkeypatch.setattr(Foresight, "calls_after", lambda *_: [])
     assert drawn(InterceptedPipeline(built()), FEW)[1] > turns
 
 

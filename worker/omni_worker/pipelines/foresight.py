@@ -80,14 +80,18 @@ class Foresight:
         self._awaited: list[tuple[Call, Any]] = []
         self._key: Key | None = None
 
-    def made(self, call: Call, key: Key, step: int) -> list[Call]:
-        """The pipeline made a call in its step: those that it will make next, as far as they can be foreseen."""
+    def made(self, call: Call, key: Key, step: int) -> int:
+        """The pipeline made a call in its step: which one of its model that is there, from 0 on."""
         if step != self._step:
             self._before, self._now, self._step = self._now, {}, step
         calls = self._now.setdefault(call.model, [])
         calls.append(Made(call, key))
+        return len(calls) - 1
+
+    def calls_after(self, call: Call, key: Key) -> list[Call]:
+        """The calls that will follow the first of a step, which was made just now, as far as they can be foreseen."""
         before = self._before.get(call.model, [])
-        if len(calls) > 1 or len(before) < 2 or isinstance(key.variant, str) or not self._record.may_try(key):
+        if len(before) < 2 or isinstance(key.variant, str) or not self._record.may_try(key):
             return []
         if any(one.key != key for one in before) or call.generators:
             return []

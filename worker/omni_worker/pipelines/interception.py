@@ -10,7 +10,6 @@ equal diffusers' own, abort is an exception thrown in, and to wait is not to res
 import functools
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -86,7 +85,7 @@ class InterceptedPipeline:
             state.request_id, self._model_state, seed, self._needs_every_bit
         )
         shell = self._shells.make(context, lambda solver: own_solver(solver, state, self._concurrent))
-        state.extra["run"], state.extra["made"] = greenlet(lambda: self._call(shell, kwargs, embeddings)), Counter()
+        state.extra["run"] = greenlet(lambda: self._call(shell, kwargs, embeddings))
         state.extra["foresight"] = Foresight(self._same, self._foreseen)
         self._live.add(state.request_id)
         self._resume(state)
@@ -196,12 +195,12 @@ class InterceptedPipeline:
     def _pend(self, state: StepState, call: Call) -> None:
         state.extra["call"] = call
         state.in_loop = call.phase == DENOISE
-        made: Counter[tuple[str, int]] = state.extra["made"]
+        foresight: Foresight = state.extra["foresight"]
         key = state.extra["made_key"] = self.batches.key_of(call)
-        foreseen: list[Call] = state.extra["foresight"].made(call, key, state.step) if state.in_loop else []
-        state.extra["foreseen"] = foreseen if self._foresees else []
-        state.key = key._replace(turn=made[call.model, state.step], calls=1 + len(state.extra["foreseen"]))
-        made[call.model, state.step] += 1
+        turn = foresight.made(call, key, state.step)
+        foreseen = foresight.calls_after(call, key) if state.in_loop and turn == 0 and self._foresees else []
+        state.extra["foreseen"] = foreseen
+        state.key = key._replace(turn=turn, calls=1 + len(foreseen))
 
     def _show(self, state: StepState, previews: Previews, *answer: Any) -> None:
         """Go on with a preview: the request's own call is held until the picture is there."""

@@ -29,7 +29,7 @@ from omni_worker.requests import ServingDefaults
 log = logging.getLogger(__name__)
 DEFAULTS_FILE = "omni.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BUCKETS = (1, 2, 4, 8, 16, 32, 64)  # the batch sizes of a compiled model: each is compiled for itself
+BUCKETS = (1, 2, 4, 8, 16, 32)  # the batch sizes of a compiled model: each is compiled for itself
 
 
 class LoadError(CommandError):
