@@ -24,7 +24,6 @@ import multiprocessing
 import random
 import resource
 import secrets
-import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +33,7 @@ from typing import Any
 
 import zmq
 import zmq.asyncio
+from benchmarks.ports import free_ports
 from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
@@ -74,15 +74,6 @@ PEER_PUBLISH_SECONDS = 0.1
 SETTLE_SECONDS = 4.0
 VICTIMS = 10
 console = Console(width=140)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((HOST, 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def hello(number: int, address: str) -> Register:

@@ -22,8 +22,6 @@ import argparse
 import copy
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -38,8 +36,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import httpx
 from benchmarks.common import RESULTS, console, machine, quantile, write
+from benchmarks.operator_process import PATIENCE, Operator, wait_for
 from rich.table import Table
 
 from omni_operator.cluster import CHILDREN, PIPELINES, PODS, ApiError, Cluster, Resource, Unreachable
@@ -72,7 +70,6 @@ PASSING = ("leases", "events", "endpoints", "endpointslices")
 QUIET_SECONDS = 10.0
 SERIES = re.compile(r"^apiserver_request_total\{(.*)\} (\S+)$", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="([^"]*)"')
-PATIENCE = 900.0
 
 
 def home(name: str, kind: str = PIPELINES_IN) -> str:
@@ -181,85 +178,6 @@ def written(cluster: Cluster) -> Counter[str]:
 def ours(before: Counter[str], after: Counter[str]) -> dict[str, int]:
     """What was written meanwhile of the kinds that are the operator's."""
     return {key: number for key, number in sorted((after - before).items()) if key in OURS}
-
-
-# ---- the operator
-
-
-class Operator:
-    """`omni operator` as a process, with the sources that are given, or these."""
-
-    def __init__(self, kubeconfig: str, log: Path, sources: str) -> None:
-        self.log = log
-        self._ports = free_ports(2)
-        command = [str(Path(sys.executable).with_name("omni")), "operator"]
-        command += [f"--probe-port={self._ports[0]}", f"--metrics-port={self._ports[1]}"]
-        environment = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(log.parent),
-            "KUBECONFIG": kubeconfig,
-            "PYTHONPATH": sources,
-        }
-        with log.open("ab") as file:
-            self._process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def memory(self) -> float:
-        """MiB that it holds."""
-        (pages,) = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
-        return int(pages) / 1024
-
-    def peak(self) -> float:
-        """The most MiB that it has held."""
-        (pages,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
-        return int(pages) / 1024
-
-    def processor(self) -> float:
-        """Seconds of processor time so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def passes(self) -> int:
-        """Passes over pipelines that have ended well."""
-        return self._told(r'omni_operator_reconcile_seconds_count\{result="done"\} (\S+)')
-
-    def calls(self) -> int:
-        """Calls of the API server, but for watches of kopf."""
-        return self._told(r"omni_operator_api_calls_total\{[^}]*\} (\S+)")
-
-    def _told(self, series: str) -> int:
-        """The sum of some series of its metrics."""
-        try:
-            text = httpx.get(f"http://127.0.0.1:{self._ports[1]}/metrics", trust_env=False, timeout=10).text
-        except httpx.TransportError:
-            return 0
-        return sum(int(float(value)) for value in re.findall(series, text))
-
-    def acts(self) -> None:
-        wait_for(lambda: "acts from now on" in self.log.read_text(), "an operator that acts")
-
-    def stop(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(60)
-
-
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def wait_for(holds: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"never came: {what}")
-        time.sleep(0.1)
 
 
 def settle(cluster: Cluster) -> float:

@@ -18,7 +18,6 @@ import contextlib
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -31,6 +30,7 @@ from typing import Any
 
 from benchmarks import sleeping
 from benchmarks.common import console, machine, parser, quantile, settle, start, write
+from benchmarks.ports import free_ports
 from rich.table import Table
 
 from omni_worker import model_source
@@ -49,15 +49,6 @@ REAL_STEPS = 20
 START_SECONDS = 120.0
 PAUSE_SECONDS = 0.015
 PAUSES = (0.0, 0.005, PAUSE_SECONDS, 5 * PAUSE_SECONDS)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 class Fleet:

@@ -9,7 +9,8 @@ process, which sleeps between arrivals, and how late it was is reported.
 Latency counts from when a request was due, and not from when it could be handed in (no coordinated omission). A request
 is in time when it takes at most 3 times what it takes alone and 100 ms; this is the deadline that `edf` goes by. The
 first tenth of each replay is left out. Systems are interleaved: forward with one seed, backward with the next. A replay
-is repeated when the canary before and after it differ, and marked where that does not help.
+is repeated when the canary before and after it differ, and marked where that does not help. A queue that is nearly full
+grows with every disturbance, so what plain diffusers would do in peace is computed too, from its measured times.
 
     python -m benchmarks.trace_replay [--quick] [--seeds 2] [--requests 230] [--loads 0.5 0.8 0.95 1.3] [--systems fifo]
 """
@@ -38,6 +39,8 @@ SLACK, GRACE = 3.0, 0.1
 LEFT_OUT = 0.1
 TRIES = 2
 OURS = tuple(POLICIES)
+COMPUTED = "diffusers, computed"
+BASES = (COMPUTED, systems.DIFFUSERS, systems.PEER)
 METRICS = ("mean", "p50", "p95", "p99", "slowdown", "in_time")
 
 Alone = dict[tuple[int, int], float]
@@ -171,6 +174,17 @@ def replay(make: Make, model: systems.Model, arrivals: Sequence[Arrival], rate: 
     }
 
 
+def in_turn(arrivals: Sequence[Arrival], rate: float, alone: Alone) -> dict[str, Any]:
+    """What a replay would give, served one after another, if each request took the time it takes alone."""
+    free, latencies, times = 0.0, [], []
+    for arrival in arrivals:
+        free = max(free, arrival.at / rate) + alone[arrival.kind]
+        latencies.append(free - arrival.at / rate)
+        times.append(alone[arrival.kind])
+    first = int(LEFT_OUT * len(arrivals))
+    return {"latencies": latencies[first:], "alone": times[first:], "disturbed": False}
+
+
 def undisturbed(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A replay; again where it was disturbed."""
     tried = [run()]
@@ -222,13 +236,15 @@ def main() -> None:
     plan = [(seed, load) for seed in range(1, args.seeds + 1) for load in args.loads]
     for seed, load in track(plan, description="replays", console=common.console):
         arrivals = trace(seed, args.requests if load >= 0.8 else args.requests // 2)
+        replays[load].setdefault(COMPUTED, []).append(in_turn(arrivals, load * capacity, alone))
         for name in replayed if seed % 2 else reversed(replayed):
             cell = undisturbed(partial(replay, SYSTEMS[name], model, arrivals, load * capacity, alone))
             replays[load].setdefault(name, []).append(cell)
-    cells = {f"{load:g}": {name: summary(rows[name]) for name in replayed} for load, rows in replays.items()}
+    shown = [COMPUTED, *replayed]
+    cells = {f"{load:g}": {name: summary(rows[name]) for name in shown} for load, rows in replays.items()}
     for rows in cells.values():
         for row in rows.values():
-            row["better_than"] = {base: better(rows[base], row) for base in (systems.DIFFUSERS, systems.PEER)}
+            row["better_than"] = {base: better(rows[base], row) for base in BASES}
     show(cells)
     figures = {
         "capacity": capacity,

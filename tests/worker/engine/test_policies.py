@@ -7,6 +7,7 @@ import pytest
 from omni_worker.engine.scheduler import POLICIES, Finished, SchedulerRequest, StepScheduler
 from omni_worker.engine.scheduler.policies import AGING_SECONDS
 
+from .scripted import Script, ScriptedRunner
 from .test_scheduler import FakeRunner
 
 
@@ -104,6 +105,51 @@ def test_edf_goes_by_deadline_and_does_not_let_a_lost_one_drag_down_the_rest():
     bench.add("lost", 50, deadline=21.0)
     bench.add("whenever", 5)
     assert bench.run() == ["urgent", "relaxed", "lost", "whenever"]
+
+
+class Timed:
+    """A scheduler of one policy, and a runner whose steps are two calls of a second each, alone or in a batch."""
+
+    def __init__(self, policy):
+        self.scheduler = StepScheduler(4, POLICIES[policy](), find_batch_size=True)
+        self.runner = ScriptedRunner(seconds={key: (0.99, 0.01) for key in ("A+", "A-", "B+", "B-")})
+        self.ends = {}
+        for kind in "AB":
+            self.add(f"{kind} first", kind, 3)
+            self.add(f"{kind} second", kind, 6)
+        self.run()  # so that batches of one and of two were seen
+
+    @property
+    def now(self):
+        return self.runner.now
+
+    def add(self, name, kind, steps, **wishes):
+        script = Script(steps, keys=(f"{kind}+", f"{kind}-"))
+        self.scheduler.add_request(SchedulerRequest(name, script, steps=steps, **wishes), self.now)
+
+    def run(self, turns=10_000):
+        while self.scheduler.has_work and (turns := turns - 1) >= 0:
+            scheduled = self.scheduler.schedule(self.now)
+            for event in self.scheduler.update_from_output(scheduled, self.runner.execute(scheduled)):
+                if isinstance(event, Finished):
+                    self.ends[event.id] = self.now
+
+
+def test_edf_counts_all_that_a_request_still_takes_and_not_what_it_adds_to_a_batch():
+    timed = Timed("edf")
+    timed.add("lost", "A", 10, deadline=timed.now + 15)  # which it would meet with one call a step
+    timed.add("met", "B", 9, deadline=(due := timed.now + 20))
+    timed.run()
+    assert timed.ends["met"] <= due < timed.ends["lost"]
+
+
+def test_srpt_does_not_take_one_that_waits_a_moment_for_one_that_is_shorter():
+    timed = Timed("srpt")
+    timed.add("long", "A", 30)
+    timed.run(11)
+    timed.add("short", "B", 15)
+    timed.run()
+    assert timed.ends["short"] < timed.ends["long"]
 
 
 def test_a_batch_is_filled_up_from_lower_classes():

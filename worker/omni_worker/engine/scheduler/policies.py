@@ -21,16 +21,18 @@ Groups = Mapping[Hashable, Sequence[RequestState]]
 
 @dataclass(frozen=True)
 class Moment:
-    """What a policy may know besides the requests: the time in seconds, how many calls of a key go into one batch, and
-    about how many seconds one more call of a key takes."""
+    """What a policy may know besides the requests: the time in seconds, how many calls of a key go into one batch,
+    about how many seconds one more call of a key adds to it, and how many a request's step takes where it runs alone.
+    """
 
     now: float
     limit: Callable[[Hashable], int]
     seconds: Callable[[Hashable], float]
+    step_seconds: Callable[[RequestState], float]
 
     def seconds_left(self, state: RequestState) -> float:
-        """About how long the request would still run."""
-        return state.steps_left * self.seconds(state.key)
+        """About how long the request would still run, alone."""
+        return state.steps_left * self.step_seconds(state)
 
 
 def class_of(state: RequestState, now: float) -> int:
@@ -133,7 +135,7 @@ class SrptPolicy(Policy):
     """
 
     preempts = True
-    AGING: ClassVar[float] = 0.3
+    AGING: ClassVar[float] = 0.1
 
     def rank(self, state: RequestState, moment: Moment) -> Rank:
         return (moment.seconds_left(state) + self.AGING * state.arrived,)

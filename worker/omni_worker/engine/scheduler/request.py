@@ -16,5 +16,6 @@ class RequestScheduler(BaseScheduler):
     def _select(self, now: float) -> tuple[Sequence[RequestState], Sequence[RequestState]]:
         if self._running:
             return (), ()
-        first = self._waiting.first(Moment(now, limit=lambda key: 1, seconds=lambda key: self._pace.step_seconds))
+        pace = self._pace.step_seconds
+        first = self._waiting.first(Moment(now, lambda key: 1, seconds=lambda key: pace, step_seconds=lambda state: pace))
         return ([self._admit(first)] if first else []), ()

@@ -42,7 +42,7 @@ class StepScheduler(BaseScheduler):
         self._turns = count(1)
 
     def _select(self, now: float) -> tuple[Sequence[RequestState], Sequence[RequestState]]:
-        moment = Moment(now, self.limit, self._sizes.seconds)
+        moment = Moment(now, self.limit, self._sizes.seconds, self._step_seconds)
         admitted = self._fill(moment)
         ready = [state for state in self._running.values() if state.prepared]
         batch = self._policy.choose(self._of_turn(ready), moment) if ready else []
@@ -85,6 +85,11 @@ class StepScheduler(BaseScheduler):
 
     def _known_key(self, state: RequestState) -> Hashable | None:
         return state.key if state.in_loop and self._sizes.batch_seconds(state.key, 1) > 0.0 else None
+
+    def _step_seconds(self, state: RequestState) -> float:
+        """About how long a step of the request takes where it runs alone; as long as one lately did, if not known."""
+        call = self._sizes.batch_seconds(state.key, 1) if state.in_loop else 0.0
+        return call * self._pace.stretch if call > 0.0 else self._pace.step_seconds
 
     def _round_seconds(self, together: Together) -> float:
         modelled = 0.0
