@@ -25,7 +25,7 @@ test: install browser prometheus ## Run all tests, those on a real Kubernetes no
 	@[ -n "$$OMNI_KUBECONFIG" ] || $(PYTHON) hack/cluster check || \
 	    { echo "make test: no cluster can run here, and OMNI_KUBECONFIG names none; make test-local runs all other tests" >&2; exit 1; }
 	@[ -n "$$OMNI_KUBECONFIG" ] || { $(PYTHON) hack/cluster build && $(PYTHON) hack/cluster images --no-load; }
-	@$(PYTHON) -m pytest --numprocesses=3 --reruns=1 --durations=40
+	@$(PYTHON) -m pytest --numprocesses=3 --reruns=1 --rerun-show-tracebacks --durations=40
 
 browser:
 	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || { echo "installing chromium for the playground's tests" >&2; \

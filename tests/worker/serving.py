@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,15 +20,30 @@ from openai import OpenAI
 from PIL import Image
 
 START_SECONDS = 240
+PORTS, ROOM = (12_000, 30_000), 4
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Ports that nobody uses now, nor the next ROOM - 1 after each, for a process takes one for each of its replicas.
+
+    They are not of those that the kernel gives to connections, which would take one before it is listened on.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = secrets.choice(range(*PORTS, ROOM))
+        if port not in found and all(map(is_free, range(port, port + ROOM))):
+            found.append(port)
+    return found
+
+
+def is_free(port: int) -> bool:
+    """Whether the port can be listened on."""
+    with socket.socket() as one:
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def eventually(check, what: str, seconds: float = START_SECONDS):
@@ -87,12 +103,12 @@ class Process:
         return [int(pid) for pid in Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()]
 
     def get(self, path: str) -> httpx.Response:
-        """GET a path of its HTTP server."""
+        """GET a path of its HTTP server; fails if the process has ended."""
+        assert self.popen.poll() is None, f"omni serve ended with {self.popen.returncode}:\n{self.log}"
         return httpx.get(f"{self.scheme}://127.0.0.1:{self.port}{path}", timeout=10, verify=False)
 
     def is_ready(self) -> bool:
-        """Whether /readyz says so; fails if the process has ended."""
-        assert self.popen.poll() is None, f"omni serve ended with {self.popen.returncode}:\n{self.log}"
+        """Whether /readyz says so."""
         return self.get("/readyz").status_code == 200
 
     def stop(self, number: int = signal.SIGTERM) -> int:
