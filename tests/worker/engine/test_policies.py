@@ -112,7 +112,7 @@ class Timed:
 
     def __init__(self, policy):
         self.scheduler = StepScheduler(4, POLICIES[policy](), find_batch_size=True)
-        self.runner = ScriptedRunner(seconds={key: (0.99, 0.01) for key in ("A+", "A-", "B+", "B-")})
+        self.runner = ScriptedRunner(seconds=dict.fromkeys(("A+", "A-", "B+", "B-"), (0.99, 0.01)))
         self.ends = {}
         for kind in "AB":
             self.add(f"{kind} first", kind, 3)

@@ -17,5 +17,6 @@ class RequestScheduler(BaseScheduler):
         if self._running:
             return (), ()
         pace = self._pace.step_seconds
-        first = self._waiting.first(Moment(now, lambda key: 1, seconds=lambda key: pace, step_seconds=lambda state: pace))
+        moment = Moment(now, limit=lambda key: 1, seconds=lambda key: pace, step_seconds=lambda state: pace)
+        first = self._waiting.first(moment)
         return ([self._admit(first)] if first else []), ()
