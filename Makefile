@@ -48,7 +48,7 @@ check: lint types imports docs ## Lint, types, the arrows between packages, and 
 lint: install
 	@ruff check .
 	@ruff format --check .
-	@$(PYTHON) -m omni_operator.crd --check
+	@$(PYTHON) hack/crd.py --check
 	@$(PYTHON) hack/reference.py --check
 	@$(PYTHON) hack/chart_readme.py --check
 	@$(PYTHON) hack/dashboard.py --check
@@ -64,7 +64,7 @@ model: install ## Train the built-in models again: the painter, then the thinker
 	@$(PYTHON) -m omni_worker.models.digits_recipe.thinker.train
 
 crd: install ## Generate the CRD from the operator's types
-	@$(PYTHON) -m omni_operator.crd
+	@$(PYTHON) hack/crd.py
 
 reference: install ## Generate docs/reference.md from the code, the chart's table of values, and its dashboard
 	@$(PYTHON) hack/reference.py
@@ -98,7 +98,7 @@ cluster-down: ## Stop the cluster, and remove every trace of it but the build ca
 
 survey: install ## Run every pipeline class of the tests, write docs/pipelines.md (5 minutes)
 	@OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error $(PYTHON) -m tests.worker.pipelines.survey --output docs/pipelines.md \
-	    --data operator/omni_operator/commands/surveyed.json
+	    --data operator/omni_operator/commands/model_survey.json
 
 bench: install ## Measure everything, into benchmarks/results (80 minutes, on a machine that does nothing else)
 	@for name in $(BENCHMARKS); do \

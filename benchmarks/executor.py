@@ -36,7 +36,7 @@ from omni_worker.engine.executor.channel import decode, encode, make_socket, new
 from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput
-from omni_worker.shared_memory.pool import Block, Reader, Writer, create_pool
+from omni_worker.transport.shared_memory import Block, Reader, Writer, create_pool
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = {

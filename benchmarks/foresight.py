@@ -13,8 +13,8 @@ from benchmarks import common, systems
 from rich.progress import track
 from rich.table import Table
 
-from omni_worker.pipelines.foresight import Foresight
-from omni_worker.pipelines.interception import FEW
+from omni_worker.pipelines.interception.speculation import Foresight
+from omni_worker.pipelines.interception.stepping import FEW
 from omni_worker.requests import GenerationParams
 
 SIDES = {"16 tokens": 32, "64 tokens": 64, "256 tokens": 128, "1024 tokens": 256}

@@ -53,10 +53,10 @@ from omni_worker.coordinator.messages import (
     encode,
 )
 from omni_worker.coordinator.registry import Registry
-from omni_worker.keys import Keys
 from omni_worker.replica.client import ReplicaClient
 from omni_worker.requests import ModelCard, ServingDefaults
-from omni_worker.sockets import make_socket
+from omni_worker.transport.keys import Keys
+from omni_worker.transport.sockets import make_socket
 
 HOST = "127.0.0.1"
 CARD = ModelCard(

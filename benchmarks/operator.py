@@ -40,13 +40,13 @@ from benchmarks.common import RESULTS, console, machine, quantile, write
 from benchmarks.operator_process import PATIENCE, Operator, wait_for
 from rich.table import Table
 
-from omni_operator.cluster import CHILDREN, PIPELINES, PODS, ApiError, Cluster, Resource, Unreachable
-from omni_operator.handlers import WORKERS
-from omni_operator.manifests import children
-from omni_operator.manifests.labels import MANAGED_SELECTOR, PIPELINE
-from omni_operator.reconcile import fitted
-from omni_operator.spec import parse
-from omni_operator.topology import in_cluster
+from omni_operator.controller.operator import WORKERS
+from omni_operator.controller.reconcile import fitted
+from omni_operator.crd.spec import parse
+from omni_operator.kube.client import CHILDREN, PIPELINES, PODS, ApiError, Cluster, Resource, Unreachable
+from omni_operator.planning.manifests import children
+from omni_operator.planning.manifests.labels import MANAGED_SELECTOR, PIPELINE
+from omni_operator.planning.topology import in_cluster
 
 ROOT = Path(__file__).parents[1]
 INSTANCE = "bench-operator"

@@ -33,8 +33,8 @@ from benchmarks.common import console, machine, parser, quantile, settle, start,
 from benchmarks.ports import free_ports
 from rich.table import Table
 
-from omni_worker import model_source
-from omni_worker.config import EngineConfig
+from omni_worker.config import model_source
+from omni_worker.config.flags import EngineConfig
 from omni_worker.engine.build import build_engine
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
@@ -58,7 +58,7 @@ class Fleet:
         self.port, self.master, router, pub = free_ports(4)
         self._processes: list[subprocess.Popen[bytes]] = []
         self.start(
-            "omni_worker.cli", "serve", sleeping.MODEL, "--omni-dp-size-local", "0", "--host", "127.0.0.1",
+            "omni_worker.commands.cli", "serve", sleeping.MODEL, "--omni-dp-size-local", "0", "--host", "127.0.0.1",
             "--port", self.port, "--omni-master-address", "127.0.0.1", "--omni-master-port", self.master,
             "--omni-coordinator-port", router, "--omni-coordinator-pub-port", pub, "--log-level", "error",
             core=head_core,
@@ -75,7 +75,7 @@ class Fleet:
         """A replica of the built-in model, on one core."""
         port, data = free_ports(2)
         self.start(
-            "omni_worker.cli", "serve", sleeping.MODEL, "--headless", "--host", "127.0.0.1", "--port", port,
+            "omni_worker.commands.cli", "serve", sleeping.MODEL, "--headless", "--host", "127.0.0.1", "--port", port,
             "--omni-master-address", "127.0.0.1", "--omni-master-port", self.master, "--omni-replica-port", data,
             "--log-level", "error", core=core,
         )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from omni_worker import model_source
+from omni_worker.config import model_source
 from omni_worker.coordinator.messages import Register, State
 from omni_worker.coordinator.stage_client import StageClient
 from omni_worker.engine.engine import Engine

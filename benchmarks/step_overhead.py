@@ -28,12 +28,12 @@ from greenlet import greenlet, settrace
 from rich.table import Table
 
 from omni_worker.engine.scheduler import StepScheduler
-from omni_worker.pipelines.calls import Call, Keys
-from omni_worker.pipelines.context import RequestContext
-from omni_worker.pipelines.models import methods, models
+from omni_worker.pipelines.batching.batches import ProvenBatches
+from omni_worker.pipelines.batching.calls import Call, Keys
+from omni_worker.pipelines.interception.context import RequestContext
+from omni_worker.pipelines.interception.models import methods, models
+from omni_worker.pipelines.interception.pipeline_copies import Door
 from omni_worker.pipelines.protocol import StepState
-from omni_worker.pipelines.proving import ProvenBatches
-from omni_worker.pipelines.shells import Door
 from omni_worker.requests import GenerationParams
 
 PAIRS = {4: 24, 20: 12, 50: 6}

@@ -15,8 +15,8 @@ import numpy as np
 import transformers
 from benchmarks.peer import PeerScheduler
 
-from omni_worker import model_source
-from omni_worker.config import AUTO_MAX_NUM_SEQS
+from omni_worker.config import model_source
+from omni_worker.config.flags import AUTO_MAX_NUM_SEQS
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
 from omni_worker.engine.runner import Runner
@@ -32,9 +32,9 @@ from omni_worker.engine.scheduler import (
     StepScheduler,
 )
 from omni_worker.pipelines.acceleration import shorten_single_frames
-from omni_worker.pipelines.interception import InterceptedPipeline
+from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 from omni_worker.pipelines.loading import wrap
-from omni_worker.pipelines.whole import WholePipeline
+from omni_worker.pipelines.request_mode import WholePipeline
 from omni_worker.requests import GenerationParams, GenerationResult
 
 SOURCE = model_source.parse("builtin://digits")

@@ -16,15 +16,15 @@ import yaml
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from omni_operator.metrics import OperatorMetrics
+from omni_operator.controller.metrics import OperatorMetrics
 from omni_worker.api.app import create_app
-from omni_worker.cli import GROUP
+from omni_worker.commands.cli import GROUP
 from omni_worker.coordinator.collector import MembershipCollector
 from omni_worker.coordinator.coordinator import Traffic
-from omni_worker.metrics import HeadMetrics
 from omni_worker.orchestrator.collector import PoolCollector
 from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.replica.collector import ChildCollector
+from omni_worker.telemetry.metrics import HeadMetrics
 
 PROJECT = Path(__file__).resolve().parents[1]
 PAGE = PROJECT / "docs/reference.md"

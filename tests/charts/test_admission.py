@@ -6,13 +6,13 @@ import cel
 import pytest
 import yaml
 
-from omni_operator import crd
+from omni_operator.crd import schema as crd
 from tests.charts.test_chart import CHART, rendered
 from tests.operator.conftest import from_cluster
+from tests.operator.controller.heads.test_autoscaler import REFUSED as REFUSED_SCALING
+from tests.operator.crd.test_schema import ACROSS_FIELDS, root
+from tests.operator.crd.test_spec import ACCEPTED, REFUSED
 from tests.operator.edits import edited
-from tests.operator.test_crd import ACROSS_FIELDS, root
-from tests.operator.test_scaling import REFUSED as REFUSED_SCALING
-from tests.operator.test_spec import ACCEPTED, REFUSED
 
 SCALED = {"spec.stages.0.autoscaling": {"maxReplicas": 4}}
 EXTERNAL = {"spec.stages.0.autoscaling": "external"}

@@ -101,7 +101,7 @@ def test_helm_test_asks_a_small_pipeline_for_a_picture(values: dict[str, Any], w
     assert set(objects) == {"ServiceAccount", "Role", "RoleBinding", "Pod"}
     assert {each["metadata"]["namespace"] for each in objects.values()} == {where}
     (test,) = objects["Pod"]["spec"]["containers"]
-    assert test["command"] == ["python3", "-m", "omni_operator.smoke"]
+    assert test["command"] == ["python3", "-m", "omni_operator.commands.helm_test"]
     assert test["args"] == ["--namespace", where, "--name", "test-omnipipeline"]
     (rule,) = objects["Role"]["rules"]
     assert (rule["resources"], rule["verbs"]) == (["omnipipelines"], ["get", "create", "patch", "delete"])
@@ -115,7 +115,7 @@ def test_an_upgrade_of_the_chart_upgrades_its_one_definition() -> None:
     (rule,) = objects["ClusterRole"]["rules"]
     assert (rule["resourceNames"], rule["verbs"]) == (["omnipipelines.omnipipeline.dev"], ["get", "patch"])
     (job,) = objects["Job"]["spec"]["template"]["spec"]["containers"]
-    assert job["command"] == ["python3", "-m", "omni_operator.crd", "--apply"]
+    assert job["command"] == ["python3", "-m", "omni_operator.commands.install_crd"]
 
 
 @pytest.mark.parametrize("values", [{"crdUpgrade": False}, {"watchNamespaces": ["a"]}])

@@ -12,9 +12,9 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from omni_operator import status, trouble
-from omni_operator.conditions import Conditions
-from omni_operator.spec import KIND, parse
+from omni_operator.crd.spec import KIND, parse
+from omni_operator.crd.status_types import Conditions
+from omni_operator.planning import pod_trouble, status
 
 PROJECT = Path(__file__).parents[2]
 BESIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "charts/omnipipeline/README.md")
@@ -151,7 +151,7 @@ def test_targets_of_make_are_there() -> None:
 
 def test_every_reason_that_the_operator_gives_is_told_of() -> None:
     """Others are a cluster's own words."""
-    source = "".join(Path(str(module.__file__)).read_text() for module in (status, trouble))
+    source = "".join(Path(str(module.__file__)).read_text() for module in (status, pod_trouble))
     kinds = "|".join(get_args(Conditions))
     given = re.findall(rf'"(?:{kinds})", (?:True|False), "(\w+)"', source)
     given += re.findall(r'Trouble\(\w+, "(\w+)"', source)

@@ -20,7 +20,7 @@ from omni_worker.models.digits_reader import read
 from omni_worker.models.digits_recipe.captions import DIGITS as WORDS
 from tests.docs.test_docs import EXAMPLES, PAGES, PROJECT, blocks, commands, name
 from tests.hub import Hub
-from tests.operator.ups import OMNI, Up, omni
+from tests.operator.commands.ups import OMNI, Up, omni
 from tests.worker.api.heads import digits_as, head, saved
 
 pytestmark = pytest.mark.processes

@@ -25,17 +25,17 @@ import yaml
 from openai import BadRequestError, OpenAI
 from PIL import Image
 
-from omni_worker.api.video_files import files_of
+from omni_worker.api.videos.files import files_of
 from omni_worker.models.digits_reader import Reading, read
 from tests.hub import Hub
-from tests.operator.ups import Up, eventually, omni
+from tests.operator.commands.ups import Up, eventually, omni
 from tests.worker.api.heads import saved
 from tests.worker.pipelines.zoo.text import prompt
 from tests.worker.pipelines.zoo.text_llm import llm_tokenizer, qwen3
 
 pytestmark = pytest.mark.processes
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SERVED_ELSEWHERE = {"digits", "digits-thinker"}  # by tests/operator/test_up.py
+SERVED_ELSEWHERE = {"digits", "digits-thinker"}  # by tests/operator/commands/test_up.py
 PIPELINES = {
     "black-forest-labs/FLUX.1-dev": "FluxPipeline",
     "stabilityai/stable-diffusion-3.5-large": "StableDiffusion3Pipeline",

@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
-from omni_operator.conditions import Condition, StageStatus, Status
-from omni_operator.manifests import labels
-from omni_operator.metrics import OperatorMetrics
+from omni_operator.controller.metrics import OperatorMetrics
+from omni_operator.crd.status_types import Condition, StageStatus, Status
+from omni_operator.planning.manifests import labels
 from tests.worker.serving import Pipeline, Process, client_of, draw_with, eventually, free_ports
 
 from .prometheus import WINDOW, Prometheus, Target

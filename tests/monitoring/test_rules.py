@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from omni_operator.manifests.monitors import endpoint
+from omni_operator.planning.manifests.monitors import endpoint
 from tests.charts.test_chart import CHART, documents
 
 from .alerts import STORIES, Series

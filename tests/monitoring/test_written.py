@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from omni_operator.metrics import OperatorMetrics
+from omni_operator.controller.metrics import OperatorMetrics
 from tests.charts.test_chart import documents
 from tests.docs.test_docs import PROJECT, blocks
 

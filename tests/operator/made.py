@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from omni_operator.manifests import children
-from omni_operator.spec import parse
-from omni_operator.topology import in_cluster
+from omni_operator.crd.spec import parse
+from omni_operator.planning.manifests import children
+from omni_operator.planning.topology import in_cluster
 
 IMAGE = "ghcr.io/omnipipeline/worker:test"
 SECRET = "of the pods of these tests alone"

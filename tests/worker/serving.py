@@ -86,7 +86,7 @@ class Process:
     def start(self) -> None:
         """Start it, again if it ran before."""
         self.popen = subprocess.Popen(
-            [*self.inside, sys.executable, "-m", "omni_worker.cli", "serve", *self.argv],
+            [*self.inside, sys.executable, "-m", "omni_worker.commands.cli", "serve", *self.argv],
             stdout=self._log,
             stderr=self._log,
             env={**os.environ, "OMP_NUM_THREADS": "1"},  # several replicas share this machine's few cores

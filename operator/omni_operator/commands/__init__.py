@@ -1,1 +1,4 @@
-"""Commands that look at a running pipeline, or at what could run, through its API like any other client."""
+"""The operator's subcommands of `omni`, one module each: HELP, configure(parser), run(args) -> exit code.
+
+They parse flags and print. What they do is elsewhere, so nothing imports this package.
+"""

@@ -3,10 +3,10 @@
 import argparse
 import json
 
-from omni_operator.commands import finding
-from omni_operator.commands.columns import columns
-from omni_operator.commands.known import Known, known
-from omni_operator.commands.view import Answer, fetch
+from omni_operator.client.live_view import Answer, fetch
+from omni_operator.commands import flags
+from omni_operator.commands.model_survey import Known, known
+from omni_operator.commands.table import columns
 
 HELP = """Show what models a running pipeline serves, what they take, and their defaults; or whether a MODEL steps.
 
@@ -70,8 +70,8 @@ class Served(Answer):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a model to tell about (default: those that run)")
-    finding.add_pipeline(parser)
-    finding.add_output(parser)
+    flags.add_pipeline(parser)
+    flags.add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         found = known(args.model)
         print(json.dumps(found.model_dump(), indent=2) if args.output == "json" else described(found))
         return 0
-    where = finding.find(args)
+    where = flags.find(args)
     with where.client() as client:
         names = [model.id for model in fetch(client, where, "/v1/models", Served).data]
         replicas = fetch(client, where, "/omni/replicas", Replicas).replicas

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from omni_operator.commands.view import DIFFUSION, Replica, Stage, View
+from omni_operator.client.live_view import DIFFUSION, Replica, Stage, View
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import argparse
 import json
 
-from omni_operator.commands import finding
-from omni_operator.commands.columns import columns
-from omni_operator.commands.view import View, look
+from omni_operator.client.live_view import View, look
+from omni_operator.commands import flags
+from omni_operator.commands.table import columns
 
 HELP = """Show a running pipeline's stages and replicas, their states and loads.
 
@@ -18,12 +18,12 @@ HEADER = ("STAGE", "MODEL", "REPLICA", "STATE", "HOST", "RUNNING", "QUEUED", "CA
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    finding.add_pipeline(parser)
-    finding.add_output(parser)
+    flags.add_pipeline(parser)
+    flags.add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    where = finding.find(args)
+    where = flags.find(args)
     with where.client() as client:
         view = look(client, where)
     print(json.dumps(view.model_dump(exclude={"at"}), indent=2) if args.output == "json" else text(view))

@@ -18,10 +18,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from omni_operator.answers import GenerationFailed
-from omni_operator.commands import finding
+from omni_operator.client.errors import GenerationFailed
+from omni_operator.client.live_view import UP, View, look
+from omni_operator.commands import flags
 from omni_operator.commands.rates import rate
-from omni_operator.commands.view import UP, View, look
 
 HELP = """Watch a running pipeline: its stages, replicas, queues, step times, rates, and the requests under way.
 
@@ -36,8 +36,8 @@ SHOWN = 16
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    finding.add_pipeline(parser)
-    finding.add_output(parser)
+    flags.add_pipeline(parser)
+    flags.add_output(parser)
     parser.add_argument("--once", action="store_true", help="print one frame, with the rates of one interval, and end")
     parser.add_argument(
         "--interval", type=interval, default=1.0, metavar="SECONDS", help="time between two looks (default: 1)"
@@ -55,7 +55,7 @@ def interval(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    where = finding.find(args)
+    where = flags.find(args)
     console = Console(highlight=False)
     with where.client() as client:
         views = deque([look(client, where)])

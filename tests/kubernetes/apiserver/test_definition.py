@@ -16,7 +16,7 @@ def test_an_old_definition_becomes_the_one_of_this_version(kubectl: Kubectl) -> 
     before = kubectl.get("crd", NAME)["spec"]["versions"]
     kubectl("patch", "crd", NAME, "--type=json", "-p", '[{"op": "remove", "path": "/spec/names/shortNames"}]')
     done = subprocess.run(
-        [sys.executable, "-m", "omni_operator.crd", "--apply"],
+        [sys.executable, "-m", "omni_operator.commands.install_crd"],
         env={**os.environ, "KUBECONFIG": kubectl.kubeconfig},
         capture_output=True,
         text=True,

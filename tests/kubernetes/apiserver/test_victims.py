@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from omni_operator.victims import COST
+from omni_operator.planning.scale_down import COST
 from tests.kubernetes.apiserver.faults import FaultyServer
 from tests.kubernetes.apiserver.kubelet import Kubelet
 from tests.kubernetes.apiserver.operators import LABEL, Kubectl, StartOperator, eventually

@@ -242,7 +242,7 @@ def test_with_a_certificate_it_speaks_https_and_omni_finds_it_as_before(digits: 
         context = ssl.create_default_context(cafile=chain)
         answer = httpx.get(f"{url.replace('http://127.0.0.1', 'https://localhost')}/readyz", verify=context)
     assert answer.status_code == 200
-    command = [sys.executable, "-m", "omni_worker.cli", "generate", "a red three", "-o", str(picture)]
+    command = [sys.executable, "-m", "omni_worker.commands.cli", "generate", "a red three", "-o", str(picture)]
     command += ["--pipeline", "digits", "--namespace", digits.namespace]
     drawn = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "KUBECONFIG": digits.kubeconfig, "OMNI_URL": ""}

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from omni_operator.answers import GenerationFailed
-from omni_operator.bench.figures import percentile, report
-from omni_operator.bench.load import Round, Sample
-from omni_operator.bench.work import BadWork, Kind, arriving, endless, parse_mix, read_trace
+from omni_operator.client.errors import GenerationFailed
+from omni_operator.commands.bench.figures import percentile, report
+from omni_operator.commands.bench.load import Round, Sample
+from omni_operator.commands.bench.work import BadWork, Kind, arriving, endless, parse_mix, read_trace
 from tests.loopback import Loopback
 from tests.operator.commands.conftest import Omni
 from tests.operator.commands.stand_in_head import StandInHead
 from tests.worker.serving import free_ports
 
-BENCH = "omni_operator.bench.command"
+BENCH = "omni_operator.commands.bench.command"
 
 
 def test_a_closed_loop_sends_what_was_asked_for(head: StandInHead, omni: Omni) -> None:

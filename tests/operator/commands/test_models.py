@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from omni_operator.commands.hub import HubError
-from omni_operator.commands.known import UnknownModel
+from omni_operator.commands.hub_files import HubError
+from omni_operator.commands.model_survey import UnknownModel
 from tests.hub import Hub
 from tests.operator.commands.conftest import Omni
 from tests.operator.commands.stand_in_head import PAINTER, StandInHead, replica, stage

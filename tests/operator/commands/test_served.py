@@ -37,18 +37,23 @@ def test_a_real_pipeline_is_shown_and_measured(url: str, omni: Omni, tmp_path: P
     assert (code, json.loads(text)["stages"][0]["pipeline"]) == (0, "QwenImagePipeline")
     (stage,) = json.loads(omni(f"{COMMANDS}.models", "--url", url, "-o", "json")[1])["stages"]
     assert (stage["mode"], stage["replicas"]) == ("step", 1)
-    code, text = omni("omni_operator.bench.command", url, "--requests", "6", "--mix", "2x32x32", "-o", "json")
+    code, text = omni("omni_operator.commands.bench.command", url, "--requests", "6", "--mix", "2x32x32", "-o", "json")
     figures = json.loads(text)["pipelines"][0]["figures"][0]
     assert (code, figures["requests"], figures["errors"]) == (0, 6, 0)
     picture = tmp_path / "three.png"
-    told = json.loads(omni("omni_operator.generate", "a red three", "--url", url, "--json", "-o", str(picture))[1])
+    told = json.loads(
+        omni("omni_operator.commands.generate", "a red three", "--url", url, "--json", "-o", str(picture))[1]
+    )
     assert told["pictures"][0]["file"] == str(picture)
     assert "UP" in omni(f"{COMMANDS}.top", "--once", "--interval", "0.2", "--url", url)[1]
 
 
 def test_bash_takes_the_completion() -> None:
     script = subprocess.run(
-        [sys.executable, "-m", "omni_worker.cli", "completion", "bash"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "omni_worker.commands.cli", "completion", "bash"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     asked = f"{script}\nCOMP_WORDS=(omni sta); COMP_CWORD=1; _shtab_omni; printf '%s\\n' \"${{COMPREPLY[@]}}\""
     answer = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)

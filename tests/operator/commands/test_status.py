@@ -5,10 +5,10 @@ from http.server import SimpleHTTPRequestHandler
 
 import pytest
 
-from omni_operator.answers import GenerationFailed
+from omni_operator.client.endpoint import NoEndpoint
+from omni_operator.client.errors import GenerationFailed
+from omni_operator.client.live_view import View
 from omni_operator.commands.rates import rate
-from omni_operator.commands.view import View
-from omni_operator.endpoint import NoEndpoint
 from tests.loopback import Loopback
 from tests.operator.commands.conftest import Omni
 from tests.operator.commands.stand_in_head import PAINTER, THINKER, StandInHead, replica, running, stage

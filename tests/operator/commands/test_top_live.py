@@ -20,7 +20,7 @@ class Terminal:
 
     def __init__(self, url: str) -> None:
         self.master, slave = pty.openpty()
-        argv = [sys.executable, "-m", "omni_worker.cli", "top", "--url", url, "--interval", "0.2"]
+        argv = [sys.executable, "-m", "omni_worker.commands.cli", "top", "--url", url, "--interval", "0.2"]
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
         self.process = subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=slave, env=environment)
         os.close(slave)

@@ -29,11 +29,11 @@ from omni_worker.coordinator.messages import (
     encode,
 )
 from omni_worker.replica.client import ReplicaClient
-from omni_worker.replica.messages import Abort, Add, Output, Progress, Rpc, pack
 from omni_worker.replica.server import ReplicaServer
+from omni_worker.replica.wire.link import Answer, Offer
+from omni_worker.replica.wire.messages import Abort, Add, Output, Progress, Rpc, pack
 from omni_worker.requests import GenerationParams, GenerationResult
-from omni_worker.shared_memory.link import Answer, Offer
-from omni_worker.sockets import LARGEST_CONTROL_MESSAGE, make_socket
+from omni_worker.transport.sockets import LARGEST_CONTROL_MESSAGE, make_socket
 
 from ..serving import free_ports
 from .fleet import Client, eventually, running

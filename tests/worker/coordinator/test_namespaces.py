@@ -30,7 +30,7 @@ asyncio.run(main())
 """
 REPLICA = """
 import asyncio, os, sys
-from omni_worker.sockets import own_address_towards
+from omni_worker.transport.sockets import own_address_towards
 from tests.worker.coordinator.fleet import Client
 async def main():
     own = sys.argv[2] if len(sys.argv) > 2 else own_address_towards(sys.argv[1], 9000)

@@ -8,7 +8,7 @@ import zmq.asyncio
 
 from omni_worker.coordinator.hub import Hub
 from omni_worker.coordinator.messages import Load, Registered, State, decode_master_reply, encode
-from omni_worker.sockets import make_socket
+from omni_worker.transport.sockets import make_socket
 
 from .fleet import Fleet, eventually, running
 from .members import hello, report

@@ -7,15 +7,15 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from omni_worker import keys
 from omni_worker.coordinator.messages import State, encode
 from omni_worker.errors import ReplicaLost, RequestError, UsageError
-from omni_worker.keys import Keys
 from omni_worker.replica.client import ReplicaClient
-from omni_worker.replica.messages import Rpc, pack
 from omni_worker.replica.server import ReplicaServer
+from omni_worker.replica.wire.messages import Rpc, pack
 from omni_worker.requests import GenerationParams
-from omni_worker.sockets import make_socket
+from omni_worker.transport import keys
+from omni_worker.transport.keys import Keys
+from omni_worker.transport.sockets import make_socket
 
 from .. import serving
 from ..serving import Pipeline, free_ports

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from omni_worker.model_source import BUILTIN_MODELS
+from omni_worker.config.model_source import BUILTIN_MODELS
 
 DIES, HANGS = "drop dead", "stand still"
 

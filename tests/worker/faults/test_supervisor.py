@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from omni_worker.config import add_arguments, from_arguments
+from omni_worker.config.flags import add_arguments, from_arguments
 from omni_worker.replica import restarts, supervisor
 from omni_worker.replica.restarts import Restarts
 from omni_worker.replica.supervisor import ReplicaFailed, Supervisor

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM
 
-from omni_worker import model_source
+from omni_worker.config import model_source
 from omni_worker.language.loading import LoadError, load, wrap
 from tests.worker.language import tiny
 

@@ -6,18 +6,18 @@ import time
 
 from prometheus_client import CollectorRegistry
 
-from omni_worker.config import Stage
+from omni_worker.config.flags import Stage
 from omni_worker.coordinator.messages import State
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, StepScheduler
-from omni_worker.metrics import HeadMetrics
 from omni_worker.orchestrator.balancers import make_balancer
 from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.orchestrator.stage_pool import StagePool
 from omni_worker.replica.server import ReplicaServer
 from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult
+from omni_worker.telemetry.metrics import HeadMetrics
 
 from ..serving import free_ports
 from . import pools

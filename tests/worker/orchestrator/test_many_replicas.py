@@ -6,7 +6,7 @@ import sys
 SCRIPT = """
 import asyncio, resource
 from omni_worker.replica.client import ReplicaClient
-from omni_worker.sockets import allow_many
+from omni_worker.transport.sockets import allow_many
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 allow_many()

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from omni_worker.config import Stage
+from omni_worker.commands.head import _why_not_ready
+from omni_worker.config.flags import Stage
 from omni_worker.errors import RequestError
-from omni_worker.head import _why_not_ready
 from omni_worker.orchestrator import stage_pool
 from omni_worker.orchestrator.balancers import make_balancer
 from omni_worker.orchestrator.stage_pool import StagePool

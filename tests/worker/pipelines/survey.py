@@ -24,9 +24,9 @@ from rich.progress import track
 
 from omni_worker.engine.library import generate
 from omni_worker.engine.scheduler import Finished, Status
-from omni_worker.pipelines.calls import DENOISE
-from omni_worker.pipelines.interception import InterceptedPipeline
-from omni_worker.pipelines.models import denoisers
+from omni_worker.pipelines.batching.calls import DENOISE
+from omni_worker.pipelines.interception.models import denoisers
+from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 
 from . import zoo
 from .zoo.check import arrays

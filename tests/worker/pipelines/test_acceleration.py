@@ -8,8 +8,8 @@ import torch
 from omni_worker.engine.library import generate
 from omni_worker.engine.scheduler import Status
 from omni_worker.pipelines.acceleration import compile_denoisers, shorten_single_frames
-from omni_worker.pipelines.interception import InterceptedPipeline
-from omni_worker.pipelines.proving import ProvenBatches
+from omni_worker.pipelines.batching.batches import ProvenBatches
+from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 
 from .survey import difference, specimen
 from .zoo import qwen_image, wan

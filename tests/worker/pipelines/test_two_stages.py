@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from omni_worker import model_source
+from omni_worker.config import model_source
 from omni_worker.engine.library import generate
 from omni_worker.errors import RequestError
 from omni_worker.pipelines.encoding import Absent

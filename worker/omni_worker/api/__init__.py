@@ -1,1 +1,5 @@
-"""The HTTP API, as OpenAI defines it: one module a family of routes."""
+"""The HTTP API of a head: an app of routes that turn requests into calls of the orchestrator, and results into JSON.
+
+One folder per kind of output: `images`, `chat`, `videos`; `state` shows replicas and requests. It must not choose
+replicas or know sockets other than HTTP.
+"""

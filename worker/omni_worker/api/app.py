@@ -9,23 +9,23 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
-from omni_worker.api.chat import chat_routes
-from omni_worker.api.edits import edit_routes
+from omni_worker.api.chat.completions import chat_routes
 from omni_worker.api.errors import install_error_handlers
 from omni_worker.api.guards import BodyLimit, Keys, Locked, RequestIds
-from omni_worker.api.images import image_routes
-from omni_worker.api.models import model_routes
+from omni_worker.api.images.edits import edit_routes
+from omni_worker.api.images.generations import image_routes
 from omni_worker.api.openapi import describe
 from omni_worker.api.playground import playground_routes
 from omni_worker.api.service import Service
-from omni_worker.api.state import state_routes
-from omni_worker.api.topology import topology_routes
-from omni_worker.api.traced import Traced
-from omni_worker.api.video_jobs import VideoJobs
-from omni_worker.api.videos import video_routes
-from omni_worker.api_config import ApiConfig
+from omni_worker.api.state.models import model_routes
+from omni_worker.api.state.replicas import state_routes
+from omni_worker.api.state.topology import topology_routes
+from omni_worker.api.tracing import Traced
+from omni_worker.api.videos.jobs import VideoJobs
+from omni_worker.api.videos.routes import video_routes
+from omni_worker.config.api import ApiConfig
 from omni_worker.orchestrator.orchestrator import Orchestrator
-from omni_worker.tracing import Tracing
+from omni_worker.telemetry.tracing import Tracing
 
 EXPOSED = ["X-Request-Id", "Retry-After"]
 

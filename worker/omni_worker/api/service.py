@@ -7,7 +7,7 @@ import numpy as np
 
 from omni_worker.api.errors import ApiError
 from omni_worker.api.schemas import Generation
-from omni_worker.api_config import Limits
+from omni_worker.config.api import Limits
 from omni_worker.errors import RequestError
 from omni_worker.orchestrator.handover import outputs_of
 from omni_worker.orchestrator.orchestrator import Orchestrator

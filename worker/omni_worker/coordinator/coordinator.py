@@ -35,8 +35,8 @@ from omni_worker.coordinator.messages import (
 )
 from omni_worker.coordinator.registry import Refusal, Registry
 from omni_worker.errors import CommandError
-from omni_worker.keys import FLAG, Keys
-from omni_worker.sockets import LARGEST_CONTROL_MESSAGE, make_socket
+from omni_worker.transport.keys import FLAG, Keys
+from omni_worker.transport.sockets import LARGEST_CONTROL_MESSAGE, make_socket
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 0.1

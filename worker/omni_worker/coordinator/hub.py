@@ -13,8 +13,8 @@ import zmq.asyncio
 from msgspec.structs import replace
 
 from omni_worker.coordinator.messages import MALFORMED, Delta, Replica, Snapshot, State, decode_publication
-from omni_worker.keys import Keys
-from omni_worker.sockets import make_socket
+from omni_worker.transport.keys import Keys
+from omni_worker.transport.sockets import make_socket
 
 log = logging.getLogger(__name__)
 ASK_AGAIN_SECONDS = 1.0

@@ -33,8 +33,8 @@ from omni_worker.coordinator.messages import (
     decode_master_reply,
     encode,
 )
-from omni_worker.keys import FLAG, Keys
-from omni_worker.sockets import LARGEST_CONTROL_MESSAGE, make_socket
+from omni_worker.transport.keys import FLAG, Keys
+from omni_worker.transport.sockets import LARGEST_CONTROL_MESSAGE, make_socket
 
 log = logging.getLogger(__name__)
 REPLY_SECONDS = 2.0

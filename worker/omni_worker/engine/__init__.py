@@ -1,1 +1,4 @@
-"""One replica's engine: add request → schedule → execute → update from output, until none is left."""
+"""The engine of one replica: add request, schedule, execute, update from output, until nothing is left.
+
+`scheduler` decides (pure), `executor` reaches the processes (pure IPC), `runner` calls the models.
+"""

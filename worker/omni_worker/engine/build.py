@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
-from omni_worker import model_source
-from omni_worker.config import EngineConfig
+from omni_worker.config import model_source
+from omni_worker.config.flags import EngineConfig
+from omni_worker.config.model_source import ModelSource
 from omni_worker.engine.engine import Engine, Turn
 from omni_worker.engine.executor import Executor, UniProcExecutor
 from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
@@ -12,11 +13,10 @@ from omni_worker.engine.runner.autoregressive import AutoregressiveRunner
 from omni_worker.engine.runner.diffusion import RequestRunner, StepRunner
 from omni_worker.engine.scheduler import POLICIES, RequestScheduler, SchedulerEvent, SchedulerInterface, StepScheduler
 from omni_worker.language import loading as language
-from omni_worker.language.chain import Chain
-from omni_worker.model_source import ModelSource
+from omni_worker.parallel.chain import Chain
+from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.loading import LoadError, Parts, load
-from omni_worker.pipelines.ranks import Ranks
-from omni_worker.pipelines.whole import WholePipeline
+from omni_worker.pipelines.request_mode import WholePipeline
 from omni_worker.requests import ModelCard
 
 

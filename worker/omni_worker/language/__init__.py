@@ -1,1 +1,4 @@
-"""Language models: any `AutoModelForCausalLM`, run for many requests at once over a cache of slots."""
+"""Autoregressive models: loads them, and decodes many requests in one batch with a cache of its own.
+
+It computes tokens and text. Queues and processes are for `engine`.
+"""

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omni_worker.device.host_copies import to_host
 from omni_worker.errors import RequestError
-from omni_worker.host_copies import to_host
 from omni_worker.language.loading import Defaults, LanguageModel
 from omni_worker.language.sampling import Chance, Choice
 from omni_worker.language.text import Language, Pieces

@@ -16,14 +16,14 @@ import torch
 import transformers
 from transformers.cache_utils import get_layer_types_and_kwargs
 
+from omni_worker.config.model_source import ModelSource
 from omni_worker.errors import CommandError
 from omni_worker.language import attention
 from omni_worker.language.cache import BLOCK, SlotCache
-from omni_worker.language.chain import Chain
 from omni_worker.language.model import SlotModel
 from omni_worker.language.proving import prove
 from omni_worker.language.text import Language
-from omni_worker.model_source import ModelSource
+from omni_worker.parallel.chain import Chain
 
 log = logging.getLogger(__name__)
 DEFAULTS_FILE = "omni.json"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from omni_worker.language.cache import SlotCache
-from omni_worker.language.chain import Chain, divide
+from omni_worker.parallel.chain import Chain, divide
 
 
 @dataclass(frozen=True)

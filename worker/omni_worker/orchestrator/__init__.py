@@ -1,1 +1,4 @@
-"""Requests through the stages: `orchestrator` knows the flow, `stage_pool` the replicas, `balancers` the choice."""
+"""Runs one request through the stages: hands over between them, chooses a replica of each, and retries elsewhere.
+
+It knows requests and replicas. It must not know HTTP, sockets or models.
+"""

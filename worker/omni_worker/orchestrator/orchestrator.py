@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from omni_worker.errors import ReplicaLost, RequestError
-from omni_worker.journal import Journal, Visit
-from omni_worker.metrics import HeadMetrics
 from omni_worker.orchestrator.handover import asked_of, handed_over, joined, route
 from omni_worker.orchestrator.stage_pool import CRASHES_OF_SUSPECTS, Member, StagePool, Tried
-from omni_worker.replica.messages import Partial, Progress, Trace
+from omni_worker.replica.wire.messages import Partial, Progress, Trace
 from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult, Written
-from omni_worker.tracing import OUTCOME, REPLICA, REQUEST, STAGE, Tracing
+from omni_worker.telemetry.journal import Journal, Visit
+from omni_worker.telemetry.metrics import HeadMetrics
+from omni_worker.telemetry.tracing import OUTCOME, REPLICA, REQUEST, STAGE, Tracing
 
 log = logging.getLogger(__name__)
 MAX_CRASHES = CRASHES_OF_SUSPECTS + 1  # replicas that may crash under a request: the last one under no other suspect

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
-from omni_worker.config import Stage
+from omni_worker.config.flags import Stage
 from omni_worker.coordinator.messages import Replica, State
 from omni_worker.errors import RequestError
-from omni_worker.keys import Keys
 from omni_worker.orchestrator.balancers import Balancer, Key
 from omni_worker.replica.client import ReplicaClient
+from omni_worker.transport.keys import Keys
 
 log = logging.getLogger(__name__)
 DISPATCH_SECONDS = 10.0

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from omni_worker.pipelines.embeddings import flattened
-from omni_worker.pipelines.interception import InterceptedPipeline
+from omni_worker.pipelines.arguments.embeddings import flattened
+from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 from omni_worker.pipelines.protocol import StepState
 from omni_worker.requests import GenerationResult, ServingDefaults
 

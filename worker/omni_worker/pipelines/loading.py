@@ -14,16 +14,16 @@ import torch
 import transformers
 from diffusers.configuration_utils import FrozenDict
 
+from omni_worker.config.model_source import ModelSource
 from omni_worker.errors import CommandError
-from omni_worker.model_source import ModelSource
+from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.acceleration import compile_denoisers, shorten_single_frames
+from omni_worker.pipelines.batching.batches import ProvenBatches
 from omni_worker.pipelines.encoding import Absent, PromptEncoder
-from omni_worker.pipelines.interception import InterceptedPipeline
-from omni_worker.pipelines.models import denoisers, models
+from omni_worker.pipelines.interception.models import denoisers, models
+from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 from omni_worker.pipelines.protocol import SupportsStepExecution, can_step
-from omni_worker.pipelines.proving import ProvenBatches
-from omni_worker.pipelines.ranks import Ranks
-from omni_worker.pipelines.whole import WholePipeline
+from omni_worker.pipelines.request_mode import WholePipeline
 from omni_worker.requests import ServingDefaults
 
 log = logging.getLogger(__name__)

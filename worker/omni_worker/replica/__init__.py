@@ -1,1 +1,4 @@
-"""One replica from both ends: `server` and `process` on its side, `client` on the head's, `supervisor` above it."""
+"""One replica: its process and server, its supervisor, and the head's client for it.
+
+A replica runs requests on its engine and reports its state. It must not know the pipeline's other stages.
+"""

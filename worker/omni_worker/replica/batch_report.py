@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from omni_worker.engine.runner.autoregressive import KEY as TOKENS
 from omni_worker.engine.scheduler import KeyStats
-from omni_worker.pipelines.calls import Key
+from omni_worker.pipelines.batching.calls import Key
 
 KEYS_NAMED = 16
 OTHERS = "others"

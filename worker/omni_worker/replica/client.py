@@ -16,8 +16,8 @@ import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from omni_worker.errors import ReplicaLost, RequestError
-from omni_worker.keys import Keys
-from omni_worker.replica.messages import (
+from omni_worker.replica.wire.link import Answer, Link, Offer
+from omni_worker.replica.wire.messages import (
     Abort,
     Add,
     Alive,
@@ -34,10 +34,10 @@ from omni_worker.replica.messages import (
     pack_shared,
     unpack_from_replica,
 )
-from omni_worker.replica.window import Window
+from omni_worker.replica.wire.window import Window
 from omni_worker.requests import GenerationParams, GenerationResult
-from omni_worker.shared_memory.link import Answer, Link, Offer
-from omni_worker.sockets import QUEUED_DATA_MESSAGES, make_socket
+from omni_worker.transport.keys import Keys
+from omni_worker.transport.sockets import QUEUED_DATA_MESSAGES, make_socket
 
 log = logging.getLogger(__name__)
 

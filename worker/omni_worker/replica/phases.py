@@ -12,8 +12,8 @@ from omni_worker.engine.engine import Turn
 from omni_worker.engine.runner.autoregressive import KEY as TOKENS
 from omni_worker.engine.scheduler import RequestOutput
 from omni_worker.replica.batch_report import name_of
-from omni_worker.replica.messages import Trace
-from omni_worker.tracing import REQUEST, STAGE, Span, Tracing
+from omni_worker.replica.wire.messages import Trace
+from omni_worker.telemetry.tracing import REQUEST, STAGE, Span, Tracing
 
 QUEUE, PREPARE, RUN, PREFILL = "queue", "prepare", "run", "prefill"
 STEPS = "omni.steps"

@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from omni_worker import keys, model_source, tracing
-from omni_worker.config import ReplicaConfig
+from omni_worker.config import model_source
+from omni_worker.config.flags import ReplicaConfig
 from omni_worker.coordinator.messages import Register, State
 from omni_worker.coordinator.stage_client import Membership, StageClient
 from omni_worker.errors import CommandError
-from omni_worker.logs import configure_logging
 from omni_worker.replica.server import ALIVE_SECONDS, ReplicaServer
 from omni_worker.requests import GenerationParams, ModelCard, SamplingParams
-from omni_worker.sockets import own_address_towards
+from omni_worker.telemetry import tracing
+from omni_worker.telemetry.logs import configure_logging
+from omni_worker.transport import keys
+from omni_worker.transport.sockets import own_address_towards
 
 if TYPE_CHECKING:
     from omni_worker.replica.phases import Phases

@@ -19,9 +19,9 @@ from omni_worker.coordinator.messages import Load
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.scheduler import Finished, SchedulerEvent, SchedulerRequest, Status
 from omni_worker.errors import CommandError, RequestError
-from omni_worker.keys import Keys
 from omni_worker.replica.events import Events
-from omni_worker.replica.messages import (
+from omni_worker.replica.wire.link import Answer, Offer
+from omni_worker.replica.wire.messages import (
     Abort,
     Add,
     Alive,
@@ -35,10 +35,10 @@ from omni_worker.replica.messages import (
     RpcResult,
     unpack_to_replica,
 )
-from omni_worker.replica.outgoing import Outgoing
+from omni_worker.replica.wire.outgoing import Outgoing
 from omni_worker.requests import GenerationParams, Written
-from omni_worker.shared_memory.link import Answer, Offer
-from omni_worker.sockets import QUEUED_DATA_MESSAGES, make_socket
+from omni_worker.transport.keys import Keys
+from omni_worker.transport.sockets import QUEUED_DATA_MESSAGES, make_socket
 
 if TYPE_CHECKING:
     from omni_worker.replica.phases import Phases  # which needs torch, and is not always wanted

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import zmq
 
-from omni_worker.host_copies import to_host
-from omni_worker.shared_memory.pool import Block, Reader, Writer
+from omni_worker.device.host_copies import to_host
+from omni_worker.transport.shared_memory import Block, Reader, Writer
 
 POOLED_BYTES = 64 << 10
 _PLACE = struct.Struct("=IQQ")

@@ -24,9 +24,9 @@ from omni_worker.engine.executor.launch import Setup
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput
 from omni_worker.errors import portable
-from omni_worker.logs import configure_logging
-from omni_worker.pipelines.ranks import Ranks
-from omni_worker.shared_memory.pool import Reader, Writer
+from omni_worker.parallel.ranks import Ranks
+from omni_worker.telemetry.logs import configure_logging
+from omni_worker.transport.shared_memory import Reader, Writer
 
 log = logging.getLogger(__name__)
 

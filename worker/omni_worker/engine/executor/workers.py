@@ -21,7 +21,7 @@ from omni_worker.engine.executor import launch
 from omni_worker.engine.executor.abstract import ExecutorFailed
 from omni_worker.engine.executor.channel import Answer, Stop, decode, encode, make_socket, new_endpoint
 from omni_worker.engine.executor.launch import RunnerSpec, Setup
-from omni_worker.shared_memory.pool import Reader, Writer, create_pool
+from omni_worker.transport.shared_memory import Reader, Writer, create_pool
 
 
 class Worker(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import torch
 
+from omni_worker.device.out_of_memory import is_out_of_memory
 from omni_worker.engine.runner.interface import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
 from omni_worker.errors import RequestError
@@ -20,7 +21,6 @@ from omni_worker.language.answering import Answering, begin
 from omni_worker.language.loading import LanguageModel
 from omni_worker.language.model import Answer, Row
 from omni_worker.language.sampling import draw, log_probabilities
-from omni_worker.out_of_memory import is_out_of_memory
 from omni_worker.requests import TokenLogprob
 
 log = logging.getLogger(__name__)

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
+from omni_worker.device.out_of_memory import is_out_of_memory
 from omni_worker.engine.runner.interface import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
 from omni_worker.errors import RequestError
-from omni_worker.out_of_memory import is_out_of_memory
 from omni_worker.pipelines.protocol import StepState, SupportsStepExecution
-from omni_worker.pipelines.whole import WholePipeline
+from omni_worker.pipelines.request_mode import WholePipeline
 
 log = logging.getLogger(__name__)
 

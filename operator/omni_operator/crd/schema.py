@@ -1,0 +1,135 @@
+"""The CustomResourceDefinition, generated from the types of spec and status. Pure; `make crd` writes the file.
+
+The schema is structural, free of `$ref`, and has no `x-kubernetes-validations`, so that Kubernetes 1.20 accepts it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from omni_operator.crd.spec import GROUP, KIND, PLURAL, VERSION, Spec
+from omni_operator.crd.status_types import Status
+
+# What a JSON Schema may say that a structural schema may not, or that says nothing here.
+DROPPED = ("title", "$defs", "additionalProperties", "examples")
+# Lists whose items have a name of their own: patches merge them, and the API server refuses duplicates.
+LIST_KEYS: Mapping[tuple[str, ...], str] = {
+    ("spec", "stages"): "name",
+    ("status", "conditions"): "type",
+    ("status", "stages"): "name",
+}
+
+COLUMNS = (
+    ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether the pipeline serves as wanted.", 0),
+    ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why it is or is not ready.", 0),
+    ("Replicas", "integer", ".status.replicas", "Headless pods that exist.", 0),
+    ("Serving", "integer", ".status.readyReplicas", "Headless pods that serve.", 0),
+    ("Model", "string", ".spec.model.source", "The model that is served.", 0),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since the pipeline was made.", 0),
+    ("Message", "string", '.status.conditions[?(@.type=="Ready")].message', "Why, in words.", 1),
+)
+
+
+def definition() -> dict[str, Any]:
+    """The whole CustomResourceDefinition."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": ["op"],
+                "categories": ["all"],
+            },
+            "scope": "Namespaced",
+            "versions": [version()],
+        },
+    }
+
+
+def version() -> dict[str, Any]:
+    return {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "schema": {
+            "openAPIV3Schema": {
+                "type": "object",
+                "description": "A generative model served as a pipeline of stages.",
+                "required": ["spec"],
+                "properties": {
+                    "apiVersion": {"type": "string"},
+                    "kind": {"type": "string"},
+                    "metadata": {"type": "object"},
+                    "spec": schema_of(Spec, "spec"),
+                    "status": schema_of(Status, "status"),
+                },
+            }
+        },
+        "subresources": {
+            "status": {},
+            "scale": {
+                "specReplicasPath": ".spec.replicas",
+                "statusReplicasPath": ".status.replicas",
+                "labelSelectorPath": ".status.selector",
+            },
+        },
+        "additionalPrinterColumns": [
+            {"name": name, "type": kind, "jsonPath": path, "description": description, "priority": priority}
+            for name, kind, path, description, priority in COLUMNS
+        ],
+    }
+
+
+def schema_of(model: type[BaseModel], name: str) -> dict[str, Any]:
+    schema = model.model_json_schema(by_alias=True)
+    return structural(schema, schema.get("$defs", {}), (name,))
+
+
+def structural(node: Mapping[str, Any], definitions: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """A JSON Schema node as a structural one: references put in place, `null` taken out, defaults made nested."""
+    if "$ref" in node:
+        target = definitions[node["$ref"].rpartition("/")[2]]
+        node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
+    if "anyOf" in node:
+        kinds = [kind for kind in node["anyOf"] if kind != {"type": "null"}]
+        if len(kinds) != 1:
+            raise TypeError(f"{'.'.join(path)}: a structural schema cannot choose between {kinds}")
+        rest = {key: value for key, value in node.items() if key != "anyOf"}
+        return structural({**kinds[0], **rest}, definitions, path)
+    result = {key: value for key, value in node.items() if key not in DROPPED}
+    if "const" in result:
+        result["enum"] = [result.pop("const")]
+    if result.get("default", ...) in (None, []):
+        del result["default"]
+    if result.get("type") == "integer":
+        result["format"] = "int32" if not path[-1].endswith("Generation") else "int64"
+    if "properties" in node:
+        result["properties"] = {
+            key: with_default(below, structural(below, definitions, (*path, key)), key in node.get("required", ()))
+            for key, below in node["properties"].items()
+        }
+    if isinstance(node.get("additionalProperties"), Mapping):  # any key; false says what the API server does anyway
+        result["additionalProperties"] = node["additionalProperties"]
+    if "items" in node:
+        result["items"] = structural(node["items"], definitions, (*path, "items"))
+        key = LIST_KEYS.get(path)
+        if key:
+            result |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+    if path[0] == "status":
+        result.pop("default", None)
+    return result
+
+
+def with_default(node: Mapping[str, Any], schema: dict[str, Any], is_required: bool) -> dict[str, Any]:
+    """The schema of a property. A mapping that is made of defaults where it is absent gets an empty one, which the API
+    server then fills in key by key; one that may stay absent (its default is null) does not."""
+    if "properties" in schema and not is_required and "default" not in node:
+        return {**schema, "default": {}}
+    return schema

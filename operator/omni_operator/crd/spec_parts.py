@@ -1,0 +1,119 @@
+"""The types of an `OmniPipeline`'s API, its videos and its Secrets, as `spec.py` puts them into the object.
+
+What is absent here is the worker's to say: no flag is passed, so that an upgrade of the operator restarts no head.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from omni_operator.crd.base import Record
+from omni_operator.crd.patterns import ORIGIN, QUANTITY
+
+Origin = Annotated[str, Field(pattern=ORIGIN, max_length=300)]
+
+
+class SecretKey(Record):
+    name: str = Field(description="Name of the Secret, in the pipeline's namespace.", min_length=1, max_length=253)
+    key: str = Field(
+        default="token", description="Key in the Secret that holds the value.", min_length=1, max_length=253
+    )
+
+
+class SecretUrl(SecretKey):
+    key: str = Field(default="url", description="Key in the Secret that holds the value.", min_length=1, max_length=253)
+
+
+class Tls(Record):
+    secret_name: str = Field(
+        description="Secret of the type kubernetes.io/tls, in the pipeline's namespace, with tls.crt and tls.key; a"
+        " change is noticed while it runs.",
+        min_length=1,
+        max_length=253,
+    )
+
+
+class Limits(Record):
+    """What one request may ask for; more is answered with 400, or 413 for the body."""
+
+    pixels: int | None = Field(
+        default=None,
+        description="Pixels of a picture or of a frame of a video, asked for or sent; absent means 16777216.",
+        ge=1,
+        le=2**31 - 1,
+    )
+    steps: int | None = Field(default=None, description="Denoising steps; absent means 1000.", ge=1, le=1_000_000)
+    frames: int | None = Field(default=None, description="Frames of a video; absent means 1000.", ge=1, le=1_000_000)
+    answers: int | None = Field(
+        default=None, description="Answers to one request, its n; absent means 10.", ge=1, le=10_000
+    )
+    prompt_length: int | None = Field(
+        default=None, description="Characters of a prompt; absent means 32000.", ge=1, le=2**31 - 1
+    )
+    body_size: str | None = Field(
+        default=None,
+        description="Size of a request's body, like 64Mi, which absent means.",
+        pattern=QUANTITY,
+        max_length=20,
+    )
+
+
+class Api(Record):
+    tls: Tls | None = Field(
+        default=None,
+        description="Has the API speak HTTPS, with this certificate; absent means HTTP. The probes and the metrics of"
+        " the head are at the same port, and speak it too.",
+    )
+    cors_origins: tuple[Origin, ...] = Field(
+        default=(),
+        description="Web origins whose pages may call the API, like https://example.org, or * for all.",
+        max_length=32,
+        strict=False,
+    )
+    playground: bool = Field(default=True, description="Serve a page for people at /.")
+    limits: Limits = Field(default_factory=Limits, description="What one request may ask for.")
+
+
+class Storage(Record):
+    """A volume for one pod: a claim of the user's own, or one that is made."""
+
+    claim_name: str | None = Field(
+        default=None,
+        description="A PersistentVolumeClaim of your own; or give a size, and one is made.",
+        min_length=1,
+        max_length=253,
+    )
+    size: str | None = Field(
+        default=None, description="Size of the claim that is made, like 20Gi.", pattern=QUANTITY, max_length=20
+    )
+    storage_class: str | None = Field(
+        default=None,
+        description="Storage class of the claim that is made; absent means the cluster's default.",
+        max_length=253,
+    )
+    retain: bool = Field(default=False, description="Keep the claim that was made when the pipeline is deleted.")
+
+
+class Videos(Record):
+    storage: Storage | None = Field(
+        default=None,
+        description="Volume of the head for videos and their jobs, so that they outlast it; absent means that they end"
+        " with the head.",
+    )
+    database_url_secret_ref: SecretUrl | None = Field(
+        default=None,
+        description="Secret with the URL of a database for videos and their jobs, in place of a volume, as SQLAlchemy"
+        " names it: postgresql+psycopg://USER:PASSWORD@HOST/NAME. Becomes OMNI_DATABASE_URL of the head.",
+    )
+    jobs: int | None = Field(
+        default=None, description="Videos that are made at one time; absent means 4.", ge=1, le=10_000
+    )
+    max_age_hours: int | None = Field(
+        default=None, description="How long finished videos are kept; absent means 24.", ge=1, le=87600
+    )
+    max_size: str | None = Field(
+        default=None,
+        description="How large they may be in all, the oldest of which go first; absent means 10Gi.",
+        pattern=QUANTITY,
+        max_length=20,
+    )

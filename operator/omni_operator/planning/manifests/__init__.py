@@ -1,0 +1,31 @@
+"""From a Topology to Kubernetes objects, one module a kind of object. Pure, and the same for the same input."""
+
+from typing import Any
+
+from omni_operator.crd.spec import OmniPipeline
+from omni_operator.planning.manifests.claims import claims
+from omni_operator.planning.manifests.config import config_map, service_account
+from omni_operator.planning.manifests.deployments import head_deployment, stage_deployment
+from omni_operator.planning.manifests.disruption import disruption_budget
+from omni_operator.planning.manifests.monitors import pod_monitors
+from omni_operator.planning.manifests.network import network_policies
+from omni_operator.planning.manifests.prefetch import prefetch_jobs
+from omni_operator.planning.manifests.services import api_service, head_service
+from omni_operator.planning.topology import Topology
+
+
+def children(pipeline: OmniPipeline, topology: Topology, worker_image: str, secret: str) -> list[dict[str, Any]]:
+    """Every object that a pipeline needs but its Secret, whose content is `secret`; in the order to make them."""
+    return [
+        service_account(pipeline),
+        config_map(pipeline, topology),
+        *claims(pipeline),
+        *prefetch_jobs(pipeline, worker_image),
+        head_service(pipeline, topology),
+        api_service(pipeline),
+        *network_policies(pipeline),
+        *pod_monitors(pipeline),
+        *(disruption_budget(pipeline, process) for process in topology.replicas),
+        head_deployment(pipeline, topology, worker_image, secret),
+        *(stage_deployment(pipeline, topology, process, worker_image, secret) for process in topology.replicas),
+    ]

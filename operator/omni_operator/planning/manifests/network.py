@@ -1,0 +1,39 @@
+"""The NetworkPolicy of a pipeline: who may connect to its pods. What they connect to is not restricted.
+
+The ports by which a pipeline's processes speak with each other are open to its own pods alone. The HTTP port, with the
+API, the probes and the metrics, is open to everyone, or to the clients that the pipeline names, and to the operator.
+"""
+
+from typing import Any
+
+from omni_operator.crd.spec import OmniPipeline
+from omni_operator.planning.manifests import labels
+from omni_operator.planning.manifests.ownership import child
+from omni_operator.planning.topology import CLUSTER_HEAD, CLUSTER_REPLICA
+
+OPERATOR_LABELS = {"app.kubernetes.io/name": "omnipipeline-operator"}
+
+
+def network_policies(pipeline: OmniPipeline) -> list[dict[str, Any]]:
+    """One, or none where the pipeline wants none."""
+    if pipeline.spec.network_policy.mode == "none":
+        return []
+    spec = {
+        "podSelector": {"matchLabels": dict(labels.pipeline_selector(pipeline.name))},
+        "policyTypes": ["Ingress"],
+        "ingress": [
+            {"from": [{"podSelector": {"matchLabels": dict(labels.pipeline_selector(pipeline.name))}}]},
+            http_rule(pipeline),
+        ],
+    }
+    common = labels.common(pipeline.name)
+    return [child(pipeline, "networking.k8s.io/v1", "NetworkPolicy", pipeline.name, common, {"spec": spec})]
+
+
+def http_rule(pipeline: OmniPipeline) -> dict[str, Any]:
+    ports = sorted({CLUSTER_HEAD.api, CLUSTER_REPLICA.http})
+    rule: dict[str, Any] = {"ports": [{"port": port, "protocol": "TCP"} for port in ports]}
+    if clients := pipeline.spec.network_policy.clients:
+        operator = {"namespaceSelector": {}, "podSelector": {"matchLabels": OPERATOR_LABELS}}
+        rule["from"] = [*(dict(client) for client in clients), operator]
+    return rule

@@ -1,0 +1,78 @@
+"""Whose a child is: the reference by which it is deleted with its pipeline, and the hash of what was wanted."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from omni_operator.crd.spec import API_VERSION, KIND, OmniPipeline
+from omni_operator.planning.manifests.labels import PIPELINE
+
+SPEC_HASH = "omnipipeline.dev/spec-hash"
+RETAINED = "omnipipeline.dev/retained"
+
+
+def owner_reference(pipeline: OmniPipeline) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": pipeline.name,
+        "uid": pipeline.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def controller_uid(child: Mapping[str, Any]) -> str | None:
+    """The uid of the object that controls a child, if one does."""
+    references = child["metadata"].get("ownerReferences") or []
+    return next((str(reference["uid"]) for reference in references if reference.get("controller")), None)
+
+
+def is_ours(child: Mapping[str, Any], uid: str, pipeline: str) -> bool:
+    """Whether a child is a pipeline's, whose uid that is: it owns it, or nobody does and it was retained for it."""
+    metadata = child["metadata"]
+    if (metadata.get("annotations") or {}).get(RETAINED) and not metadata.get("ownerReferences"):
+        return bool((metadata.get("labels") or {}).get(PIPELINE) == pipeline)
+    return controller_uid(child) == uid
+
+
+def pipeline_of(child: Mapping[str, Any]) -> str | None:
+    """The name of the pipeline that a child belongs to: of its owner, or, for pods, of their label; its own, of one."""
+    metadata = child["metadata"]
+    if child.get("kind") == KIND:
+        return str(metadata["name"])
+    for reference in metadata.get("ownerReferences") or []:
+        if reference.get("controller") and reference["kind"] == KIND:
+            return str(reference["name"])
+    return (metadata.get("labels") or {}).get(PIPELINE)
+
+
+def content_hash(content: Any) -> str:
+    """Ten hex digits that change with the content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def child(
+    pipeline: OmniPipeline,
+    api_version: str,
+    kind: str,
+    name: str,
+    labels: Mapping[str, str],
+    content: Mapping[str, Any],
+    annotations: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """A whole object, owned by the pipeline, whose annotation tells a change of what is wanted from drift."""
+    wanted = [dict(labels), dict(content), *([dict(annotations)] if annotations else [])]
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": pipeline.namespace,
+            "labels": dict(labels),
+            "annotations": {**(annotations or {}), SPEC_HASH: content_hash(wanted)},
+            "ownerReferences": [owner_reference(pipeline)],
+        },
+        **content,
+    }

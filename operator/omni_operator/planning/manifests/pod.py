@@ -1,0 +1,243 @@
+"""The pod template of one process: its container, probes, devices, volumes and confinement."""
+
+import math
+from typing import Any
+
+from omni_operator.crd import pod_template as template
+from omni_operator.crd.spec import OmniPipeline
+from omni_operator.crd.spec_parts import SecretKey
+from omni_operator.planning.manifests import labels
+from omni_operator.planning.manifests.claims import CACHE, CACHE_DIR, VIDEOS, cache_of, videos_of
+from omni_operator.planning.manifests.config import keys_name
+from omni_operator.planning.manifests.ownership import content_hash
+from omni_operator.planning.topology import (
+    API_KEYS_DIR,
+    API_KEYS_FILE,
+    CLUSTER_HEAD,
+    KEYS_DIR,
+    MODELS_DIR,
+    STAGE_CONFIG_DIR,
+    TLS_DIR,
+    VIDEOS_DIR,
+    Process,
+    Topology,
+)
+
+CONFIG_HASH = "omnipipeline.dev/config-hash"
+KEYS_HASH = "omnipipeline.dev/keys-hash"
+METRICS_SCHEME = "prometheus.io/scheme"
+DATABASE_URL = "OMNI_DATABASE_URL"
+API_KEYS = "api-keys"
+TLS = "tls"
+USER = 65532
+DRAIN_MARGIN_SECONDS = 30
+STARTUP_PERIOD_SECONDS = 2
+
+
+def pod_template(
+    pipeline: OmniPipeline, topology: Topology, process: Process, worker_image: str, secret: str
+) -> dict[str, Any]:
+    """The template of a process's pods, with the user's patch over it.
+
+    It tells a change of the secret by its hash, so that pods restart which could no longer speak with each other.
+    """
+    role = labels.HEAD if process.is_head else labels.REPLICA
+    own_labels = labels.of_role(pipeline.name, role, process.stage.name)
+    patch = pipeline.spec.head.template if process.is_head else process.stage.template
+    annotations = {KEYS_HASH: content_hash(secret)}
+    if process.is_head:
+        annotations[CONFIG_HASH] = content_hash(topology.stage_config)
+        if pipeline.speaks_tls:
+            annotations[METRICS_SCHEME] = "https"
+    metadata = {"labels": own_labels, "annotations": annotations}
+    base = {"metadata": metadata, "spec": pod_spec(pipeline, process, worker_image)}
+    pod = template.merged(base, patch)
+    # Selectors and the watch depend on these, whatever the patch says.
+    pod["metadata"] = {**(pod.get("metadata") or {})}
+    pod["metadata"]["labels"] = {**(pod["metadata"].get("labels") or {}), **own_labels}
+    return pod
+
+
+def pod_spec(pipeline: OmniPipeline, process: Process, worker_image: str) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        **confined_pod(pipeline),
+        "terminationGracePeriodSeconds": process.drain_seconds + DRAIN_MARGIN_SECONDS,
+        "containers": [container(pipeline, process, worker_image)],
+        "volumes": volumes(pipeline, process),
+    }
+    if pipeline.spec.priority_class_name:
+        spec["priorityClassName"] = pipeline.spec.priority_class_name
+    accelerator = process.stage.accelerator
+    if accelerator and process.devices:
+        if accelerator.node_selector:
+            spec["nodeSelector"] = dict(accelerator.node_selector)
+        if accelerator.runtime_class_name:
+            spec["runtimeClassName"] = accelerator.runtime_class_name
+    return spec
+
+
+def confined_pod(pipeline: OmniPipeline) -> dict[str, Any]:
+    """What the pods of a pipeline are, whatever they do: nobody in particular, without a token."""
+    pull_secrets = [{"name": name} for name in pipeline.spec.image.pull_secrets]
+    return {
+        "serviceAccountName": pipeline.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        **({"imagePullSecrets": pull_secrets} if pull_secrets else {}),
+    }
+
+
+def confined_container(pipeline: OmniPipeline, worker_image: str) -> dict[str, Any]:
+    return {
+        "image": pipeline.spec.image.name or worker_image,
+        "imagePullPolicy": pipeline.spec.image.pull_policy,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # The end of the log becomes the message of a container that failed, and so reaches the pipeline's status.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> dict[str, Any]:
+    scheme = "HTTPS" if process.is_head and pipeline.speaks_tls else "HTTP"
+    result: dict[str, Any] = {
+        **confined_container(pipeline, worker_image),
+        "name": template.CONTAINER,
+        "command": ["omni"],
+        "args": list(process.arguments),
+        "env": environment(pipeline, process),
+        "ports": ports(process),
+        "startupProbe": probe("/startupz", STARTUP_PERIOD_SECONDS, startup_failures(process), scheme),
+        "livenessProbe": probe("/livez", 10, 6, scheme),
+        "readinessProbe": probe("/readyz", 2, 3, scheme),
+        "volumeMounts": mounts(pipeline, process),
+    }
+    if process.devices and process.resource:
+        count = {process.resource: str(process.devices)}
+        result["resources"] = {"requests": count, "limits": dict(count)}
+    return result
+
+
+def environment(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
+    variables: list[dict[str, Any]] = [
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}},
+        {"name": "HOME", "value": "/tmp"},
+    ]
+    if process.is_head and (database := pipeline.spec.videos.database_url_secret_ref):
+        variables.append(from_secret(DATABASE_URL, database))
+    return variables + hub_environment(CACHE_DIR if cache_of(pipeline, process) else None, process.token)
+
+
+def hub_environment(cache: str | None, token: SecretKey | None) -> list[dict[str, Any]]:
+    """What the libraries need to know of the model hub."""
+    variables: list[dict[str, Any]] = [{"name": "HF_HOME", "value": cache}] if cache else []
+    if token:
+        variables.append(from_secret("HF_TOKEN", token))
+    return variables
+
+
+def from_secret(variable: str, secret: SecretKey) -> dict[str, Any]:
+    return {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key}}}
+
+
+def ports(process: Process) -> list[dict[str, Any]]:
+    numbers = {"http": process.http_port}
+    if process.is_head:
+        numbers |= control_ports()
+    numbers |= {f"data-{index}": port for index, port in enumerate(process.data_ports) if not process.is_head}
+    return [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in numbers.items()]
+
+
+def control_ports() -> dict[str, int]:
+    """The ports at which a head meets its replicas."""
+    return {
+        "master": CLUSTER_HEAD.master,
+        "coordinator": CLUSTER_HEAD.coordinator,
+        "coordinator-pub": CLUSTER_HEAD.coordinator_pub,
+    }
+
+
+def probe(path: str, period: int, failures: int, scheme: str) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": "http", "scheme": scheme},
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
+
+
+def startup_failures(process: Process) -> int:
+    return max(1, math.ceil(process.startup_seconds / STARTUP_PERIOD_SECONDS))
+
+
+def volumes(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
+    result: list[dict[str, Any]] = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": shared_memory(process)},
+        # Readable to the group that the pod's volumes are given to, and to nobody else.
+        {"name": "keys", "secret": {"secretName": keys_name(pipeline), "defaultMode": 0o440}},
+    ]
+    if process.is_head:
+        result.append({"name": "stages", "configMap": {"name": pipeline.name}})
+        result += api_keys(pipeline)
+        result += certificate(pipeline)
+    if claim := cache_of(pipeline, process):
+        result.append({"name": CACHE, "persistentVolumeClaim": {"claimName": claim}})
+    if claim := videos_of(pipeline, process):
+        result.append({"name": VIDEOS, "persistentVolumeClaim": {"claimName": claim}})
+    for index, claim in enumerate(process.claims):
+        result.append({"name": f"model-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+    return result
+
+
+def shared_memory(process: Process) -> dict[str, Any]:
+    """/dev/shm, of the size that the stage asks for where it has replicas in the pod."""
+    size = process.stage.shm_size if process.data_ports else None
+    return {"medium": "Memory", **({"sizeLimit": size} if size else {})}
+
+
+def api_keys(pipeline: OmniPipeline) -> list[dict[str, Any]]:
+    """The keys of the API's clients, as a file, so that the head can read them again."""
+    secret = pipeline.spec.api_key_secret_ref
+    if secret is None:
+        return []
+    items = [{"key": secret.key, "path": API_KEYS_FILE}]
+    return [{"name": API_KEYS, "secret": {"secretName": secret.name, "defaultMode": 0o440, "items": items}}]
+
+
+def certificate(pipeline: OmniPipeline) -> list[dict[str, Any]]:
+    """The API's certificate, as files, so that the head can read it again."""
+    tls = pipeline.spec.api.tls
+    return [{"name": TLS, "secret": {"secretName": tls.secret_name, "defaultMode": 0o440}}] if tls else []
+
+
+def mounts(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
+    result: list[dict[str, Any]] = [
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "shm", "mountPath": "/dev/shm"},
+        {"name": "keys", "mountPath": KEYS_DIR, "readOnly": True},
+    ]
+    if process.is_head:
+        result.append({"name": "stages", "mountPath": STAGE_CONFIG_DIR, "readOnly": True})
+        if pipeline.spec.api_key_secret_ref:
+            result.append({"name": API_KEYS, "mountPath": API_KEYS_DIR, "readOnly": True})
+        if pipeline.speaks_tls:
+            result.append({"name": TLS, "mountPath": TLS_DIR, "readOnly": True})
+    if cache_of(pipeline, process):
+        result.append({"name": CACHE, "mountPath": CACHE_DIR})
+    if videos_of(pipeline, process):
+        result.append({"name": VIDEOS, "mountPath": VIDEOS_DIR})
+    for index, claim in enumerate(process.claims):
+        result.append({"name": f"model-{index}", "mountPath": f"{MODELS_DIR}/{claim}", "readOnly": True})
+    return result

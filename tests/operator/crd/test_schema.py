@@ -1,0 +1,146 @@
+"""The CRD: generated, committed as generated, and a schema that says the same as the types."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hack import crd
+
+from omni_operator.crd.schema import definition, version
+from tests.operator.crd.test_spec import ACCEPTED, REFUSED
+from tests.operator.edits import edited
+
+UNTYPED = ("x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields")
+FORBIDDEN = ("$ref", "x-kubernetes-validations", "title", "const", "anyOf", "oneOf")
+# Rules across fields, and about names and templates, are the operator's: a structural schema cannot say them.
+ACROSS_FIELDS = (
+    "two stages of one name",
+    "videos on a volume and in a database",
+    "a stage after a painter",
+    "an input of the first stage",
+    "text of a stage that only encodes",
+    "text of an encoder for a language model",
+    "hidden states for a language model",
+    "nothing but encoding",
+    "a task of a painter",
+    "guidance divided in a language model",
+    "layers of a painter spread",
+    "whole requests of a language model",
+    "devices that no layer is on",
+    "a revision of a stage's built-in model",
+    "a stage with the head's name",
+    "a head at an unknown stage",
+    "a rollout that cannot move",
+    "a device that no process uses",
+    "a process without a device",
+    "whole requests over several processes",
+    "a revision of a built-in model",
+    "a cache for a built-in model",
+    "a cache of nothing",
+    "a cache of two claims",
+    "a claim of the user's own that is to be retained",
+    "a cache of one stage",
+    "videos on nothing",
+    "videos on a claim of the user's own, of a class",
+    "no room for videos",
+    "no room for a request",
+    "words to a painter",
+    "words to an encoder",
+    "a name too long for a Service",
+    "a name that starts with a digit",
+    "a template with a container of no name",
+    "a template with a stray key",
+)
+# The API server prunes unknown keys (kubectl refuses them), and knows kind and version by itself.
+BY_THE_SERVER = (
+    "a misspelt key",
+    "a key in snake case",
+    "a key that resembles none",
+    "a misspelt limit",
+    "another kind",
+    "another version",
+)
+
+
+def schemas(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every schema below one, with its path."""
+    yield path, node
+    for key, below in node.get("properties", {}).items():
+        yield from schemas(below, f"{path}.{key}")
+    if "items" in node:
+        yield from schemas(node["items"], f"{path}[]")
+
+
+def root() -> dict[str, Any]:
+    schema: dict[str, Any] = version()["schema"]["openAPIV3Schema"]
+    return schema
+
+
+@pytest.mark.parametrize("file", crd.FILES, ids=lambda file: file.parts[-3])
+def test_the_committed_file_is_what_the_types_generate(file: Any) -> None:
+    assert file.read_text() == crd.text(), "run `make crd`"
+
+
+def test_check_finds_nothing_to_do_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert crd.main(["--check"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_the_file_is_one_yaml_document() -> None:
+    assert yaml.safe_load(crd.text()) == definition()
+
+
+def test_the_schema_is_structural_and_old_enough_for_every_cluster() -> None:
+    for path, node in schemas(root()):
+        assert not [key for key in FORBIDDEN if key in node], path
+        assert any(key in node for key in UNTYPED) or "type" in node, path
+
+
+def test_keys_are_free_only_where_no_key_is_named() -> None:
+    for path, node in schemas(root()):
+        assert "additionalProperties" not in node or ("properties" not in node and node["additionalProperties"]), path
+
+
+def test_the_file_is_small_enough_for_every_cluster() -> None:
+    assert len(crd.text().encode()) < 100_000
+
+
+def test_every_field_of_the_spec_is_described() -> None:
+    undescribed = [path for path, node in schemas(root()) if path.startswith(".spec") and "description" not in node]
+    assert [path for path in undescribed if not path.endswith("[]")] == []
+
+
+def test_a_stage_without_a_count_gets_none_from_the_schema() -> None:
+    stage = root()["properties"]["spec"]["properties"]["stages"]["items"]["properties"]
+    assert "default" not in stage["replicas"]
+    assert "default" not in stage["accelerator"]
+
+
+def test_scale_and_status_are_subresources() -> None:
+    assert version()["subresources"]["scale"]["specReplicasPath"] == ".spec.replicas"
+    assert version()["subresources"]["status"] == {}
+
+
+@pytest.mark.parametrize("row", [row for row in REFUSED if row not in (*ACROSS_FIELDS, *BY_THE_SERVER)])
+def test_the_schema_refuses_what_the_types_refuse(digits: dict[str, Any], row: str) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(edited(digits, REFUSED[row][0]), as_json_schema(root()))
+
+
+@pytest.mark.parametrize("row", [row for row in ACCEPTED if not row.startswith("null")])
+def test_the_schema_accepts_what_the_types_accept(digits: dict[str, Any], row: str) -> None:
+    jsonschema.validate(edited(digits, ACCEPTED[row]), as_json_schema(root()))
+
+
+def as_json_schema(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A structural schema in the words of plain JSON Schema."""
+    result = dict(node)
+    if result.pop("x-kubernetes-int-or-string", False):
+        result["type"] = ["integer", "string"]
+    if "properties" in result:
+        result["properties"] = {key: as_json_schema(below) for key, below in result["properties"].items()}
+    if "items" in result:
+        result["items"] = as_json_schema(result["items"])
+    return result

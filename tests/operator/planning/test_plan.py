@@ -1,0 +1,182 @@
+"""What is done about children: nothing where all is as wanted, as little as possible elsewhere."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omni_operator.crd.spec import parse
+from omni_operator.planning.manifests import children
+from omni_operator.planning.plan import Object, contains, make_plan, reference, same_quantity
+from omni_operator.planning.topology import in_cluster
+from tests.operator.edits import REMOVED, edited
+
+UID = "uid-of-digits"
+
+
+def wanted(manifest: dict[str, Any]) -> list[Object]:
+    pipeline = parse(manifest)
+    return list(children(pipeline, in_cluster(pipeline), "worker:test", "secret"))
+
+
+def as_server_returns(child: Object) -> dict[str, Any]:
+    """A live object: what was wanted, and what a server adds."""
+    live = edited(child, {"metadata.resourceVersion": "7", "metadata.uid": f"uid-of-{child['metadata']['name']}"})
+    if live["kind"] == "Deployment":
+        live["status"] = {"replicas": 1}
+        live["spec"]["template"]["spec"]["dnsPolicy"] = "ClusterFirst"
+        live["spec"]["template"]["spec"]["containers"][0]["terminationMessagePath"] = "/dev/termination-log"
+    if live["kind"] == "Service":
+        live["spec"]["sessionAffinity"] = "None"
+    return live
+
+
+def names(objects: tuple[Object, ...]) -> list[str]:
+    return [child["metadata"]["name"] for child in objects]
+
+
+def test_everything_is_applied_where_nothing_is(digits: dict[str, Any]) -> None:
+    plan = make_plan(wanted(digits), [], UID, "digits")
+    assert list(plan.apply) == wanted(digits)
+    assert not plan.adopted
+    assert not plan.delete
+
+
+def test_a_settled_pipeline_plans_nothing(digits: dict[str, Any]) -> None:
+    plan = make_plan(wanted(digits), [as_server_returns(child) for child in wanted(digits)], UID, "digits")
+    assert (plan.apply, plan.delete, plan.conflicts) == ((), (), ())
+
+
+def test_scaling_applies_one_deployment(digits: dict[str, Any]) -> None:
+    live = [as_server_returns(child) for child in wanted(digits)]
+    plan = make_plan(wanted(edited(digits, {"spec.replicas": 5})), live, UID, "digits")
+    assert names(plan.apply) == ["digits-painter"]
+    assert ("Deployment", "digits-painter") in plan.adopted
+
+
+DRIFT: dict[str, tuple[str, Any]] = {
+    "a count that someone changed": ("spec.replicas", 9),
+    "an image that someone changed": ("spec.template.spec.containers.0.image", "other"),
+    "a probe that someone removed": ("spec.template.spec.containers.0.livenessProbe", REMOVED),
+    "an argument that someone removed": ("spec.template.spec.containers.0.args.2", REMOVED),
+    "an argument that someone added": ("spec.template.spec.containers.0.args.99", "--more"),
+    "a label that someone removed": ("metadata.labels", {}),
+    "an annotation of an older spec": ("metadata.annotations", {"omnipipeline.dev/spec-hash": "old"}),
+}
+
+
+@pytest.mark.parametrize("row", DRIFT)
+def test_drift_is_undone(digits: dict[str, Any], row: str) -> None:
+    live = [as_server_returns(child) for child in wanted(digits)]
+    path, value = DRIFT[row]
+    live[-1] = edited(live[-1], {path: value})
+    assert names(make_plan(wanted(digits), live, UID, "digits").apply) == ["digits-painter"]
+
+
+def test_what_others_add_is_left_alone(digits: dict[str, Any]) -> None:
+    live = [as_server_returns(child) for child in wanted(digits)]
+    live[-1] = edited(
+        live[-1],
+        {
+            "metadata.annotations.deployment": "1",
+            "metadata.labels.team": "a",
+            "spec.template.spec.containers.1": {"name": "sidecar", "image": "proxy"},
+        },
+    )
+    assert make_plan(wanted(digits), live, UID, "digits").apply == ()
+
+
+def test_a_stage_that_is_no_longer_wanted_is_deleted(digits: dict[str, Any]) -> None:
+    live = [as_server_returns(child) for child in wanted(digits)]
+    renamed = edited(digits, {"spec.stages.0.name": "brush", "spec.head": {}})
+    plan = make_plan(wanted(renamed), live, UID, "digits")
+    assert names(plan.delete) == ["digits-painter", "digits-painter"], "its Deployment, and its budget"
+    assert "digits-brush" in names(plan.apply)
+
+
+def test_a_stage_that_is_taken_out_is_deleted_and_the_other_is_left_alone(two: dict[str, Any]) -> None:
+    live = [as_server_returns(child) for child in wanted(two)]
+    alone = edited(two, {"spec.stages.0": REMOVED, "spec.stages.0.input": REMOVED})
+    plan = make_plan(wanted(alone), live, "uid-of-two", "two")
+    assert names(plan.delete) == ["two-thinker", "two-thinker"], "its Deployment, and its budget"
+    assert [reference(child) for child in plan.apply] == [("ConfigMap", "two"), ("Deployment", "two-head")]
+
+
+def test_what_is_on_its_way_out_is_not_deleted_again(digits: dict[str, Any]) -> None:
+    gone = as_server_returns(wanted(digits)[-1])
+    gone["metadata"] |= {"name": "digits-old", "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    assert make_plan(wanted(digits), [gone], UID, "digits").delete == ()
+
+
+@pytest.mark.parametrize("owner", [None, "uid-of-an-earlier-digits"])
+def test_an_object_of_someone_else_is_a_conflict_and_is_not_touched(digits: dict[str, Any], owner: str | None) -> None:
+    foreign = as_server_returns(wanted(digits)[3])
+    foreign["metadata"]["ownerReferences"] = [{"uid": owner, "controller": True}] if owner else []
+    plan = make_plan(wanted(digits), [foreign], UID, "digits")
+    assert plan.conflicts == (("Service", "digits"),)
+    assert ("Service", "digits") not in map(reference, plan.apply)
+    assert len(plan.apply) == len(wanted(digits)) - 1
+    assert plan.delete == ()
+
+
+def claim(**metadata: Any) -> dict[str, Any]:
+    """A retained claim as it would be found."""
+    labels = {"omnipipeline.dev/pipeline": "digits"}
+    annotations = {"omnipipeline.dev/retained": "true"}
+    metadata = {"name": "digits-models", "labels": labels, "annotations": annotations, "uid": "1", **metadata}
+    return {"kind": "PersistentVolumeClaim", "metadata": metadata, "spec": {}}
+
+
+CACHED = {"spec.model": {"source": "hf://a/b", "cache": {"size": "1Gi", "retain": True}}}
+# name: (the claim that is found, whether it is used; else it is a conflict)
+CLAIMS: dict[str, tuple[dict[str, Any], bool]] = {
+    "one that was retained for a pipeline of this name": (claim(), True),
+    "one that was retained for another": (claim(labels={"omnipipeline.dev/pipeline": "letters"}), False),
+    "someone's own": (claim(annotations={}), False),
+    "our own, which is to be retained from now on": (
+        claim(annotations={}, ownerReferences=[{"uid": UID, "controller": True}]),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("row", CLAIMS)
+def test_a_claim_of_the_name_is_used_if_it_is_ours(digits: dict[str, Any], row: str) -> None:
+    found, is_used = CLAIMS[row]
+    plan = make_plan(wanted(edited(digits, CACHED)), [found], UID, "digits")
+    assert (reference(found) in map(reference, plan.apply)) is is_used
+    assert (reference(found) in plan.conflicts) is not is_used
+
+
+def test_a_retained_claim_that_is_no_longer_wanted_stays(digits: dict[str, Any]) -> None:
+    assert make_plan(wanted(digits), [claim()], UID, "digits").delete == ()
+
+
+QUANTITIES = {
+    "a thousand thousandths": ("1", "1000m", True),
+    "a number and its text": (1, "1", True),
+    "binary units": ("1Gi", "1024Mi", True),
+    "decimal is not binary": ("1G", "1Gi", False),
+    "different amounts": ("1", "2", False),
+    "words are not quantities": ("kim", "mik", False),
+}
+
+
+@pytest.mark.parametrize("row", QUANTITIES)
+def test_quantities_are_compared_by_amount(row: str) -> None:
+    one, other, are_same = QUANTITIES[row]
+    assert same_quantity(one, other) is are_same
+
+
+trees = st.recursive(
+    st.booleans() | st.integers(0, 3) | st.sampled_from(["", "a", "b"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(trees, st.dictionaries(st.sampled_from("uvw"), trees))
+def test_everything_contains_itself_and_still_does_with_more_keys(tree: Any, more: dict[str, Any]) -> None:
+    assert contains(tree, tree)
+    assert contains({**more, "inner": tree}, {"inner": tree})

@@ -1,0 +1,82 @@
+"""A replica of two processes makes the pictures that one makes: calls, and rows of one call, are divided among them."""
+
+import queue
+
+import numpy as np
+import pytest
+
+from omni_worker.config import model_source
+from omni_worker.config.flags import EngineConfig
+from omni_worker.engine.build import build_engine
+from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
+from omni_worker.engine.scheduler import Finished, SchedulerRequest, Status
+from omni_worker.errors import CommandError
+from omni_worker.requests import GenerationParams
+
+pytestmark = pytest.mark.processes
+
+
+def config(parallel_size, step_execution=None):
+    return EngineConfig(
+        step_execution=step_execution,
+        max_num_seqs=4,
+        max_waiting=64,
+        find_batch_size=False,
+        scheduling_policy="fifo",
+        parallel_size=parallel_size,
+    )
+
+
+def pictures(parallel_size, requests):
+    events = queue.Queue()
+    engine, card = build_engine(config(parallel_size), model_source.parse("builtin://digits"), events.put, events.put)
+    assert card.mode == "step"
+    engine.start()
+    try:
+        ended = {}
+        for batch in requests:
+            for id, params in batch.items():
+                engine.add(SchedulerRequest(id, params))
+            while not batch.keys() <= ended.keys():
+                event = events.get(timeout=20)
+                if isinstance(event, Finished):
+                    assert event.status is Status.COMPLETED, event.error
+                    ended[event.id] = event.result.images[0]
+        stats = engine.collective_rpc("stats").result(60)
+    finally:
+        engine.stop()
+    return ended, stats
+
+
+def test_two_processes_make_the_pictures_of_one():
+    def params(i):
+        return GenerationParams(
+            prompt=f"a red {('one', 'two', 'six', 'ten')[i % 4]} on black background", seed=i, steps=3
+        )
+
+    requests = [{"alone": params(9)}, {f"r{i}": params(i) for i in range(4)}, {f"s{i}": params(i) for i in range(4)}]
+    one, _ = pictures(1, requests)
+    two, stats = pictures(2, requests)
+    assert one.keys() == two.keys()
+    for id, picture in one.items():
+        assert np.abs(picture.astype(int) - two[id].astype(int)).max() <= 2
+    assert len(stats) == 2
+    assert all(each["batched_calls"] > 0 for each in stats), "both have had their part"
+
+
+def test_of_a_request_alone_each_of_two_processes_makes_half_the_calls_and_the_picture_is_the_same_to_the_bit():
+    """Its guidance calls the model twice a step, one call after the other; but the second is foreseen."""
+    requests = [{"alone": GenerationParams(prompt="a red six on black background", seed=3, steps=8)}]
+    one, (of_one,) = pictures(1, requests)
+    two, (first, second) = pictures(2, requests)
+    assert np.array_equal(one["alone"], two["alone"])
+    assert first["calls_foreseen"] == second["calls_foreseen"] == 7, "in all steps but the first"
+    assert 7 <= second["single_calls"] < of_one["single_calls"]
+
+
+def test_a_model_that_runs_requests_whole_is_not_divided():
+    spec = RunnerSpec(
+        "omni_worker.engine.build:build_runner", (config(2, step_execution=False), "builtin://digits", None)
+    )
+    with pytest.raises(CommandError, match="--cfg-parallel-size 1"):
+        MultiprocExecutor(spec, 2)

@@ -1,0 +1,77 @@
+"""What pipelines take of pictures and videos, as their cards tell it, and how they are given them."""
+
+import inspect
+
+import diffusers
+import numpy as np
+import pytest
+
+from omni_worker.errors import RequestError
+from omni_worker.pipelines.arguments import images
+from omni_worker.pipelines.arguments.call_arguments import CallArguments
+from omni_worker.requests import GenerationParams, ServingDefaults
+from tests.worker.pipelines.survey import specimens
+
+GREY = np.full((32, 32, 3), 128, np.uint8)
+
+
+def card(name, **defaults):
+    (specimen,) = (one for one in specimens() if one.name == name)
+    pipe = specimen.build()
+    return CallArguments(pipe, ServingDefaults(**defaults)).card(pipe, "step")
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "needs_image", "mask", "strength"),
+    [
+        pytest.param("QwenImagePipeline", "none", False, False, False, id="text to image"),
+        pytest.param("StableDiffusionImg2ImgPipeline", "one", True, False, True, id="image to image"),
+        pytest.param("StableDiffusionInpaintPipeline", "one", True, True, True, id="inpainting"),
+        pytest.param("FluxKontextPipeline", "one", False, False, False, id="an editor that can do without"),
+        pytest.param("Flux2Pipeline", "several", False, False, False, id="references"),
+        pytest.param("QwenImageEditPlusPipeline", "several", True, False, False, id="an editor of several"),
+        pytest.param("StableDiffusionControlNetPipeline", "one", True, False, False, id="an outline to follow"),
+        pytest.param("WanImageToVideoPipeline", "one", True, False, False, id="image to video"),
+    ],
+)
+def test_a_card_tells_which_pictures_a_pipeline_takes(name, image, needs_image, mask, strength):
+    pipeline_class = getattr(diffusers, name)
+    found = images.takes(pipeline_class.__new__(pipeline_class), inspect.signature(pipeline_class.__call__).parameters)
+    told = (found.get("image", "none"), *(found.get(what, False) for what in ("needs_image", "mask", "strength")))
+    assert told == (image, needs_image, mask, strength)
+
+
+def test_a_card_tells_how_long_videos_are():
+    wan = card("WanPipeline")
+    assert (wan.video, wan.frames, wan.fps, wan.frame_multiple, wan.steps) == (True, 81, 16.0, 4, 50)
+    wan = card("WanPipeline", num_frames=5, fps=8.0, num_inference_steps=3)
+    assert (wan.frames, wan.fps, wan.steps) == (5, 8.0, 3)
+    assert card("LTXPipeline").fps == 25.0
+    assert not card("StableDiffusionPipeline").video
+
+
+def arguments(name, **params):
+    (specimen,) = (one for one in specimens() if one.name == name)
+    return CallArguments(specimen.build(), ServingDefaults()).build(GenerationParams(prompt="a cat", **params))
+
+
+def test_pictures_are_given_by_the_names_that_a_pipeline_has_for_them():
+    mask = np.full((32, 32), 255, np.uint8)
+    given = arguments("StableDiffusionInpaintPipeline", images=[GREY], mask=mask, strength=0.5)
+    assert (given["image"].size, given["mask_image"].mode, given["strength"]) == ((32, 32), "L", 0.5)
+    assert len(arguments("Flux2Pipeline", images=[GREY, GREY])["image"]) == 2
+    assert arguments("WanPipeline", frames=9, fps=30.0)["num_frames"] == 9
+    assert arguments("LTXPipeline", frames=9, fps=30.0)["frame_rate"] == 30.0
+
+
+def test_a_pipeline_that_takes_no_picture_refuses_one():
+    with pytest.raises(RequestError, match="takes no picture"):
+        arguments("StableDiffusionPipeline", images=[GREY])
+
+
+@pytest.mark.parametrize(("strength", "steps"), [(1.0, 1), (0.9, 2), (0.3, 4), (0.07, 15)])
+def test_the_fewest_steps_are_those_of_which_one_is_run(strength, steps):
+    parameters = inspect.signature(diffusers.StableDiffusionImg2ImgPipeline.__call__).parameters
+    assert images.fewest_steps(strength, parameters) == steps
+    assert int(steps * strength) >= 1
+    assert images.fewest_steps(strength, inspect.signature(diffusers.WanPipeline.__call__).parameters) == 1

@@ -1,0 +1,199 @@
+"""Calls that are run before the pipeline makes them: right where they come as foreseen, and unnoticed where not."""
+
+import numpy as np
+import pytest
+import torch
+
+from omni_worker.engine.library import generate
+from omni_worker.engine.scheduler import Status
+from omni_worker.pipelines.batching.comparing import SameTensors
+from omni_worker.pipelines.interception.speculation import PATIENCE, WORTH_OF_A_MISS, Foresight, Record
+from omni_worker.pipelines.interception.stepping import FEW, InterceptedPipeline
+from tests.worker.pipelines.batching.test_batches import call, good, key
+from tests.worker.pipelines.survey import difference, specimen
+from tests.worker.pipelines.zoo import qwen_image
+from tests.worker.pipelines.zoo.check import arrays
+
+torch.set_num_threads(1)
+QWEN = specimen(qwen_image, "QwenImagePipeline")
+
+
+class Request:
+    """What a pipeline with guidance calls: the same latents and timestep twice, with a prompt and without."""
+
+    def __init__(self, record=None):
+        self.foresight = Foresight(SameTensors(), record or Record())
+        self.prompt, self.without = torch.ones(1, 3), torch.zeros(1, 3)
+
+    def calls(self, step, **kwargs):
+        latents = torch.full((1, 4), float(step))
+        return [
+            call(good, 0, timestep=torch.tensor(1.0 / step), hidden_states=latents, extra=extra, **kwargs)
+            for extra in (self.prompt, self.without)
+        ]
+
+    def step(self, step, made=None, **kwargs):
+        """Make a step's calls; what was foreseen at the first of them, and whether the second came so."""
+        first, second = made or self.calls(step, **kwargs)
+        key_of_it = key(first)
+        assert self.foresight.made(first, key_of_it, step) == 0
+        foreseen = self.foresight.calls_after(first, key_of_it)
+        if foreseen:
+            self.foresight.await_calls(key_of_it, foreseen, ["the answer"])
+        assert self.foresight.made(second, key_of_it, step) == 1
+        return foreseen, self.foresight.answer_to(second, key_of_it)
+
+
+def test_the_second_call_is_foreseen_from_the_second_step_on():
+    request = Request()
+    assert request.step(1) == ([], (False, None))
+    foreseen, (is_known, answer) = request.step(2)
+    assert (is_known, answer) == (True, "the answer")
+    (one,) = foreseen
+    assert one.kwargs["hidden_states"].tolist() == [[2.0] * 4]
+    assert one.kwargs["timestep"].item() == 0.5
+    assert one.kwargs["extra"] is request.without
+
+
+@pytest.mark.parametrize("changed", ["hidden_states", "timestep", "extra"])
+def test_an_answer_is_not_given_to_a_call_that_differs_in_any_tensor(changed):
+    record = Record()
+    request = Request(record)
+    request.step(1)
+    first, second = request.calls(2)
+    second.kwargs[changed] = second.kwargs[changed] + 1.0
+    assert request.step(2, (first, second))[1] == (False, None)
+    assert (record.hits, record.misses) == (0, 1)
+
+
+def test_a_call_that_is_not_made_at_all_is_a_miss_and_the_next_step_goes_on():
+    record = Record()
+    request = Request(record)
+    request.step(1)
+    first, _ = request.calls(2)
+    request.foresight.made(first, key(first), 2)
+    request.foresight.await_calls(key(first), request.foresight.calls_after(first, key(first)), ["the answer"])
+    assert request.foresight.answer_to(request.calls(3)[0], key(first)) == (False, None)
+    assert request.foresight.answer_to(request.calls(3)[1], key(first)) == (False, None), "it is forgotten"
+    assert record.misses == 1
+
+
+def test_what_never_comes_as_foreseen_is_soon_foreseen_no_more_and_what_nearly_always_does_still_is():
+    record = Record()
+    of_it = key(Request().calls(1)[0])
+    for _ in range(PATIENCE // WORTH_OF_A_MISS):
+        assert record.may_try(of_it)
+        record.miss(of_it)
+    assert not record.may_try(of_it)
+    record = Record()
+    for _ in range(5):
+        for _ in range(2 * WORTH_OF_A_MISS):
+            record.hit(of_it)
+        record.miss(of_it)
+    assert record.may_try(of_it)
+
+
+def test_a_call_with_a_generator_is_not_foreseen():
+    request = Request()
+    generator = torch.Generator()
+    request.step(1, generator=generator)
+    assert request.step(2, generator=generator)[0] == []
+
+
+@pytest.fixture(scope="module")
+def expected():
+    pipe = built()
+    with torch.no_grad():
+        return [arrays(pipe(**QWEN.arguments(i))) for i in range(FEW)]
+
+
+def built():
+    torch.manual_seed(0)
+    return QWEN.build()
+
+
+def drawn(pipeline, count):
+    """The requests' results, and how many batches of their loops were run."""
+    turns, real = [], pipeline.denoise_step
+    pipeline.denoise_step = lambda states: turns.append(states[0].in_loop) or real(states)
+    ended = generate(pipeline, [QWEN.arguments(i) for i in range(count)])
+    assert all(end.status is Status.COMPLETED for end in ended)
+    pipeline.denoise_step = real
+    return ended, sum(turns)
+
+
+def test_requests_together_take_fewer_turns_and_their_pictures_are_right(expected, monkeypatch):
+    pipeline = InterceptedPipeline(built())
+    ended, turns = drawn(pipeline, FEW)
+    assert all(difference(end, own) <= 2 for end, own in zip(ended, expected, strict=True))
+    assert pipeline.stats()["calls_foreseen"] > 0
+    assert pipeline.stats()["calls_mistaken"] == 0
+    monkeypatch.setattr(Foresight, "calls_after", lambda *_: [])
+    assert drawn(InterceptedPipeline(built()), FEW)[1] > turns
+
+
+def test_a_request_alone_makes_its_calls_one_by_one_to_the_bit(expected):
+    pipeline = InterceptedPipeline(built())
+    (end,), _ = drawn(pipeline, 1)
+    assert all(map(np.array_equal, arrays(end.result), expected[0]))
+    assert pipeline.stats()["calls_foreseen"] == 0
+
+
+def test_what_was_foreseen_wrongly_changes_no_picture(expected, monkeypatch):
+    monkeypatch.setattr(Foresight, "_foreseen", lambda self, first, other, now: other)  # with the latents of last step
+    pipeline = InterceptedPipeline(built())
+    for _ in range(2):
+        ended, _ = drawn(pipeline, FEW)
+        assert all(difference(end, own) <= 2 for end, own in zip(ended, expected, strict=True))
+    assert pipeline.stats()["calls_foreseen"] == 0
+    assert 0 < pipeline.stats()["calls_mistaken"] <= 2 * FEW, "it gives up"
+
+
+@pytest.mark.parametrize("trouble", ["fails", "draws from the random generator"])
+def test_where_calls_cannot_be_run_ahead_they_are_run_as_they_are_made(expected, monkeypatch, trouble):
+    pipeline = InterceptedPipeline(built())
+    real, tries = pipeline.batches.run, []
+
+    def run(calls):
+        if len({one.context.request_id for one in calls}) < len(calls):
+            tries.append(1)
+            if trouble == "fails":
+                raise torch.OutOfMemoryError("no room for twice as many")
+            before = calls[0].context.random_state
+            calls[0].context.random_state = torch.Generator().manual_seed(len(tries)).get_state()
+            assert not torch.equal(before, calls[0].context.random_state)
+        return real(calls)
+
+    pipeline.batches.run = run
+    ended, _ = drawn(pipeline, FEW)
+    assert all(difference(end, own) <= 2 for end, own in zip(ended, expected, strict=True))
+    assert len(tries) == 1, "once, for all that come after"
+    assert pipeline.stats()["calls_foreseen"] == 0
+
+
+def test_a_failure_of_calls_that_were_run_ahead_is_nobodys_and_others_are_run_ahead_again(expected):
+    pipeline = InterceptedPipeline(built())
+    real, failures = pipeline.batches.run, ["poisoned"]
+
+    def run(calls):
+        if len({one.context.request_id for one in calls}) < len(calls) and failures:
+            raise RuntimeError(failures.pop())
+        return real(calls)
+
+    pipeline.batches.run = run
+    ended, _ = drawn(pipeline, FEW)
+    assert all(difference(end, own) <= 2 for end, own in zip(ended, expected, strict=True))
+    assert pipeline.stats()["calls_foreseen"] > 0
+
+
+def test_more_than_a_few_requests_fill_their_batches_without(monkeypatch):
+    pipeline, ran = InterceptedPipeline(built()), []
+    real = pipeline._answers
+
+    def watched(calls, foreseen):
+        ran.append((len(pipeline._live), any(foreseen)))
+        return real(calls, foreseen)
+
+    monkeypatch.setattr(pipeline, "_answers", watched)
+    drawn(pipeline, FEW + 2)
+    assert not any(foreseen for live, foreseen in ran if live > FEW)

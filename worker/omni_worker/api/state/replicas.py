@@ -1,0 +1,58 @@
+"""GET /omni/replicas and /omni/requests: what the pipeline is doing now."""
+
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+
+from omni_worker.api.state.schemas import CardObject, ReplicaList, ReplicaObject, RunningList, RunningObject
+from omni_worker.orchestrator.orchestrator import Orchestrator
+from omni_worker.orchestrator.stage_pool import Member
+
+
+def state_routes(orchestrator: Orchestrator) -> APIRouter:
+    """The routes that show replicas and running requests."""
+    router = APIRouter(prefix="/omni", tags=["state"])
+
+    @router.get("/replicas")
+    async def replicas() -> ReplicaList:
+        """Every replica that the head knows, by stage and id."""
+        return ReplicaList(
+            replicas=[
+                ReplicaObject(
+                    stage=pool.stage.name,
+                    stage_id=pool.stage.id,
+                    in_flight=member.client.in_flight,
+                    pipeline=member.replica.card.pipeline,
+                    mode=member.replica.card.mode,
+                    card=CardObject.model_validate(msgspec.to_builtins(member.replica.card)),
+                    **told_of(pool.stage.name, member),
+                )
+                for pool in orchestrator.pools
+                for member in pool.members
+            ]
+        )
+
+    @router.get("/requests")
+    async def requests() -> RunningList:
+        """Every request that runs or waits here, in order of arrival."""
+        return RunningList(requests=[RunningObject(**asdict(running)) for running in orchestrator.running.values()])
+
+    return router
+
+
+def told_of(stage: str, member: Member) -> dict[str, Any]:
+    """What every route tells of a replica, but for `in_flight`."""
+    replica, load = member.replica, member.replica.load
+    return {
+        "id": f"{stage}-{member.name}",
+        "state": replica.state,
+        "host": replica.host,
+        "address": replica.address,
+        "queue_length": load.queue_length,
+        "running": load.running,
+        "capacity": load.capacity,
+        "completed": load.completed,
+        "step_ms": load.step_ms,
+    }

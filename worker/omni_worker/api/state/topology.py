@@ -1,0 +1,73 @@
+"""GET /v1/omni/topology: the pipeline as it stands, stage by stage, with its replicas and how loaded they are."""
+
+import msgspec
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from omni_worker.api.state.replicas import told_of
+from omni_worker.api.state.schemas import CardObject, ReplicaNode
+from omni_worker.orchestrator.orchestrator import Orchestrator
+from omni_worker.orchestrator.stage_pool import StagePool
+
+
+class StageNode(BaseModel):
+    """A stage; `input` is what it takes from the one before. `pipeline` is the class of its model and `takes` what that
+    can be asked for, once both are known. `tokens` and `images` count what it made since the head began.
+    """
+
+    id: int
+    name: str
+    engine: str
+    task: str | None
+    input: str | None
+    model: str | None
+    pipeline: str | None
+    takes: CardObject | None
+    requests: int
+    tokens: int
+    images: int
+    replicas: list[ReplicaNode]
+
+
+class Topology(BaseModel):
+    """The stages in the order in which requests go through them."""
+
+    model: str
+    requests: int
+    stages: list[StageNode]
+
+
+def topology_routes(orchestrator: Orchestrator, model: str) -> APIRouter:
+    """The route that shows the pipeline."""
+    router = APIRouter(prefix="/v1/omni", tags=["state"])
+
+    @router.get("/topology")
+    async def topology() -> Topology:
+        """Every stage, its replicas, their states and their loads."""
+        at = [running.stage for running in orchestrator.running.values()]
+        stages = [
+            _stage(pool, is_first=not number, requests=at.count(pool.stage.name))
+            for number, pool in enumerate(orchestrator.pools)
+        ]
+        return Topology(model=model, requests=len(at), stages=stages)
+
+    return router
+
+
+def _stage(pool: StagePool, is_first: bool, requests: int) -> StageNode:
+    stage, members = pool.stage, pool.members
+    card = members[0].replica.card if members else None
+    return StageNode(
+        id=stage.id,
+        name=stage.name,
+        engine=stage.engine,
+        task=stage.task if stage.engine == "autoregressive" else None,
+        input=None if is_first else stage.input,
+        model=stage.model,
+        pipeline=card.pipeline if card else None,
+        takes=CardObject.model_validate(msgspec.to_builtins(card)) if card else None,
+        requests=requests,
+        tokens=pool.tokens,
+        images=pool.images,
+        replicas=[ReplicaNode(in_flight=member.in_flight, **told_of(stage.name, member)) for member in members],
+    )

@@ -1,0 +1,48 @@
+"""A headless process: replicas of one stage, and probes. It joins its head, before or after that one starts."""
+
+import asyncio
+import signal
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from starlette.applications import Starlette
+
+from omni_worker.api.probes import Probes
+from omni_worker.api.server import HttpServer, until
+from omni_worker.config.flags import ServeConfig
+from omni_worker.replica.collector import ChildCollector
+from omni_worker.replica.supervisor import Supervisor
+
+
+async def run_headless(config: ServeConfig) -> None:
+    """Serve until SIGTERM has been obeyed. Raises CommandError where it cannot start."""
+    supervisor = Supervisor(config)
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    registry.register(ChildCollector(supervisor.children))
+    probes = Probes(
+        started=lambda: None if supervisor.are_loaded else "the model is being loaded",
+        ready=lambda: _why_not_ready(supervisor),
+    )
+    server = HttpServer(Starlette(routes=probes.routes(registry)), config.host, config.port, config.drain_timeout)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    replicas = asyncio.create_task(supervisor.run())
+    probing = asyncio.create_task(server.run())
+    try:
+        await until(stop, replicas, probing)
+        await supervisor.drain()
+    finally:
+        replicas.cancel()
+        await asyncio.gather(replicas, return_exceptions=True)
+        server.drain()
+        await probing
+
+
+def _why_not_ready(supervisor: Supervisor) -> str | None:
+    for child in supervisor.children:
+        if child.phase == "draining":
+            return "draining"
+        if not child.is_registered:
+            return child.refusal or f"replica {child.index} is {child.phase} and not registered with the head"
+    return None

@@ -1,0 +1,37 @@
+"""The command `omni serve`: one process of a pipeline, a head or a headless one."""
+
+import argparse
+import asyncio
+import logging
+
+from omni_worker.config.flags import add_arguments, from_arguments
+from omni_worker.telemetry.logs import configure_logging
+from omni_worker.transport import keys
+
+HELP = """Run one process of a pipeline: the head, or headless replicas that join it.
+
+examples:
+  omni serve builtin://digits                                        a head with one replica of its own
+  omni serve builtin://digits --omni-dp-size-local 0                 a head alone
+  omni serve builtin://digits --headless --omni-master-address HOST  replicas that join the head on HOST
+
+`omni up FILE` runs a whole pipeline from its manifest."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM; 0 after a clean drain."""
+    config = from_arguments(args)
+    configure_logging(config.log_level, "head" if config.head else "headless")
+    keys.check(config.secret_file)
+    if args.replica_id is not None:
+        logging.getLogger(__name__).warning("--replica-id is deprecated and ignored: the master gives out the ids")
+    from omni_worker.commands.head import run_head  # here, so that `omni serve --help` need not wait for them
+    from omni_worker.commands.headless import run_headless
+
+    asyncio.run(run_head(config, config.head) if config.head else run_headless(config))
+    return 0

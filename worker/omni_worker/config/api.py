@@ -1,0 +1,169 @@
+"""The flags of the HTTP API: what it allows, who may ask, and where it keeps its videos."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omni_worker.config.flag_types import at_least, positive
+from omni_worker.errors import UsageError
+
+MIB, GIB = 2**20, 2**30
+HOUR = 3600.0
+DATABASE_URL = "OMNI_DATABASE_URL"
+"""The environment variable with the database of videos: a URL may hold a password, and command lines can be read."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for.
+
+    pixels: of a picture or of a frame of a video, asked for or sent
+    frames: of a video
+    count: answers to one request, its `n`
+    prompt: characters
+    body: bytes
+    """
+
+    pixels: int = 4096 * 4096
+    steps: int = 1000
+    frames: int = 1000
+    count: int = 10
+    prompt: int = 32_000
+    body: int = 64 * MIB
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Where videos are kept, and for how long.
+
+    folder, database: a folder for an SQLite file, or the SQLAlchemy URL of a database; with neither they are kept in a
+        temporary folder, and end with the head
+    jobs: videos that are made at one time
+    seconds, size: age and bytes in all after which finished ones are deleted, the oldest first
+    """
+
+    folder: str | None = None
+    database: str | None = None
+    jobs: int = 4
+    seconds: float = 24 * HOUR
+    size: int = 10 * GIB
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The files, in PEM, of what a server proves with who it is: its certificate with those above it, and its key."""
+
+    chain: str
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class ApiConfig:
+    """Everything that the HTTP API was told."""
+
+    certificate: Certificate | None = None
+    limits: Limits = field(default_factory=Limits)
+    key_file: str | None = None
+    origins: tuple[str, ...] = ()
+    playground: bool = True
+    videos: VideoConfig = field(default_factory=VideoConfig)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `omni serve` that a head's API goes by."""
+    limits = Limits()
+    parser.add_argument(
+        "--ssl-certfile",
+        metavar="FILE",
+        help="head: speak HTTPS, with the certificate in this file, in PEM, and those above it; read again when it "
+        "changes (default: HTTP)",
+    )
+    parser.add_argument(
+        "--ssl-keyfile", metavar="FILE", help="head: its private key (default: in the file of --ssl-certfile)"
+    )
+    parser.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help="head: keys that clients may come with, one a line; read again when it changes (default: anyone may)",
+    )
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="head: a web origin whose pages may call the API, such as https://example.org, or *; may be repeated",
+    )
+    parser.add_argument(
+        "--playground",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="head: serve a page for people at / (default: do)",
+    )
+    for flag, default, what in (
+        ("--max-pixels", limits.pixels, "pixels of a picture or of a frame, asked for or sent"),
+        ("--max-steps", limits.steps, "denoising steps of a request"),
+        ("--max-frames", limits.frames, "frames of a video"),
+        ("--max-n", limits.count, "answers to one request"),
+        ("--max-prompt-length", limits.prompt, "characters of a prompt"),
+        ("--max-body-bytes", limits.body, "bytes of a request's body; longer ones get HTTP 413"),
+    ):
+        parser.add_argument(
+            flag, type=at_least(1), default=default, metavar="N", help=f"head: {what} (default: {default})"
+        )
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="head: folder for videos and their jobs, of this pipeline alone, so that they outlast the head "
+        "(default: a temporary one, which does not)",
+    )
+    parser.add_argument(
+        "--database-url",
+        metavar="URL",
+        help="head: a database for them instead, of this pipeline alone, as SQLAlchemy names it; its driver is to be "
+        f"installed (default: ${DATABASE_URL}, or SQLite in --data-dir)",
+    )
+    parser.add_argument(
+        "--video-jobs", type=at_least(1), default=4, metavar="N", help="head: videos made at one time (default: 4)"
+    )
+    parser.add_argument(
+        "--video-max-age",
+        type=positive,
+        default=24.0,
+        metavar="HOURS",
+        help="head: videos are kept so long (default: 24)",
+    )
+    parser.add_argument(
+        "--video-max-bytes",
+        type=at_least(1),
+        default=10 * GIB,
+        metavar="N",
+        help="head: and so many bytes of them in all, of which the oldest go first (default: 10 GiB)",
+    )
+
+
+def from_arguments(args: argparse.Namespace, environment: Mapping[str, str]) -> ApiConfig:
+    """The configuration. Raises UsageError, naming the flag and the remedy."""
+    database = args.database_url or environment.get(DATABASE_URL) or None
+    if args.data_dir is not None and Path(args.data_dir).exists() and not Path(args.data_dir).is_dir():
+        raise UsageError(f"--data-dir {args.data_dir}: is no folder")
+    if args.data_dir is not None and database is not None:
+        named = "--database-url" if args.database_url else f"${DATABASE_URL}"
+        raise UsageError(f"--data-dir and {named} exclude each other: videos are kept in one of them")
+    if args.ssl_keyfile is not None and args.ssl_certfile is None:
+        raise UsageError("--ssl-keyfile needs --ssl-certfile: a key without its certificate proves nothing")
+    return ApiConfig(
+        certificate=Certificate(args.ssl_certfile, args.ssl_keyfile) if args.ssl_certfile is not None else None,
+        limits=Limits(
+            pixels=args.max_pixels,
+            steps=args.max_steps,
+            frames=args.max_frames,
+            count=args.max_n,
+            prompt=args.max_prompt_length,
+            body=args.max_body_bytes,
+        ),
+        key_file=args.api_key_file,
+        origins=tuple(args.cors_origin),
+        playground=args.playground,
+        videos=VideoConfig(args.data_dir, database, args.video_jobs, args.video_max_age * HOUR, args.video_max_bytes),
+    )

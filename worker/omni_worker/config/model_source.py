@@ -1,0 +1,67 @@
+"""Where a model comes from: reads the MODEL argument, and tells whether two processes mean the same model.
+
+Nothing here loads weights or imports torch, so a head can use it.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from omni_worker.errors import UsageError
+
+BUILTIN_MODELS = Path(__file__).parents[1] / "models"
+FORMS = "give builtin://digits, hf://org/name, or a folder that save_pretrained of diffusers or transformers wrote"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """`location` is a folder, or the name of a repository on the hub at `revision`."""
+
+    text: str
+    location: str
+    is_local: bool
+    revision: str | None = None
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether this is a folder with a transformers model, and not with a diffusers pipeline."""
+        root = Path(self.location)
+        return self.is_local and not (root / "model_index.json").is_file() and (root / "config.json").is_file()
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits; equal where two processes would load the same model. For a folder: its configuration files."""
+        hasher = hashlib.sha256()
+        if self.is_local:
+            root = Path(self.location)
+            for path in sorted(root.rglob("*.json")):
+                hasher.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+            for path in sorted(root.rglob("*.safetensors")):
+                hasher.update(f"{path.relative_to(root).as_posix()}={path.stat().st_size}\0".encode())
+        else:
+            hasher.update(f"{self.location}@{self.revision or ''}".encode())
+        return hasher.hexdigest()[:16]
+
+
+def parse(text: str, revision: str | None = None) -> ModelSource:
+    """Read a MODEL argument. Raises UsageError, with the forms that there are, where it names nothing usable."""
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme == "builtin":
+        if not (BUILTIN_MODELS / rest / "model_index.json").is_file():
+            known = sorted(f"builtin://{path.parent.name}" for path in BUILTIN_MODELS.glob("*/model_index.json"))
+            raise UsageError(f"MODEL {text!r}: no such built-in model; there are: {', '.join(known)}")
+        return ModelSource(text, str(BUILTIN_MODELS / rest), is_local=True)
+    if separator and scheme == "hf":
+        if rest.count("/") != 1 or not all(rest.split("/")):
+            raise UsageError(f"MODEL {text!r}: a model on the hub is named hf://org/name")
+        return ModelSource(text, rest, is_local=False, revision=revision)
+    if separator:
+        raise UsageError(f"MODEL {text!r}: unknown kind of source {scheme!r}; {FORMS}")
+    if Path(text).is_dir():
+        if not any((Path(text) / file).is_file() for file in ("model_index.json", "config.json")):
+            raise UsageError(f"MODEL {text!r}: this folder has neither model_index.json nor config.json; {FORMS}")
+        return ModelSource(text, str(Path(text).resolve()), is_local=True)
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")) and all(text.split("/")):
+        return ModelSource(text, text, is_local=False, revision=revision)
+    raise UsageError(f"MODEL {text!r}: no such folder; {FORMS}")

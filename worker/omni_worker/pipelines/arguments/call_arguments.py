@@ -1,0 +1,80 @@
+"""Generation parameters -> the keyword arguments of a diffusers pipeline's call."""
+
+import inspect
+from typing import Any
+
+import torch
+
+from omni_worker.errors import RequestError
+from omni_worker.pipelines.arguments import images
+from omni_worker.pipelines.arguments.embeddings import STRUCTURE, arguments_of
+from omni_worker.pipelines.interception.models import denoisers, models
+from omni_worker.requests import GenerationParams, ModelCard, ServingDefaults
+
+NO_PROMPT = " "
+
+
+class CallArguments:
+    """Knows which arguments one pipeline takes, read from its signature once."""
+
+    def __init__(self, pipe: Any, defaults: ServingDefaults) -> None:
+        self._parameters = inspect.signature(type(pipe).__call__).parameters
+        self._accepted = frozenset(self._parameters)
+        self._defaults = defaults
+        self._guidance = self._guidance_argument(pipe)
+        self.denoiser = next((models(pipe)[name] for name in denoisers(pipe)), None)
+
+    def _guidance_argument(self, pipe: Any) -> str | None:
+        # Models distilled for guidance take it as an input; for the others `true_cfg_scale`, where it is there, is
+        # the scale that weighs the two predictions.
+        distilled = getattr(getattr(getattr(pipe, "transformer", None), "config", None), "guidance_embeds", False)
+        names = ("guidance_scale",) if distilled else ("true_cfg_scale", "guidance_scale")
+        return next((name for name in names if name in self._accepted), None)
+
+    def card(self, pipe: Any, mode: str) -> ModelCard:
+        """What this pipeline can be asked for."""
+        processor = getattr(pipe, "image_processor", getattr(pipe, "video_processor", None))
+        return ModelCard(
+            pipeline=type(pipe).__name__,
+            mode=mode,
+            defaults=self._defaults,
+            negative_prompt="negative_prompt" in self._accepted,
+            guidance=self._guidance is not None,
+            sized={"width", "height"} <= self._accepted,
+            size_multiple=int(getattr(getattr(processor, "config", None), "vae_scale_factor", 1)),
+            steps=self._defaults.num_inference_steps or images.default_steps(self._parameters),
+            **(images.takes(pipe, self._parameters) | self._defaults.of_videos),
+        )
+
+    def fewest_steps(self, params: GenerationParams) -> int:
+        """The fewest steps that the pipeline can be asked for, so that it runs one."""
+        return images.fewest_steps(self._defaults.fill(params).strength, self._parameters)
+
+    def build(self, params: GenerationParams) -> dict[str, Any]:
+        """The keyword arguments. Raises RequestError where the pipeline does not take what is asked for."""
+        if params.negative_prompt is not None and "negative_prompt" not in self._accepted:
+            raise RequestError("invalid", "this model takes no negative prompt", "negative_prompt")
+        if params.images and not any(name in self._accepted for name in images.NAMES):
+            raise RequestError("invalid", "this model takes no picture to start from", "image")
+        params = self._defaults.fill(params)
+        asked = {
+            "prompt": params.prompt,
+            "negative_prompt": params.negative_prompt,
+            "width": params.width,
+            "height": params.height,
+            "num_inference_steps": params.steps,
+            self._guidance or "guidance_scale": params.guidance,
+        }
+        kwargs: dict[str, Any] = {
+            name: value for name, value in asked.items() if value is not None and name in self._accepted
+        }
+        kwargs |= images.arguments_of(params, self._parameters)
+        if self._guidance == "true_cfg_scale" and (params.guidance or 0.0) > 1.0:
+            kwargs.setdefault("negative_prompt", NO_PROMPT)  # without one such a pipeline ignores the scale
+        if params.embeddings and STRUCTURE not in params.embeddings:
+            kwargs = kwargs | {"prompt": None} | arguments_of(params.embeddings, self._accepted, self.denoiser)
+        if "generator" in self._accepted:
+            kwargs["generator"] = torch.Generator("cpu").manual_seed(params.seed)
+        if "output_type" in self._accepted:
+            kwargs["output_type"] = "np"
+        return kwargs

@@ -1,0 +1,96 @@
+"""What one stage makes of a prompt, as a pipeline on the next stage takes it.
+
+Either arguments of the pipeline's call by name (`prompt_embeds`, …), or all that its `encode_prompt` returned on the
+stage before, flattened into arrays; then it is played back.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from omni_worker.device.host_copies import to_device, to_host
+from omni_worker.errors import RequestError
+
+STRUCTURE = "encode_prompt"  # the embedding that tells how the others were put together, as JSON
+MASKS = ("prompt_embeds_mask", "prompt_attention_mask")
+WIDTHS = ("joint_attention_dim", "cross_attention_dim")
+
+
+def arguments_of(
+    embeddings: Mapping[str, np.ndarray], accepted: frozenset[str], denoiser: torch.nn.Module | None
+) -> dict[str, Any]:
+    """The arguments of a pipeline's call in place of its prompt, each for a batch of one.
+
+    Raises RequestError where the pipeline takes none, or its denoiser others.
+    """
+    states = embeddings.get("prompt_embeds")
+    if states is None or denoiser is None or "prompt_embeds" not in accepted:
+        raise RequestError("failed", "this model takes no embeddings of a prompt: give its stage `input: text`")
+    config = getattr(denoiser, "config", {})
+    width = next((config[name] for name in WIDTHS if isinstance(config.get(name), int)), None)
+    if width is not None and states.shape[-1] != width:
+        raise RequestError(
+            "failed", f"the stage before gives states {states.shape[-1]} wide, and this model takes {width}"
+        )
+    parameter = next(denoiser.parameters())
+    arguments = {"prompt_embeds": torch.from_numpy(np.array(states))[None].to(parameter.device, parameter.dtype)}
+    mask, name = embeddings.get("prompt_embeds_mask"), next((name for name in MASKS if name in accepted), None)
+    if mask is not None and name is not None:
+        arguments[name] = torch.from_numpy(np.array(mask))[None].to(parameter.device)
+    return arguments
+
+
+def playing_back(embeddings: Mapping[str, np.ndarray], device: torch.device, dtype: torch.dtype) -> Callable[..., Any]:
+    """An `encode_prompt` that returns what was recorded, call by call. Raises ValueError where that is malformed."""
+    answers = iter(rebuilt(embeddings, device, dtype))
+
+    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return next(answers)
+        except StopIteration:
+            raise ValueError("the pipeline encodes more prompts than the stage before did") from None
+
+    return encode_prompt
+
+
+def flattened(made: list[Any]) -> dict[str, np.ndarray]:
+    """Nested lists and tuples of tensors as arrays by name, of float32 where they are floats.
+
+    Raises TypeError for anything else among them.
+    """
+    arrays: dict[str, np.ndarray] = {}
+
+    def node(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            value = to_host(value.detach())
+            arrays[str(len(arrays))] = (value.float() if value.is_floating_point() else value).numpy()
+            return len(arrays) - 1
+        if isinstance(value, list | tuple):
+            return {type(value).__name__: [node(one) for one in value]}
+        if value is None:
+            return None
+        raise TypeError(f"encode_prompt gave a {type(value).__name__}, which no other stage can be given")
+
+    structure = json.dumps([node(one) for one in made]).encode()
+    return {STRUCTURE: np.frombuffer(structure, np.uint8), **arrays}
+
+
+def rebuilt(embeddings: Mapping[str, np.ndarray], device: torch.device, dtype: torch.dtype) -> list[Any]:
+    """What was flattened; floats in `dtype`. Raises ValueError where it is malformed."""
+
+    def value(node: Any) -> Any:
+        if node is None:
+            return None
+        if isinstance(node, int):
+            tensor = to_device(torch.from_numpy(np.array(embeddings[str(node)])), device)
+            return tensor.to(dtype) if tensor.is_floating_point() else tensor
+        ((kind, parts),) = node.items()
+        return {"list": list, "tuple": tuple}[kind](value(part) for part in parts)
+
+    try:
+        return [value(node) for node in json.loads(embeddings[STRUCTURE].tobytes())]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"the embeddings of the stage before are malformed: {error!r}") from error

@@ -1,0 +1,4 @@
+"""What a process reports about itself: metrics, log lines, traces, and the journal of each request.
+
+It records; it must not change what happens to a request.
+"""

@@ -1,0 +1,82 @@
+"""The metrics of a process, in Prometheus' terms. Names start with `omni_`; times are seconds."""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from omni_worker.telemetry.journal import Journal
+
+LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+WAIT_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+OUTCOMES = ("completed", "invalid", "failed", "refused", "busy", "unavailable", "aborted")
+LOSSES = ("crashed", "stalled", "left", "refused")
+
+
+class HeadMetrics:
+    """What a head counts as requests go by, from 0 on: Prometheus sees no increase in a series that begins at 1."""
+
+    def __init__(self, registry: CollectorRegistry, stages: Iterable[str] = ()) -> None:
+        self._requests = Counter(
+            "omni_requests",
+            "Requests that ended, by outcome: completed, or why not (busy: all queues were full)",
+            ["outcome"],
+            registry=registry,
+        )
+        self._retries = Counter(
+            "omni_request_retries",
+            "Runs of a request that were repeated on another replica",
+            ["stage"],
+            registry=registry,
+        )
+        self._losses = Counter(
+            "omni_request_lost_runs",
+            "Runs that came to nothing, by why: the replica crashed, stalled, left, or refused, for it was draining",
+            ["stage", "reason"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "omni_request_seconds",
+            "Time from admission to the end of completed requests",
+            registry=registry,
+            buckets=LATENCY_BUCKETS,
+        )
+        self._stage_seconds = Histogram(
+            "omni_stage_seconds",
+            "Time that completed requests took at a stage, waiting and repeated runs included",
+            ["stage"],
+            registry=registry,
+            buckets=LATENCY_BUCKETS,
+        )
+        self._waits = Histogram(
+            "omni_stage_dispatch_wait_seconds",
+            "Time that requests waited at the head for a replica of a stage",
+            ["stage"],
+            registry=registry,
+            buckets=WAIT_BUCKETS,
+        )
+        for outcome in OUTCOMES:
+            self._requests.labels(outcome)
+        for stage in stages:
+            for counted in (self._retries, self._stage_seconds, self._waits):
+                counted.labels(stage)
+            for reason in LOSSES:
+                self._losses.labels(stage, reason)
+
+    def request_ended(self, outcome: str, journal: Journal) -> None:
+        """Count a request; `outcome` is completed, or the kind of its error."""
+        self._requests.labels(outcome).inc()
+        for visit in journal.visits:
+            self._waits.labels(visit.stage).observe(visit.waited)
+        if outcome == "completed":
+            self._seconds.observe(journal.seconds)
+            for visit in journal.visits:
+                self._stage_seconds.labels(visit.stage).observe(visit.seconds)
+
+    def run_lost(self, stage: str, reason: str) -> None:
+        """Count a run that came to nothing for no fault of the request."""
+        self._losses.labels(stage, reason).inc()
+
+    def retried(self, stage: str) -> None:
+        """Count a repeated run."""
+        self._retries.labels(stage).inc()
