@@ -43,8 +43,8 @@ from omni_worker.coordinator.hub import View
 from omni_worker.coordinator.messages import (
     Delta,
     Known,
-    Load,
     Register,
+    ReplicaLoad,
     Report,
     Roll,
     State,
@@ -55,7 +55,7 @@ from omni_worker.coordinator.messages import (
 from omni_worker.coordinator.registry import Registry
 from omni_worker.replica.client import ReplicaClient
 from omni_worker.requests import ModelCard, ServingDefaults
-from omni_worker.transport.keys import Keys
+from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.sockets import make_socket
 
 HOST = "127.0.0.1"
@@ -154,12 +154,14 @@ class Peer:
                 await self._out.send(json.dumps(everything).encode())
 
 
-def serve(system: str, ports: list[int], hellos: list[Register], keys: Keys | None, pipe: Connection) -> None:
+def serve(system: str, ports: list[int], hellos: list[Register], keys: CurveKeys | None, pipe: Connection) -> None:
     """The coordinator's process; on the pipe it takes addresses to watch, and answers anything else with its times."""
     asyncio.run(_serve(system, ports, hellos, keys, pipe))
 
 
-async def _serve(system: str, ports: list[int], hellos: list[Register], keys: Keys | None, pipe: Connection) -> None:
+async def _serve(
+    system: str, ports: list[int], hellos: list[Register], keys: CurveKeys | None, pipe: Connection
+) -> None:
     kept: list[Any] = []
     if system == "naive":
         kept.append(Naive(ports, hellos))
@@ -193,7 +195,7 @@ def _tells(coordinator: Coordinator, number: int, uid: str) -> Callable[..., Non
 # ---- the replicas, in another process
 
 
-def beat(system: str, port: int, hellos: list[Register], keys: Keys | None, pipe: Connection) -> None:
+def beat(system: str, port: int, hellos: list[Register], keys: CurveKeys | None, pipe: Connection) -> None:
     """Heartbeats of all replicas, one a second each; a number on the pipe silences that replica, which is confirmed."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     context = zmq.Context()
@@ -230,7 +232,7 @@ def beat(system: str, port: int, hellos: list[Register], keys: Keys | None, pipe
             }  # fmt: skip
             message = json.dumps(event).encode()
         else:
-            load = Load(
+            load = ReplicaLoad(
                 queue_length=queues[number], running=min(32, 2 + queues[number]), capacity=32,
                 completed=completed[number], step_ms=round_to_hundredths(means[number]),
             )  # fmt: skip
@@ -247,7 +249,7 @@ def round_to_hundredths(value: float) -> float:
     return round(value, 2)
 
 
-def listen(port: int, keys: Keys | None, pipe: Connection) -> None:
+def listen(port: int, keys: CurveKeys | None, pipe: Connection) -> None:
     """A replica's data socket and nothing else; it is killed in the end."""
     made = make_socket(zmq.Context(), zmq.ROUTER, keys)
     made.bind(f"tcp://{HOST}:{port}")
@@ -264,7 +266,7 @@ class Run:
 
     def __init__(self, system: str, replicas: int) -> None:
         self.system = system
-        self._keys = Keys.of(secrets.token_bytes(32)) if system == "ours, encrypted" else None
+        self._keys = CurveKeys.of(secrets.token_bytes(32)) if system == "ours, encrypted" else None
         self._ports = free_ports(3)
         self._data = dict(enumerate(free_ports(VICTIMS)))
         addresses = [

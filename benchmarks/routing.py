@@ -18,7 +18,7 @@ from benchmarks.common import console, machine, parser, quantile, start, write
 from rich.table import Table
 
 from omni_worker.config.flags import Stage
-from omni_worker.coordinator.messages import Load, Replica, State
+from omni_worker.coordinator.messages import Replica, ReplicaLoad, State
 from omni_worker.orchestrator.balancers import BALANCERS, make_balancer
 from omni_worker.orchestrator.stage_pool import Member, StagePool, Tried
 from omni_worker.requests import ModelCard
@@ -60,7 +60,7 @@ def replica(number: int, state: State = State.UP, running: int = 0) -> Replica:
         address=f"tcp://nowhere:{number}",
         state=state,
         card=CARD,
-        load=Load(running=running),
+        load=ReplicaLoad(running=running),
     )
 
 

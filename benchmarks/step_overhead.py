@@ -29,7 +29,7 @@ from rich.table import Table
 
 from omni_worker.engine.scheduler import StepScheduler
 from omni_worker.pipelines.batching.batches import ProvenBatches
-from omni_worker.pipelines.batching.calls import Call, Keys
+from omni_worker.pipelines.batching.calls import Call, KeyTable
 from omni_worker.pipelines.interception.context import RequestContext
 from omni_worker.pipelines.interception.models import methods, models
 from omni_worker.pipelines.interception.pipeline_copies import Door
@@ -176,7 +176,7 @@ def each_call(model: systems.Model, repeats: int) -> dict[str, Any]:
     pipeline.prepare_encode(state)
     while not state.is_done:
         call: Call = state.extra["call"]
-        known = Keys()
+        known = KeyTable()
         known.of(call)
         figures[f"{call.phase}: {call.model}"] = {
             "key": common.spread([_each(known.of, [replace(call) for _ in range(repeats)]) for _ in range(7)]),

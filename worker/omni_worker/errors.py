@@ -20,6 +20,10 @@ class UsageError(CommandError):
     exit_code = 2
 
 
+class LoadError(CommandError):
+    """The model cannot be loaded; the message says which one and why."""
+
+
 class RequestError(Exception):
     """One request failed. `kind` decides what happens next:
 

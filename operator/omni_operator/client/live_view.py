@@ -15,13 +15,13 @@ ANSWER_SECONDS = 10.0
 NOT_READY = 503
 
 
-class Answer(BaseModel):
+class Reported(BaseModel):
     """What an API gave; fields that newer heads add are passed over."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Replica(Answer):
+class Replica(Reported):
     """A replica, and its own account of its work; `step_ms` is the mean of its last model calls."""
 
     id: str
@@ -35,7 +35,7 @@ class Replica(Answer):
     step_ms: float
 
 
-class Stage(Answer):
+class Stage(Reported):
     """A stage; `pipeline` is the class of its model, once a replica told.
 
     `tokens` and `images` count what it made since the head began; None where the head does not count them.
@@ -63,7 +63,7 @@ class Stage(Answer):
         return sum(replica.state == UP for replica in self.replicas)
 
 
-class Running(Answer):
+class Running(Reported):
     """A request under way; `total_steps` is 0 until known."""
 
     id: str
@@ -74,20 +74,20 @@ class Running(Answer):
     state: str
 
 
-class Topology(Answer):
+class Topology(Reported):
     """The stages, in the order in which requests go through them."""
 
     model: str
     stages: list[Stage]
 
 
-class Requests(Answer):
+class Requests(Reported):
     """The requests under way, in order of arrival."""
 
     requests: list[Running]
 
 
-class View(Answer):
+class View(Reported):
     """All of it. `reason` says why it is not ready; `at` is when it was looked at, in seconds of a monotonic clock."""
 
     is_ready: bool
@@ -98,7 +98,7 @@ class View(Answer):
     at: float = Field(default_factory=time.monotonic)
 
 
-Kind = TypeVar("Kind", bound=Answer)
+Kind = TypeVar("Kind", bound=Reported)
 
 
 def look(client: httpx.Client, where: Endpoint) -> View:

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from omni_operator.client.live_view import Answer, fetch
+from omni_operator.client.live_view import Reported, fetch
 from omni_operator.commands import flags
 from omni_operator.commands.model_survey import Known, known
 from omni_operator.commands.table import columns
@@ -19,7 +19,7 @@ MODEL is a class of diffusers, a folder, or hf://org/name, of which only the ind
 HEADER = ("STAGE", "MODEL", "MODE", "REPLICAS", "STEPS", "GUIDANCE", "SIZE", "TAKES")
 
 
-class Defaults(Answer):
+class Defaults(Reported):
     """What a model is served with where a request says nothing."""
 
     num_inference_steps: int | None = None
@@ -28,7 +28,7 @@ class Defaults(Answer):
     height: int | None = None
 
 
-class Card(Answer):
+class Card(Reported):
     """What a model can do."""
 
     context_length: int | None = None
@@ -45,7 +45,7 @@ class Card(Answer):
     video: bool = False
 
 
-class Runs(Answer):
+class Runs(Reported):
     """A replica, by what it runs."""
 
     stage: str
@@ -54,15 +54,15 @@ class Runs(Answer):
     card: Card = Card()
 
 
-class Replicas(Answer):
+class Replicas(Reported):
     replicas: list[Runs]
 
 
-class Model(Answer):
+class Model(Reported):
     id: str
 
 
-class Served(Answer):
+class Served(Reported):
     """The names under which the pipeline answers."""
 
     data: list[Model]

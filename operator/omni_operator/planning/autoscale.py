@@ -37,7 +37,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Load:
+class StageLoad:
     """What the head tells of a stage.
 
     requests: those at the stage: running, waiting at a replica, and waiting for one
@@ -65,7 +65,7 @@ def beginning(pods: int, now: float) -> Memory:
     return Memory(((now, pods),))
 
 
-def decide(policy: Policy, pods: int, load: Load | None, memory: Memory, now: float) -> tuple[int, Memory]:
+def decide(policy: Policy, pods: int, load: StageLoad | None, memory: Memory, now: float) -> tuple[int, Memory]:
     """The count that a stage of `pods` pods is to have from now on, and what to remember. `load` None: not known."""
     wish = wished(policy, pods, load)
     wishes = (*recent(memory.wishes, now - policy.window), (now, wish))
@@ -76,7 +76,7 @@ def decide(policy: Policy, pods: int, load: Load | None, memory: Memory, now: fl
     return target, Memory(wishes, memory.stepped if target == pods else now)
 
 
-def wished(policy: Policy, pods: int, load: Load | None) -> int:
+def wished(policy: Policy, pods: int, load: StageLoad | None) -> int:
     """The count that would be right for this load alone."""
     if load is None:
         return policy.bounded(pods)

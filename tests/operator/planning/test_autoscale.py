@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omni_operator.planning.autoscale import STEP_PODS, STEP_SECONDS, Load, Policy, beginning, decide, recent, wished
+from omni_operator.planning.autoscale import (
+    STEP_PODS,
+    STEP_SECONDS,
+    Policy,
+    StageLoad,
+    beginning,
+    decide,
+    recent,
+    wished,
+)
 
 POLL = 3.0
 
@@ -16,11 +25,11 @@ def policy(least: int = 1, most: int = 8, target: int = 4, elsewhere: int = 0, w
     return Policy(least, most, target, elsewhere, window)
 
 
-def load(requests: int, running: int = 0, capacity: int = 32, anywhere: int | None = None) -> Load:
-    return Load(requests, requests if anywhere is None else anywhere, running, capacity)
+def load(requests: int, running: int = 0, capacity: int = 32, anywhere: int | None = None) -> StageLoad:
+    return StageLoad(requests, requests if anywhere is None else anywhere, running, capacity)
 
 
-def counts(rules: Policy, trace: Iterable[Load | None], pods: int = 1) -> list[int]:
+def counts(rules: Policy, trace: Iterable[StageLoad | None], pods: int = 1) -> list[int]:
     """What is decided at every poll of a trace, in which the pods always are as many as decided."""
     memory, result = beginning(pods, 0.0), []
     for number, each in enumerate(trace, start=1):
@@ -32,7 +41,7 @@ def counts(rules: Policy, trace: Iterable[Load | None], pods: int = 1) -> list[i
 # ---- one look
 
 # name: (policy, pods there are, load, the count that would be right)
-WISHES: dict[str, tuple[Policy, int, Load | None, int]] = {
+WISHES: dict[str, tuple[Policy, int, StageLoad | None, int]] = {
     "no load wants the least": (policy(), 3, load(0), 1),
     "five requests need two pods of four": (policy(), 1, load(5), 2),
     "more than the most is not wanted": (policy(), 1, load(1000), 8),
@@ -62,7 +71,7 @@ def test_the_right_count_for_a_load(row: str) -> None:
 QUIET, BUSY = [load(0)], [load(32)]
 
 # name: (policy, pods to begin with, trace, the counts in the order in which they were decided, without repetitions)
-TRACES: dict[str, tuple[Policy, int, Sequence[Load | None], list[int]]] = {
+TRACES: dict[str, tuple[Policy, int, Sequence[StageLoad | None], list[int]]] = {
     "a steady load moves nothing": (policy(), 2, [load(8)] * 50, [2]),
     "a burst is followed in steps": (policy(most=20), 1, [load(80)] * 50, [5, 10, 20]),
     "the end of a burst is followed a window later": (policy(), 1, BUSY * 20 + QUIET * 60, [5, 8, 4, 2, 1]),
@@ -108,7 +117,9 @@ POLICIES = st.builds(
 
 
 @given(POLICIES, st.integers(0, 40), st.lists(LOADS, max_size=80))
-def test_on_any_trace_the_bounds_and_the_steps_are_kept(rules: Policy, pods: int, trace: list[Load | None]) -> None:
+def test_on_any_trace_the_bounds_and_the_steps_are_kept(
+    rules: Policy, pods: int, trace: list[StageLoad | None]
+) -> None:
     seen = [rules.bounded(pods), *counts(rules, trace, pods)]
     assert all(rules.least <= count <= rules.most for count in seen)
     for before, now in pairwise(seen):
@@ -117,7 +128,9 @@ def test_on_any_trace_the_bounds_and_the_steps_are_kept(rules: Policy, pods: int
 
 
 @given(POLICIES, st.integers(0, 40), st.lists(LOADS, max_size=80))
-def test_on_any_trace_a_count_that_rose_stays_for_a_window(rules: Policy, pods: int, trace: list[Load | None]) -> None:
+def test_on_any_trace_a_count_that_rose_stays_for_a_window(
+    rules: Policy, pods: int, trace: list[StageLoad | None]
+) -> None:
     seen = [rules.bounded(pods), *counts(rules, trace, pods)]
     for rise in (n for n in range(1, len(seen)) if seen[n] > seen[n - 1]):
         within = int(max(0.0, rules.window - 0.1) / POLL)
@@ -126,7 +139,7 @@ def test_on_any_trace_a_count_that_rose_stays_for_a_window(rules: Policy, pods: 
 
 @given(POLICIES, st.integers(0, 40), st.lists(LOADS, max_size=40), LOADS)
 def test_under_a_steady_load_the_count_comes_to_rest(
-    rules: Policy, pods: int, before: list[Load | None], steady: Load | None
+    rules: Policy, pods: int, before: list[StageLoad | None], steady: StageLoad | None
 ) -> None:
     long = int((rules.window + 8 * STEP_SECONDS) / POLL)
     seen = counts(rules, [*before, *[steady] * (2 * long)], pods)[len(before) + long :]
@@ -135,7 +148,7 @@ def test_under_a_steady_load_the_count_comes_to_rest(
 
 
 @given(POLICIES, st.integers(0, 12), st.lists(LOADS, max_size=80))
-def test_on_any_trace_what_runs_keeps_its_place(rules: Policy, pods: int, trace: list[Load | None]) -> None:
+def test_on_any_trace_what_runs_keeps_its_place(rules: Policy, pods: int, trace: list[StageLoad | None]) -> None:
     memory, count = beginning(pods, 0.0), pods
     for number, each in enumerate(trace, start=1):
         now, memory = decide(rules, count, each, memory, number * POLL)

@@ -6,7 +6,7 @@ import time
 
 from omni_worker.coordinator.coordinator import Coordinator
 from omni_worker.coordinator.hub import Hub
-from omni_worker.coordinator.messages import Load, State
+from omni_worker.coordinator.messages import ReplicaLoad, State
 from omni_worker.coordinator.stage_client import StageClient
 
 from ..serving import free_ports
@@ -72,7 +72,7 @@ class Client:
     """One replica's end."""
 
     def __init__(self, uid, port, keys, host=HOST, **greeting):
-        self.state, self.load, self.membership = State.UP, Load(), None
+        self.state, self.load, self.membership = State.UP, ReplicaLoad(), None
         self.client = StageClient(
             hello(uid, **greeting, number=0), host, port, lambda: self.state, lambda: self.load, self._note, keys
         )

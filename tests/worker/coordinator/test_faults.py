@@ -19,9 +19,9 @@ from omni_worker.coordinator.hub import Hub
 from omni_worker.coordinator.messages import (
     Delta,
     Known,
-    Load,
     NewLoad,
     Registered,
+    ReplicaLoad,
     Roll,
     Snapshot,
     State,
@@ -30,7 +30,7 @@ from omni_worker.coordinator.messages import (
 )
 from omni_worker.replica.client import ReplicaClient
 from omni_worker.replica.server import ReplicaServer
-from omni_worker.replica.wire.link import Answer, Offer
+from omni_worker.replica.wire.link import Offer, PoolReply
 from omni_worker.replica.wire.messages import Abort, Add, Output, Progress, Rpc, pack
 from omni_worker.requests import GenerationParams, GenerationResult
 from omni_worker.transport.sockets import LARGEST_CONTROL_MESSAGE, make_socket
@@ -43,16 +43,16 @@ REPLICA = join(make())
 TO_MASTER = [encode(hello(number=1))]
 TO_COORDINATOR = [encode(report(REPLICA, number=1, queue_length=3)), encode(report(REPLICA, State.DOWN, number=2))]
 TO_HUB = [
-    encode(Delta(incarnation="i", sequence=1, changed=Roll.of([REPLICA]), loads=[NewLoad(0, 0, Load())])),
+    encode(Delta(incarnation="i", sequence=1, changed=Roll.of([REPLICA]), loads=[NewLoad(0, 0, ReplicaLoad())])),
     encode(Snapshot(incarnation="i", sequence=1, all=Roll.of([REPLICA]))),
 ]
 TO_REPLICA = [
     pack(one)[0] for one in (
         Add("1", GenerationParams(prompt="x")), Abort("1"), Rpc("1", "stats"), Offer(1, 1, 1, "omni-pool-1"),
-        Answer(1, True),
+        PoolReply(1, True),
     )
 ]  # fmt: skip
-FROM_REPLICA = [pack(one)[0] for one in (Progress("1", 1, 2), Offer(1, 1, 1, "omni-pool-1"), Answer(1, True))]
+FROM_REPLICA = [pack(one)[0] for one in (Progress("1", 1, 2), Offer(1, 1, 1, "omni-pool-1"), PoolReply(1, True))]
 FROM_REPLICA += [encode(Known(incarnation="i", count=1))]
 NESTED = b"\x91" * 100_000 + b"\xc0"
 

@@ -7,7 +7,7 @@ import zmq
 import zmq.asyncio
 
 from omni_worker.coordinator.hub import Hub
-from omni_worker.coordinator.messages import Load, Registered, State, decode_master_reply, encode
+from omni_worker.coordinator.messages import Registered, ReplicaLoad, State, decode_master_reply, encode
 from omni_worker.transport.sockets import make_socket
 
 from .fleet import Fleet, eventually, running
@@ -143,7 +143,7 @@ def test_loads_reach_the_hub_with_the_heartbeats_and_most_of_these_need_no_answe
         async with running(timeout=TIMEOUT) as fleet:
             client = fleet.client("a")
             await eventually(up(fleet, "a"))
-            client.load = Load(queue_length=5, running=2, capacity=4, step_ms=8.5)
+            client.load = ReplicaLoad(queue_length=5, running=2, capacity=4, step_ms=8.5)
             await eventually(lambda: fleet.view["a"].load == client.load, 2 * fleet.heartbeat)
             reports, answers = fleet.coordinator.traffic.reports, fleet.coordinator.traffic.answers
             await asyncio.sleep(5 * fleet.heartbeat)

@@ -14,7 +14,7 @@ from omni_worker.replica.server import ReplicaServer
 from omni_worker.replica.wire.messages import Rpc, pack
 from omni_worker.requests import GenerationParams
 from omni_worker.transport import keys
-from omni_worker.transport.keys import Keys
+from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.sockets import make_socket
 
 from .. import serving
@@ -22,7 +22,7 @@ from ..serving import Pipeline, free_ports
 from .fleet import eventually, running
 from .members import hello, report
 
-OURS, THEIRS = Keys.of(b"o" * 32), Keys.of(b"t" * 32)
+OURS, THEIRS = CurveKeys.of(b"o" * 32), CurveKeys.of(b"t" * 32)
 COMBINATIONS = [
     pytest.param(OURS, None, "this replica has no secret", id="the replica has none"),
     pytest.param(OURS, THEIRS, "did not accept this replica's secret", id="the replica has another"),

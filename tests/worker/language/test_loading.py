@@ -7,7 +7,8 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM
 
 from omni_worker.config import model_source
-from omni_worker.language.loading import LoadError, load, wrap
+from omni_worker.errors import LoadError
+from omni_worker.language.loading import load, wrap
 from tests.worker.language import tiny
 
 

@@ -1,7 +1,7 @@
 """Pools whose replicas exist only as far as a pool can tell, for the tests of routing."""
 
 from omni_worker.config.flags import Stage
-from omni_worker.coordinator.messages import Load, Replica, State
+from omni_worker.coordinator.messages import Replica, ReplicaLoad, State
 from omni_worker.orchestrator.balancers import make_balancer
 from omni_worker.orchestrator.stage_pool import StagePool
 from omni_worker.requests import ModelCard
@@ -17,7 +17,7 @@ def replica(number=0, state=State.UP, uid=None, stage=0, **load):
         address=f"tcp://nowhere:{number}",
         state=state,
         card=CARD,
-        load=Load(**load),
+        load=ReplicaLoad(**load),
     )
 
 

@@ -9,9 +9,9 @@ import torch
 
 from omni_worker.config import model_source
 from omni_worker.engine.library import generate
-from omni_worker.errors import RequestError
+from omni_worker.errors import LoadError, RequestError
 from omni_worker.pipelines.encoding import Absent
-from omni_worker.pipelines.loading import LoadError, Parts, load
+from omni_worker.pipelines.loading import Parts, load
 from omni_worker.requests import GenerationParams
 
 from .survey import specimens

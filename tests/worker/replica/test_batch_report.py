@@ -2,12 +2,12 @@
 
 from omni_worker.engine.runner import autoregressive
 from omni_worker.engine.scheduler import KeyStats
-from omni_worker.pipelines.batching.calls import Key
+from omni_worker.pipelines.batching.calls import BatchKey
 from omni_worker.replica.batch_report import KEYS_NAMED, BatchReport
 
 
 def stats(variant, limit=4, line=(1.0, 0.5), batches=1, calls=2, phase="denoise"):
-    return KeyStats(Key(phase, "unet", variant), limit, line, batches, calls)
+    return KeyStats(BatchKey(phase, "unet", variant), limit, line, batches, calls)
 
 
 def test_a_language_models_calls_have_a_name():

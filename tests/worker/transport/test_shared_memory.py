@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omni_worker.engine.executor.channel import POOLED_BYTES, decode, encode
-from omni_worker.transport.shared_memory import ALIGNMENT, BLOCKS, Reader, Writer, create_pool
+from omni_worker.engine.executor.channel import decode, encode
+from omni_worker.transport.shared_memory import ALIGNMENT, BLOCKS, POOLED_BYTES, Reader, Writer, create_pool
 from tests.worker.engine.executor.leaks import held
 
 

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from omni_worker.api.chat.completions import chat_routes
 from omni_worker.api.errors import install_error_handlers
-from omni_worker.api.guards import BodyLimit, Keys, Locked, RequestIds
+from omni_worker.api.guards import ApiKeys, BodyLimit, Locked, RequestIds
 from omni_worker.api.images.edits import edit_routes
 from omni_worker.api.images.generations import image_routes
 from omni_worker.api.openapi import describe
@@ -54,7 +54,7 @@ def create_app(
     if tracing is not None and tracing.is_on:
         app.add_middleware(Traced, tracing=tracing)
     if config.key_file is not None:
-        app.add_middleware(Locked, keys=Keys(config.key_file))
+        app.add_middleware(Locked, keys=ApiKeys(config.key_file))
     if config.origins:
         app.add_middleware(
             CORSMiddleware,

@@ -75,7 +75,7 @@ class BodyLimit:
         return f"the body is longer than the {self._most} bytes allowed here: send smaller pictures, or fewer"
 
 
-class Keys:
+class ApiKeys:
     """The keys that clients may come with, one a line of a file, which is read again when it changes.
 
     They are compared by their hashes and all of them every time, so that how long it takes tells nothing of them.
@@ -118,7 +118,7 @@ def _hash(key: str) -> bytes:
 class Locked:
     """Answers 401 to who comes without a key, but for what tells how the pipeline is, and the API's description."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
         self._app = app
         self._keys = keys
 

@@ -4,13 +4,17 @@ Nothing here loads weights or imports torch, so a head can use it.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from omni_worker.errors import UsageError
+from omni_worker.errors import LoadError, UsageError
 
 BUILTIN_MODELS = Path(__file__).parents[1] / "models"
+DEFAULTS_FILE = "omni.json"
+"""Beside a model's own files: the defaults it is served with, and the language model it brings."""
 FORMS = "give builtin://digits, hf://org/name, or a folder that save_pretrained of diffusers or transformers wrote"
 
 
@@ -26,8 +30,27 @@ class ModelSource:
     @property
     def is_language_model(self) -> bool:
         """Whether this is a folder with a transformers model, and not with a diffusers pipeline."""
-        root = Path(self.location)
-        return self.is_local and not (root / "model_index.json").is_file() and (root / "config.json").is_file()
+        return self.is_local and not self.is_diffusers_folder and (Path(self.location) / "config.json").is_file()
+
+    @property
+    def is_diffusers_folder(self) -> bool:
+        """Whether this is a folder with a diffusers pipeline."""
+        return self.is_local and (Path(self.location) / "model_index.json").is_file()
+
+    @property
+    def defaults_file(self) -> Path:
+        """Where a folder's `omni.json` is, if it has one."""
+        return Path(self.location) / DEFAULTS_FILE
+
+    def defaults(self) -> dict[str, Any] | None:
+        """The content of the folder's `omni.json`; None if there is none. Raises LoadError if it is not JSON."""
+        if not self.is_local or not self.defaults_file.is_file():
+            return None
+        try:
+            content: dict[str, Any] = json.loads(self.defaults_file.read_text())
+            return content
+        except ValueError as error:
+            raise LoadError(f"{self.defaults_file}: {error}") from error
 
     @cached_property
     def digest(self) -> str:

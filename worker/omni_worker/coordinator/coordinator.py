@@ -35,7 +35,7 @@ from omni_worker.coordinator.messages import (
 )
 from omni_worker.coordinator.registry import Refusal, Registry
 from omni_worker.errors import CommandError
-from omni_worker.transport.keys import FLAG, Keys
+from omni_worker.transport.keys import FLAG, CurveKeys
 from omni_worker.transport.sockets import LARGEST_CONTROL_MESSAGE, make_socket
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Coordinator:
         router_port: int,
         pub_port: int,
         timeout: float,
-        keys: Keys | None = None,
+        keys: CurveKeys | None = None,
     ) -> None:
         self.incarnation = secrets.token_hex(8)
         self.traffic = Traffic()

@@ -13,7 +13,7 @@ import zmq.asyncio
 from msgspec.structs import replace
 
 from omni_worker.coordinator.messages import MALFORMED, Delta, Replica, Snapshot, State, decode_publication
-from omni_worker.transport.keys import Keys
+from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.sockets import make_socket
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Hub:
     `heard` is when the coordinator last said something, if only that nothing changed.
     """
 
-    def __init__(self, address: str, on_change: Callable[[list[Replica]], None], keys: Keys | None = None) -> None:
+    def __init__(self, address: str, on_change: Callable[[list[Replica]], None], keys: CurveKeys | None = None) -> None:
         self.malformed = 0
         self.heard = time.monotonic()
         self._address = address

@@ -28,7 +28,7 @@ class State(StrEnum):
     DOWN = "DOWN"
 
 
-class Load(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class ReplicaLoad(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A replica's own account of its work. `step_ms` is the mean of its last model calls."""
 
     queue_length: Number = 0
@@ -37,7 +37,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     completed: Number = 0
     step_ms: float = 0.0
 
-    def is_news_after(self, other: "Load") -> bool:
+    def is_news_after(self, other: "ReplicaLoad") -> bool:
         """Whether it differs from `other` by more than a mean that has wandered a little."""
         return (
             self.queue_length != other.queue_length
@@ -57,7 +57,7 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     state: State
     card: ModelCard
-    load: Load = Load()
+    load: ReplicaLoad = ReplicaLoad()
     host: str = ""
 
     @property
@@ -117,7 +117,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     uid: str
     count: Number
     state: State
-    load: Load = Load()
+    load: ReplicaLoad = ReplicaLoad()
     answer: bool = False
 
 
@@ -147,7 +147,7 @@ class Listed(msgspec.Struct, frozen=True, array_like=True):
     address: str
     state: State
     card: Number
-    load: Load
+    load: ReplicaLoad
     host: str
 
 
@@ -203,7 +203,7 @@ class NewLoad(msgspec.Struct, frozen=True, array_like=True):
 
     stage_id: int
     replica_id: int
-    load: Load
+    load: ReplicaLoad
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta", array_like=True):

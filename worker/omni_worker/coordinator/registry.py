@@ -13,10 +13,10 @@ from itertools import count
 
 from msgspec.structs import replace
 
-from omni_worker.coordinator.messages import Load, NewLoad, Register, Replica, Report, State
+from omni_worker.coordinator.messages import NewLoad, Register, Replica, ReplicaLoad, Report, State
 
 FORGET_AFTER = 4.0  # timeouts that a silent replica stays listed as ERROR before its id is free again
-NO_LOAD = Load()
+NO_LOAD = ReplicaLoad()
 FORWARD = {State.STARTING: 0, State.UP: 1, State.DRAINING: 2, State.DOWN: 3}
 
 
@@ -30,7 +30,7 @@ class _Member:
     heard: float
     count: int  # of its last message
     said: State = State.STARTING  # the state that it last reported; ERROR is only ever ours
-    load: Load = NO_LOAD
+    load: ReplicaLoad = NO_LOAD
 
 
 class Registry:

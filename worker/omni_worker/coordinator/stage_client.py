@@ -22,18 +22,18 @@ from zmq.utils.monitor import parse_monitor_message
 from omni_worker.coordinator.messages import (
     MALFORMED,
     Known,
-    Load,
     Refused,
     Register,
     RegisterAgain,
     Registered,
+    ReplicaLoad,
     Report,
     State,
     decode_coordinator_reply,
     decode_master_reply,
     encode,
 )
-from omni_worker.transport.keys import FLAG, Keys
+from omni_worker.transport.keys import FLAG, CurveKeys
 from omni_worker.transport.sockets import LARGEST_CONTROL_MESSAGE, make_socket
 
 log = logging.getLogger(__name__)
@@ -71,9 +71,9 @@ class StageClient:
         master_address: str,
         master_port: int,
         state: Callable[[], State],
-        load: Callable[[], Load],
+        load: Callable[[], ReplicaLoad],
         on_change: Callable[[Membership], None],
-        keys: Keys | None = None,
+        keys: CurveKeys | None = None,
     ) -> None:
         self._hello = hello
         self._master = (master_address, master_port)

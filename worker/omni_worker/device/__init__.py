@@ -1,1 +1,1 @@
-"""What depends on the device that tensors live on: copies between GPU and host, and out-of-memory errors."""
+"""What depends on the device that tensors live on: dtypes, copies between GPU and host, out-of-memory errors."""

@@ -26,7 +26,7 @@ from omni_worker.engine.scheduler import (
     SchedulerStats,
     Status,
 )
-from omni_worker.engine.scheduler.interface import Load
+from omni_worker.engine.scheduler.interface import EngineLoad
 from omni_worker.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Engine:
         return not self._thread.is_alive()
 
     @property
-    def load(self) -> Load:
+    def load(self) -> EngineLoad:
         """What the scheduler holds."""
         with self._wake:
             return self._scheduler.load

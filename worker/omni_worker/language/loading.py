@@ -4,7 +4,6 @@ A folder or repository of transformers holds the model itself. A folder of diffu
 `omni.json`: `"language": {"subfolder": "thinker", "max_tokens": 16}`.
 """
 
-import json
 import logging
 import os
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import transformers
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from omni_worker.config.model_source import ModelSource
-from omni_worker.errors import CommandError
+from omni_worker.device.dtypes import weights_dtype
+from omni_worker.errors import LoadError
 from omni_worker.language import attention
 from omni_worker.language.cache import BLOCK, SlotCache
 from omni_worker.language.model import SlotModel
@@ -26,17 +26,11 @@ from omni_worker.language.text import Language
 from omni_worker.parallel.chain import Chain
 
 log = logging.getLogger(__name__)
-DEFAULTS_FILE = "omni.json"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LAYERS = {"full_attention": False, "sliding_attention": True, "chunked_attention": True}
 """The kinds of layers whose cache is keys and values: whether one sees a window only."""
 MEMORY_SHARE = 0.8
 CONTAINER = Path("/sys/fs/cgroup")
 IGNORED = ("repetition_penalty", "min_p", "typical_p", "no_repeat_ngram_size", "suppress_tokens", "min_new_tokens")
-
-
-class LoadError(CommandError):
-    """The model cannot be loaded, or not be batched; the message says which and why."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +74,7 @@ def load(source: ModelSource, dtype: str = "auto", chain: Chain | None = None) -
     """
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    weights = DTYPES.get(dtype, torch.bfloat16 if device == "cuda" else torch.float32)
+    weights = weights_dtype(dtype, device)
     settings = _settings(source)
     place: dict[str, Any] = {
         "subfolder": settings.subfolder,
@@ -180,13 +174,14 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _settings(source: ModelSource) -> Settings:
-    file = Path(source.location) / DEFAULTS_FILE
-    if not source.is_local or not file.is_file():
+    content = source.defaults()
+    if content is None:
         return Settings()
+    if "language" not in content and source.is_diffusers_folder:
+        raise LoadError(
+            f"{source.defaults_file}: names no language model under `language`; serve a folder that has one"
+        )
     try:
-        told = json.loads(file.read_text())
-        if "language" not in told and (file.parent / "model_index.json").is_file():
-            raise LoadError(f"{file}: names no language model under `language`; serve a folder that has one")
-        return msgspec.convert(told.get("language", {}), Settings)
-    except (ValueError, msgspec.ValidationError) as error:
-        raise LoadError(f"{file}: {error}") from error
+        return msgspec.convert(content.get("language", {}), Settings)
+    except msgspec.ValidationError as error:
+        raise LoadError(f"{source.defaults_file}: {error}") from error

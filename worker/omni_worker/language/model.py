@@ -25,7 +25,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RowResult:
     """logits: (picks of all rows, vocabulary), in the order of rows and picks
     states: (tokens, width), the last layer's; those of row i begin at `begins[i]`
     """
@@ -62,14 +62,14 @@ class SlotModel:
             divide(self._model, self._decoder, self.chain)
 
     def run(
-        self, rows: Sequence[Row], count: int = 0, choose: Callable[[Answer], list[int]] = lambda answer: []
-    ) -> tuple[Answer | None, list[int]]:
+        self, rows: Sequence[Row], count: int = 0, choose: Callable[[RowResult], list[int]] = lambda answer: []
+    ) -> tuple[RowResult | None, list[int]]:
         """Call the model once; its answer, and the `count` numbers that `choose` makes of it.
 
         All ranks get the numbers, and the last alone the answer. Raises what the model raises, on any rank; the rows
         can be run again then.
         """
-        answers: list[Answer] = []
+        answers: list[RowResult] = []
 
         def call() -> list[int]:
             if (answer := self._call(rows)) is None:
@@ -80,7 +80,7 @@ class SlotModel:
         numbers = self.chain.conclude(call, count)
         return (answers[0] if answers else None), numbers
 
-    def _call(self, rows: Sequence[Row]) -> Answer | None:
+    def _call(self, rows: Sequence[Row]) -> RowResult | None:
         order = self.cache.enter([(row.id, row.start, len(row.tokens)) for row in rows])
         tokens: list[int] = []
         begins = [0] * len(rows)
@@ -101,7 +101,7 @@ class SlotModel:
                 return None
             out = self._model(**told)
             assert self._states is not None, "the decoder was not called"
-            return Answer(out.logits[0], self._states, begins)
+            return RowResult(out.logits[0], self._states, begins)
         finally:
             self._picked = self._states = None
 

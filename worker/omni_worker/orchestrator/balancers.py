@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from omni_worker.errors import UsageError
 
-Key = tuple[int, int]
+ReplicaKey = tuple[int, int]
 
 DRAWS = 8  # tries to draw a replica that is allowed, before all that are allowed are listed
 
@@ -19,15 +19,15 @@ class Balancer(ABC):
     """Keeps the replicas that are up, by key, with how many requests each holds."""
 
     @abstractmethod
-    def put(self, key: Key, load: int) -> None:
+    def put(self, key: ReplicaKey, load: int) -> None:
         """Take a replica in, or its new load."""
 
     @abstractmethod
-    def remove(self, key: Key) -> None:
+    def remove(self, key: ReplicaKey) -> None:
         """Forget a replica; one that is not known is passed over."""
 
     @abstractmethod
-    def choose(self, without: Collection[Key] = ()) -> Key | None:
+    def choose(self, without: Collection[ReplicaKey] = ()) -> ReplicaKey | None:
         """The one that gets the next request; None where none is left but those in `without`."""
 
 
@@ -36,22 +36,22 @@ class _Row:
 
     def __init__(self, source: random.Random | None) -> None:
         self._random = source or random.Random()
-        self._keys: list[Key] = []
-        self._places: dict[Key, int] = {}
+        self._keys: list[ReplicaKey] = []
+        self._places: dict[ReplicaKey, int] = {}
 
-    def put(self, key: Key) -> None:
+    def put(self, key: ReplicaKey) -> None:
         if key not in self._places:
             self._places[key] = len(self._keys)
             self._keys.append(key)
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: ReplicaKey) -> None:
         place = self._places.pop(key, None)
         if place is not None:
             last = self._keys.pop()
             if last != key:
                 self._keys[place], self._places[last] = last, place
 
-    def draw(self, without: Collection[Key]) -> Key | None:
+    def draw(self, without: Collection[ReplicaKey]) -> ReplicaKey | None:
         for _ in range(DRAWS if self._keys else 0):
             key = self._keys[int(self._random.random() * len(self._keys))]
             if key not in without:
@@ -66,13 +66,13 @@ class RandomBalancer(Balancer):
     def __init__(self, source: random.Random | None = None) -> None:
         self._row = _Row(source)
 
-    def put(self, key: Key, load: int) -> None:
+    def put(self, key: ReplicaKey, load: int) -> None:
         self._row.put(key)
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: ReplicaKey) -> None:
         self._row.remove(key)
 
-    def choose(self, without: Collection[Key] = ()) -> Key | None:
+    def choose(self, without: Collection[ReplicaKey] = ()) -> ReplicaKey | None:
         return self._row.draw(without)
 
 
@@ -80,17 +80,17 @@ class RoundRobinBalancer(Balancer):
     """The one that has waited longest for its turn; newcomers first."""
 
     def __init__(self) -> None:
-        self._turns: OrderedDict[Key, None] = OrderedDict()
+        self._turns: OrderedDict[ReplicaKey, None] = OrderedDict()
 
-    def put(self, key: Key, load: int) -> None:
+    def put(self, key: ReplicaKey, load: int) -> None:
         if key not in self._turns:
             self._turns[key] = None
             self._turns.move_to_end(key, last=False)
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: ReplicaKey) -> None:
         self._turns.pop(key, None)
 
-    def choose(self, without: Collection[Key] = ()) -> Key | None:
+    def choose(self, without: Collection[ReplicaKey] = ()) -> ReplicaKey | None:
         chosen = next((key for key in self._turns if key not in without), None)
         if chosen is not None:
             self._turns.move_to_end(chosen)
@@ -101,16 +101,16 @@ class LeastQueueLengthBalancer(Balancer):
     """The one that holds the fewest requests; among equals, the one that has waited longest for its turn."""
 
     def __init__(self) -> None:
-        self._loads: dict[Key, int] = {}
-        self._by_load: dict[int, OrderedDict[Key, None]] = {}  # without empty ones: there are few
+        self._loads: dict[ReplicaKey, int] = {}
+        self._by_load: dict[int, OrderedDict[ReplicaKey, None]] = {}  # without empty ones: there are few
 
-    def put(self, key: Key, load: int) -> None:
+    def put(self, key: ReplicaKey, load: int) -> None:
         if self._loads.get(key) != load:
             self.remove(key)
             self._loads[key] = load
             self._by_load.setdefault(load, OrderedDict())[key] = None
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: ReplicaKey) -> None:
         load = self._loads.pop(key, None)
         if load is not None:
             equals = self._by_load[load]
@@ -118,7 +118,7 @@ class LeastQueueLengthBalancer(Balancer):
             if not equals:
                 del self._by_load[load]
 
-    def choose(self, without: Collection[Key] = ()) -> Key | None:
+    def choose(self, without: Collection[ReplicaKey] = ()) -> ReplicaKey | None:
         for load in sorted(self._by_load) if without else (min(self._by_load),) if self._by_load else ():
             equals = self._by_load[load]
             for key in equals:
@@ -133,17 +133,17 @@ class PowerOfTwoBalancer(Balancer):
 
     def __init__(self, source: random.Random | None = None) -> None:
         self._row = _Row(source)
-        self._loads: dict[Key, int] = {}
+        self._loads: dict[ReplicaKey, int] = {}
 
-    def put(self, key: Key, load: int) -> None:
+    def put(self, key: ReplicaKey, load: int) -> None:
         self._row.put(key)
         self._loads[key] = load
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: ReplicaKey) -> None:
         self._row.remove(key)
         self._loads.pop(key, None)
 
-    def choose(self, without: Collection[Key] = ()) -> Key | None:
+    def choose(self, without: Collection[ReplicaKey] = ()) -> ReplicaKey | None:
         first = self._row.draw(without)
         if first is None:
             return None

@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from omni_worker.coordinator.messages import State
-from omni_worker.orchestrator.balancers import Key
+from omni_worker.orchestrator.balancers import ReplicaKey
 from omni_worker.orchestrator.stage_pool import Member, StagePool
 
 GAUGES: dict[str, tuple[str, Callable[[Member], float]]] = {
@@ -28,7 +28,7 @@ COUNTS = {
 class PoolCollector(Collector):
     """The head's view of every replica, read when Prometheus asks; `silence` tells for how long each was not heard."""
 
-    def __init__(self, pools: Iterable[StagePool], silence: Callable[[float], Mapping[Key, float]]) -> None:
+    def __init__(self, pools: Iterable[StagePool], silence: Callable[[float], Mapping[ReplicaKey, float]]) -> None:
         self._pools = list(pools)
         self._silence = silence
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from omni_worker.config.flags import Stage
 from omni_worker.coordinator.messages import Replica, State
 from omni_worker.errors import RequestError
-from omni_worker.orchestrator.balancers import Balancer, Key
+from omni_worker.orchestrator.balancers import Balancer, ReplicaKey
 from omni_worker.replica.client import ReplicaClient
-from omni_worker.transport.keys import Keys
+from omni_worker.transport.keys import CurveKeys
 
 log = logging.getLogger(__name__)
 DISPATCH_SECONDS = 10.0
@@ -30,7 +30,7 @@ MOST_BITS = 15
 CRASHES_OF_SUSPECTS = 2  # replicas that crashed under a request before it is suspected of it
 
 OnLost = Callable[[tuple[int, int], str], None]
-Connect = Callable[[str, Callable[[bool], None], Keys | None], ReplicaClient]
+Connect = Callable[[str, Callable[[bool], None], CurveKeys | None], ReplicaClient]
 
 
 @dataclass(eq=False)
@@ -126,7 +126,7 @@ class StagePool:
         stage: Stage,
         balancer: Balancer,
         on_lost: OnLost,
-        keys: Keys | None = None,
+        keys: CurveKeys | None = None,
         connect: Connect = ReplicaClient,
     ) -> None:
         self.stage = stage
@@ -135,7 +135,7 @@ class StagePool:
         self._on_lost = on_lost
         self._keys = keys
         self._connect = connect
-        self._members: dict[Key, Member] = {}
+        self._members: dict[ReplicaKey, Member] = {}
         self._up: list[Member] | None = None
         self._up_count = 0
         self._draining: set[Member] = set()
@@ -265,7 +265,7 @@ class StagePool:
             if member is not None:
                 return member
 
-    def _keys_of(self, members: Sequence[Member] | set[Member]) -> set[Key]:
+    def _keys_of(self, members: Sequence[Member] | set[Member]) -> set[ReplicaKey]:
         """The keys of those that are still there: another process may have the key of one that is not."""
         return {one.replica.key for one in members if self._members.get(one.replica.key) is one}
 

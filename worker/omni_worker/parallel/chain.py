@@ -16,7 +16,7 @@ from torch import Tensor
 
 from omni_worker.errors import portable
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+WIRE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _HEADER = 8
 _FAILED = -1
 
@@ -53,14 +53,14 @@ class Chain:
             note = torch.empty(dims, dtype=torch.uint8)
             dist.recv(note, self.rank - 1)
             raise pickle.loads(note.numpy().tobytes())
-        states = torch.empty(shape[:dims], dtype=DTYPES[kind], device=device)
+        states = torch.empty(shape[:dims], dtype=WIRE_DTYPES[kind], device=device)
         dist.recv(states, self.rank - 1)
         return states
 
     def give(self, states: Tensor) -> None:
         """Hand over to the next rank what this one made."""
         self._gave = True
-        header = [DTYPES.index(states.dtype), states.dim(), *states.shape]
+        header = [WIRE_DTYPES.index(states.dtype), states.dim(), *states.shape]
         dist.send(torch.tensor([*header, *[0] * (_HEADER - len(header))]), self.rank + 1)
         dist.send(states.contiguous(), self.rank + 1)
 

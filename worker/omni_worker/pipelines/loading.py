@@ -1,11 +1,9 @@
 """Loads a model's weights into a diffusers pipeline, from wherever its source says."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -15,7 +13,8 @@ import transformers
 from diffusers.configuration_utils import FrozenDict
 
 from omni_worker.config.model_source import ModelSource
-from omni_worker.errors import CommandError
+from omni_worker.device.dtypes import weights_dtype
+from omni_worker.errors import LoadError
 from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.acceleration import compile_denoisers, shorten_single_frames
 from omni_worker.pipelines.batching.batches import ProvenBatches
@@ -27,13 +26,7 @@ from omni_worker.pipelines.request_mode import WholePipeline
 from omni_worker.requests import ServingDefaults
 
 log = logging.getLogger(__name__)
-DEFAULTS_FILE = "omni.json"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUCKETS = (1, 2, 4, 8, 16, 32)  # the batch sizes of a compiled model: each is compiled for itself
-
-
-class LoadError(CommandError):
-    """The model cannot be loaded; the message says which and why."""
 
 
 class Parts(Enum):
@@ -69,9 +62,8 @@ def load(
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    usual = torch.bfloat16 if device == "cuda" else torch.float32
     at = {"revision": source.revision, "local_files_only": source.is_local}
-    weights = DTYPES.get(dtype, usual)
+    weights = weights_dtype(dtype, device)
     try:
         absent = left_out(diffusers.DiffusionPipeline.load_config(source.location, **at), parts)
         pipe = diffusers.DiffusionPipeline.from_pretrained(
@@ -144,10 +136,8 @@ def wrap(
 
 
 def _serving_defaults(source: ModelSource) -> ServingDefaults:
-    file = Path(source.location) / DEFAULTS_FILE
-    if not source.is_local or not file.is_file():
-        return ServingDefaults()
+    content = source.defaults() or {}
     try:
-        return msgspec.convert(json.loads(file.read_text()).get("defaults", {}), ServingDefaults)
-    except (ValueError, msgspec.ValidationError) as error:
-        raise LoadError(f"{file}: {error}") from error
+        return msgspec.convert(content.get("defaults", {}), ServingDefaults)
+    except msgspec.ValidationError as error:
+        raise LoadError(f"{source.defaults_file}: {error}") from error

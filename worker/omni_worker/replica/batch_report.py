@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from omni_worker.engine.runner.autoregressive import KEY as TOKENS
 from omni_worker.engine.scheduler import KeyStats
-from omni_worker.pipelines.batching.calls import Key
+from omni_worker.pipelines.batching.calls import BatchKey
 
 KEYS_NAMED = 16
 OTHERS = "others"
@@ -48,7 +48,7 @@ NOTHING = Counts(0, 0, 0.0)
 
 def name_of(key: Hashable) -> Name:
     """The key's name: that of a pipeline's call; or that of a language model's calls, which all go together."""
-    if isinstance(key, Key):
+    if isinstance(key, BatchKey):
         return Name(key.phase, key.model, ALONE if isinstance(key.variant, str) else str(key.variant))
     if key == TOKENS:
         return Name(TOKENS, LANGUAGE_MODEL, "0")

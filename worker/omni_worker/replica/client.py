@@ -16,7 +16,7 @@ import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from omni_worker.errors import ReplicaLost, RequestError
-from omni_worker.replica.wire.link import Answer, Link, Offer
+from omni_worker.replica.wire.link import Link, Offer, PoolReply
 from omni_worker.replica.wire.messages import (
     Abort,
     Add,
@@ -36,7 +36,7 @@ from omni_worker.replica.wire.messages import (
 )
 from omni_worker.replica.wire.window import Window
 from omni_worker.requests import GenerationParams, GenerationResult
-from omni_worker.transport.keys import Keys
+from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.sockets import QUEUED_DATA_MESSAGES, make_socket
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class ReplicaClient:
         self,
         address: str,
         on_connection: Callable[[bool], None],
-        keys: Keys | None = None,
+        keys: CurveKeys | None = None,
         shares_memory: bool = True,
     ) -> None:
         self._address = address
@@ -216,7 +216,7 @@ class ReplicaClient:
                     call.set_exception(RequestError("failed", message.error))
         elif isinstance(message, Alive):
             pass
-        elif isinstance(message, Answer):
+        elif isinstance(message, PoolReply):
             self._link.on_answer(message)
         elif isinstance(message, Offer):
             self._answer(message)
@@ -229,7 +229,7 @@ class ReplicaClient:
     def _answer(self, offer: Offer) -> None:
         """Answer, without keeping what came after the offer waiting."""
 
-        async def send(answer: Answer) -> None:
+        async def send(answer: PoolReply) -> None:
             with contextlib.suppress(ReplicaLost):
                 await self._send(answer)
 

@@ -13,7 +13,6 @@ import secrets
 import signal
 import socket
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from omni_worker.config.flags import ReplicaConfig
 from omni_worker.coordinator.messages import Register, State
 from omni_worker.coordinator.stage_client import Membership, StageClient
 from omni_worker.errors import CommandError
+from omni_worker.parallel.child_process import end_with_parent
 from omni_worker.replica.server import ALIVE_SECONDS, ReplicaServer
 from omni_worker.requests import GenerationParams, ModelCard, SamplingParams
 from omni_worker.telemetry import tracing
@@ -259,19 +259,12 @@ def _warm_up_params(card: ModelCard, seed: int) -> GenerationParams:
     )
 
 
-def _end_with_parent() -> None:
-    """End this process at once when its stdin closes."""
-    while os.read(0, 4096):
-        pass
-    os._exit(1)
-
-
 def main() -> int:
     """Read the configuration, run, and report a failure to load as one line."""
     report = Report()
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=ReplicaConfig)
     configure_logging(config.log_level, f"replica {config.index}")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         return asyncio.run(_run(config, report))
     except CommandError as error:

@@ -15,12 +15,12 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from omni_worker.coordinator.messages import Load
+from omni_worker.coordinator.messages import ReplicaLoad
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.scheduler import Finished, SchedulerEvent, SchedulerRequest, Status
 from omni_worker.errors import CommandError, RequestError
 from omni_worker.replica.events import Events
-from omni_worker.replica.wire.link import Answer, Offer
+from omni_worker.replica.wire.link import Offer, PoolReply
 from omni_worker.replica.wire.messages import (
     Abort,
     Add,
@@ -37,7 +37,7 @@ from omni_worker.replica.wire.messages import (
 )
 from omni_worker.replica.wire.outgoing import Outgoing
 from omni_worker.requests import GenerationParams, Written
-from omni_worker.transport.keys import Keys
+from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.sockets import QUEUED_DATA_MESSAGES, make_socket
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ HANDED_BACK = "this replica is going away; the request is handed back"
 class ReplicaServer:
     """Serves one engine on one ROUTER socket. All methods run in the event loop, except `on_event`."""
 
-    def __init__(self, capacity: int, keys: Keys | None = None, phases: "Phases | None" = None) -> None:
+    def __init__(self, capacity: int, keys: CurveKeys | None = None, phases: "Phases | None" = None) -> None:
         self._phases = phases
         self.engine: Engine | None = None
         self.default_steps = 0
@@ -124,13 +124,13 @@ class ReplicaServer:
         return not left
 
     @property
-    def load(self) -> Load:
+    def load(self) -> ReplicaLoad:
         """What the coordinator is told."""
         if self.engine is None:
-            return Load(capacity=self._capacity)
+            return ReplicaLoad(capacity=self._capacity)
         held = self.engine.load
         mean = self.engine.step_seconds / self.engine.steps * 1e3 if self.engine.steps else 0.0
-        return Load(
+        return ReplicaLoad(
             queue_length=held.waiting,
             running=held.running,
             capacity=self._capacity,
@@ -158,7 +158,7 @@ class ReplicaServer:
                 self.engine.abort(message.id)
         elif isinstance(message, HandBack):
             self._hand_back_waiting()
-        elif isinstance(message, Answer):
+        elif isinstance(message, PoolReply):
             link.on_answer(message)
         else:
             self._ask(peer.bytes, message)

@@ -25,14 +25,14 @@ ZAP_ADDRESS = "inproc://zeromq.zap.01"
 
 
 @dataclass(frozen=True)
-class Keys:
+class CurveKeys:
     """A CURVE key pair in Z85, as ZeroMQ takes it."""
 
     public: bytes
     secret: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, secret: bytes) -> "Keys":
+    def of(cls, secret: bytes) -> "CurveKeys":
         """The pair that belongs to a secret; spaces and line ends around it do not count."""
         own = z85.encode(hashlib.blake2b(secret.strip(), digest_size=32, person=b"omni-curve").digest())
         return cls(zmq.curve_public(own), own)
@@ -50,7 +50,7 @@ class Keys:
             socket.setsockopt(zmq.CURVE_SERVERKEY, self.public)
 
 
-def read(file: str | None) -> Keys | None:
+def read(file: str | None) -> CurveKeys | None:
     """The keys of the secret in `file`; None without one. Raises UsageError, naming the file and the remedy."""
     if file is None:
         return None
@@ -63,7 +63,7 @@ def read(file: str | None) -> Keys | None:
             f"{FLAG} {file}: {len(secret.strip())} bytes are too few for a secret; it needs {FEWEST_BYTES} or more: "
             f"openssl rand -hex 32 > {file}"
         )
-    return Keys.of(secret)
+    return CurveKeys.of(secret)
 
 
 def check(file: str | None) -> None:

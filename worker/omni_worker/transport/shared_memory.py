@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+POOLED_BYTES = 64 << 10
+"""Larger buffers cross through a pool; smaller ones are cheaper in the message."""
 CAPACITY = 1 << 30
 BLOCKS = 1024
 ALIGNMENT = 4096

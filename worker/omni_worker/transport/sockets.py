@@ -7,7 +7,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
-from omni_worker.transport.keys import Keys
+from omni_worker.transport.keys import CurveKeys
 
 HEARTBEAT_MS = 2_000
 SILENCE_MS = 6_000
@@ -22,7 +22,7 @@ SERVERS = frozenset({zmq.ROUTER, zmq.XPUB})
 def make_socket(
     context: zmq.Context[Any],
     kind: int,
-    keys: Keys | None = None,
+    keys: CurveKeys | None = None,
     *,
     largest: int = LARGEST_MESSAGE,
     queued: int = QUEUED_MESSAGES,

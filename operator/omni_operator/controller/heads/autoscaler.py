@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from omni_operator.controller.heads.head_api import UnknownLoad
 from omni_operator.crd.spec import Autoscaling, OmniPipeline, Stage
-from omni_operator.planning.autoscale import Load, Memory, Policy, beginning, decide
+from omni_operator.planning.autoscale import Memory, Policy, StageLoad, beginning, decide
 
 UNKNOWN_SECONDS = 15.0
 """How long a load may be unknown before the status says so: a head that starts anew tells nothing for a while."""
 
 Key = tuple[str, str]
-Read = Callable[[OmniPipeline], Mapping[str, Load]]
+Read = Callable[[OmniPipeline], Mapping[str, StageLoad]]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Scaler:
         known = self._scaled.get(key)
         if known is None:
             return False
-        loads: Mapping[str, Load] = {}
+        loads: Mapping[str, StageLoad] = {}
         problem = ""
         try:
             loads = self._read(known.pipeline)
@@ -103,7 +103,7 @@ class Scaler:
             return moved(known, loads, problem, self._clock())
 
 
-def moved(known: Scaled, loads: Mapping[str, Load], problem: str, now: float) -> bool:
+def moved(known: Scaled, loads: Mapping[str, StageLoad], problem: str, now: float) -> bool:
     """Take what was read, or why nothing was. True where a count, or what the status says, is another than before."""
     if not problem:
         known.heard = now

@@ -12,7 +12,7 @@ from typing import Any
 
 from omni_operator.crd.spec import OmniPipeline
 from omni_operator.kube.client import ApiError, Cluster, Unreachable
-from omni_operator.planning.autoscale import Load
+from omni_operator.planning.autoscale import StageLoad
 from omni_operator.planning.topology import CLUSTER_HEAD, LOOPBACK
 
 PATH = "/v1/omni/topology"
@@ -23,7 +23,7 @@ class UnknownLoad(Exception):
     """The head did not tell; the message says how."""
 
 
-def read(cluster: Cluster, pipeline: OmniPipeline) -> dict[str, Load]:
+def read(cluster: Cluster, pipeline: OmniPipeline) -> dict[str, StageLoad]:
     """The load of each stage, by name. Raises UnknownLoad."""
     with understood():
         content = told(cluster, pipeline)
@@ -67,9 +67,9 @@ def told(cluster: Cluster, pipeline: OmniPipeline) -> Any:
     return asked(pipeline) if cluster.is_inside else passed_on(cluster, pipeline)
 
 
-def load_of(content: Mapping[str, Any], stage: Mapping[str, Any], local_replicas: int) -> Load:
+def load_of(content: Mapping[str, Any], stage: Mapping[str, Any], local_replicas: int) -> StageLoad:
     serving = [replica for replica in stage["replicas"] if replica["state"] in ("UP", "DRAINING")]
-    return Load(
+    return StageLoad(
         requests=int(stage["requests"]),
         anywhere=int(content["requests"]),
         running=sum(int(replica["running"]) for replica in serving),

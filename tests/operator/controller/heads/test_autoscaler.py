@@ -9,7 +9,7 @@ from omni_operator.controller.heads.autoscaler import Counts, Scaler, policy_of
 from omni_operator.controller.heads.head_api import UnknownLoad
 from omni_operator.crd.problems import InvalidSpec
 from omni_operator.crd.spec import OmniPipeline, parse
-from omni_operator.planning.autoscale import Load
+from omni_operator.planning.autoscale import StageLoad
 from omni_operator.planning.manifests import children
 from omni_operator.planning.plan import make_plan, reference
 from omni_operator.planning.topology import in_cluster
@@ -27,10 +27,10 @@ class Head:
         self.now = 0.0
         self.scaler = Scaler(self.read, lambda: self.now)
 
-    def read(self, pipeline: OmniPipeline) -> Mapping[str, Load]:
+    def read(self, pipeline: OmniPipeline) -> Mapping[str, StageLoad]:
         if self.requests is None:
             raise UnknownLoad("the head does not answer")
-        return {"painter": Load(self.requests, self.requests)}
+        return {"painter": StageLoad(self.requests, self.requests)}
 
     def poll(self, seconds: float) -> bool:
         """Polls every three seconds; whether there was something to reconcile."""

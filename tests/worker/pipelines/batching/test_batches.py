@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from omni_worker.pipelines.batching.batches import ProvenBatches
-from omni_worker.pipelines.batching.calls import DENOISE, ENCODE, Call, Keys
+from omni_worker.pipelines.batching.calls import DENOISE, ENCODE, Call, KeyTable
 from omni_worker.pipelines.batching.collators import TEXT_ENCODER, Collator
 from omni_worker.pipelines.batching.comparing import SameTensors, agree
 from omni_worker.pipelines.interception.context import ModelState, RequestContext
@@ -40,7 +40,7 @@ def good(hidden, timestep, extra):
 
 
 def key(one):
-    return Keys().of(one)
+    return KeyTable().of(one)
 
 
 def assert_right(batches, calls, share):
@@ -82,7 +82,7 @@ def test_scalar_timesteps_of_doubled_batches_are_spread_over_the_rows(rows):
     ],
 )
 def test_calls_that_cannot_be_merged_have_other_keys(one, other):
-    denoiser, keys = Denoiser(good), Keys()
+    denoiser, keys = Denoiser(good), KeyTable()
     assert keys.of(call(denoiser, 0, **one)) != keys.of(call(denoiser, 1, **other))
     assert keys.of(call(denoiser, 0, rows=2)) == keys.of(call(denoiser, 1, rows=2))
 
@@ -238,7 +238,7 @@ def test_a_collator_pads_sequences_of_other_lengths_and_cuts_the_answers():
     encoder = Encoder()
     calls = [encode(length, mask) for length, mask in ((3, True), (5, False), (4, True), (5, True))]
     calls = [Call(c.phase, c.model, encoder, c.args, c.kwargs, c.context, c.collator) for c in calls]
-    batches, keys = ProvenBatches(), Keys()
+    batches, keys = ProvenBatches(), KeyTable()
     assert len({keys.of(one) for one in calls}) == 1
     assert_right(batches, calls, share=True)
     assert [answer["last_hidden_state"].shape[1] for answer in batches.run(calls)] == [3, 5, 4, 5]

@@ -24,12 +24,12 @@ from omni_worker.engine.scheduler import (
     Status,
     StepScheduler,
 )
-from omni_worker.errors import RequestError
+from omni_worker.errors import LoadError, RequestError
 from omni_worker.pipelines.arguments.call_arguments import CallArguments
-from omni_worker.pipelines.batching.calls import Keys
+from omni_worker.pipelines.batching.calls import KeyTable
 from omni_worker.pipelines.interception import previews
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
-from omni_worker.pipelines.loading import LoadError, load, wrap
+from omni_worker.pipelines.loading import load, wrap
 from omni_worker.pipelines.protocol import StepState, SupportsStepExecution, can_step
 from omni_worker.pipelines.request_mode import WholePipeline
 from omni_worker.requests import GenerationParams, ServingDefaults
@@ -342,7 +342,9 @@ def test_prompts_of_different_lengths_share_a_batch():
     pipeline = InterceptedPipeline(build(one))
     keys = set()
     key_of = pipeline.batches.key_of
-    pipeline.batches.key_of = lambda call: keys.add((call.phase, Keys.of(pipeline.batches._keys, call))) or key_of(call)
+    pipeline.batches.key_of = lambda call: (
+        keys.add((call.phase, KeyTable.of(pipeline.batches._keys, call))) or key_of(call)
+    )
     generate(pipeline, [one.arguments(i) for i in range(4)])
     assert sum(phase == "denoise" for phase, _ in keys) == 1
 

@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as arrays
 
 from omni_worker.replica.wire import messages
 from omni_worker.replica.wire import outbox as outbox_module
-from omni_worker.replica.wire.link import Answer, Link, Offer, Place
+from omni_worker.replica.wire.link import Link, Offer, Place, PoolReply
 from omni_worker.replica.wire.messages import (
     Add,
     Alive,
@@ -35,7 +35,7 @@ from omni_worker.replica.wire.messages import (
     unpack_to_replica,
 )
 from omni_worker.requests import GenerationParams, GenerationResult, Written
-from omni_worker.transport.keys import Keys
+from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.shared_memory import SEALS, create_pool
 from tests.worker.engine.executor.leaks import descriptors, mappings
 from tests.worker.replica.ends import Heard, ask, eventually, serving
@@ -170,7 +170,7 @@ def test_what_was_taken_outlives_both_ends_and_later_messages_are_refused():
         far.take(places[1])
     assert near.put(view) is None
     assert near.offer() is None
-    near.on_answer(Answer(places[0].pool, True))
+    near.on_answer(PoolReply(places[0].pool, True))
     del view
     gc.collect()
 
@@ -188,10 +188,10 @@ def hostile_offers():
 def test_an_offer_that_is_not_what_it_says_is_declined(change):
     near, far = Link("far", capacity=MIB), Link("near")
     good = near.offer()
-    assert far.on_offer(change(good)) == Answer(good.pool, False)
-    near.on_answer(Answer(good.pool + 1, True))
-    near.on_answer(Answer(good.pool, False))
-    near.on_answer(Answer(good.pool, True))
+    assert far.on_offer(change(good)) == PoolReply(good.pool, False)
+    near.on_answer(PoolReply(good.pool + 1, True))
+    near.on_answer(PoolReply(good.pool, False))
+    near.on_answer(PoolReply(good.pool, True))
     assert near.put(np.ones(100_000, np.uint8)) is None
     assert not near.has_pools
     assert not far.has_pools
@@ -236,7 +236,7 @@ def test_only_who_can_reach_the_memory_says_so(who):
 # ---- both ends, over a socket
 
 
-@pytest.mark.parametrize("keys", [None, Keys.of(b"s" * 32)], ids=["in the clear", "encrypted"])
+@pytest.mark.parametrize("keys", [None, CurveKeys.of(b"s" * 32)], ids=["in the clear", "encrypted"])
 def test_both_ways_share_memory_after_the_first_and_places_are_let_go(keys):
     async def body():
         async with serving(keys) as (server, _, connect):

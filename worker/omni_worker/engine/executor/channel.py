@@ -16,9 +16,8 @@ import torch
 import zmq
 
 from omni_worker.device.host_copies import to_host
-from omni_worker.transport.shared_memory import Block, Reader, Writer
+from omni_worker.transport.shared_memory import POOLED_BYTES, Block, Reader, Writer
 
-POOLED_BYTES = 64 << 10
 _PLACE = struct.Struct("=IQQ")
 _COUNT = struct.Struct("=I")
 _FLOATS = (torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
@@ -29,14 +28,14 @@ _NUMPY_DTYPES = frozenset((*_FLOATS, *_INTEGERS))
 
 
 class Execute(NamedTuple):
-    """Run a SchedulerOutput; answered by an Answer with the same number."""
+    """Run a SchedulerOutput; answered by a WorkerReply with the same number."""
 
     number: int
     output: Any
 
 
-class Call(NamedTuple):
-    """Call a method of the runner; answered by an Answer with the same number."""
+class CallMethod(NamedTuple):
+    """Call a method of the runner; answered by a WorkerReply with the same number."""
 
     number: int
     method: str
@@ -50,7 +49,7 @@ class Stop(NamedTuple):
 # ---- worker → executor
 
 
-class Answer(NamedTuple):
+class WorkerReply(NamedTuple):
     """What a message gave: `value`, or the error that it raised. Number 0 answers the start: it gives the card."""
 
     number: int

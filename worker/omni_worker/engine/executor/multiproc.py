@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from omni_worker.engine.executor.abstract import Executor, ExecutorFailed
-from omni_worker.engine.executor.channel import Answer, Call, Execute
+from omni_worker.engine.executor.channel import CallMethod, Execute, WorkerReply
 from omni_worker.engine.executor.launch import RunnerSpec
 from omni_worker.engine.executor.workers import Workers
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput
@@ -67,7 +67,7 @@ class MultiprocExecutor(Executor):
 
     def collective_rpc(self, method: str, args: tuple[Any, ...], timeout: float) -> list[Any]:
         try:
-            answers = self._answers(self._send(Call, method, args), timeout, wait_for_all=True)
+            answers = self._answers(self._send(CallMethod, method, args), timeout, wait_for_all=True)
         except ExecutorFailed:
             self._workers.kill()
             raise
@@ -90,13 +90,13 @@ class MultiprocExecutor(Executor):
         self._workers.send(message(self._number, *fields))
         return self._number
 
-    def _answers(self, number: int, timeout: float | None, wait_for_all: bool) -> dict[int, Answer]:
+    def _answers(self, number: int, timeout: float | None, wait_for_all: bool) -> dict[int, WorkerReply]:
         """Each rank's answer to the message with this number, or those that came by `timeout`, or by the first error.
 
         Late answers to calls that were given up before are passed over. Raises ExecutorFailed where a worker is dead.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        answers: dict[int, Answer] = {}
+        answers: dict[int, WorkerReply] = {}
         while len(answers) < self._size and (wait_for_all or not _first_error(answers)):
             received = self._workers.receive(None if deadline is None else max(0.0, deadline - time.monotonic()))
             if not received:
@@ -112,7 +112,7 @@ class MultiprocExecutor(Executor):
         return failure
 
 
-def _first_error(answers: dict[int, Answer]) -> tuple[int, Exception] | None:
+def _first_error(answers: dict[int, WorkerReply]) -> tuple[int, Exception] | None:
     for rank in sorted(answers):
         if (error := answers[rank].error) is not None:
             return rank, error

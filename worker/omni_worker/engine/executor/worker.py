@@ -11,7 +11,6 @@ import os
 import pickle
 import signal
 import sys
-import threading
 import traceback
 from dataclasses import replace
 from typing import Any
@@ -19,11 +18,12 @@ from typing import Any
 import torch
 import zmq
 
-from omni_worker.engine.executor.channel import Answer, Call, Execute, Stop, decode, encode, make_socket
+from omni_worker.engine.executor.channel import CallMethod, Execute, Stop, WorkerReply, decode, encode, make_socket
 from omni_worker.engine.executor.launch import Setup
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput
 from omni_worker.errors import portable
+from omni_worker.parallel.child_process import end_with_parent
 from omni_worker.parallel.ranks import Ranks
 from omni_worker.telemetry.logs import configure_logging
 from omni_worker.transport.shared_memory import Reader, Writer
@@ -31,7 +31,7 @@ from omni_worker.transport.shared_memory import Reader, Writer
 log = logging.getLogger(__name__)
 
 
-class Worker:
+class WorkerLoop:
     """One rank: receive → run → answer, one message after another."""
 
     def __init__(self, setup: Setup) -> None:
@@ -52,10 +52,10 @@ class Worker:
             runner, card = self._build(ranks)
             self._answers = runner.answering_rank == ranks.rank
         except Exception as error:
-            self._send(Answer(0, error=_noted(error)))
+            self._send(WorkerReply(0, error=_noted(error)))
             self._receive()
             return
-        self._send(Answer(0, card if ranks.rank == 0 else None))
+        self._send(WorkerReply(0, card if ranks.rank == 0 else None))
         while not isinstance(message := self._receive(), Stop):
             answer = self._answer(runner, message)
             del message  # before the next one is written, so that it can take the same place
@@ -68,13 +68,13 @@ class Worker:
         runner, card = getattr(importlib.import_module(module), function)(ranks, *self._setup.runner.args)
         return runner, card
 
-    def _answer(self, runner: Runner, message: Execute | Call) -> Answer:
+    def _answer(self, runner: Runner, message: Execute | CallMethod) -> WorkerReply:
         try:
             if isinstance(message, Execute):
-                return Answer(message.number, self._outcome(runner.execute(message.output)))
-            return Answer(message.number, runner.call(message.method, message.args))
+                return WorkerReply(message.number, self._outcome(runner.execute(message.output)))
+            return WorkerReply(message.number, runner.call(message.method, message.args))
         except Exception as error:
-            return Answer(message.number, error=_noted(error))
+            return WorkerReply(message.number, error=_noted(error))
 
     def _outcome(self, output: RunnerOutput) -> RunnerOutput:
         """What the executor is sent: all from the rank that answers, from the others the failures."""
@@ -87,11 +87,11 @@ class Worker:
     def _receive(self) -> Any:
         return decode(self._socket.recv(), self._broadcast)
 
-    def _send(self, message: Answer) -> None:
+    def _send(self, message: WorkerReply) -> None:
         try:
             data = encode(message, self._results)
         except Exception as error:  # whatever pickle says to an answer that it cannot take
-            data = encode(Answer(message.number, error=_noted(error)), self._results)
+            data = encode(WorkerReply(message.number, error=_noted(error)), self._results)
         self._socket.send(data)
 
 
@@ -103,22 +103,15 @@ def _noted(error: Exception) -> Exception:
     return sent
 
 
-def _end_with_parent() -> None:
-    """End this process at once when its stdin closes."""
-    while os.read(0, 4096):
-        pass
-    os._exit(1)
-
-
 def main() -> int:
     """Read the setup, and serve the executor."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     setup: Setup = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     configure_logging(setup.log_level, f"rank {setup.rank}")
     torch.manual_seed(setup.seed)
-    Worker(setup).run()
+    WorkerLoop(setup).run()
     return 0
 
 

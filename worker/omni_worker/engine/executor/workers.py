@@ -19,12 +19,12 @@ import zmq
 
 from omni_worker.engine.executor import launch
 from omni_worker.engine.executor.abstract import ExecutorFailed
-from omni_worker.engine.executor.channel import Answer, Stop, decode, encode, make_socket, new_endpoint
+from omni_worker.engine.executor.channel import Stop, WorkerReply, decode, encode, make_socket, new_endpoint
 from omni_worker.engine.executor.launch import RunnerSpec, Setup
 from omni_worker.transport.shared_memory import Reader, Writer, create_pool
 
 
-class Worker(NamedTuple):
+class WorkerHandle(NamedTuple):
     """One rank. `death` is its process's descriptor, which is readable once the process is dead."""
 
     rank: int
@@ -48,7 +48,7 @@ class Workers:
         self._context = zmq.Context()
         self._ended = os.eventfd(0, os.EFD_CLOEXEC)
         self._watcher: threading.Thread | None = None
-        self._workers: list[Worker] = []
+        self._workers: list[WorkerHandle] = []
         self.have_ended = False
         broadcast, store = create_pool(), os.memfd_create("omni-store", os.MFD_CLOEXEC)
         self._broadcast = Writer(broadcast, readers=size)
@@ -76,7 +76,7 @@ class Workers:
         for worker in self._workers:
             worker.socket.send(data)
 
-    def receive(self, timeout: float | None) -> list[tuple[int, Answer]]:
+    def receive(self, timeout: float | None) -> list[tuple[int, WorkerReply]]:
         """What has come by now, or comes next, with the rank it is from; nothing where `timeout` seconds were too few.
 
         Raises ExecutorFailed where a worker is dead.
@@ -149,7 +149,7 @@ class Workers:
                 process = launch.start(setup, hash_seed, devices)
             finally:
                 os.close(results)
-            self._workers.append(Worker(rank, process, os.pidfd_open(process.pid), socket, reader))
+            self._workers.append(WorkerHandle(rank, process, os.pidfd_open(process.pid), socket, reader))
 
     def _watch(self, on_death: Callable[[str], None]) -> None:
         deaths = {worker.death: worker for worker in self._workers}

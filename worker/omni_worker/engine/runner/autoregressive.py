@@ -19,7 +19,7 @@ from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerO
 from omni_worker.errors import RequestError
 from omni_worker.language.answering import Answering, begin
 from omni_worker.language.loading import LanguageModel
-from omni_worker.language.model import Answer, Row
+from omni_worker.language.model import Row, RowResult
 from omni_worker.language.sampling import draw, log_probabilities
 from omni_worker.requests import TokenLogprob
 
@@ -148,7 +148,7 @@ class AutoregressiveRunner(Runner):
         next_ones = [i for i, (state, place) in enumerate(wanted) if place == len(state.written)]
         choices = [wanted[i][0].choice() for i in next_ones]
 
-        def choose(answer: Answer) -> list[int]:
+        def choose(answer: RowResult) -> list[int]:
             scores = answer.logits if len(next_ones) == len(wanted) else answer.logits[next_ones]
             return draw(scores, choices) if next_ones else []
 
@@ -178,7 +178,9 @@ class AutoregressiveRunner(Runner):
         self._counts["tokens"] += len(drawn)
         return failures
 
-    def _explain(self, answer: Answer | None, explained: Sequence[tuple[int, Answering, int]]) -> dict[str, Exception]:
+    def _explain(
+        self, answer: RowResult | None, explained: Sequence[tuple[int, Answering, int]]
+    ) -> dict[str, Exception]:
         """Add to each request's log-probabilities those of a token; without an answer only the place is kept."""
         failures: dict[str, Exception] = {}
         if answer is None:

@@ -7,8 +7,8 @@ from itertools import count, islice
 
 from omni_worker.engine.scheduler.forecast import Pace, Together, end_times
 from omni_worker.engine.scheduler.interface import (
+    EngineLoad,
     Finished,
-    Load,
     Progress,
     QueueFull,
     RequestOutput,
@@ -118,8 +118,8 @@ class BaseScheduler(SchedulerInterface):
         return SchedulerStats(0.0 if beyond < 0 else _at(self._end_times(now), beyond), self._refused)
 
     @property
-    def load(self) -> Load:
-        return Load(waiting=len(self._waiting), running=len(self._running))
+    def load(self) -> EngineLoad:
+        return EngineLoad(waiting=len(self._waiting), running=len(self._running))
 
     @property
     def has_work(self) -> bool:

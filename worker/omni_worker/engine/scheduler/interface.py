@@ -163,7 +163,7 @@ SchedulerEvent = Progress | Finished
 
 
 @dataclass(frozen=True)
-class Load:
+class EngineLoad:
     """How much a scheduler holds."""
 
     waiting: int = 0
@@ -231,7 +231,7 @@ class SchedulerInterface(ABC):
 
     @property
     @abstractmethod
-    def load(self) -> Load:
+    def load(self) -> EngineLoad:
         """How much is held now."""
 
     @property

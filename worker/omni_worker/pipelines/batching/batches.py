@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from omni_worker.parallel.ranks import Ranks
-from omni_worker.pipelines.batching.calls import Call, Key, Keys
+from omni_worker.pipelines.batching.calls import BatchKey, Call, KeyTable
 from omni_worker.pipelines.batching.comparing import SameTensors, agree, version
 from omni_worker.pipelines.batching.merging import CannotMerge, Plan, Treatment, evened_out, plans, run_merged
 from omni_worker.pipelines.batching.splitting import joined, pieces
@@ -38,7 +38,7 @@ class Batch:
     pattern: whether sequences had to be evened out (their `lengths`), and which of the watched tensors are equal in all
     """
 
-    key: Key
+    key: BatchKey
     pattern: Pattern
     calls: Sequence[Call]
     together: Sequence[Call]
@@ -71,22 +71,22 @@ class ProvenBatches:
     """
 
     def __init__(self, ranks: Ranks | None = None, buckets: Sequence[int] = ()) -> None:
-        self.verdicts: dict[tuple[Key, Pattern], Verdict] = {}
+        self.verdicts: dict[tuple[BatchKey, Pattern], Verdict] = {}
         self.batched_calls = 0
         self.single_calls = 0
         self.proofs = 0
         self._ranks = ranks or Ranks()
         self._buckets = buckets
-        self._keys = Keys()
+        self._keys = KeyTable()
         self._same = SameTensors()
-        self._refuted: set[Key] = set()
-        self._watched: dict[Key, frozenset[int]] = {}
-        self._divisible: dict[Key, bool] = {}
+        self._refuted: set[BatchKey] = set()
+        self._watched: dict[BatchKey, frozenset[int]] = {}
+        self._divisible: dict[BatchKey, bool] = {}
 
-    def key_of(self, call: Call) -> Key:
+    def key_of(self, call: Call) -> BatchKey:
         """The call's key; one of its own where calls like it are known to run alone."""
         key = self._keys.of(call)
-        return Keys.alone(call) if key in self._refuted else key
+        return KeyTable.alone(call) if key in self._refuted else key
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
         """The answer of each of `calls`, in their order. Raises what the model raises."""
@@ -201,7 +201,7 @@ class ProvenBatches:
                 del self.verdicts[next(iter(self.verdicts))]
         return verdict
 
-    def _pattern(self, key: Key, calls: Sequence[Call]) -> Pattern:
+    def _pattern(self, key: BatchKey, calls: Sequence[Call]) -> Pattern:
         """Of each tensor that is no plain row of the batch, is a mask, or is watched: whether it is the same in all."""
         first, others, watched = calls[0], calls[1:], self._watched.get(key, frozenset())
         return tuple(

@@ -18,7 +18,7 @@ KEYS_KEPT = 4096
 ENCODE, DENOISE, DECODE = "encode", "denoise", "decode"
 
 
-class Key(NamedTuple):
+class BatchKey(NamedTuple):
     """Calls of equal keys may go into one batch.
 
     variant: numbers what a model was called with so far; a call that goes into no batch has the id of its request there
@@ -112,7 +112,7 @@ def _same(tensor: Tensor) -> Tensor:
     return tensor
 
 
-class Keys:
+class KeyTable:
     """Gives equal keys to calls of equal signatures. Comparing keys is cheap then, wherever they go.
 
     reasons: why calls of a model, by its name, got a key of their own
@@ -123,7 +123,7 @@ class Keys:
         self._variants: dict[Hashable, int] = {}
         self._made = 0
 
-    def of(self, call: Call) -> Key:
+    def of(self, call: Call) -> BatchKey:
         """The call's key."""
         # Encoders of images are called once, and what follows may magnify any rounding.
         encodes_image = call.phase == ENCODE and "input_ids" not in call.kwargs
@@ -144,9 +144,9 @@ class Keys:
             self._made += 1
             if len(self._variants) > KEYS_KEPT:
                 del self._variants[next(iter(self._variants))]
-        return Key(call.phase, call.model, variant)
+        return BatchKey(call.phase, call.model, variant)
 
     @staticmethod
-    def alone(call: Call) -> Key:
+    def alone(call: Call) -> BatchKey:
         """The key of a call that no other may join."""
-        return Key(call.phase, call.model, call.context.request_id)
+        return BatchKey(call.phase, call.model, call.context.request_id)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from omni_worker.pipelines.batching.calls import Call, Key
+from omni_worker.pipelines.batching.calls import BatchKey, Call
 from omni_worker.pipelines.batching.comparing import SameTensors
 from omni_worker.pipelines.batching.structure import mapped
 
@@ -26,7 +26,7 @@ class Made(NamedTuple):
     """A call that the pipeline made, and its key."""
 
     call: Call
-    key: Key
+    key: BatchKey
 
 
 class Answers(NamedTuple):
@@ -40,29 +40,29 @@ class Answers(NamedTuple):
 class Record:
     """How well the calls of each key were foreseen. All requests share it, so that what fails is not tried for ever."""
 
-    scores: dict[Key, int] = field(default_factory=dict)
+    scores: dict[BatchKey, int] = field(default_factory=dict)
     hits: int = 0
     misses: int = 0
 
-    def may_try(self, key: Key) -> bool:
+    def may_try(self, key: BatchKey) -> bool:
         """Whether it is likely to pay."""
         return self.scores.get(key, 0) > -PATIENCE
 
-    def hit(self, key: Key) -> None:
+    def hit(self, key: BatchKey) -> None:
         """A call came as it was foreseen."""
         self.hits += 1
         self._keep(key, min(PATIENCE, self.scores.get(key, 0) + 1))
 
-    def miss(self, key: Key) -> None:
+    def miss(self, key: BatchKey) -> None:
         """One came otherwise, or not at all."""
         self.misses += 1
         self._keep(key, self.scores.get(key, 0) - WORTH_OF_A_MISS)
 
-    def give_up(self, key: Key) -> None:
+    def give_up(self, key: BatchKey) -> None:
         """Calls of this key cannot be run before they are made."""
         self._keep(key, -2 * PATIENCE)
 
-    def _keep(self, key: Key, score: int) -> None:
+    def _keep(self, key: BatchKey, score: int) -> None:
         self.scores[key] = score
         if len(self.scores) > REMEMBERED:
             del self.scores[next(iter(self.scores))]
@@ -78,9 +78,9 @@ class Foresight:
         self._before: dict[str, list[Made]] = {}
         self._now: dict[str, list[Made]] = {}
         self._awaited: list[tuple[Call, Any]] = []
-        self._key: Key | None = None
+        self._key: BatchKey | None = None
 
-    def made(self, call: Call, key: Key, step: int) -> int:
+    def made(self, call: Call, key: BatchKey, step: int) -> int:
         """The pipeline made a call in its step: which one of its model that is there, from 0 on."""
         if step != self._step:
             self._before, self._now, self._step = self._now, {}, step
@@ -88,7 +88,7 @@ class Foresight:
         calls.append(Made(call, key))
         return len(calls) - 1
 
-    def calls_after(self, call: Call, key: Key) -> list[Call]:
+    def calls_after(self, call: Call, key: BatchKey) -> list[Call]:
         """The calls that will follow the first of a step, which was made just now, as far as they can be foreseen."""
         before = self._before.get(call.model, [])
         if len(before) < 2 or isinstance(key.variant, str) or not self._record.may_try(key):
@@ -97,11 +97,11 @@ class Foresight:
             return []
         return [self._foreseen(before[0].call, other.call, call) for other in before[1:]]
 
-    def await_calls(self, key: Key, calls: Sequence[Call], answers: Sequence[Any]) -> None:
+    def await_calls(self, key: BatchKey, calls: Sequence[Call], answers: Sequence[Any]) -> None:
         """These calls were run, and are yet to be made."""
         self._key, self._awaited = key, list(zip(calls, answers, strict=True))
 
-    def answer_to(self, call: Call | None, key: Key | None) -> tuple[bool, Any]:
+    def answer_to(self, call: Call | None, key: BatchKey | None) -> tuple[bool, Any]:
         """Whether the answer to a call that was made is there already, and the answer. None: no further call was."""
         if not self._awaited:
             return False, None

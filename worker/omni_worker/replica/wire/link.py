@@ -23,7 +23,6 @@ from omni_worker.transport.shared_memory import ALIGNMENT, SEALS, Block, Reader,
 
 log = logging.getLogger(__name__)
 CAPACITY = 128 << 20
-POOLED_BYTES = 64 << 10  # larger buffers go through a pool
 LARGEST_POOL = 1 << 30
 _numbers = itertools.count(1)
 
@@ -37,7 +36,7 @@ class Offer(msgspec.Struct, frozen=True, tag="pool-offer"):
     name: str
 
 
-class Answer(msgspec.Struct, frozen=True, tag="pool-answer"):
+class PoolReply(msgspec.Struct, frozen=True, tag="pool-answer"):
     """Whether the pool that was offered can be reached."""
 
     pool: int
@@ -95,7 +94,7 @@ class Link:
             return None
         return Offer(self._number, os.getpid(), self._descriptor, name)
 
-    def on_answer(self, answer: Answer) -> None:
+    def on_answer(self, answer: PoolReply) -> None:
         """The other end's answer to the offer."""
         if self._descriptor is None or answer.pool != self._number:
             return
@@ -107,26 +106,26 @@ class Link:
             self._writer = None
             log.info("%s cannot reach this process's memory: arrays go there in messages", self._peer)
 
-    def on_offer(self, offer: Offer) -> Answer:
+    def on_offer(self, offer: Offer) -> PoolReply:
         """Open the other end's pool, instead of the one before, and say whether that was possible."""
         if not self._shares:
-            return Answer(offer.pool, False)
+            return PoolReply(offer.pool, False)
         try:
             descriptor = _open(offer)
         except (OSError, ValueError) as error:
             log.info("the memory of %s cannot be reached, arrays come in messages: %s", self._peer, error)
-            return Answer(offer.pool, False)
+            return PoolReply(offer.pool, False)
         try:
             reader = Reader(descriptor, readers=1)
         except (OSError, ValueError) as error:
             log.warning("the memory of %s cannot be mapped: %s", self._peer, error)
-            return Answer(offer.pool, False)
+            return PoolReply(offer.pool, False)
         finally:
             os.close(descriptor)
         if self._reader is not None:
             self._reader.close()
         self._read_number, self._reader = offer.pool, reader
-        return Answer(offer.pool, True)
+        return PoolReply(offer.pool, True)
 
     def put(self, data: np.ndarray) -> Place | None:
         """Copy a flat uint8 array into the pool; None where there is none, or no room now."""

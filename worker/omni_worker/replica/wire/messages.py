@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import numpy as np
 
-from omni_worker.replica.wire.link import POOLED_BYTES, Answer, Link, Offer, Place
+from omni_worker.replica.wire.link import Link, Offer, Place, PoolReply
 from omni_worker.requests import GenerationParams, GenerationResult, Written
+from omni_worker.transport.shared_memory import POOLED_BYTES
 
 # ---- head → replica
 
@@ -100,8 +101,8 @@ class RpcResult(msgspec.Struct, frozen=True, tag="rpc-result"):
     error: str | None = None
 
 
-ToReplica = Add | Abort | HandBack | Rpc | Offer | Answer
-FromReplica = Progress | Partial | Output | Error | Alive | RpcResult | Offer | Answer
+ToReplica = Add | Abort | HandBack | Rpc | Offer | PoolReply
+FromReplica = Progress | Partial | Output | Error | Alive | RpcResult | Offer | PoolReply
 
 
 class Packed(NamedTuple):

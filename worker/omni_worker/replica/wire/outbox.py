@@ -15,7 +15,7 @@ from omni_worker.requests import TokenLogprob, Written
 MOST_BYTES = 256 << 20
 MOST_ANSWERS = 1_000
 MOST_REFUSALS = 10 * MOST_ANSWERS
-Key = tuple[str, str]
+StreamKey = tuple[str, str]
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Outbox:
     """Messages to one peer, in the order in which the first of each kind came."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Key, FromReplica | _Pieces] = {}
+        self._waiting: dict[StreamKey, FromReplica | _Pieces] = {}
         self._answers = 0
         self._bytes = 0
         self._serial = 0
