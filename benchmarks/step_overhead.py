@@ -30,10 +30,10 @@ from rich.table import Table
 from omni_worker.engine.scheduler import StepScheduler
 from omni_worker.pipelines.batching.batches import ProvenBatches
 from omni_worker.pipelines.batching.calls import Call, KeyTable
-from omni_worker.pipelines.interception.context import RequestContext
-from omni_worker.pipelines.interception.models import methods, models
+from omni_worker.pipelines.components import methods, models
 from omni_worker.pipelines.interception.pipeline_copies import Door
 from omni_worker.pipelines.protocol import StepState
+from omni_worker.pipelines.request_context import RequestContext
 from omni_worker.requests import GenerationParams
 
 PAIRS = {4: 24, 20: 12, 50: 6}

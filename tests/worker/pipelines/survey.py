@@ -24,8 +24,7 @@ from rich.progress import track
 
 from omni_worker.engine.library import generate
 from omni_worker.engine.scheduler import Finished, Status
-from omni_worker.pipelines.batching.calls import DENOISE
-from omni_worker.pipelines.interception.models import denoisers
+from omni_worker.pipelines.components import DENOISE, denoisers
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 
 from . import zoo

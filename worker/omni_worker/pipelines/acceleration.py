@@ -9,7 +9,7 @@ from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCaus
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from torch import Tensor
 
-from omni_worker.pipelines.interception.models import denoisers, models
+from omni_worker.pipelines.components import denoisers, models
 
 CAUSAL_CONVOLUTIONS = (QwenImageCausalConv3d, WanCausalConv3d)
 

@@ -18,8 +18,8 @@ from omni_worker.errors import LoadError
 from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.acceleration import compile_denoisers, shorten_single_frames
 from omni_worker.pipelines.batching.batches import ProvenBatches
+from omni_worker.pipelines.components import denoisers, models
 from omni_worker.pipelines.encoding import Absent, PromptEncoder
-from omni_worker.pipelines.interception.models import denoisers, models
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 from omni_worker.pipelines.protocol import SupportsStepExecution, can_step
 from omni_worker.pipelines.request_mode import WholePipeline

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from omni_worker.pipelines.batching.batches import ProvenBatches
-from omni_worker.pipelines.batching.calls import DENOISE, ENCODE, Call, KeyTable
+from omni_worker.pipelines.batching.calls import Call, KeyTable
 from omni_worker.pipelines.batching.collators import TEXT_ENCODER, Collator
 from omni_worker.pipelines.batching.comparing import SameTensors, agree
-from omni_worker.pipelines.interception.context import ModelState, RequestContext
+from omni_worker.pipelines.components import DENOISE, ENCODE
+from omni_worker.pipelines.request_context import ModelState, RequestContext
 
 MODELS = ModelState([])
 

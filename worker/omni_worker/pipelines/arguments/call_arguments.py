@@ -8,7 +8,7 @@ import torch
 from omni_worker.errors import RequestError
 from omni_worker.pipelines.arguments import images
 from omni_worker.pipelines.arguments.embeddings import STRUCTURE, arguments_of
-from omni_worker.pipelines.interception.models import denoisers, models
+from omni_worker.pipelines.components import denoisers, models
 from omni_worker.requests import GenerationParams, ModelCard, ServingDefaults
 
 NO_PROMPT = " "

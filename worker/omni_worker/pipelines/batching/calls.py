@@ -10,12 +10,11 @@ from torch import Tensor
 
 from omni_worker.pipelines.batching.collators import Collator
 from omni_worker.pipelines.batching.structure import Opaque, describe, mapped, walk
-from omni_worker.pipelines.interception.context import RequestContext
+from omni_worker.pipelines.components import ENCODE
+from omni_worker.pipelines.request_context import RequestContext
 
 MAIN_ARGUMENTS = ("hidden_states", "sample", "x", "input_ids")
 KEYS_KEPT = 4096
-
-ENCODE, DENOISE, DECODE = "encode", "denoise", "decode"
 
 
 class BatchKey(NamedTuple):

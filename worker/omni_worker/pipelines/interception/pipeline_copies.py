@@ -16,8 +16,8 @@ from greenlet import getcurrent
 
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.collators import Collator, collator_of
-from omni_worker.pipelines.interception.context import RequestContext
-from omni_worker.pipelines.interception.models import Method, methods, models
+from omni_worker.pipelines.components import Method, methods, models
+from omni_worker.pipelines.request_context import RequestContext
 
 
 class Shells:

@@ -17,9 +17,10 @@ import numpy as np
 from greenlet import greenlet
 
 from omni_worker.pipelines.arguments.results import result_of
-from omni_worker.pipelines.batching.calls import DECODE, DENOISE, Call
-from omni_worker.pipelines.interception.context import RequestContext
+from omni_worker.pipelines.batching.calls import Call
+from omni_worker.pipelines.components import DECODE, DENOISE
 from omni_worker.pipelines.protocol import StepState
+from omni_worker.pipelines.request_context import RequestContext
 
 log = logging.getLogger(__name__)
 

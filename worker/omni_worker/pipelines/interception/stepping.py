@@ -23,15 +23,15 @@ from omni_worker.pipelines.arguments.call_arguments import CallArguments
 from omni_worker.pipelines.arguments.embeddings import STRUCTURE, playing_back
 from omni_worker.pipelines.arguments.results import result_of
 from omni_worker.pipelines.batching.batches import ProvenBatches
-from omni_worker.pipelines.batching.calls import DENOISE, Call
+from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import SameTensors
-from omni_worker.pipelines.interception.context import ModelState, RequestContext
-from omni_worker.pipelines.interception.models import models
+from omni_worker.pipelines.components import DENOISE, models
 from omni_worker.pipelines.interception.pipeline_copies import Shells
 from omni_worker.pipelines.interception.previews import Previews, Shadow
 from omni_worker.pipelines.interception.speculation import Answers, Foresight, Record
 from omni_worker.pipelines.interception.timestep_schedulers import magnifies_rounding, own_solver
 from omni_worker.pipelines.protocol import StepState
+from omni_worker.pipelines.request_context import ModelState, RequestContext
 from omni_worker.requests import GenerationParams, ServingDefaults
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline
 
-from omni_worker.pipelines.batching.calls import DECODE, DENOISE, ENCODE
-
+ENCODE, DENOISE, DECODE = "encode", "denoise", "decode"
+"""The phases of a request."""
 DECODERS = ("vocoder", "safety_checker", "upsampler")
 ENCODERS = ("encoder", "text_proj", "connector", "projection_model")
 
