@@ -19,11 +19,11 @@ from prometheus_client import CollectorRegistry
 from omni_operator.controller.metrics import OperatorMetrics
 from omni_worker.api.app import create_app
 from omni_worker.commands.cli import GROUP
-from omni_worker.coordinator.collector import MembershipCollector
 from omni_worker.coordinator.coordinator import Traffic
-from omni_worker.orchestrator.collector import PoolCollector
+from omni_worker.coordinator.metrics_collector import MembershipCollector
+from omni_worker.orchestrator.metrics_collector import PoolCollector
 from omni_worker.orchestrator.orchestrator import Orchestrator
-from omni_worker.replica.collector import ChildCollector
+from omni_worker.replica.metrics_collector import ChildCollector
 from omni_worker.telemetry.metrics import HeadMetrics
 
 PROJECT = Path(__file__).resolve().parents[1]

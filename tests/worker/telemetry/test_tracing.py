@@ -17,7 +17,7 @@ from omni_worker.replica.wire.messages import Add, pack, unpack_to_replica
 from omni_worker.requests import GenerationParams
 from tests.worker.serving import Pipeline, client_of, eventually
 
-from .collector import PATH, Collector
+from .otlp_collector import PATH, Collector
 
 STAGES = [
     {"id": 0, "name": "thinker", "engine": "autoregressive"},

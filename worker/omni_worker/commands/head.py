@@ -10,16 +10,16 @@ from omni_worker.api.app import create_app
 from omni_worker.api.probes import Probes
 from omni_worker.api.server import HttpServer, until
 from omni_worker.config.flags import HeadConfig, ServeConfig
-from omni_worker.coordinator.collector import MembershipCollector
 from omni_worker.coordinator.coordinator import Coordinator
 from omni_worker.coordinator.hub import Hub
 from omni_worker.coordinator.messages import Replica
+from omni_worker.coordinator.metrics_collector import MembershipCollector
 from omni_worker.coordinator.registry import Registry
 from omni_worker.orchestrator.balancers import make_balancer
-from omni_worker.orchestrator.collector import PoolCollector
+from omni_worker.orchestrator.metrics_collector import PoolCollector
 from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.orchestrator.stage_pool import StagePool
-from omni_worker.replica.collector import ChildCollector
+from omni_worker.replica.metrics_collector import ChildCollector
 from omni_worker.replica.supervisor import Supervisor
 from omni_worker.telemetry import tracing
 from omni_worker.telemetry.metrics import HeadMetrics
