@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.common import console, machine, parser, quantile, start, write
 from rich.table import Table
 
-from omni_worker.config.flags import Stage
+from omni_worker.config.records import Stage
 from omni_worker.coordinator.messages import Replica, ReplicaLoad, State
 from omni_worker.orchestrator.balancers import BALANCERS, make_balancer
 from omni_worker.orchestrator.stage_pool import Member, StagePool, Tried

@@ -34,7 +34,7 @@ from benchmarks.ports import free_ports
 from rich.table import Table
 
 from omni_worker.config import model_source
-from omni_worker.config.flags import EngineConfig
+from omni_worker.config.records import EngineConfig
 from omni_worker.engine.build import build_engine
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor

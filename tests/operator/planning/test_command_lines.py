@@ -13,7 +13,8 @@ from omni_operator.crd.spec import parse
 from omni_operator.planning.topology import Process, in_cluster, on_this_machine
 from omni_worker.commands import serve
 from omni_worker.config.api import ApiConfig, Certificate, Limits
-from omni_worker.config.flags import ServeConfig, from_arguments
+from omni_worker.config.flags import from_arguments
+from omni_worker.config.records import ServeConfig
 from tests.operator.edits import edited
 from tests.operator.planning.test_topology import consecutive_ports
 

@@ -1,6 +1,6 @@
 """Pools whose replicas exist only as far as a pool can tell, for the tests of routing."""
 
-from omni_worker.config.flags import Stage
+from omni_worker.config.records import Stage
 from omni_worker.coordinator.messages import Replica, ReplicaLoad, State
 from omni_worker.orchestrator.balancers import make_balancer
 from omni_worker.orchestrator.stage_pool import StagePool

@@ -6,7 +6,7 @@ import time
 
 from prometheus_client import CollectorRegistry
 
-from omni_worker.config.flags import Stage
+from omni_worker.config.records import Stage
 from omni_worker.coordinator.messages import State
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor

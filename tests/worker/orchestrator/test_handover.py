@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from omni_worker.config.flags import Stage
+from omni_worker.config.records import Stage
 from omni_worker.errors import RequestError
 from omni_worker.orchestrator.handover import asked_of, handed_over, joined, outputs_of, route
 from omni_worker.requests import Completion, GenerationParams, GenerationResult, Message, SamplingParams, Written

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from omni_worker.commands.head import _why_not_ready
-from omni_worker.config.flags import Stage
+from omni_worker.config.records import Stage
 from omni_worker.errors import RequestError
 from omni_worker.orchestrator import stage_pool
 from omni_worker.orchestrator.balancers import make_balancer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from omni_worker.config import model_source
-from omni_worker.config.flags import EngineConfig
+from omni_worker.config.records import EngineConfig
 from omni_worker.engine.build import build_engine
 from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
 from omni_worker.engine.scheduler import Finished, SchedulerRequest, Status

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from omni_worker.api.app import create_app
 from omni_worker.api.probes import Probes
 from omni_worker.api.server import HttpServer, until
-from omni_worker.config.flags import HeadConfig, ServeConfig
+from omni_worker.config.records import HeadConfig, ServeConfig
 from omni_worker.coordinator.coordinator import Coordinator
 from omni_worker.coordinator.hub import Hub
 from omni_worker.coordinator.messages import Replica

@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 
 from omni_worker.api.probes import Probes
 from omni_worker.api.server import HttpServer, until
-from omni_worker.config.flags import ServeConfig
+from omni_worker.config.records import ServeConfig
 from omni_worker.replica.metrics_collector import ChildCollector
 from omni_worker.replica.supervisor import Supervisor
 

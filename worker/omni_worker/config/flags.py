@@ -1,168 +1,38 @@
-"""Flags -> frozen configuration, once: nothing below this module reads flags or the environment."""
+"""The flags of `omni serve`, and how they become a ServeConfig.
+
+This is the only place that reads the flags and the environment variables of a process.
+"""
 
 import argparse
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-import yaml
 
 from omni_worker.config import api as api_config
 from omni_worker.config import model_source
-from omni_worker.config.api import ApiConfig
 from omni_worker.config.flag_types import at_least, port, seconds
 from omni_worker.config.model_source import ModelSource
+from omni_worker.config.records import EngineConfig, HeadConfig, ServeConfig, Stage
+from omni_worker.config.stages import ENGINES, TASKS, read_stages
 from omni_worker.errors import UsageError
 
 LB_POLICIES = ("random", "round-robin", "least-queue-length", "power-of-two")
 SCHEDULING_POLICIES = ("fifo", "drr", "srpt", "edf")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-ENGINES = ("autoregressive", "diffusion")
-TASKS = ("generate", "encode")
-STAGE_WORDS = {"engine": ENGINES, "task": TASKS, "input": ("text", "hidden-states")}
 AUTO_MAX_NUM_SEQS = 32
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the pipeline, as the head knows it.
-
-    engine: `autoregressive` or `diffusion`
-    task: of an autoregressive one: to `generate` text, or to `encode` the prompt for the stage after it
-    input: what it takes from the stage before: its `text` as the prompt, or its `hidden-states` as embeddings of it
-    system: what a stage that writes is told before every conversation that does not begin so itself
-    max_tokens: how much it writes, where a request does not say
-    model: what its replicas serve, where that is not the pipeline's own model; at `revision`
-    wake_seconds: of a stage that may have no replica while nobody asks: how long a request waits for the first one
-    """
-
-    id: int
-    name: str
-    engine: str = "diffusion"
-    task: str = "generate"
-    input: str = "text"
-    system: str | None = None
-    max_tokens: int | None = None
-    model: str | None = None
-    revision: str | None = None
-    wake_seconds: float | None = None
-
-    @property
-    def writes(self) -> bool:
-        """Whether its steps are tokens of text."""
-        return self.engine == "autoregressive" and self.task == "generate"
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """What only a head needs: where its services listen, and how it routes."""
-
-    master_address: str
-    coordinator_port: int
-    coordinator_pub_port: int
-    lb_policy: str
-    heartbeat_timeout: float
-    stages: tuple[Stage, ...]
-    models: Mapping[int, ModelSource]
-    api: ApiConfig = field(default_factory=ApiConfig)
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """How a replica runs its requests; `step_execution` None steps where the pipeline can.
-
-    kind, task: those of its stage
-    text_encoder: whether a pipeline loads its text encoder; not where the stage before does all encoding
-    parallel_size: its processes, over which batched model calls are spread
-    pipeline_parallel_size: its processes, each of which has a part of a language model's layers
-    step_timeout: seconds after which a step has failed
-    dtype: of the weights; auto is float32 on a CPU and bfloat16 on a GPU
-    compile_backend: of torch.compile, for the denoisers; None leaves them as they are
-    """
-
-    step_execution: bool | None
-    max_num_seqs: int
-    max_waiting: int
-    find_batch_size: bool
-    scheduling_policy: str
-    kind: str = "diffusion"
-    task: str = "generate"
-    text_encoder: bool = True
-    parallel_size: int = 1
-    pipeline_parallel_size: int = 1
-    step_timeout: float = 600.0
-    dtype: str = "auto"
-    compile_backend: str | None = None
-
-
-@dataclass(frozen=True)
-class ReplicaConfig:
-    """What one replica process needs; the supervisor hands it over as JSON."""
-
-    model: str
-    revision: str | None
-    stage_id: int
-    index: int
-    master_address: str
-    master_port: int
-    bind_host: str
-    address: str | None
-    data_port: int
-    engine: EngineConfig
-    drain_timeout: float
-    log_level: str = "info"
-    secret_file: str | None = None
-    traces_endpoint: str | None = None
-
-
-@dataclass(frozen=True)
-class ServeConfig:
-    """Everything `omni serve` was told. `head` is None for a headless process."""
-
-    model: ModelSource
-    served_model_name: str
-    stage_id: int
-    host: str
-    port: int
-    master_address: str
-    master_port: int
-    local_replicas: int
-    replica_address: str | None
-    replica_port: int
-    engine: EngineConfig
-    stage_init_timeout: float
-    drain_timeout: float
-    log_level: str
-    head: HeadConfig | None
-    devices: tuple[str, ...] = field(default=())
-    secret_file: str | None = None
-    traces_endpoint: str | None = None
-
-    def replica(self, index: int) -> ReplicaConfig:
-        """The configuration of this process's replica number `index`."""
-        return ReplicaConfig(
-            model=self.model.text,
-            revision=self.model.revision,
-            stage_id=self.stage_id,
-            index=index,
-            master_address="127.0.0.1" if self.head else self.master_address,
-            master_port=self.master_port,
-            bind_host="127.0.0.1" if self.head and not self.replica_address else "0.0.0.0",
-            address=self.replica_address or ("127.0.0.1" if self.head else None),
-            data_port=self.replica_port + index,
-            engine=self.engine,
-            drain_timeout=self.drain_timeout,
-            log_level=self.log_level,
-            secret_file=self.secret_file,
-            traces_endpoint=self.traces_endpoint,
-        )
+"""The bound of `--max-num-seqs auto`, below which the engine finds the best batch size."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `omni serve`."""
+    """Add the flags of `omni serve`, in the order in which its help lists them."""
+    _add_model_and_stage_flags(parser)
+    _add_network_flags(parser)
+    _add_engine_flags(parser)
+    _add_process_flags(parser)
+    api_config.add_arguments(parser)
+
+
+def _add_model_and_stage_flags(parser: argparse.ArgumentParser) -> None:
+    """What the process serves: its model, and its stage of the pipeline."""
     parser.add_argument("model", metavar="MODEL", help=f"the model to serve; {model_source.FORMS}")
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub")
     parser.add_argument("--served-model-name", metavar="NAME", help="its name in the API (default: MODEL)")
@@ -183,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="load a pipeline's text encoder; --no-text-encoder where the stage before encodes (default: load it)",
     )
     parser.add_argument("--headless", action="store_true", help="run replicas only, and join the head")
+
+
+def _add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """How the processes of a pipeline find each other, and how a head chooses among its replicas."""
     parser.add_argument("--host", default="0.0.0.0", help="address of the HTTP server (default: 0.0.0.0)")
     parser.add_argument(
         "--port",
@@ -250,6 +124,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a secret of 32 bytes or more that all processes of a pipeline share, to speak encrypted (default: none)",
     )
     parser.add_argument("--replica-id", help="deprecated, ignored: the master gives out the ids")
+
+
+def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """How a replica loads its model and runs its requests."""
     parser.add_argument(
         "--step-execution",
         action=argparse.BooleanOptionalAction,
@@ -313,6 +191,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BACKEND",
         help="have torch compile the denoisers, by inductor if not told otherwise: slow to start, then faster",
     )
+
+
+def _add_process_flags(parser: argparse.ArgumentParser) -> None:
+    """How the process starts, drains, traces and logs; and the file that names the stages."""
     parser.add_argument(
         "--stage-init-timeout",
         type=seconds,
@@ -340,34 +222,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="info",
         help="what is logged (default: info)",
     )
-    api_config.add_arguments(parser)
 
 
 def from_arguments(args: argparse.Namespace) -> ServeConfig:
-    """Check the flags against each other. Raises UsageError, naming the flag and the remedy."""
+    """Build the configuration from the parsed flags.
+
+    Raises UsageError if flags contradict each other; the message names the flag and what to do.
+    """
     model = model_source.parse(args.model, args.revision)
-    if args.headless and not args.omni_master_address:
-        raise UsageError("--headless needs --omni-master-address: where the head is")
-    if args.headless and args.omni_dp_size_local == 0:
-        raise UsageError("--omni-dp-size-local 0 is for a head; a headless process needs at least 1")
-    if args.cfg_parallel_size > 1 and args.step_execution is False:
-        raise UsageError("--cfg-parallel-size above 1 divides single steps: it does not go with --no-step-execution")
+    _check_combinations(args)
     stages = _stages(args, model)
     if args.stage_id not in {stage.id for stage in stages}:
         raise UsageError(f"--stage-id {args.stage_id}: --stage-config names only {[stage.id for stage in stages]}")
     stage = next(stage for stage in stages if stage.id == args.stage_id)
-    head = HeadConfig(
-        master_address=args.omni_master_address or "0.0.0.0",
-        coordinator_port=args.omni_coordinator_port,
-        coordinator_pub_port=args.omni_coordinator_pub_port,
-        lb_policy=args.omni_lb_policy,
-        heartbeat_timeout=args.omni_heartbeat_timeout,
-        stages=stages,
-        models={one.id: model if one.model is None else model_source.parse(one.model, one.revision) for one in stages},
-        api=api_config.from_arguments(args, os.environ),
-    )
+    head = _head_config(args, model, stages)
     return ServeConfig(
-        model=model if stage.model is None else model_source.parse(stage.model, stage.revision),
+        model=_model_of(stage, model),
         served_model_name=args.served_model_name or args.model,
         stage_id=args.stage_id,
         host=args.host,
@@ -377,21 +247,7 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
         local_replicas=args.omni_dp_size_local,
         replica_address=args.omni_replica_address,
         replica_port=args.omni_replica_port,
-        engine=EngineConfig(
-            step_execution=args.step_execution,
-            max_num_seqs=AUTO_MAX_NUM_SEQS if args.max_num_seqs == "auto" else args.max_num_seqs,
-            max_waiting=args.max_waiting,
-            find_batch_size=args.max_num_seqs == "auto",
-            scheduling_policy=args.scheduling_policy,
-            kind=stage.engine,
-            task=stage.task,
-            text_encoder=args.text_encoder,
-            parallel_size=args.cfg_parallel_size,
-            pipeline_parallel_size=args.pipeline_parallel_size,
-            step_timeout=args.step_timeout,
-            dtype=args.dtype,
-            compile_backend=args.compile,
-        ),
+        engine=_engine_config(args, stage),
         stage_init_timeout=args.stage_init_timeout,
         drain_timeout=args.drain_timeout,
         log_level=args.log_level,
@@ -402,11 +258,68 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
     )
 
 
-def _traces_endpoint(asked: str | None, environment: Mapping[str, str]) -> str | None:
-    """Where spans go: as the flag says, or else OpenTelemetry's own variables."""
+def _check_combinations(args: argparse.Namespace) -> None:
+    """Raises UsageError if flags contradict each other."""
+    if args.headless and not args.omni_master_address:
+        raise UsageError("--headless needs --omni-master-address: where the head is")
+    if args.headless and args.omni_dp_size_local == 0:
+        raise UsageError("--omni-dp-size-local 0 is for a head; a headless process needs at least 1")
+    if args.cfg_parallel_size > 1 and args.step_execution is False:
+        raise UsageError("--cfg-parallel-size above 1 divides single steps: it does not go with --no-step-execution")
+
+
+def _stages(args: argparse.Namespace, model: ModelSource) -> tuple[Stage, ...]:
+    """The stages that --stage-config names. Without it: as many as --stage-id needs, all alike."""
+    if args.stage_config is not None:
+        return read_stages(args.stage_config)
+    engine = args.engine or ("autoregressive" if model.is_language_model else "diffusion")
+    return tuple(Stage(id, f"stage-{id}", engine, args.task) for id in range(args.stage_id + 1))
+
+
+def _model_of(stage: Stage, pipeline_model: ModelSource) -> ModelSource:
+    """The model that a stage's replicas serve."""
+    return pipeline_model if stage.model is None else model_source.parse(stage.model, stage.revision)
+
+
+def _head_config(args: argparse.Namespace, model: ModelSource, stages: tuple[Stage, ...]) -> HeadConfig:
+    return HeadConfig(
+        master_address=args.omni_master_address or "0.0.0.0",
+        coordinator_port=args.omni_coordinator_port,
+        coordinator_pub_port=args.omni_coordinator_pub_port,
+        lb_policy=args.omni_lb_policy,
+        heartbeat_timeout=args.omni_heartbeat_timeout,
+        stages=stages,
+        models={stage.id: _model_of(stage, model) for stage in stages},
+        api=api_config.from_arguments(args, os.environ),
+    )
+
+
+def _engine_config(args: argparse.Namespace, stage: Stage) -> EngineConfig:
+    return EngineConfig(
+        step_execution=args.step_execution,
+        max_num_seqs=AUTO_MAX_NUM_SEQS if args.max_num_seqs == "auto" else args.max_num_seqs,
+        max_waiting=args.max_waiting,
+        find_batch_size=args.max_num_seqs == "auto",
+        scheduling_policy=args.scheduling_policy,
+        kind=stage.engine,
+        task=stage.task,
+        text_encoder=args.text_encoder,
+        parallel_size=args.cfg_parallel_size,
+        pipeline_parallel_size=args.pipeline_parallel_size,
+        step_timeout=args.step_timeout,
+        dtype=args.dtype,
+        compile_backend=args.compile,
+    )
+
+
+def _traces_endpoint(flag: str | None, environment: Mapping[str, str]) -> str | None:
+    """The URL that receives spans, from the flag or else from OpenTelemetry's own variables; None if there is none.
+
+    Raises UsageError if the variables ask for another protocol than http/protobuf.
+    """
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none":
         return None
-    endpoint = asked or environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    endpoint = flag or environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     if not endpoint and (base := environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")):
         endpoint = f"{base.rstrip('/')}/v1/traces"
     protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -416,35 +329,6 @@ def _traces_endpoint(asked: str | None, environment: Mapping[str, str]) -> str |
             "name the collector's port for that (4318)"
         )
     return endpoint or None
-
-
-def _stages(args: argparse.Namespace, model: ModelSource) -> tuple[Stage, ...]:
-    file = args.stage_config
-    if file is None:
-        engine = args.engine or ("autoregressive" if model.is_language_model else "diffusion")
-        return tuple(Stage(id, f"stage-{id}", engine, args.task) for id in range(args.stage_id + 1))
-    try:
-        document: Any = yaml.safe_load(Path(file).read_text())
-    except OSError as error:
-        raise UsageError(f"--stage-config {file}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"--stage-config {file}: not YAML: {error}") from error
-    try:
-        stages = tuple(Stage(**entry) for entry in document["stages"])
-    except (TypeError, KeyError) as error:
-        raise UsageError(
-            f"--stage-config {file}: expected {json.dumps({'stages': [{'id': 0, 'name': 'painter'}]})}; {error}"
-        ) from error
-    if len({stage.id for stage in stages}) != len(stages) or not stages:
-        raise UsageError(f"--stage-config {file}: `stages` needs one entry or more, each with an id of its own")
-    for stage in stages:
-        for name, values in STAGE_WORDS.items():
-            if getattr(stage, name) not in values:
-                raise UsageError(
-                    f"--stage-config {file}: stage {stage.name!r} has {name} {getattr(stage, name)!r}; "
-                    f"choose one of {', '.join(values)}"
-                )
-    return stages
 
 
 def _count_or_auto(text: str) -> int | str:

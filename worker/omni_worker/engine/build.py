@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from omni_worker.config import model_source
-from omni_worker.config.flags import EngineConfig
 from omni_worker.config.model_source import ModelSource
+from omni_worker.config.records import EngineConfig
 from omni_worker.engine.engine import Engine, Turn
 from omni_worker.engine.executor import Executor, UniProcExecutor
 from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec

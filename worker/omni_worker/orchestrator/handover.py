@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec.structs import replace
 
-from omni_worker.config.flags import Stage
+from omni_worker.config.records import Stage
 from omni_worker.errors import RequestError
 from omni_worker.requests import GenerationParams, GenerationResult, Message
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
-from omni_worker.config.flags import Stage
+from omni_worker.config.records import Stage
 from omni_worker.coordinator.messages import Replica, State
 from omni_worker.errors import RequestError
 from omni_worker.orchestrator.balancers import Balancer, ReplicaKey

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from omni_worker.config import model_source
-from omni_worker.config.flags import ReplicaConfig
+from omni_worker.config.records import ReplicaConfig
 from omni_worker.coordinator.messages import Register, State
 from omni_worker.coordinator.stage_client import Membership, StageClient
 from omni_worker.errors import CommandError

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from omni_worker.config.flags import ServeConfig
+from omni_worker.config.records import ServeConfig
 from omni_worker.errors import CommandError
 from omni_worker.replica.restarts import Restarts
 

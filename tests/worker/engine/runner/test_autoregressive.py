@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni_worker.config import model_source
-from omni_worker.config.flags import EngineConfig
+from omni_worker.config.records import EngineConfig
 from omni_worker.engine.build import build_engine
 from omni_worker.engine.scheduler import Finished, SchedulerRequest, Status
 from omni_worker.errors import RequestError

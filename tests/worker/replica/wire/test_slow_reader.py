@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from omni_worker.api.app import create_app
 from omni_worker.api.server import HttpServer
-from omni_worker.config.flags import Stage
+from omni_worker.config.records import Stage
 from omni_worker.orchestrator.balancers import make_balancer
 from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.orchestrator.stage_pool import StagePool

@@ -1,0 +1,160 @@
+"""The configuration of a process, as frozen records: what `omni serve` reads from its flags and files.
+
+Records only: this module reads no flags, files or environment variables. Durations are in seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from omni_worker.config.api import ApiConfig
+from omni_worker.config.model_source import ModelSource
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the pipeline, as the head sees it.
+
+    engine: `autoregressive` or `diffusion`
+    task: of an autoregressive stage: `generate` text, or `encode` the prompt for the next stage
+    input: what it takes from the stage before it: `text` (as its prompt) or `hidden-states` (as prompt embeddings)
+    system: the system message of a text stage, for conversations that do not start with one
+    max_tokens: default length of a text stage's answer
+    model, revision: what its replicas serve, if that differs from the pipeline's own model
+    wake_seconds: for a stage that may scale to zero: how long a request waits for its first replica
+    """
+
+    id: int
+    name: str
+    engine: str = "diffusion"
+    task: str = "generate"
+    input: str = "text"
+    system: str | None = None
+    max_tokens: int | None = None
+    model: str | None = None
+    revision: str | None = None
+    wake_seconds: float | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether the stage generates text, one token per step."""
+        return self.engine == "autoregressive" and self.task == "generate"
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What only a head needs: where its services listen, and how it routes.
+
+    models: the model of each stage, by stage id
+    """
+
+    master_address: str
+    coordinator_port: int
+    coordinator_pub_port: int
+    lb_policy: str
+    heartbeat_timeout: float
+    stages: tuple[Stage, ...]
+    models: Mapping[int, ModelSource]
+    api: ApiConfig = field(default_factory=ApiConfig)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How a replica runs its requests.
+
+    step_execution: None runs step by step if the pipeline supports it, and otherwise whole requests
+    max_num_seqs, max_waiting: requests that run at one time, and requests that wait beyond those
+    find_batch_size: whether the engine finds the best batch size up to `max_num_seqs` itself
+    kind, task: those of the replica's stage
+    text_encoder: whether the pipeline loads its text encoder; False if the stage before does all the encoding
+    parallel_size: processes of the replica that share the rows of each batched model call
+    pipeline_parallel_size: processes of the replica that share a language model's layers
+    step_timeout: seconds after which a step counts as failed
+    dtype: of the weights; `auto` is float32 on a CPU and bfloat16 on a GPU
+    compile_backend: of torch.compile, for the denoisers; None does not compile
+    """
+
+    step_execution: bool | None
+    max_num_seqs: int
+    max_waiting: int
+    find_batch_size: bool
+    scheduling_policy: str
+    kind: str = "diffusion"
+    task: str = "generate"
+    text_encoder: bool = True
+    parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    step_timeout: float = 600.0
+    dtype: str = "auto"
+    compile_backend: str | None = None
+
+
+@dataclass(frozen=True)
+class ReplicaConfig:
+    """What one replica process needs. The supervisor passes it to the process as JSON.
+
+    index: the replica's number within the process that supervises it
+    address: where heads reach the replica; None is the address that the kernel uses to reach the master
+    """
+
+    model: str
+    revision: str | None
+    stage_id: int
+    index: int
+    master_address: str
+    master_port: int
+    bind_host: str
+    address: str | None
+    data_port: int
+    engine: EngineConfig
+    drain_timeout: float
+    log_level: str = "info"
+    secret_file: str | None = None
+    traces_endpoint: str | None = None
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """The configuration of one `omni serve` process.
+
+    host, port: of its HTTP server
+    head: None for a headless process
+    devices: ids of the GPUs that its replicas share, as in CUDA_VISIBLE_DEVICES
+    """
+
+    model: ModelSource
+    served_model_name: str
+    stage_id: int
+    host: str
+    port: int
+    master_address: str
+    master_port: int
+    local_replicas: int
+    replica_address: str | None
+    replica_port: int
+    engine: EngineConfig
+    stage_init_timeout: float
+    drain_timeout: float
+    log_level: str
+    head: HeadConfig | None
+    devices: tuple[str, ...] = field(default=())
+    secret_file: str | None = None
+    traces_endpoint: str | None = None
+
+    def replica(self, index: int) -> ReplicaConfig:
+        """The configuration of this process's replica number `index`."""
+        return ReplicaConfig(
+            model=self.model.text,
+            revision=self.model.revision,
+            stage_id=self.stage_id,
+            index=index,
+            master_address="127.0.0.1" if self.head else self.master_address,
+            master_port=self.master_port,
+            bind_host="127.0.0.1" if self.head and not self.replica_address else "0.0.0.0",
+            address=self.replica_address or ("127.0.0.1" if self.head else None),
+            data_port=self.replica_port + index,
+            engine=self.engine,
+            drain_timeout=self.drain_timeout,
+            log_level=self.log_level,
+            secret_file=self.secret_file,
+            traces_endpoint=self.traces_endpoint,
+        )
