@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from omni_operator.client import local_runs
+from omni_operator.crd.objects import Object
 
 if TYPE_CHECKING:
     from omni_operator.kube.client import Cluster
@@ -133,7 +134,7 @@ def only_one(cluster: "Cluster", namespace: str) -> str:
 
 def wait_until_it_serves(
     cluster: "Cluster", namespace: str, name: str, timeout: float, tell: Callable[[str], None]
-) -> dict[str, Any]:
+) -> Object:
     """The pipeline, when its head serves, that is when every stage has a replica. `tell` hears why it does not yet."""
     from omni_operator.kube.client import PIPELINES
 

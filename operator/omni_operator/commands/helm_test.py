@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 import httpx
 
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import API_VERSION, KIND
-from omni_operator.kube.client import PIPELINES, ApiError, Cluster, Object, Resource, Unreachable
+from omni_operator.kube.client import PIPELINES, ApiError, Cluster, Resource, Unreachable
 from omni_operator.planning.topology import CLUSTER_HEAD
 
 POLL_SECONDS = 2.0

@@ -33,8 +33,9 @@ from omni_operator.controller.reconcile import Incomplete, reconcile
 from omni_operator.controller.watches.informers import Observer
 from omni_operator.controller.watches.object_cache import Key
 from omni_operator.controller.work_queue import KeyedQueue
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import GROUP, PLURAL, VERSION
-from omni_operator.kube.client import PIPELINES, ApiError, Cluster, NotLeading, Object, Unreachable, current_namespace
+from omni_operator.kube.client import PIPELINES, ApiError, Cluster, NotLeading, Unreachable, current_namespace
 
 logger = logging.getLogger(__name__)
 

@@ -19,14 +19,15 @@ from omni_operator.controller.heads.head_poller import Heads
 from omni_operator.controller.metrics import OperatorMetrics, seconds_to_ready
 from omni_operator.controller.pipeline_secret import NotOurs, shared_secret
 from omni_operator.controller.watches.informers import Observer
+from omni_operator.crd.objects import FIELD_MANAGER, Object, Reference
 from omni_operator.crd.problems import InvalidSpec
 from omni_operator.crd.spec import OmniPipeline, parse
 from omni_operator.crd.status_types import Status
-from omni_operator.kube.client import EVENTS, FIELD_MANAGER, MINOR, PIPELINES, PODS, ApiError, Cluster, Resource
+from omni_operator.kube.client import EVENTS, MINOR, PIPELINES, PODS, ApiError, Cluster, Resource
 from omni_operator.planning.events import event, news
 from omni_operator.planning.manifests import children
 from omni_operator.planning.manifests.ownership import is_ours
-from omni_operator.planning.plan import Plan, Reference, make_plan, reference, with_metadata
+from omni_operator.planning.plan import Plan, make_plan, reference, with_metadata
 from omni_operator.planning.rollout import is_head_to_wait, waiting_for_prefetch
 from omni_operator.planning.scale_down import COST, is_honoured, marks
 from omni_operator.planning.status import Failure, Observed, accepted_status, belongs, rejected_status
@@ -34,7 +35,6 @@ from omni_operator.planning.topology import Topology, in_cluster
 
 logger = logging.getLogger(__name__)
 
-Object = dict[str, Any]
 HANDOVER = f"{FIELD_MANAGER}-handover"
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+from omni_operator.crd.objects import FIELD_MANAGER, Object
 from omni_operator.crd.spec import GROUP, KIND, PLURAL, VERSION
 
-FIELD_MANAGER = "omni-operator"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 REQUEST_SECONDS = 30.0
@@ -30,8 +30,6 @@ WATCH_SILENCE_SECONDS = WATCH_SECONDS + 30.0
 PAGE = 100  # of objects that are parsed at a time; what is parsed takes ten times what is kept
 UNREADABLE = ("failed to create typed patch object", "failed to convert new object")
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-
-Object = dict[str, Any]
 
 
 class Resource(NamedTuple):
@@ -228,7 +226,9 @@ class Cluster:
         while True:
             page = self._json("GET", resource.path(namespace), query)
             # The items of a list do not say what they are.
-            items = [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in page["items"]]
+            items: list[Object] = [
+                {"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in page["items"]
+            ]
             yield items, page["metadata"].get("resourceVersion", "")
             token = page["metadata"].get("continue")
             if not token:

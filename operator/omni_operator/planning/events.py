@@ -4,10 +4,10 @@ Events follow from two statuses, and are made where the second is written: so no
 tells nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from omni_operator.crd.objects import FIELD_MANAGER, Object
 from omni_operator.crd.spec import API_VERSION, KIND
 from omni_operator.crd.status_types import Condition, Status
 from omni_operator.planning.manifests.ownership import content_hash
@@ -26,7 +26,7 @@ class News:
     is_warning: bool = False
 
 
-def news(before: Mapping[str, Any], status: Status) -> Iterator[News]:
+def news(before: Object, status: Status) -> Iterator[News]:
     """What there is to tell when `status` takes the place of the one `before`, as it was read."""
     old = {one["type"]: one for one in before.get("conditions") or []}
     new = {str(one.type): one for one in status.conditions}
@@ -58,12 +58,12 @@ def is_true(condition: Condition | None) -> bool:
     return condition is not None and condition.status == "True"
 
 
-def differs(new: Condition, old: Mapping[str, Any] | None, by_message: bool = False) -> bool:
+def differs(new: Condition, old: Object | None, by_message: bool = False) -> bool:
     seen = old or {}
     return new.reason != seen.get("reason") or (by_message and new.message != seen.get("message"))
 
 
-def event(pipeline: Mapping[str, Any], told: News, now: str) -> dict[str, Any]:
+def event(pipeline: Object, told: News, now: str) -> Object:
     """The Event of a pipeline, as it is to be made. Its name follows from what it tells, and when."""
     metadata = pipeline["metadata"]
     name = f"{metadata['name']}.{content_hash([metadata['uid'], told.reason, told.message, now])}"
@@ -82,7 +82,7 @@ def event(pipeline: Mapping[str, Any], told: News, now: str) -> dict[str, Any]:
         "type": "Warning" if told.is_warning else "Normal",
         "reason": told.reason,
         "message": told.message[:MESSAGE],
-        "source": {"component": "omni-operator"},
+        "source": {"component": FIELD_MANAGER},
         "firstTimestamp": now,
         "lastTimestamp": now,
         "count": 1,

@@ -4,9 +4,10 @@ The clocks of two machines are never compared. A holder is gone when its Lease h
 valid, by the clock of the one who looks; and a holder that could not renew stops acting well before that.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from omni_operator.crd.objects import Object
 
 LEASE_SECONDS = 15
 """Time for which a Lease is valid, if nobody renews it."""
@@ -25,7 +26,7 @@ class Seen:
     since: float
 
 
-def seen(lease: Mapping[str, Any] | None, before: Seen | None, now: float) -> Seen | None:
+def seen(lease: Object | None, before: Seen | None, now: float) -> Seen | None:
     """What is known of the Lease after another look at it."""
     if lease is None:
         return None
@@ -33,7 +34,7 @@ def seen(lease: Mapping[str, Any] | None, before: Seen | None, now: float) -> Se
     return before if before and before.version == version else Seen(version, now)
 
 
-def next_step(lease: Mapping[str, Any] | None, known: Seen | None, identity: str, now: float) -> Step:
+def next_step(lease: Object | None, known: Seen | None, identity: str, now: float) -> Step:
     """`known`: what `seen` says of this lease."""
     if lease is None or known is None:
         return "create"
@@ -42,7 +43,7 @@ def next_step(lease: Mapping[str, Any] | None, known: Seen | None, identity: str
     return "wait" if is_held(lease, known, now) else "take"
 
 
-def is_held(lease: Mapping[str, Any], known: Seen, now: float) -> bool:
+def is_held(lease: Object, known: Seen, now: float) -> bool:
     """Whether somebody holds the Lease, as far as `known`, what `seen` says of it, goes."""
     spec = lease.get("spec") or {}
     valid = spec.get("leaseDurationSeconds") or LEASE_SECONDS
@@ -54,7 +55,7 @@ def is_leading(renewed: float | None, now: float) -> bool:
     return renewed is not None and now - renewed < RENEW_SECONDS
 
 
-def written(lease: Mapping[str, Any] | None, name: str, namespace: str, holder: str, time: str) -> dict[str, Any]:
+def written(lease: Object | None, name: str, namespace: str, holder: str, time: str) -> Object:
     """The Lease as this holder writes it; `time` in RFC 3339 with microseconds. No holder: for whoever comes first."""
     before = (lease or {}).get("spec") or {}
     is_new_holder = before.get("holderIdentity") != holder

@@ -8,13 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from omni_operator.crd.objects import FIELD_MANAGER, Object, Reference
 from omni_operator.crd.quantities import quantity
-from omni_operator.planning.manifests.labels import MANAGER
 from omni_operator.planning.manifests.ownership import SPEC_HASH, controller_uid, is_ours
-
-Object = Mapping[str, Any]
-Reference = tuple[str, str]
-"""Kind and name, within the pipeline's namespace."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class Plan:
         return replace(self, apply=tuple(child for child in self.apply if reference(child) != held))
 
 
-def with_metadata(child: Object, **metadata: str) -> dict[str, Any]:
+def with_metadata(child: Object, **metadata: str) -> Object:
     """The same object with more in its metadata."""
     return {**child, "metadata": {**child["metadata"], **metadata}}
 
@@ -82,7 +78,7 @@ def lets_go_of_the_count(wanted: Object, live: Object) -> bool:
     """Whether a Deployment had its count from us, and is to have it from elsewhere."""
     if wanted["kind"] != "Deployment" or "replicas" in wanted["spec"] or "replicas" not in live["spec"]:
         return False
-    ours = [entry for entry in live["metadata"].get("managedFields") or [] if entry.get("manager") == MANAGER]
+    ours = [entry for entry in live["metadata"].get("managedFields") or [] if entry.get("manager") == FIELD_MANAGER]
     return any("f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {}) for entry in ours)
 
 

@@ -3,12 +3,10 @@
 Only facts that stay the same while the trouble does go into a message, so that a status is not rewritten without news.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-Object = Mapping[str, Any]
+from omni_operator.crd.objects import Object
 
 # Ranks, the most urgent first.
 REFUSED, NOT_ENDING, NO_ROOM, NO_IMAGE, CRASHING, NOT_MADE, FAILED, ENDED, RESTARTED, REPLICA_DOWN, TOO_LATE = range(11)

@@ -8,12 +8,13 @@ stages, models and secrets, and could not become ready before it does.
 And a pipeline that has its models downloaded first makes no pod before they are there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
+from omni_operator.crd.objects import Object, Reference
 from omni_operator.planning.manifests.labels import HEAD, ROLE
-from omni_operator.planning.plan import Object, Reference, contains, differs, reference
+from omni_operator.planning.plan import contains, differs, reference
 
 
 def is_head_to_wait(wanted: Sequence[Object], live: Sequence[Object]) -> bool:
@@ -64,7 +65,7 @@ def changes_only_its_image(wanted: Object, live: Object) -> bool:
     return contains(with_image["spec"], wanted["spec"])
 
 
-def containers(deployment: Mapping[str, Any]) -> list[dict[str, Any]]:
+def containers(deployment: Object) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = deployment["spec"]["template"]["spec"]["containers"]
     return found
 

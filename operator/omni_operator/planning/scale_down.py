@@ -6,11 +6,9 @@ stay.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from omni_operator.crd.objects import Object
 from omni_operator.planning.pod_trouble import is_pod_ready
-
-Object = Mapping[str, Any]
 
 COST = "controller.kubernetes.io/pod-deletion-cost"
 """Pods with a lower one go first; without it a pod has 0. Kubernetes 1.22 and later look at it."""

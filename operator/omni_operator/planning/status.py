@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from omni_operator.crd.objects import Object
 from omni_operator.crd.problems import InvalidSpec
 from omni_operator.crd.spec import OmniPipeline
 from omni_operator.crd.status_types import Conditions, StageStatus, Status, updated_conditions
@@ -11,7 +11,6 @@ from omni_operator.planning.manifests.labels import PREFETCH, REPLICA, ROLE, STA
 from omni_operator.planning.pod_trouble import REFUSED, REPLICA_DOWN, TOO_LATE, Trouble, ending_trouble, pod_trouble
 from omni_operator.planning.topology import Process, Topology
 
-Object = Mapping[str, Any]
 Row = tuple[Conditions, bool, str, str]
 LATE = "DeadlineExceeded"
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from omni_operator.commands import helm_test
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import parse
-from omni_operator.kube.client import Object, Resource
+from omni_operator.kube.client import Resource
 
 PICTURE = b"\x89PNG and so on"
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from omni_operator.controller.pipeline_secret import NotOurs, shared_secret
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import parse
-from omni_operator.kube.client import Cluster, Object, Resource
+from omni_operator.kube.client import Cluster, Resource
 
 
 class Secrets(Cluster):

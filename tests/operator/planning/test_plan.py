@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import parse
 from omni_operator.planning.manifests import children
-from omni_operator.planning.plan import Object, contains, make_plan, reference, same_quantity
+from omni_operator.planning.plan import contains, make_plan, reference, same_quantity
 from omni_operator.planning.topology import in_cluster
 from tests.operator.edits import REMOVED, edited
 

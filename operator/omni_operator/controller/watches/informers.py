@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from omni_operator.controller.watches.object_cache import Key, Store
 from omni_operator.controller.watches.watch import Watch
-from omni_operator.kube.client import PIPELINES, PODS, ApiError, Cluster, Object
+from omni_operator.crd.objects import Object
+from omni_operator.kube.client import PIPELINES, PODS, ApiError, Cluster
 from omni_operator.planning.manifests.labels import MANAGED_SELECTOR
 
 

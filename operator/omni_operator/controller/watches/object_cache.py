@@ -12,10 +12,9 @@ import zlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-from omni_operator.planning.manifests.labels import MANAGER
+from omni_operator.crd.objects import FIELD_MANAGER, Object
 from omni_operator.planning.manifests.ownership import pipeline_of
 
-Object = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name of a pipeline."""
 Reference = tuple[str, str]
@@ -110,7 +109,7 @@ def trimmed(child: Mapping[str, Any]) -> Object:
     metadata = dict(child["metadata"])
     entries = metadata.pop("managedFields", None) or []
     if child["kind"] == "Deployment":
-        metadata["managedFields"] = [entry for entry in entries if entry.get("manager") == MANAGER]
+        metadata["managedFields"] = [entry for entry in entries if entry.get("manager") == FIELD_MANAGER]
     return {**child, "metadata": metadata}
 
 

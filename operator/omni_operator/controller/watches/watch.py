@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from omni_operator.kube.client import ApiError, Cluster, Object, Resource, Unreachable, error_of
+from omni_operator.crd.objects import Object
+from omni_operator.kube.client import ApiError, Cluster, Resource, Unreachable, error_of
 
 logger = logging.getLogger(__name__)
 

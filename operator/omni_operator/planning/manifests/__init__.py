@@ -1,7 +1,6 @@
 """From a Topology to Kubernetes objects, one module a kind of object. Pure, and the same for the same input."""
 
-from typing import Any
-
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import OmniPipeline
 from omni_operator.planning.manifests.claims import claims
 from omni_operator.planning.manifests.config import config_map, service_account
@@ -14,7 +13,7 @@ from omni_operator.planning.manifests.services import api_service, head_service
 from omni_operator.planning.topology import Topology
 
 
-def children(pipeline: OmniPipeline, topology: Topology, worker_image: str, secret: str) -> list[dict[str, Any]]:
+def children(pipeline: OmniPipeline, topology: Topology, worker_image: str, secret: str) -> list[Object]:
     """Every object that a pipeline needs but its Secret, whose content is `secret`; in the order to make them."""
     return [
         service_account(pipeline),

@@ -6,6 +6,7 @@ same name finds it again by its labels.
 
 from typing import Any
 
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import OmniPipeline
 from omni_operator.crd.spec_parts import Storage
 from omni_operator.planning.manifests import labels
@@ -18,7 +19,7 @@ VIDEOS = "videos"
 ONE_NODE = "ReadWriteOnce"
 
 
-def claims(pipeline: OmniPipeline) -> list[dict[str, Any]]:
+def claims(pipeline: OmniPipeline) -> list[Object]:
     """Those that are made."""
     cache, videos = pipeline.spec.model.cache, pipeline.spec.videos.storage
     found = [claim(pipeline, cache_name(pipeline, cache), cache, cache.access_mode)] if cache else []
@@ -26,7 +27,7 @@ def claims(pipeline: OmniPipeline) -> list[dict[str, Any]]:
     return [one for one in found if one]
 
 
-def claim(pipeline: OmniPipeline, name: str, storage: Storage, access_mode: str) -> dict[str, Any] | None:
+def claim(pipeline: OmniPipeline, name: str, storage: Storage, access_mode: str) -> Object | None:
     """None where it is the user's own."""
     if storage.size is None:
         return None

@@ -1,20 +1,20 @@
 """The ConfigMap that tells the head its stages, the pods' Secret, and their ServiceAccount, which may do nothing."""
 
 import base64
-from typing import Any
 
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import child
 from omni_operator.planning.topology import KEYS_FILE, STAGE_CONFIG_FILE, Topology
 
 
-def config_map(pipeline: OmniPipeline, topology: Topology) -> dict[str, Any]:
+def config_map(pipeline: OmniPipeline, topology: Topology) -> Object:
     content = {"data": {STAGE_CONFIG_FILE: topology.stage_config}}
     return child(pipeline, "v1", "ConfigMap", pipeline.name, labels.common(pipeline.name), content)
 
 
-def keys_secret(pipeline: OmniPipeline, secret: str) -> dict[str, Any]:
+def keys_secret(pipeline: OmniPipeline, secret: str) -> Object:
     """What the pods of the pipeline know of each other, and nobody else does."""
     content = {"type": "Opaque", "data": {KEYS_FILE: base64.b64encode(secret.encode()).decode()}}
     return child(pipeline, "v1", "Secret", keys_name(pipeline), labels.common(pipeline.name), content)
@@ -24,6 +24,6 @@ def keys_name(pipeline: OmniPipeline) -> str:
     return f"{pipeline.name}-keys"
 
 
-def service_account(pipeline: OmniPipeline) -> dict[str, Any]:
+def service_account(pipeline: OmniPipeline) -> Object:
     content = {"automountServiceAccountToken": False}
     return child(pipeline, "v1", "ServiceAccount", pipeline.name, labels.common(pipeline.name), content)

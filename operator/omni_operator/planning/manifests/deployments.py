@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import child
@@ -11,7 +12,7 @@ from omni_operator.planning.topology import Process, Topology
 DEADLINE_MARGIN_SECONDS = 120
 
 
-def head_deployment(pipeline: OmniPipeline, topology: Topology, worker_image: str, secret: str) -> dict[str, Any]:
+def head_deployment(pipeline: OmniPipeline, topology: Topology, worker_image: str, secret: str) -> Object:
     """Recreate: two heads at once would share one name, and replicas would join either."""
     return deployment(
         pipeline,
@@ -24,7 +25,7 @@ def head_deployment(pipeline: OmniPipeline, topology: Topology, worker_image: st
 
 def stage_deployment(
     pipeline: OmniPipeline, topology: Topology, process: Process, worker_image: str, secret: str
-) -> dict[str, Any]:
+) -> Object:
     rollout = process.stage.rollout
     return deployment(
         pipeline,
@@ -44,7 +45,7 @@ def deployment(
     selector: dict[str, str],
     strategy: dict[str, Any],
     template: dict[str, Any],
-) -> dict[str, Any]:
+) -> Object:
     role = labels.HEAD if process.is_head else labels.REPLICA
     is_ours_to_scale = process.is_head or pipeline.spec.suspend or not process.stage.is_scaled_elsewhere
     count = {"replicas": process.copies} if is_ours_to_scale else {}

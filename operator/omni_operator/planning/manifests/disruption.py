@@ -4,15 +4,14 @@ Written for policy/v1; a cluster that has only policy/v1beta1 takes the same. Th
 budget that keeps one of one would keep its node from ever being drained.
 """
 
-from typing import Any
-
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import child
 from omni_operator.planning.topology import Process
 
 
-def disruption_budget(pipeline: OmniPipeline, process: Process) -> dict[str, Any]:
+def disruption_budget(pipeline: OmniPipeline, process: Process) -> Object:
     """As many as a rollout may take; but one at least, or no node could be drained that holds one."""
     stage, rollout = process.stage.name, process.stage.rollout
     unavailable = 1 if rollout.max_unavailable in (0, "0%") else rollout.max_unavailable

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-MANAGER = "omni-operator"
+from omni_operator.crd.objects import FIELD_MANAGER
+
 MANAGED_BY = "app.kubernetes.io/managed-by"
 PIPELINE = "omnipipeline.dev/pipeline"
 ROLE = "omnipipeline.dev/role"
@@ -11,7 +12,7 @@ HEAD = "head"
 REPLICA = "replica"
 PREFETCH = "prefetch"
 
-MANAGED_SELECTOR = f"{MANAGED_BY}={MANAGER}"
+MANAGED_SELECTOR = f"{MANAGED_BY}={FIELD_MANAGER}"
 
 
 def common(pipeline: str) -> dict[str, str]:
@@ -19,7 +20,7 @@ def common(pipeline: str) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": "omnipipeline",
         "app.kubernetes.io/instance": pipeline,
-        MANAGED_BY: MANAGER,
+        MANAGED_BY: FIELD_MANAGER,
         PIPELINE: pipeline,
     }
 

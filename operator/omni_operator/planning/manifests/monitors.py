@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import child
@@ -12,7 +13,7 @@ SCHEME = f"__meta_kubernetes_pod_annotation_{METRICS_SCHEME.translate(str.maketr
 OWN_STAGE = "stage_of_pod"
 
 
-def pod_monitors(pipeline: OmniPipeline) -> list[dict[str, Any]]:
+def pod_monitors(pipeline: OmniPipeline) -> list[Object]:
     """One, or none where the pipeline asks for none."""
     wanted = pipeline.spec.monitoring.pod_monitor
     if wanted is None:

@@ -6,6 +6,7 @@ API, the probes and the metrics, is open to everyone, or to the clients that the
 
 from typing import Any
 
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import child
@@ -14,7 +15,7 @@ from omni_operator.planning.topology import CLUSTER_HEAD, CLUSTER_REPLICA
 OPERATOR_LABELS = {"app.kubernetes.io/name": "omnipipeline-operator"}
 
 
-def network_policies(pipeline: OmniPipeline) -> list[dict[str, Any]]:
+def network_policies(pipeline: OmniPipeline) -> list[Object]:
     """One, or none where the pipeline wants none."""
     if pipeline.spec.network_policy.mode == "none":
         return []

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import API_VERSION, KIND, OmniPipeline
 from omni_operator.planning.manifests.labels import PIPELINE
 
@@ -23,13 +24,13 @@ def owner_reference(pipeline: OmniPipeline) -> dict[str, Any]:
     }
 
 
-def controller_uid(child: Mapping[str, Any]) -> str | None:
+def controller_uid(child: Object) -> str | None:
     """The uid of the object that controls a child, if one does."""
     references = child["metadata"].get("ownerReferences") or []
     return next((str(reference["uid"]) for reference in references if reference.get("controller")), None)
 
 
-def is_ours(child: Mapping[str, Any], uid: str, pipeline: str) -> bool:
+def is_ours(child: Object, uid: str, pipeline: str) -> bool:
     """Whether a child is a pipeline's, whose uid that is: it owns it, or nobody does and it was retained for it."""
     metadata = child["metadata"]
     if (metadata.get("annotations") or {}).get(RETAINED) and not metadata.get("ownerReferences"):
@@ -37,7 +38,7 @@ def is_ours(child: Mapping[str, Any], uid: str, pipeline: str) -> bool:
     return controller_uid(child) == uid
 
 
-def pipeline_of(child: Mapping[str, Any]) -> str | None:
+def pipeline_of(child: Object) -> str | None:
     """The name of the pipeline that a child belongs to: of its owner, or, for pods, of their label; its own, of one."""
     metadata = child["metadata"]
     if child.get("kind") == KIND:
@@ -61,7 +62,7 @@ def child(
     labels: Mapping[str, str],
     content: Mapping[str, Any],
     annotations: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> Object:
     """A whole object, owned by the pipeline, whose annotation tells a change of what is wanted from drift."""
     wanted = [dict(labels), dict(content), *([dict(annotations)] if annotations else [])]
     return {

@@ -4,8 +4,7 @@ It has a name of its own for what it downloads and how, since a Job cannot be ch
 is wrong or the hub is away, the pipeline's status says so, and a correction is all it needs.
 """
 
-from typing import Any
-
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import Model, OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.claims import CACHE, CACHE_DIR, cache_name
@@ -16,7 +15,7 @@ from omni_operator.planning.topology import is_on_hub
 ATTEMPTS = 1000
 
 
-def prefetch_jobs(pipeline: OmniPipeline, worker_image: str) -> list[dict[str, Any]]:
+def prefetch_jobs(pipeline: OmniPipeline, worker_image: str) -> list[Object]:
     """One, or none where it is not asked for."""
     cache = pipeline.spec.model.cache
     if cache is None or not cache.prefetch or pipeline.spec.suspend:
@@ -38,7 +37,7 @@ def prefetch_jobs(pipeline: OmniPipeline, worker_image: str) -> list[dict[str, A
     return [child(pipeline, "batch/v1", "Job", name, own_labels, {"spec": spec})]
 
 
-def fetching(pipeline: OmniPipeline, model: Model, index: int, worker_image: str) -> dict[str, Any]:
+def fetching(pipeline: OmniPipeline, model: Model, index: int, worker_image: str) -> Object:
     """A container for each model, since each may have a token of its own."""
     return {
         **confined_container(pipeline, worker_image),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import child
@@ -9,7 +10,7 @@ from omni_operator.planning.manifests.pod import control_ports
 from omni_operator.planning.topology import CLUSTER_HEAD, Topology
 
 
-def api_service(pipeline: OmniPipeline) -> dict[str, Any]:
+def api_service(pipeline: OmniPipeline) -> Object:
     port = service_port("http", CLUSTER_HEAD.api)
     if pipeline.speaks_tls:
         port["appProtocol"] = "https"  # what Ingresses and meshes go by; the name stays, which others refer to
@@ -30,7 +31,7 @@ def api_service(pipeline: OmniPipeline) -> dict[str, Any]:
     )
 
 
-def head_service(pipeline: OmniPipeline, topology: Topology) -> dict[str, Any]:
+def head_service(pipeline: OmniPipeline, topology: Topology) -> Object:
     """Publishes the head while it is not ready: it becomes ready only when replicas have found it."""
     return child(
         pipeline,
