@@ -20,7 +20,11 @@ from omni_operator.controller.pipeline_secret import new_secret
 from omni_operator.crd import manifest_file
 from omni_operator.crd.pod_template import CONTAINER
 from omni_operator.crd.spec import OmniPipeline
-from omni_operator.local.backend import Child, FreePorts, Interrupted, LocalBackend, LocalFailure, gpus, require_free
+from omni_operator.local.backend import LocalBackend
+from omni_operator.local.errors import Interrupted, LocalFailure
+from omni_operator.local.gpus import visible_gpus
+from omni_operator.local.local_process import LocalProcess
+from omni_operator.local.ports import FreePorts, require_free_port
 from omni_operator.planning import topology
 
 BUILTIN = "builtin://"
@@ -49,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     pipeline = manifest_file.load(args.file)
     require_runnable_here(pipeline)
     if args.port:
-        require_free(args.port)
-    free_ports = FreePorts(taken=args.port)
+        require_free_port(args.port)
+    free_ports = FreePorts(reserved=args.port)
     folder = local_runs.new_folder(pipeline.name)
     plan = topology.on_this_machine(pipeline, args.port or free_ports(1), free_ports, folder)
     write_files(folder, plan)
@@ -124,13 +128,13 @@ class Display:
         self._progress.stop()
         self._is_live = False
 
-    def report(self, child: Child, state: str) -> None:
+    def report(self, process: LocalProcess, state: str) -> None:
         if not self._is_live:
-            self._console.print(f"{child.name}: {state}", markup=False)
+            self._console.print(f"{process.name}: {state}", markup=False)
             return
-        if child.name not in self._tasks:
-            self._tasks[child.name] = self._progress.add_task(child.name, total=1, state=state)
-        self._progress.update(self._tasks[child.name], state=state, completed=int(child.is_ready))
+        if process.name not in self._tasks:
+            self._tasks[process.name] = self._progress.add_task(process.name, total=1, state=state)
+        self._progress.update(self._tasks[process.name], state=state, completed=int(process.is_ready))
 
 
 def write_files(folder: Path, plan: topology.Topology) -> None:
@@ -165,7 +169,7 @@ def described(plan: topology.Topology) -> str:
 def notes(pipeline: OmniPipeline, plan: topology.Topology) -> list[str]:
     """What of the manifest means something else here than in a cluster."""
     found = []
-    wanted, available = sum(process.devices for process in plan.processes), len(gpus())
+    wanted, available = sum(process.devices for process in plan.processes), len(visible_gpus())
     if wanted and not available:
         found.append("there is no GPU on this machine, so the replicas run on the CPU")
     elif wanted > available:

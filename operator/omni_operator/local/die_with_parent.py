@@ -1,7 +1,7 @@
-"""Runs a command that ends when its parent does: `python -m omni_operator.local.die_with_parent PARENT COMMAND …`.
+"""Runs a command that ends when its parent ends: `python -m omni_operator.local.die_with_parent PARENT_PID COMMAND …`.
 
-`omni up` starts every process through it, so that none survives when `omni up` itself is killed and cannot clean up.
-The kernel then sends SIGTERM. Linux only; elsewhere the command just runs.
+`omni up` starts every process through this module. If `omni up` is killed and cannot clean up, the kernel sends SIGTERM
+to each of them. This works on Linux only; elsewhere the command simply runs.
 """
 
 import ctypes
@@ -13,10 +13,11 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
+    """Ask the kernel for a SIGTERM when the parent ends, then replace this process with the command."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it went before the call above
+        if os.getppid() != parent:  # the parent ended before the call to prctl
             sys.exit(1)
     os.execvp(command[0], command)
 

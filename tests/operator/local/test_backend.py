@@ -1,8 +1,7 @@
-"""The embedded backend with real processes: a small stand-in for the worker, which starts fast and can misbehave."""
+"""The embedded backend with real processes: a small stand-in for the worker that starts fast and can misbehave."""
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,25 +13,19 @@ from typing import Any
 import pytest
 
 from omni_operator.crd.spec import parse
-from omni_operator.local.backend import (
-    Child,
-    FreePorts,
-    Interrupted,
-    LocalBackend,
-    LocalFailure,
-    assign_devices,
-    can_listen,
-    require_free,
-)
+from omni_operator.local.backend import LocalBackend
+from omni_operator.local.errors import Interrupted, LocalFailure
+from omni_operator.local.local_process import LocalProcess
+from omni_operator.local.ports import FreePorts
 from omni_operator.planning.topology import on_this_machine
 
 pytestmark = pytest.mark.processes
-COMMAND = [sys.executable, str(Path(__file__).with_name("stand_in.py"))]
+COMMAND = [sys.executable, str(Path(__file__).with_name("stand_in_worker.py"))]
 Start = Callable[..., LocalBackend]
 
 
 class Journal:
-    """What the processes wrote down, and what the backend reported."""
+    """What the processes wrote to their journal, and what the backend reported."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -48,16 +41,16 @@ class Journal:
         return [int(line.rpartition(" ")[2]) for line in self.lines()]
 
 
-def eventually(holds: Callable[[], bool], what: str) -> None:
-    """Wait for something that other processes bring about."""
+def eventually(condition: Callable[[], bool], description: str) -> None:
+    """Wait for a condition that other processes bring about."""
     deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, f"never came: {what}"
+    while not condition():
+        assert time.monotonic() < deadline, f"did not happen: {description}"
         time.sleep(0.05)
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there, and not only as a name that its parent has yet to read."""
+    """Whether a process runs. A zombie, which waits for its parent to read its exit code, does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -71,7 +64,7 @@ def journal(tmp_path: Path) -> Journal:
 
 @pytest.fixture
 def start(digits: dict[str, Any], tmp_path: Path, journal: Journal) -> Iterator[Start]:
-    """Starts the example with a habit for each role; stops whatever is left at the end of the test."""
+    """Starts the example with a behaviour for each role, and stops what still runs at the end of the test."""
     backends: list[LocalBackend] = []
 
     def start(head: str = "serve", replica: str = "serve") -> LocalBackend:
@@ -86,7 +79,7 @@ def start(digits: dict[str, Any], tmp_path: Path, journal: Journal) -> Iterator[
                 "STAND_IN_REPLICA": replica,
                 "STAND_IN_JOURNAL": str(journal.file),
             },
-            report=lambda child, state: journal.reports.append((child.name, state)),
+            report=lambda process, state: journal.reports.append((process.name, state)),
         )
         backends.append(backend)
         backend.start()
@@ -98,36 +91,38 @@ def start(digits: dict[str, Any], tmp_path: Path, journal: Journal) -> Iterator[
         backend.stop()
 
 
-def test_everything_starts_becomes_ready_and_stops_in_order(start: Start, journal: Journal) -> None:
+def test_all_processes_start_become_ready_and_stop_in_order(start: Start, journal: Journal) -> None:
     backend = start()
     backend.wait_ready(60)
-    assert [child.name for child in backend.children if child.is_ready] == ["head", "painter-0", "painter-1"]
+    assert [process.name for process in backend.processes if process.is_ready] == ["head", "painter-0", "painter-1"]
     backend.stop()
-    assert sorted(journal.events()[3:7]) == ["replica ended"] * 2 + ["replica told to stop"] * 2
-    assert journal.events()[7:] == ["head told to stop", "head ended"], "answers go through the head to the last"
+    assert sorted(journal.events()[3:7]) == ["replica ended"] * 2 + ["replica received SIGTERM"] * 2
+    assert journal.events()[7:] == ["head received SIGTERM", "head ended"], (
+        "responses pass through the head until the end"
+    )
     assert not any(map(is_running, journal.pids()))
 
 
 def test_stages_stop_one_after_another_and_the_head_last(two: dict[str, Any], tmp_path: Path, journal: Journal) -> None:
     ports = FreePorts()
     topology = on_this_machine(parse(two), ports(1), ports, tmp_path)
-    said: list[str] = []
+    reported: list[str] = []
 
-    def report(child: Child, state: str) -> None:
-        said.append(f"{child.name} {state}")
+    def report(process: LocalProcess, state: str) -> None:
+        reported.append(f"{process.name} {state}")
 
     backend = LocalBackend(topology, tmp_path, COMMAND, {"STAND_IN_JOURNAL": str(journal.file)}, report)
     try:
         backend.start()
         backend.wait_ready(60)
     finally:
-        said.clear()
+        reported.clear()
         backend.stop()
     order = ("thinker-0", "painter-0", "head")
-    assert said == [f"{name} {state}" for name in order for state in ("stopping", "stopped")]
+    assert reported == [f"{name} {state}" for name in order for state in ("stopping", "stopped")]
 
 
-def test_a_process_that_ends_before_it_is_ready_is_named_with_its_last_words(start: Start) -> None:
+def test_a_process_that_exits_before_it_is_ready_is_reported_with_the_end_of_its_log(start: Start) -> None:
     backend = start(replica="fail")
     with pytest.raises(LocalFailure) as caught:
         backend.wait_ready(60)
@@ -137,7 +132,7 @@ def test_a_process_that_ends_before_it_is_ready_is_named_with_its_last_words(sta
     assert caught.value.exit_code == 1
 
 
-def test_a_process_that_is_never_ready_is_named_with_its_reason(start: Start) -> None:
+def test_a_process_that_never_becomes_ready_is_reported_with_its_reason(start: Start) -> None:
     backend = start(head="stuck")
     with pytest.raises(LocalFailure, match=r"not ready after 3 s: head: waits for Godot; see the logs in"):
         backend.wait_ready(3)
@@ -150,13 +145,13 @@ def test_an_interrupt_ends_the_wait(start: Start) -> None:
         backend.wait_ready(60)
 
 
-def test_a_second_interrupt_kills_what_does_not_stop(start: Start, journal: Journal) -> None:
+def test_a_second_interrupt_kills_a_process_that_does_not_stop(start: Start, journal: Journal) -> None:
     backend = start(head="stubborn")
     backend.wait_ready(60)
     backend.interrupt()
     stopping = threading.Thread(target=backend.stop)
     stopping.start()
-    eventually(lambda: "head told to stop" in journal.events(), "SIGTERM to the head")
+    eventually(lambda: "head received SIGTERM" in journal.events(), "SIGTERM to the head")
     assert stopping.is_alive(), "the head has its drain timeout"
     backend.interrupt()
     stopping.join(60)
@@ -164,7 +159,7 @@ def test_a_second_interrupt_kills_what_does_not_stop(start: Start, journal: Jour
     assert not any(map(is_running, journal.pids()))
 
 
-def test_what_a_process_started_goes_with_it(start: Start, journal: Journal) -> None:
+def test_a_stopped_process_takes_its_child_processes_with_it(start: Start, journal: Journal) -> None:
     backend = start(replica="parent")
     backend.wait_ready(60)
     assert "grandchild started" in journal.events()
@@ -177,12 +172,12 @@ def watch_until_interrupted(backend: LocalBackend) -> None:
         backend.watch()
 
 
-def test_a_replica_that_dies_later_is_told_of_and_started_again(start: Start, journal: Journal) -> None:
+def test_a_replica_that_dies_later_is_reported_and_restarted(start: Start, journal: Journal) -> None:
     backend = start()
     backend.wait_ready(60)
     watching = threading.Thread(target=watch_until_interrupted, args=(backend,))
     watching.start()
-    victim = backend.children[1]
+    victim = backend.processes[1]
     assert victim.popen
     first = victim.popen.pid
     os.kill(first, signal.SIGKILL)
@@ -192,7 +187,7 @@ def test_a_replica_that_dies_later_is_told_of_and_started_again(start: Start, jo
     assert any(name == "painter-0" and "was killed by SIGKILL" in state for name, state in journal.reports)
 
 
-def test_a_head_that_dies_later_is_a_failure(start: Start) -> None:
+def test_a_head_that_dies_later_ends_the_run(start: Start) -> None:
     backend = start()
     backend.wait_ready(60)
     assert backend.head.popen
@@ -201,11 +196,12 @@ def test_a_head_that_dies_later_is_a_failure(start: Start) -> None:
         backend.watch()
 
 
-def test_nothing_outlives_a_backend_that_is_killed(tmp_path: Path, journal: Journal) -> None:
+def test_no_process_outlives_a_killed_backend(tmp_path: Path, journal: Journal) -> None:
     program = f"""
 import time, yaml
 from pathlib import Path
-from omni_operator.local.backend import FreePorts, LocalBackend
+from omni_operator.local.backend import LocalBackend
+from omni_operator.local.ports import FreePorts
 from omni_operator.crd.spec import parse
 from omni_operator.planning.topology import on_this_machine
 manifest = yaml.safe_load(Path({str(Path(__file__).parents[3] / "examples/digits.yaml")!r}).read_text())
@@ -224,36 +220,3 @@ time.sleep(600)
         assert all(map(is_running, journal.pids()))
         parent.kill()
     eventually(lambda: not any(map(is_running, journal.pids())), "the end of every process")
-
-
-def test_a_busy_port_is_a_clear_message() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert not can_listen(port)
-        with pytest.raises(LocalFailure, match=f"port {port} is in use .* choose another with --port"):
-            require_free(port)
-
-
-def test_ports_are_free_consecutive_and_never_given_twice() -> None:
-    ports = FreePorts()
-    first, second = ports(3), ports(2)
-    given = [*range(first, first + 3), *range(second, second + 2)]
-    assert len(set(given)) == 5
-    assert all(map(can_listen, given))
-
-
-DEVICES = {
-    "no GPU: everything runs on the CPU": ([], ["", "", ""]),
-    "enough GPUs: each replica has its own": (["0", "1"], ["", "0", "1"]),
-    "more GPUs than replicas: some stay free": (["0", "1", "2"], ["", "0", "1"]),
-    "one GPU: the replicas share it": (["3"], ["", "3", "3"]),
-}
-
-
-@pytest.mark.parametrize("row", DEVICES)
-def test_devices_on_one_machine(digits: dict[str, Any], row: str) -> None:
-    available, expected = DEVICES[row]
-    topology = on_this_machine(parse(digits), 8000, FreePorts(), Path())
-    assert assign_devices(topology.processes, available) == expected
