@@ -53,8 +53,8 @@ from omni_worker.coordinator.messages import (
     encode,
 )
 from omni_worker.coordinator.registry import Registry
+from omni_worker.model_card import ModelCard, ServingDefaults
 from omni_worker.replica.client import ReplicaClient
-from omni_worker.requests import ModelCard, ServingDefaults
 from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.sockets import make_socket
 

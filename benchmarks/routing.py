@@ -19,9 +19,9 @@ from rich.table import Table
 
 from omni_worker.config.records import Stage
 from omni_worker.coordinator.messages import Replica, ReplicaLoad, State
+from omni_worker.model_card import ModelCard
 from omni_worker.orchestrator.balancers import BALANCERS, make_balancer
 from omni_worker.orchestrator.stage_pool import Member, StagePool, Tried
-from omni_worker.requests import ModelCard
 
 REPLICAS = (10, 100, 1000)
 HELD = 4

@@ -17,8 +17,9 @@ from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, StepScheduler
+from omni_worker.model_card import ModelCard
 from omni_worker.replica.server import ReplicaServer
-from omni_worker.requests import GenerationResult, ModelCard
+from omni_worker.requests import GenerationResult
 
 MODEL = "builtin://digits"
 CARD = ModelCard(pipeline="Sleeping", mode="step", sized=True, guidance=True, negative_prompt=True)

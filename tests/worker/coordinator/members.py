@@ -4,7 +4,7 @@ from itertools import count
 
 from omni_worker.coordinator.messages import Register, ReplicaLoad, Report, State
 from omni_worker.coordinator.registry import Registry
-from omni_worker.requests import ModelCard
+from omni_worker.model_card import ModelCard
 
 TIMEOUT = 30.0
 CARD = ModelCard(pipeline="P", mode="step")

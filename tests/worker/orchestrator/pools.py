@@ -2,9 +2,9 @@
 
 from omni_worker.config.records import Stage
 from omni_worker.coordinator.messages import Replica, ReplicaLoad, State
+from omni_worker.model_card import ModelCard
 from omni_worker.orchestrator.balancers import make_balancer
 from omni_worker.orchestrator.stage_pool import StagePool
-from omni_worker.requests import ModelCard
 
 CARD = ModelCard(pipeline="P", mode="step")
 

@@ -6,7 +6,7 @@ import pytest
 from omni_worker.config.records import Stage
 from omni_worker.errors import RequestError
 from omni_worker.orchestrator.handover import asked_of, handed_over, joined, outputs_of, route
-from omni_worker.requests import Completion, GenerationParams, GenerationResult, Message, SamplingParams, Written
+from omni_worker.requests import Completion, GeneratedText, GenerationParams, GenerationResult, Message, SamplingParams
 
 ENCODER = Stage(0, "encoder", "autoregressive", task="encode")
 THINKER = Stage(0, "thinker", "autoregressive")
@@ -16,7 +16,7 @@ PARAMS = GenerationParams(prompt="two plus five", seed=3, messages=(Message(role
 
 
 def wrote(text: str, **embeddings: np.ndarray) -> GenerationResult:
-    completion = Completion(written=Written(text=text, tokens=[1, 2]), finish_reason="stop", prompt_tokens=3)
+    completion = Completion(written=GeneratedText(text=text, tokens=[1, 2]), finish_reason="stop", prompt_tokens=3)
     return GenerationResult(completion=completion, embeddings=embeddings)
 
 

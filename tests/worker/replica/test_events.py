@@ -8,14 +8,14 @@ import pytest
 from omni_worker.engine.scheduler import Finished, Progress, SchedulerEvent, Status
 from omni_worker.replica import events
 from omni_worker.replica.events import Events
-from omni_worker.requests import Written
+from omni_worker.requests import GeneratedText
 
 
 def step(number: int) -> Progress:
     return Progress("a", number, 9)
 
 
-WRITTEN = Progress("a", 1, 9, Written(text="so", tokens=[1]))
+WRITTEN = Progress("a", 1, 9, GeneratedText(text="so", tokens=[1]))
 FINISHED = Finished("a", Status.COMPLETED)
 
 

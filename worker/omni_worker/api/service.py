@@ -9,9 +9,10 @@ from omni_worker.api.errors import ApiError
 from omni_worker.api.schemas import Generation
 from omni_worker.config.api import Limits
 from omni_worker.errors import RequestError
+from omni_worker.model_card import ModelCard
 from omni_worker.orchestrator.handover import outputs_of
 from omni_worker.orchestrator.orchestrator import Orchestrator
-from omni_worker.requests import GenerationParams, ModelCard
+from omni_worker.requests import GenerationParams
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from omni_worker.requests import ModelCard
+from omni_worker.model_card import ModelCard
 
 MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
 CHANGE_OF_STEP_MS = 0.1  # the share by which the mean step has to change to be news

@@ -14,11 +14,11 @@ from omni_worker.engine.runner.diffusion import RequestRunner, StepRunner
 from omni_worker.engine.scheduler import POLICIES, RequestScheduler, SchedulerEvent, SchedulerInterface, StepScheduler
 from omni_worker.errors import LoadError
 from omni_worker.language import loading as language
+from omni_worker.model_card import ModelCard
 from omni_worker.parallel.chain import Chain
 from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.loading import Parts, load
 from omni_worker.pipelines.request_mode import WholePipeline
-from omni_worker.requests import ModelCard
 
 
 def build_engine(

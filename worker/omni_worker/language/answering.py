@@ -14,7 +14,14 @@ from omni_worker.errors import RequestError
 from omni_worker.language.loading import Defaults, LanguageModel
 from omni_worker.language.sampling import Chance, Choice
 from omni_worker.language.text import Language, Pieces
-from omni_worker.requests import Completion, GenerationParams, GenerationResult, SamplingParams, TokenLogprob, Written
+from omni_worker.requests import (
+    Completion,
+    GeneratedText,
+    GenerationParams,
+    GenerationResult,
+    SamplingParams,
+    TokenLogprob,
+)
 
 MAX_TOKENS = 1024
 MOST_LOGPROBS = 20
@@ -126,11 +133,11 @@ class Answering:
         if self.finish_reason is None and len(self.written) >= self.limit:
             self.finish_reason = "length"
 
-    def news(self) -> Written | None:
+    def news(self) -> GeneratedText | None:
         """What was written since this was asked last, where that is to be told."""
         if not self.params.stream or self._told == len(self.written):
             return None
-        news = Written(text=self._text, tokens=self.written[self._told :], logprobs=self.logprobs[self._told :])
+        news = GeneratedText(text=self._text, tokens=self.written[self._told :], logprobs=self.logprobs[self._told :])
         self._text, self._told = "", len(self.written)
         return news
 
@@ -145,7 +152,7 @@ class Answering:
         return GenerationResult(
             steps=len(self.written),
             completion=Completion(
-                written=Written(text=text, tokens=self.written, logprobs=self.logprobs),
+                written=GeneratedText(text=text, tokens=self.written, logprobs=self.logprobs),
                 finish_reason=self.finish_reason,
                 prompt_tokens=len(self.prompt),
             ),

@@ -21,7 +21,7 @@ from omni_worker.errors import ReplicaLost, RequestError
 from omni_worker.orchestrator.handover import asked_of, handed_over, joined, route
 from omni_worker.orchestrator.stage_pool import CRASHES_OF_SUSPECTS, Member, StagePool, Tried
 from omni_worker.replica.wire.messages import Partial, Progress, Trace
-from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult, Written
+from omni_worker.requests import GeneratedText, GenerationParams, GenerationRequest, GenerationResult
 from omni_worker.telemetry.journal import Journal, Visit
 from omni_worker.telemetry.metrics import HeadMetrics
 from omni_worker.telemetry.tracing import OUTCOME, REPLICA, REQUEST, STAGE, Tracing
@@ -97,7 +97,7 @@ class Attempts:
         self._count(len(whole.tokens))
         if self.on_partial is None or not self.params.stream:
             return
-        rest = Written(text=whole.text[self.text :], tokens=whole.tokens[told:], logprobs=whole.logprobs[told:])
+        rest = GeneratedText(text=whole.text[self.text :], tokens=whole.tokens[told:], logprobs=whole.logprobs[told:])
         if rest.text or rest.tokens:
             self.on_partial(Partial(self.running.id, written=rest))
 

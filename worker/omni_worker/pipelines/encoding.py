@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from omni_worker.model_card import ServingDefaults
 from omni_worker.pipelines.arguments.embeddings import flattened
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 from omni_worker.pipelines.protocol import StepState
-from omni_worker.requests import GenerationResult, ServingDefaults
+from omni_worker.requests import GenerationResult
 
 
 class EncodingIsOver(Exception):

@@ -15,6 +15,7 @@ from diffusers.configuration_utils import FrozenDict
 from omni_worker.config.model_source import ModelSource
 from omni_worker.device.dtypes import weights_dtype
 from omni_worker.errors import LoadError
+from omni_worker.model_card import ServingDefaults
 from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.acceleration import compile_denoisers, shorten_single_frames
 from omni_worker.pipelines.batching.batches import ProvenBatches
@@ -23,7 +24,6 @@ from omni_worker.pipelines.encoding import Absent, PromptEncoder
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 from omni_worker.pipelines.protocol import SupportsStepExecution, can_step
 from omni_worker.pipelines.request_mode import WholePipeline
-from omni_worker.requests import ServingDefaults
 
 log = logging.getLogger(__name__)
 BUCKETS = (1, 2, 4, 8, 16, 32)  # the batch sizes of a compiled model: each is compiled for itself

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from omni_worker.requests import GenerationParams, GenerationResult, ModelCard
+from omni_worker.model_card import ModelCard
+from omni_worker.requests import GenerationParams, GenerationResult
 
 
 @dataclass

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from omni_worker.model_card import ServingDefaults
 from omni_worker.pipelines.arguments.call_arguments import CallArguments
 from omni_worker.pipelines.arguments.results import result_of
-from omni_worker.requests import GenerationParams, ServingDefaults
+from omni_worker.requests import GenerationParams
 
 
 class WholePipeline:

@@ -24,9 +24,10 @@ from omni_worker.config.records import ReplicaConfig
 from omni_worker.coordinator.messages import Register, State
 from omni_worker.coordinator.stage_client import Membership, StageClient
 from omni_worker.errors import CommandError
+from omni_worker.model_card import ModelCard
 from omni_worker.parallel.child_process import end_with_parent
 from omni_worker.replica.server import ALIVE_SECONDS, ReplicaServer
-from omni_worker.requests import GenerationParams, ModelCard, SamplingParams
+from omni_worker.requests import GenerationParams, SamplingParams
 from omni_worker.telemetry import tracing
 from omni_worker.telemetry.logs import configure_logging
 from omni_worker.transport import keys

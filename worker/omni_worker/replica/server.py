@@ -36,7 +36,7 @@ from omni_worker.replica.wire.messages import (
     unpack_to_replica,
 )
 from omni_worker.replica.wire.outgoing import Outgoing
-from omni_worker.requests import GenerationParams, Written
+from omni_worker.requests import GeneratedText, GenerationParams
 from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.sockets import QUEUED_DATA_MESSAGES, make_socket
 
@@ -242,7 +242,7 @@ class ReplicaServer:
             self._finish(event)
         elif peer := self._askers.get(event.id):
             self._begun.add(event.id)
-            if isinstance(event.partial, Written):
+            if isinstance(event.partial, GeneratedText):
                 self._put(peer, Partial(event.id, written=event.partial))
             elif event.partial is not None:
                 self._put(peer, Partial(event.id, preview=event.partial))

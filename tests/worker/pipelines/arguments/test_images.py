@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from omni_worker.errors import RequestError
+from omni_worker.model_card import ServingDefaults
 from omni_worker.pipelines.arguments import images
 from omni_worker.pipelines.arguments.call_arguments import CallArguments
-from omni_worker.requests import GenerationParams, ServingDefaults
+from omni_worker.requests import GenerationParams
 from tests.worker.pipelines.survey import specimens
 
 GREY = np.full((32, 32, 3), 128, np.uint8)

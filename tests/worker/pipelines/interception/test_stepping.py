@@ -25,6 +25,7 @@ from omni_worker.engine.scheduler import (
     StepScheduler,
 )
 from omni_worker.errors import LoadError, RequestError
+from omni_worker.model_card import ServingDefaults
 from omni_worker.pipelines.arguments.call_arguments import CallArguments
 from omni_worker.pipelines.batching.calls import KeyTable
 from omni_worker.pipelines.interception import previews
@@ -32,7 +33,7 @@ from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 from omni_worker.pipelines.loading import load, wrap
 from omni_worker.pipelines.protocol import StepState, SupportsStepExecution, can_step
 from omni_worker.pipelines.request_mode import WholePipeline
-from omni_worker.requests import GenerationParams, ServingDefaults
+from omni_worker.requests import GenerationParams
 from tests.worker.pipelines.survey import specimen
 from tests.worker.pipelines.zoo import flux, qwen_image, stable_diffusion_3, stable_diffusion_xl
 from tests.worker.pipelines.zoo.check import arrays

@@ -34,7 +34,7 @@ from omni_worker.replica.wire.messages import (
     pack_shared,
     unpack_to_replica,
 )
-from omni_worker.requests import GenerationParams, GenerationResult, Written
+from omni_worker.requests import GeneratedText, GenerationParams, GenerationResult
 from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.shared_memory import SEALS, create_pool
 from tests.worker.engine.executor.leaks import descriptors, mappings
@@ -407,7 +407,7 @@ def test_news_replace_each_other_and_answers_stay_in_order():
     box = outbox_module.Outbox()
     for step in range(1000):
         box.put(Progress("a", step, 1000))
-        box.put(Partial("a", Written(text=f"{step},", tokens=[step])))
+        box.put(Partial("a", GeneratedText(text=f"{step},", tokens=[step])))
         box.put(Partial("a", preview=[np.full(3, step)]))
         box.put(Alive())
     box.put(Progress("b", 7, 1000))

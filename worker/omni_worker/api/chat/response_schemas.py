@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from omni_worker.requests import Written
+from omni_worker.requests import GeneratedText
 
 
 class TopLogprob(BaseModel):
@@ -89,7 +89,7 @@ class ChatChunk(BaseModel):
     usage: Usage | None = None
 
 
-def logprobs_of(written: Written) -> list[Logprob]:
+def logprobs_of(written: GeneratedText) -> list[Logprob]:
     """The probabilities of a piece's tokens."""
     return [
         Logprob(

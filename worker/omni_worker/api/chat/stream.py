@@ -13,7 +13,7 @@ from omni_worker.errors import RequestError
 from omni_worker.orchestrator.handover import TEXT
 from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.replica.wire.messages import Partial
-from omni_worker.requests import GenerationRequest, GenerationResult, Written
+from omni_worker.requests import GeneratedText, GenerationRequest, GenerationResult
 
 
 class ChatStream(Stream):
@@ -32,7 +32,7 @@ class ChatStream(Stream):
             "created": int(time.time()),
             "model": model,
         }
-        self._pieces: list[list[Written]] = [[] for _ in requests]
+        self._pieces: list[list[GeneratedText]] = [[] for _ in requests]
         self._results: list[GenerationResult | None] = [None] * len(requests)
 
     async def events(self) -> AsyncIterator[str]:

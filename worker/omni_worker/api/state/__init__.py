@@ -1,1 +1,1 @@
-"""What a head shows of itself: models, replicas, running requests, and the topology that commands and operator read."""
+"""A head's state over HTTP: its model, replicas and running requests, and the topology that the operator reads."""

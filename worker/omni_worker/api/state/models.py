@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}."""
+"""GET /v1/models and /v1/models/{id}: the served model, as OpenAI lists models."""
 
 from fastapi import APIRouter
 
@@ -7,7 +7,7 @@ from omni_worker.api.schemas import ErrorResponse, ModelList, ModelObject
 
 
 def model_routes(model: str, created: int) -> APIRouter:
-    """The routes that name the served model; `created` is when this server began to serve it."""
+    """The routes of the served model. `created` is when the server started, in seconds since 1970."""
     router = APIRouter(tags=["models"])
     served = ModelObject(id=model, created=created)
 

@@ -1,18 +1,17 @@
-"""GET /omni/replicas and /omni/requests: what the pipeline is doing now."""
+"""GET /omni/replicas and /omni/requests: the replicas that the head sees, and the requests that run now."""
 
 from dataclasses import asdict
 from typing import Any
 
-import msgspec
 from fastapi import APIRouter
 
-from omni_worker.api.state.schemas import CardObject, ReplicaList, ReplicaObject, RunningList, RunningObject
+from omni_worker.api.state.schemas import ReplicaList, ReplicaObject, RunningList, RunningObject, card_object
 from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.orchestrator.stage_pool import Member
 
 
 def state_routes(orchestrator: Orchestrator) -> APIRouter:
-    """The routes that show replicas and running requests."""
+    """The routes that list replicas and running requests."""
     router = APIRouter(prefix="/omni", tags=["state"])
 
     @router.get("/replicas")
@@ -26,8 +25,8 @@ def state_routes(orchestrator: Orchestrator) -> APIRouter:
                     in_flight=member.client.in_flight,
                     pipeline=member.replica.card.pipeline,
                     mode=member.replica.card.mode,
-                    card=CardObject.model_validate(msgspec.to_builtins(member.replica.card)),
-                    **told_of(pool.stage.name, member),
+                    card=card_object(member.replica.card),
+                    **replica_fields(pool.stage.name, member),
                 )
                 for pool in orchestrator.pools
                 for member in pool.members
@@ -42,8 +41,8 @@ def state_routes(orchestrator: Orchestrator) -> APIRouter:
     return router
 
 
-def told_of(stage: str, member: Member) -> dict[str, Any]:
-    """What every route tells of a replica, but for `in_flight`."""
+def replica_fields(stage: str, member: Member) -> dict[str, Any]:
+    """The fields of a ReplicaNode, except `in_flight`."""
     replica, load = member.replica, member.replica.load
     return {
         "id": f"{stage}-{member.name}",

@@ -1,37 +1,58 @@
-"""What GET /omni/replicas and /omni/requests give."""
+"""The schemas of GET /omni/replicas and /omni/requests. Those of a model card take their fields from model_card."""
 
-from pydantic import BaseModel
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+import msgspec
+from pydantic import BaseModel, create_model
+
+from omni_worker.model_card import ModelCard, ServingDefaults
+
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
+def with_fields_of(
+    record: type[msgspec.Struct],
+    nested: dict[type[msgspec.Struct], type[BaseModel]] | None = None,
+    without: Collection[str] = (),
+) -> Callable[[type[Schema]], type[Schema]]:
+    """Decorates an empty schema: gives it the fields of `record`, with their types and defaults, in their order.
+
+    nested: the schemas of records that are fields of `record`
+    without: fields that the schema does not have
+    """
+
+    def field(source: msgspec.structs.FieldInfo) -> tuple[Any, Any]:
+        if (schema := (nested or {}).get(source.type)) is not None:
+            return schema, schema.model_validate(msgspec.to_builtins(source.default))
+        return source.type, ... if source.required else source.default
+
+    def decorate(schema: type[Schema]) -> type[Schema]:
+        fields: dict[str, Any] = {
+            source.name: field(source) for source in msgspec.structs.fields(record) if source.name not in without
+        }
+        return create_model(
+            schema.__name__, __base__=schema, __module__=schema.__module__, __doc__=schema.__doc__, **fields
+        )
+
+    return decorate
+
+
+@with_fields_of(ServingDefaults)
 class DefaultsObject(BaseModel):
     """What a model is served with where a request says nothing."""
 
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    negative_prompt: str | None = None
-    width: int | None = None
-    height: int | None = None
-    num_frames: int | None = None
-    fps: float | None = None
-    strength: float | None = None
 
-
+@with_fields_of(
+    ModelCard, nested={ServingDefaults: DefaultsObject}, without=("pipeline", "mode", "fps", "frame_multiple")
+)
 class CardObject(BaseModel):
     """What a replica's model can do: what of a request it takes, and what it does where that is left out."""
 
-    context_length: int | None = None
-    defaults: DefaultsObject = DefaultsObject()
-    negative_prompt: bool = False
-    guidance: bool = False
-    sized: bool = False
-    size_multiple: int = 1
-    image: str = "none"
-    needs_image: bool = False
-    mask: bool = False
-    strength: bool = False
-    steps: int | None = None
-    video: bool = False
-    frames: int | None = None
+
+def card_object(card: ModelCard) -> CardObject:
+    """A card as the API shows it."""
+    return CardObject.model_validate(msgspec.to_builtins(card))
 
 
 class ReplicaNode(BaseModel):

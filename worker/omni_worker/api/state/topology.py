@@ -1,11 +1,12 @@
-"""GET /v1/omni/topology: the pipeline as it stands, stage by stage, with its replicas and how loaded they are."""
+"""GET /v1/omni/topology: the stages of the pipeline, with their replicas and loads. The operator autoscales by it."""
 
-import msgspec
+from collections import Counter
+
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from omni_worker.api.state.replicas import told_of
-from omni_worker.api.state.schemas import CardObject, ReplicaNode
+from omni_worker.api.state.replicas import replica_fields
+from omni_worker.api.state.schemas import CardObject, ReplicaNode, card_object
 from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.orchestrator.stage_pool import StagePool
 
@@ -38,23 +39,23 @@ class Topology(BaseModel):
 
 
 def topology_routes(orchestrator: Orchestrator, model: str) -> APIRouter:
-    """The route that shows the pipeline."""
+    """The route of the topology."""
     router = APIRouter(prefix="/v1/omni", tags=["state"])
 
     @router.get("/topology")
     async def topology() -> Topology:
         """Every stage, its replicas, their states and their loads."""
-        at = [running.stage for running in orchestrator.running.values()]
+        running = Counter(request.stage for request in orchestrator.running.values())
         stages = [
-            _stage(pool, is_first=not number, requests=at.count(pool.stage.name))
+            _stage_node(pool, is_first=number == 0, requests=running[pool.stage.name])
             for number, pool in enumerate(orchestrator.pools)
         ]
-        return Topology(model=model, requests=len(at), stages=stages)
+        return Topology(model=model, requests=running.total(), stages=stages)
 
     return router
 
 
-def _stage(pool: StagePool, is_first: bool, requests: int) -> StageNode:
+def _stage_node(pool: StagePool, is_first: bool, requests: int) -> StageNode:
     stage, members = pool.stage, pool.members
     card = members[0].replica.card if members else None
     return StageNode(
@@ -65,9 +66,9 @@ def _stage(pool: StagePool, is_first: bool, requests: int) -> StageNode:
         input=None if is_first else stage.input,
         model=stage.model,
         pipeline=card.pipeline if card else None,
-        takes=CardObject.model_validate(msgspec.to_builtins(card)) if card else None,
+        takes=card_object(card) if card else None,
         requests=requests,
         tokens=pool.tokens,
         images=pool.images,
-        replicas=[ReplicaNode(in_flight=member.in_flight, **told_of(stage.name, member)) for member in members],
+        replicas=[ReplicaNode(in_flight=member.in_flight, **replica_fields(stage.name, member)) for member in members],
     )

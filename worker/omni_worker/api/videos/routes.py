@@ -20,7 +20,8 @@ from omni_worker.api.videos.jobs import VideoJobs
 from omni_worker.api.videos.records import COMPLETED, Video
 from omni_worker.api.videos.schemas import VideoDeleted, VideoError, VideoForm, VideoList, VideoObject, VideoRequest
 from omni_worker.errors import RequestError
-from omni_worker.requests import GenerationParams, ModelCard
+from omni_worker.model_card import ModelCard
+from omni_worker.requests import GenerationParams
 
 UNKNOWN = ModelCard(pipeline="", mode="", video=True)  # until a replica has told what it serves
 FILE = {

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from omni_worker.errors import RequestError
+from omni_worker.model_card import ModelCard, ServingDefaults
 from omni_worker.pipelines.arguments import images
 from omni_worker.pipelines.arguments.embeddings import STRUCTURE, arguments_of
 from omni_worker.pipelines.components import denoisers, models
-from omni_worker.requests import GenerationParams, ModelCard, ServingDefaults
+from omni_worker.requests import GenerationParams
 
 NO_PROMPT = " "
 
@@ -43,7 +44,7 @@ class CallArguments:
             sized={"width", "height"} <= self._accepted,
             size_multiple=int(getattr(getattr(processor, "config", None), "vae_scale_factor", 1)),
             steps=self._defaults.num_inference_steps or images.default_steps(self._parameters),
-            **(images.takes(pipe, self._parameters) | self._defaults.of_videos),
+            **(images.takes(pipe, self._parameters) | self._defaults.video_fields),
         )
 
     def fewest_steps(self, params: GenerationParams) -> int:

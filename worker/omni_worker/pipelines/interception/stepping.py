@@ -19,6 +19,7 @@ import torch
 from greenlet import greenlet
 
 from omni_worker.device.out_of_memory import is_out_of_memory
+from omni_worker.model_card import ServingDefaults
 from omni_worker.pipelines.arguments.call_arguments import CallArguments
 from omni_worker.pipelines.arguments.embeddings import STRUCTURE, playing_back
 from omni_worker.pipelines.arguments.results import result_of
@@ -32,7 +33,7 @@ from omni_worker.pipelines.interception.speculation import Answers, Foresight, R
 from omni_worker.pipelines.interception.timestep_schedulers import magnifies_rounding, own_solver
 from omni_worker.pipelines.protocol import StepState
 from omni_worker.pipelines.request_context import ModelState, RequestContext
-from omni_worker.requests import GenerationParams, ServingDefaults
+from omni_worker.requests import GenerationParams
 
 log = logging.getLogger(__name__)
 FEW = 4  # requests a process, up to which calls are foreseen

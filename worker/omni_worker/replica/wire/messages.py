@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from omni_worker.replica.wire.link import Link, Offer, Place, PoolReply
-from omni_worker.requests import GenerationParams, GenerationResult, Written
+from omni_worker.requests import GeneratedText, GenerationParams, GenerationResult
 from omni_worker.transport.shared_memory import POOLED_BYTES
 
 # ---- head → replica
@@ -68,7 +68,7 @@ class Partial(msgspec.Struct, frozen=True, tag="partial"):
     """What a request made since the last such message: text that was written, or a preview in place of the last."""
 
     id: str
-    written: Written | None = None
+    written: GeneratedText | None = None
     preview: list[np.ndarray] = []
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from omni_worker.replica.wire.messages import Alive, Error, FromReplica, Output, Partial, Progress, RpcResult
-from omni_worker.requests import TokenLogprob, Written
+from omni_worker.requests import GeneratedText, TokenLogprob
 
 MOST_BYTES = 256 << 20
 MOST_ANSWERS = 1_000
@@ -39,7 +39,7 @@ class _Pieces:
             self.preview = partial.preview
 
     def message(self) -> Partial:
-        written = Written(text="".join(self.texts), tokens=self.tokens, logprobs=self.logprobs)
+        written = GeneratedText(text="".join(self.texts), tokens=self.tokens, logprobs=self.logprobs)
         return Partial(self.id, written if self.is_written else None, self.preview)
 
 
