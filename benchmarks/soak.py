@@ -27,7 +27,7 @@ from benchmarks import common, systems
 
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
-from omni_worker.engine.scheduler import Finished, SchedulerEvent, SchedulerRequest, Status
+from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerEvent, SchedulerRequest
 
 IN_FLIGHT = 24
 SIDES = (32, 48, 64, 96)
@@ -89,7 +89,7 @@ class Ledger:
         self.ends[event.id] += 1
         self.statuses[event.status.name.lower()] += 1
         poison = self.poisons.get(event.id, "")
-        if (event.status is Status.FAILED) != bool(poison):
+        if (event.status is RequestStatus.FAILED) != bool(poison):
             self.wrong.append(f"{event.id} ({poison or 'sound'}): {event.status.name.lower()} {event.error!r}"[:200])
         self.room.release()
 

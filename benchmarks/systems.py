@@ -25,10 +25,10 @@ from omni_worker.engine.scheduler import (
     POLICIES,
     Finished,
     RequestScheduler,
+    RequestStatus,
     SchedulerEvent,
     SchedulerInterface,
     SchedulerRequest,
-    Status,
     StepScheduler,
 )
 from omni_worker.pipelines.acceleration import shorten_single_frames
@@ -189,4 +189,4 @@ class DiffusersServer:
 
     def _run(self) -> None:
         while (taken := self._queue.get()) is not None:
-            self._on_event(Finished(taken.id, Status.COMPLETED, self._model.plain.generate(taken.payload)))
+            self._on_event(Finished(taken.id, RequestStatus.COMPLETED, self._model.plain.generate(taken.payload)))

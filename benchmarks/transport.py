@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks import common
 from rich.table import Table
 
-from omni_worker.engine.scheduler import Finished, SchedulerRequest, Status
+from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerRequest
 from omni_worker.replica.client import ReplicaClient
 from omni_worker.replica.server import ReplicaServer
 from omni_worker.requests import GenerationParams, GenerationResult
@@ -58,7 +58,7 @@ class Echo:
         """Answer."""
         size = request.payload.steps
         result = GenerationResult(images=[next(self._arrays[size])] if size in self._arrays else [])
-        self._server.on_event(Finished(request.id, Status.COMPLETED, result))
+        self._server.on_event(Finished(request.id, RequestStatus.COMPLETED, result))
 
     def abort(self, id: str) -> None:
         """Nothing runs."""

@@ -11,9 +11,9 @@ from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import (
     Finished,
     RequestOutput,
+    RequestStatus,
     RunnerOutput,
     SchedulerRequest,
-    Status,
     StepScheduler,
 )
 
@@ -79,7 +79,7 @@ def test_an_abort_ends_a_request_at_the_next_step(running):
     engine, _, events, _ = running
     engine.add(SchedulerRequest("endless", 10**9))
     engine.abort("endless")
-    assert next_end(events).status is Status.ABORTED
+    assert next_end(events).status is RequestStatus.ABORTED
     assert engine.collective_rpc("stats").result(10) == [{"states": 0}]
 
 
@@ -89,7 +89,7 @@ def test_a_repeated_id_fails_and_leaves_the_first_alone(running):
     engine.add(SchedulerRequest("a", 5))
     engine.add(SchedulerRequest("a", 5))
     runner.gate.set()
-    assert [next_end(events).status, next_end(events).status] == [Status.FAILED, Status.COMPLETED]
+    assert [next_end(events).status, next_end(events).status] == [RequestStatus.FAILED, RequestStatus.COMPLETED]
 
 
 def test_an_rpc_runs_between_steps_and_its_deadline_covers_the_wait(running):
@@ -140,5 +140,5 @@ def test_one_that_finds_no_room_is_turned_away_while_a_step_runs():
     assert refused.error.retry_after > 0
     assert engine.scheduler_stats.refused == 1
     runner.gate.set()
-    assert [next_end(events).status, next_end(events).status] == [Status.COMPLETED] * 2
+    assert [next_end(events).status, next_end(events).status] == [RequestStatus.COMPLETED] * 2
     engine.stop()

@@ -14,12 +14,12 @@ def write(cache, ids, lengths, values):
     states = torch.tensor(told).view(1, 1, -1, 1).expand(-1, 2, -1, 4)
     for layer in cache.layers:
         layer.update(states, -states)
-    return cache.aim.layout
+    return cache.current.layout
 
 
 def read(cache, id):
     cache.enter([(id, 0, 1)])
-    [part], layer = cache.aim.layout.parts, cache.layers[0]
+    [part], layer = cache.current.layout.parts, cache.layers[0]
     return layer.keys[part.rows][0, :, :, 0].max().item(), layer.values[part.rows][0, :, :, 0].min().item()
 
 
@@ -51,14 +51,14 @@ def test_single_tokens_are_of_neighbouring_rows_and_stand_first():
         cache.release(one)
     calls = [("f", 3, 1), ("d", 3, 2), ("c", 3, 1), ("a", 3, 1)]
     order = cache.enter(calls)
-    singles, more = cache.aim.layout.parts
+    singles, more = cache.current.layout.parts
     assert (singles.begin, singles.end, singles.span) == (0, 3, 4)
     assert (more.begin, more.end, more.span) == (3, 5, 5)
     assert cache.layers[0].keys[singles.rows][:, 0, 0, 0].tolist() == [
         {"a": 1, "c": 3, "f": 6}[calls[i][0]] for i in order[:3]
     ]
     assert cache.layers[0].keys[more.rows][0, 0, 0, 0] == 4
-    assert cache.aim.layout.positions.tolist() == [3, 3, 3, 3, 4]
+    assert cache.current.layout.positions.tolist() == [3, 3, 3, 3, 4]
 
 
 def test_a_row_that_is_given_anew_is_empty():

@@ -9,13 +9,13 @@ from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCau
 from omni_worker.config import model_source
 from omni_worker.errors import LoadError
 from omni_worker.language.loading import load, wrap
-from tests.worker.language import tiny
+from tests.worker.language import tiny_models
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("kind", tiny_models.KINDS)
 def test_every_kind_is_taken(kind):
-    model = tiny.served(kind)
-    assert model.context_length == tiny.CONTEXT
+    model = tiny_models.served(kind)
+    assert model.context_length == tiny_models.CONTEXT
     assert model.slots.cache.holders == []
 
 
@@ -23,17 +23,17 @@ def test_a_recurrent_model_is_refused():
     torch.manual_seed(0)
     model = MambaForCausalLM(MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=50, state_size=4))
     with pytest.raises(LoadError, match="linear_attention"):
-        wrap(model, tiny.tokenizer())
+        wrap(model, tiny_models.tokenizer())
 
 
 def test_a_model_with_an_attention_of_its_own_is_refused():
     model = BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=1, n_head=2, vocab_size=50))
     with pytest.raises(LoadError, match="attention of its own"):
-        wrap(model, tiny.tokenizer())
+        wrap(model, tiny_models.tokenizer())
 
 
 def test_a_model_whose_scores_differ_in_a_batch_is_refused(monkeypatch):
-    model = tiny.bare("llama")
+    model = tiny_models.bare("llama")
     forward = model.model.layers[1].forward
 
     def forgetful(states, **kwargs):
@@ -42,19 +42,19 @@ def test_a_model_whose_scores_differ_in_a_batch_is_refused(monkeypatch):
 
     monkeypatch.setattr(model.model.layers[1], "forward", forgetful)
     with pytest.raises(LoadError, match="other scores in a batch than alone"):
-        wrap(model, tiny.tokenizer())
+        wrap(model, tiny_models.tokenizer())
 
 
 def test_a_folder_of_transformers(tmp_path):
-    tiny.save(tmp_path, "qwen3", eos_token_id=[7, tiny.END])
+    tiny_models.save(tmp_path, "qwen3", eos_token_id=[7, tiny_models.END])
     model = load(model_source.parse(str(tmp_path)))
     assert model.name == "Qwen3ForCausalLM"
-    assert model.defaults.ends == {7, tiny.END}
+    assert model.defaults.ends == {7, tiny_models.END}
     assert model.defaults.temperature == 0.0
 
 
 def test_the_models_own_way_of_drawing_is_the_default(tmp_path):
-    tiny.save(tmp_path)
+    tiny_models.save(tmp_path)
     told = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": 3}
     (tmp_path / "generation_config.json").write_text(json.dumps(told))
     defaults = load(model_source.parse(str(tmp_path))).defaults
@@ -62,7 +62,7 @@ def test_the_models_own_way_of_drawing_is_the_default(tmp_path):
 
 
 def test_a_folder_of_diffusers_names_its_language_model(tmp_path):
-    tiny.save(tmp_path / "thinker")
+    tiny_models.save(tmp_path / "thinker")
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "omni.json").write_text(json.dumps({"language": {"subfolder": "thinker", "max_tokens": 16}}))
     assert load(model_source.parse(str(tmp_path))).defaults.max_tokens == 16

@@ -6,15 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from omni_worker.language.sampling import Chance, Choice, draw, likeliest, log_probabilities
+from omni_worker.language.sampling import RandomNumbers, TokenSampling, keep_likeliest, log_probabilities, sample_tokens
 
 SCORES = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)) * 3
 
 
 @given(st.lists(st.tuples(st.floats(0.05, 1.0), st.integers(0, 60)), min_size=6, max_size=6))
 def test_each_row_keeps_the_tokens_that_transformers_keeps(asked):
-    choices = [Choice(1.0, top_p, top_k) for top_p, top_k in asked]
-    kept = likeliest(SCORES.clone(), choices)
+    choices = [TokenSampling(1.0, top_p, top_k) for top_p, top_k in asked]
+    kept = keep_likeliest(SCORES.clone(), choices)
     for row, choice in enumerate(choices):
         expected = SCORES[row : row + 1].clone()
         if choice.top_k:
@@ -24,58 +24,65 @@ def test_each_row_keeps_the_tokens_that_transformers_keeps(asked):
         assert torch.equal(kept[row], expected[0])
 
 
-@pytest.mark.parametrize("choice", [Choice(0.7), Choice(1.3, 0.8), Choice(1.0, 1.0, 5), Choice(0.9, 0.7, 12)])
+@pytest.mark.parametrize(
+    "choice", [TokenSampling(0.7), TokenSampling(1.3, 0.8), TokenSampling(1.0, 1.0, 5), TokenSampling(0.9, 0.7, 12)]
+)
 def test_draws_follow_the_distribution(choice):
-    scores, chance, count = SCORES[0], Chance(3), 20_000
+    scores, chance, count = SCORES[0], RandomNumbers(3), 20_000
     warped = TemperatureLogitsWarper(choice.temperature)(None, scores[None])
     if choice.top_k:
         warped = TopKLogitsWarper(choice.top_k)(None, warped)
     if choice.top_p < 1.0:
         warped = TopPLogitsWarper(choice.top_p)(None, warped)
     shares = torch.softmax(warped[0], -1)
-    choices = [Choice(choice.temperature, choice.top_p, choice.top_k, chance.at(i)) for i in range(count)]
-    drawn = torch.bincount(torch.tensor(draw(scores.expand(count, -1), choices)), minlength=50) / count
+    choices = [TokenSampling(choice.temperature, choice.top_p, choice.top_k, chance.at(i)) for i in range(count)]
+    drawn = torch.bincount(torch.tensor(sample_tokens(scores.expand(count, -1), choices)), minlength=50) / count
     assert (drawn - shares).abs().max() < 0.015
     assert drawn[shares == 0].sum() == 0
 
 
 def test_the_least_and_the_greatest_chance_draw_tokens_that_can_be_drawn():
     scores = torch.tensor([[-torch.inf, 1.0, 2.0, -torch.inf]])
-    assert draw(scores, [Choice(1.0, chance=0.0)]) == [1]
-    assert draw(scores, [Choice(1.0, chance=1.0 - 2**-53)]) == [2]
+    assert sample_tokens(scores, [TokenSampling(1.0, chance=0.0)]) == [1]
+    assert sample_tokens(scores, [TokenSampling(1.0, chance=1.0 - 2**-53)]) == [2]
 
 
 def test_a_row_draws_the_same_among_any_others():
-    choices = [Choice(0.0), Choice(0.8, chance=0.3), Choice(1.0, 0.5, chance=0.9), Choice(2.0, 1.0, 3, 0.6)] * 2
-    together = draw(SCORES, choices[:6])
-    assert together == [draw(SCORES[i : i + 1], choices[i : i + 1])[0] for i in range(6)]
-    assert together[::-1] == draw(SCORES.flip(0), choices[:6][::-1])
+    choices = [
+        TokenSampling(0.0),
+        TokenSampling(0.8, chance=0.3),
+        TokenSampling(1.0, 0.5, chance=0.9),
+        TokenSampling(2.0, 1.0, 3, 0.6),
+    ] * 2
+    together = sample_tokens(SCORES, choices[:6])
+    assert together == [sample_tokens(SCORES[i : i + 1], choices[i : i + 1])[0] for i in range(6)]
+    assert together[::-1] == sample_tokens(SCORES.flip(0), choices[:6][::-1])
 
 
 def test_without_temperature_the_likeliest_is_taken():
-    assert draw(SCORES, [Choice(0.0)] * 6) == SCORES.argmax(-1).tolist()
+    assert sample_tokens(SCORES, [TokenSampling(0.0)] * 6) == SCORES.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_scores_that_are_no_numbers_draw_nothing(temperature):
     scores = SCORES[:3].clone()
     scores[1, 7] = torch.nan
-    drawn = draw(scores, [Choice(temperature, chance=0.5)] * 3)
+    drawn = sample_tokens(scores, [TokenSampling(temperature, chance=0.5)] * 3)
     assert drawn[1] == -1
     assert min(drawn[0], drawn[2]) >= 0
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 5000))
 def test_the_chance_of_a_place_needs_none_before_it(seed, place):
-    one = Chance(seed)
+    one = RandomNumbers(seed)
     in_turn = [one.at(i) for i in range(place, place + 70)]
-    assert Chance(seed).at(place + 69) == in_turn[-1]
+    assert RandomNumbers(seed).at(place + 69) == in_turn[-1]
     assert all(0.0 <= number < 1.0 for number in in_turn)
     assert len(set(in_turn)) == 70
 
 
 def test_seeds_differ():
-    assert Chance(1).at(0) != Chance(2).at(0)
+    assert RandomNumbers(1).at(0) != RandomNumbers(2).at(0)
 
 
 def test_log_probabilities_are_those_of_the_models_own_scores():

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omni_worker.errors import RequestError
-from omni_worker.language.text import Language, Pieces
+from omni_worker.language.text import IncrementalDetokenizer, TextTokenizer
 from omni_worker.requests import GenerationParams, Message
-from tests.worker.language.tiny import START, tokenizer
+from tests.worker.language.tiny_models import START, tokenizer
 
-LANGUAGE = Language(tokenizer())
+LANGUAGE = TextTokenizer(tokenizer())
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[answer]{% endif %}"
 )
@@ -21,25 +21,25 @@ def tokens(text):
 
 @given(st.text(min_size=1))
 def test_pieces_make_the_whole_text(text):
-    pieces = Pieces(LANGUAGE.decode)
+    pieces = IncrementalDetokenizer(LANGUAGE.decode)
     parts = [pieces.add(token) for token in tokens(text)]
     assert "".join([*parts, pieces.end()]) == text == pieces.text
     assert not any("\ufffd" in part for part in parts if "\ufffd" not in text)
 
 
 def test_a_character_comes_when_its_last_byte_has():
-    pieces = Pieces(LANGUAGE.decode)
+    pieces = IncrementalDetokenizer(LANGUAGE.decode)
     assert [pieces.add(token) for token in tokens("a€b😀")] == ["a", "", "", "€", "b", "", "", "", "😀"]
 
 
 def test_an_unfinished_character_is_told_at_the_end():
-    pieces = Pieces(LANGUAGE.decode)
+    pieces = IncrementalDetokenizer(LANGUAGE.decode)
     assert [pieces.add(token) for token in tokens("a€")[:-1]] == ["a", "", ""]
     assert pieces.end() == "\ufffd"
 
 
 def test_a_text_to_stop_at_is_found_over_tokens_and_not_told():
-    pieces = Pieces(LANGUAGE.decode, ["END", "<|"])
+    pieces = IncrementalDetokenizer(LANGUAGE.decode, ["END", "<|"])
     parts = []
     for token in tokens("an EN and an END of it"):
         parts.append(pieces.add(token))
@@ -49,14 +49,14 @@ def test_a_text_to_stop_at_is_found_over_tokens_and_not_told():
 
 
 def test_what_may_be_the_beginning_of_a_stop_is_held_back():
-    pieces = Pieces(LANGUAGE.decode, ["abc"])
+    pieces = IncrementalDetokenizer(LANGUAGE.decode, ["abc"])
     assert [pieces.add(token) for token in tokens("xabab")] == ["x", "", "", "ab", ""]
     assert pieces.end() == "ab"
 
 
 @given(st.text("ab€", max_size=20), st.lists(st.text("ab€", min_size=1, max_size=4), max_size=3))
 def test_the_text_ends_before_the_first_stop_and_no_piece_was_wrong(text, stop):
-    pieces, parts = Pieces(LANGUAGE.decode, stop), []
+    pieces, parts = IncrementalDetokenizer(LANGUAGE.decode, stop), []
     for token in LANGUAGE._tokenizer.encode(text):
         parts.append(pieces.add(token))
         if pieces.is_over:
@@ -73,13 +73,13 @@ def test_a_conversation_is_written_by_the_models_template():
     params = GenerationParams(
         prompt="b", messages=(Message(role="system", content="a"), Message(role="user", content="b"))
     )
-    with_template = Language(tokenizer(TEMPLATE))
+    with_template = TextTokenizer(tokenizer(TEMPLATE))
     assert with_template.decode(with_template.encode(params)) == "[system]a[user]b[answer]"
     assert LANGUAGE.decode(LANGUAGE.encode(params)) == "b"
 
 
 def test_a_template_that_refuses_says_why():
-    refusing = Language(tokenizer("{{ raise_exception('only users may speak') }}"))
+    refusing = TextTokenizer(tokenizer("{{ raise_exception('only users may speak') }}"))
     with pytest.raises(RequestError, match="only users may speak") as failure:
         refusing.encode(GenerationParams(prompt="b", messages=(Message(role="tool", content="b"),)))
     assert (failure.value.kind, failure.value.param) == ("invalid", "messages")

@@ -27,7 +27,7 @@ from omni_worker.models.digits_recipe.thinker.questions import (
     wording,
 )
 from omni_worker.models.digits_recipe.thinker.rows import ROWS
-from omni_worker.models.digits_recipe.thinker.scoring import Graded, Thinker
+from omni_worker.models.digits_recipe.thinker.scoring import Thinker, ThinkerAnswer
 
 FOLDER = DIGITS / "thinker"
 SAMPLES = 360
@@ -45,13 +45,13 @@ def pipeline() -> QwenImagePipeline:
 
 
 @pytest.fixture(scope="module")
-def exam(thinker: Thinker) -> list[tuple[Question, Graded]]:
+def exam(thinker: Thinker) -> list[tuple[Question, ThinkerAnswer]]:
     """Questions about held-out sums in every colour and on every background, with the thinker's answers."""
     questions, prompts = scoring.exam(SAMPLES, seed=2)
     return list(zip(questions, thinker.answers(prompts), strict=True))
 
 
-def test_sums_that_were_never_taught_are_right(exam: list[tuple[Question, Graded]]) -> None:
+def test_sums_that_were_never_taught_are_right(exam: list[tuple[Question, ThinkerAnswer]]) -> None:
     wrong = [(question.request.caption, answer.text) for question, answer in exam if answer.text != _caption(question)]
     assert len(wrong) <= 0.02 * len(exam), wrong
 
@@ -82,7 +82,7 @@ def test_a_visitor_s_own_wording(thinker: Thinker, prompt: str, answer: str) -> 
     assert thinker.answers([prompt])[0].text == answer
 
 
-def test_its_text_is_painted_as_asked(exam: list[tuple[Question, Graded]], pipeline: QwenImagePipeline) -> None:
+def test_its_text_is_painted_as_asked(exam: list[tuple[Question, ThinkerAnswer]], pipeline: QwenImagePipeline) -> None:
     chosen = exam[:PICTURES]
     pictures = painting.paint(pipeline, [answer.text for _, answer in chosen])
     _expect_right(chosen, [read(picture) for picture in pictures])
@@ -90,7 +90,7 @@ def test_its_text_is_painted_as_asked(exam: list[tuple[Question, Graded]], pipel
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_its_states_are_painted_as_asked(
-    exam: list[tuple[Question, Graded]], pipeline: QwenImagePipeline, size: int
+    exam: list[tuple[Question, ThinkerAnswer]], pipeline: QwenImagePipeline, size: int
 ) -> None:
     """The states that the answer's tokens were predicted from, the end included, are the painter's prompt."""
     chosen = exam[: PICTURES if size == 32 else PICTURES // 2]
@@ -154,7 +154,7 @@ def test_every_question_is_made_of_known_words() -> None:
         assert tokens.count(UNKNOWN) == asked.count(UNKNOWN), asked
 
 
-def test_the_exam_covers_colours_and_backgrounds(exam: list[tuple[Question, Graded]]) -> None:
+def test_the_exam_covers_colours_and_backgrounds(exam: list[tuple[Question, ThinkerAnswer]]) -> None:
     requests = [question.request for question, _ in exam]
     assert {request.colour for request in requests} == set(COLOURS)
     assert {request.background for request in requests} == set(BACKGROUNDS)
@@ -188,7 +188,7 @@ def _caption(question: Question) -> str:
     return question.request.caption
 
 
-def _expect_right(chosen: list[tuple[Question, Graded]], readings: list) -> None:
+def _expect_right(chosen: list[tuple[Question, ThinkerAnswer]], readings: list) -> None:
     score = painting.grade([question.request for question, _ in chosen], readings)
     print(score)
     assert min(score.digit, score.colour, score.background) >= 0.95

@@ -9,7 +9,7 @@ from omni_worker.config import model_source
 from omni_worker.config.records import EngineConfig
 from omni_worker.engine.build import build_engine
 from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
-from omni_worker.engine.scheduler import Finished, SchedulerRequest, Status
+from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerRequest
 from omni_worker.errors import CommandError
 from omni_worker.requests import GenerationParams
 
@@ -40,7 +40,7 @@ def pictures(parallel_size, requests):
             while not batch.keys() <= ended.keys():
                 event = events.get(timeout=20)
                 if isinstance(event, Finished):
-                    assert event.status is Status.COMPLETED, event.error
+                    assert event.status is RequestStatus.COMPLETED, event.error
                     ended[event.id] = event.result.images[0]
         stats = engine.collective_rpc("stats").result(60)
     finally:

@@ -11,10 +11,10 @@ from omni_worker.config.records import EngineConfig
 from omni_worker.engine.build import build_engine
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
-from omni_worker.engine.scheduler import Finished, SchedulerRequest, Status, StepScheduler
+from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerRequest, StepScheduler
 from omni_worker.errors import CommandError
-from tests.worker.engine.writing import Writer, params
-from tests.worker.language import tiny
+from tests.worker.engine.language_engine import LanguageEngine, params
+from tests.worker.language import tiny_models
 
 pytestmark = pytest.mark.processes
 ASKED = {
@@ -84,8 +84,8 @@ def assert_same(one, other):
     ],
 )
 def test_several_processes_write_what_one_writes(tmp_path, kind, size, more):
-    tiny.save(tmp_path, kind, **more)
-    alone = Writer(tiny.served(kind, **more))
+    tiny_models.save(tmp_path, kind, **more)
+    alone = LanguageEngine(tiny_models.served(kind, **more))
     for id, one in ASKED.items():
         alone.add(id, one)
     alone.finish()
@@ -107,15 +107,15 @@ def test_several_processes_write_what_one_writes(tmp_path, kind, size, more):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_request_that_fails_on_one_rank_fails_alone(tmp_path, rank):
-    folder = tiny.save(tmp_path)
-    breaking = f"tests.worker.engine.executor.breaking:on_rank_{rank}"
-    alone = Writer(tiny.served("llama"))
+    folder = tiny_models.save(tmp_path)
+    breaking = f"tests.worker.engine.executor.failing_ranks:on_rank_{rank}"
+    alone = LanguageEngine(tiny_models.served("llama"))
     alone.add("a", ASKED["greedy"])
     alone.add("b", ASKED["drawn"])
     alone.finish()
     with Broken(folder, breaking) as replica:
         ended = replica.ends({"a": ASKED["greedy"], "culprit": params("AB!", max_tokens=5), "b": ASKED["drawn"]})
-        assert ended["culprit"].status is Status.FAILED
+        assert ended["culprit"].status is RequestStatus.FAILED
         assert "a shape does not fit" in str(ended["culprit"].error)
         for id in "ab":
             assert_same(ended[id].result, alone.result(id))
@@ -133,13 +133,13 @@ class Broken(Replica):
 
 
 def test_more_ranks_than_layers_are_refused(tmp_path):
-    tiny.save(tmp_path, num_hidden_layers=1)
+    tiny_models.save(tmp_path, num_hidden_layers=1)
     with pytest.raises(CommandError, match="1 layers cannot be spread over 2 ranks"):
         build_engine(config(pipeline_parallel_size=2), model_source.parse(str(tmp_path)), print, print)
 
 
 def test_a_stage_that_writes_has_no_steps_to_divide(tmp_path):
-    tiny.save(tmp_path)
+    tiny_models.save(tmp_path)
     with pytest.raises(CommandError, match="--pipeline-parallel-size"):
         build_engine(config(parallel_size=2), model_source.parse(str(tmp_path)), print, print)
 

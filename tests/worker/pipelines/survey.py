@@ -23,7 +23,7 @@ import transformers
 from rich.progress import track
 
 from omni_worker.engine.library import generate
-from omni_worker.engine.scheduler import Finished, Status
+from omni_worker.engine.scheduler import Finished, RequestStatus
 from omni_worker.pipelines.components import DENOISE, denoisers
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 
@@ -93,7 +93,7 @@ def survey(specimen: Specimen) -> Finding:
     counts = CallCounts(pipeline)
     found = Finding()
     alone = [run(pipeline, [specimen.arguments(i)])[0] for i in (0, REQUESTS - 1)]
-    if failed := [end.error for end in alone if end.status is not Status.COMPLETED]:
+    if failed := [end.error for end in alone if end.status is not RequestStatus.COMPLETED]:
         return Finding(error=f"alone: {failed[0]!r}")
     found.is_exact = all(
         all(map(np.array_equal, arrays(end.result), expected[i]))
@@ -102,7 +102,7 @@ def survey(specimen: Specimen) -> Finding:
     for _ in range(2):  # the first time proves the batches
         counts.reset()
         together = run(pipeline, [specimen.arguments(i) for i in range(REQUESTS)])
-        if failed := [end.error for end in together if end.status is not Status.COMPLETED]:
+        if failed := [end.error for end in together if end.status is not RequestStatus.COMPLETED]:
             found.error = f"together: {failed[0]!r}"
             return found
         found.levels = max(found.levels, *(difference(end, expected[i]) for i, end in enumerate(together)))

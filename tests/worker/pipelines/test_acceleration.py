@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from omni_worker.engine.library import generate
-from omni_worker.engine.scheduler import Status
+from omni_worker.engine.scheduler import RequestStatus
 from omni_worker.pipelines.acceleration import compile_denoisers, shorten_single_frames
 from omni_worker.pipelines.batching.batches import ProvenBatches
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
@@ -53,7 +53,7 @@ def test_a_compiled_denoiser_runs_in_few_batch_sizes():
     ended = generate(
         InterceptedPipeline(pipe, batches=ProvenBatches(buckets=(1, 2, 4, 8))), [one.arguments(i) for i in range(3)]
     )
-    assert all(end.status is Status.COMPLETED for end in ended)
+    assert all(end.status is RequestStatus.COMPLETED for end in ended)
     assert max(difference(end, own) for end, own in zip(ended, expected, strict=True)) <= 2
     assert 4 in sizes
     assert set(sizes) <= {1, 2, 4, 8}

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from omni_worker.engine.scheduler import Finished, Progress, Status
+from omni_worker.engine.scheduler import Finished, RequestProgress, RequestStatus
 from omni_worker.replica.client import ReplicaClient
 from omni_worker.replica.server import ReplicaServer
 from omni_worker.requests import Completion, GeneratedText, GenerationParams, GenerationResult
@@ -48,19 +48,21 @@ class ScriptedEngine:
         elif verb == "rest":
             return
         del params
-        self._server.on_event(Finished(id, Status.COMPLETED, result))
+        self._server.on_event(Finished(id, RequestStatus.COMPLETED, result))
 
     def _write(self, id, count):
         for number in range(count):
             written = GeneratedText(text=f"{number} ", tokens=[number])
-            self._server.on_event(Progress(id, number + 1, count, written))
+            self._server.on_event(RequestProgress(id, number + 1, count, written))
             if number % 10 == 0:
-                self._server.on_event(Progress(id, number + 1, count, [np.full((512, 512, 4), number % 256, np.uint8)]))
+                self._server.on_event(
+                    RequestProgress(id, number + 1, count, [np.full((512, 512, 4), number % 256, np.uint8)])
+                )
 
     def _tell(self, id, count):
         pieces = [GeneratedText(text=f"{number:02000d}", tokens=[number]) for number in range(count)]
         for number, piece in enumerate(pieces):
-            self._server.on_event(Progress(id, number + 1, count, piece))
+            self._server.on_event(RequestProgress(id, number + 1, count, piece))
         whole = GeneratedText(text="".join(piece.text for piece in pieces), tokens=list(range(count)))
         return GenerationResult(completion=Completion(written=whole, finish_reason="stop", prompt_tokens=1))
 

@@ -5,18 +5,18 @@ import threading
 
 import pytest
 
-from omni_worker.engine.scheduler import Finished, Progress, SchedulerEvent, Status
+from omni_worker.engine.scheduler import Finished, RequestProgress, RequestStatus, SchedulerEvent
 from omni_worker.replica import events
 from omni_worker.replica.events import Events
 from omni_worker.requests import GeneratedText
 
 
-def step(number: int) -> Progress:
-    return Progress("a", number, 9)
+def step(number: int) -> RequestProgress:
+    return RequestProgress("a", number, 9)
 
 
-WRITTEN = Progress("a", 1, 9, GeneratedText(text="so", tokens=[1]))
-FINISHED = Finished("a", Status.COMPLETED)
+WRITTEN = RequestProgress("a", 1, 9, GeneratedText(text="so", tokens=[1]))
+FINISHED = Finished("a", RequestStatus.COMPLETED)
 
 
 async def turn() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from omni_worker.engine.executor.channel import decode, encode
 from omni_worker.transport.shared_memory import ALIGNMENT, BLOCKS, POOLED_BYTES, Reader, Writer, create_pool
-from tests.worker.engine.executor.leaks import held
+from tests.worker.engine.executor.process_resources import held
 
 
 def open_pool(readers=1, capacity=1 << 24):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from omni_worker.config import model_source
 from omni_worker.config.model_source import ModelSource
 from omni_worker.config.records import EngineConfig
-from omni_worker.engine.engine import Engine, Turn
+from omni_worker.engine.engine import Engine, EngineStep
 from omni_worker.engine.executor import Executor, UniProcExecutor
 from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
 from omni_worker.engine.runner import Runner
@@ -26,7 +26,7 @@ def build_engine(
     source: ModelSource,
     on_event: Callable[[SchedulerEvent], None],
     on_failure: Callable[[Exception], None],
-    on_turn: Callable[[Turn], None] | None = None,
+    on_step: Callable[[EngineStep], None] | None = None,
 ) -> tuple[Engine, ModelCard]:
     """Load the model and build the engine around it, not yet started. Raises LoadError."""
     _check_parallelism(config, source)
@@ -45,7 +45,7 @@ def build_engine(
         scheduler = RequestScheduler(policy, config.max_waiting)
     else:
         scheduler = StepScheduler(config.max_num_seqs, policy, config.find_batch_size, config.max_waiting)
-    return Engine(scheduler, executor, on_event, on_failure, on_turn), card
+    return Engine(scheduler, executor, on_event, on_failure, on_step), card
 
 
 def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str | None) -> tuple[Runner, ModelCard]:

@@ -18,13 +18,13 @@ from omni_worker.engine.executor import Executor, ExecutorFailed
 from omni_worker.engine.scheduler import (
     Finished,
     QueueFull,
+    RequestStatus,
     RunnerOutput,
     SchedulerEvent,
     SchedulerInterface,
     SchedulerOutput,
     SchedulerRequest,
     SchedulerStats,
-    Status,
 )
 from omni_worker.engine.scheduler.interface import EngineLoad
 from omni_worker.errors import RequestError
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Rpc:
+class PendingRpc:
     """A call of a runner method; its deadline covers the wait for its turn."""
 
     method: str
@@ -43,7 +43,7 @@ class Rpc:
 
 
 @dataclass(frozen=True)
-class Turn:
+class EngineStep:
     """One turn of the loop, for whoever follows requests through it; times are in seconds since 1970."""
 
     scheduled: SchedulerOutput
@@ -55,7 +55,7 @@ class Turn:
 class Engine:
     """Runs in a thread of its own: `start`, then `add` from anywhere, then `stop`.
 
-    `on_event` is called in that thread, or in the one that calls `add`. `on_turn`, where there is one, is called in
+    `on_event` is called in that thread, or in the one that calls `add`. `on_step`, where there is one, is called in
     that thread, before the events of the turn.
     """
 
@@ -65,14 +65,14 @@ class Engine:
         executor: Executor,
         on_event: Callable[[SchedulerEvent], None],
         on_failure: Callable[[Exception], None] | None = None,
-        on_turn: Callable[[Turn], None] | None = None,
+        on_step: Callable[[EngineStep], None] | None = None,
     ) -> None:
-        self._on_turn = on_turn
+        self._on_turn = on_step
         self._scheduler = scheduler
         self._executor = executor
         self._on_event = on_event
         self._on_failure = on_failure or (lambda error: None)
-        self._inbox: deque[str | Rpc] = deque()
+        self._inbox: deque[str | PendingRpc] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._lost: Exception | None = None
@@ -98,7 +98,7 @@ class Engine:
             error = RequestError("busy", str(full), retry_after=full.retry_after)
         except ValueError as refusal:
             error = refusal
-        self._emit([Finished(request.id, Status.FAILED, error=error)])
+        self._emit([Finished(request.id, RequestStatus.FAILED, error=error)])
 
     def abort(self, id: str) -> None:
         """End a request at the next step boundary. An id that is not held is passed over."""
@@ -109,7 +109,7 @@ class Engine:
 
         TimeoutError if they have not come within `timeout` seconds, the wait for its turn included.
         """
-        call = Rpc(method, args, time.monotonic() + timeout)
+        call = PendingRpc(method, args, time.monotonic() + timeout)
         self._put(call)
         return call.future
 
@@ -158,7 +158,7 @@ class Engine:
                 events = self._scheduler.update_from_output(scheduled, output)
             if self._on_turn is not None:
                 now = time.time()
-                self._on_turn(Turn(scheduled, output, now - (time.perf_counter() - began), now))
+                self._on_turn(EngineStep(scheduled, output, now - (time.perf_counter() - began), now))
             self._emit(events)
 
     def _run(self) -> None:
@@ -192,7 +192,7 @@ class Engine:
             else:
                 self._answer(item)
 
-    def _answer(self, call: Rpc) -> None:
+    def _answer(self, call: PendingRpc) -> None:
         if time.monotonic() > call.deadline:
             call.future.set_exception(TimeoutError(f"{call.method}: its turn did not come in time"))
             return
@@ -212,7 +212,7 @@ class Engine:
         for event in events:
             self._on_event(event)
 
-    def _put(self, item: str | Rpc) -> None:
+    def _put(self, item: str | PendingRpc) -> None:
         with self._wake:
             self._inbox.append(item)
             self._wake.notify()

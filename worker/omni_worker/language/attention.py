@@ -20,7 +20,7 @@ _numbers = count()
 
 
 @dataclass(frozen=True)
-class Part:
+class Segment:
     """Tokens `begin` to `end` of a call, which all see the first `span` places of their requests' rows.
 
     They are of one request, whose row is `rows`, or one each of the requests in neighbouring `rows`.
@@ -38,23 +38,23 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TokenLayout:
     """Where the tokens of one call belong: each has its row of the cache, and its position there."""
 
     rows: Tensor
     positions: Tensor
-    parts: tuple[Part, ...]
+    parts: tuple[Segment, ...]
     span: int
 
 
 @dataclass
-class Aim:
+class CurrentLayout:
     """The call that is being made; a cache sets it, and the attention of its model reads it."""
 
-    layout: Layout = field(default_factory=lambda: Layout(torch.empty(0), torch.empty(0), (), 0))
+    layout: TokenLayout = field(default_factory=lambda: TokenLayout(torch.empty(0), torch.empty(0), (), 0))
 
 
-def register(aim: Aim) -> str:
+def register(current: CurrentLayout) -> str:
     """Have transformers know the attention of one model, by the name that this gives."""
 
     def attention(
@@ -62,7 +62,7 @@ def register(aim: Aim) -> str:
     ) -> tuple[Tensor, None]:
         if attention_mask is None or told.get("position_bias") is not None:
             raise NotImplementedError(f"{type(module).__name__} says what a token may see in a way of its own")
-        answers = [_attend_part(part, query, key, value, attention_mask, **told) for part in aim.layout.parts]
+        answers = [_attend_part(part, query, key, value, attention_mask, **told) for part in current.layout.parts]
         return (answers[0] if len(answers) == 1 else torch.cat(answers))[None].contiguous(), None
 
     name = f"omni_slots_{next(_numbers)}"
@@ -89,7 +89,7 @@ def slot_mask(
     return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, hidden)
 
 
-def _attend_part(part: Part, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **told: Any) -> Tensor:
+def _attend_part(part: Segment, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **told: Any) -> Tensor:
     """(tokens of the part, heads, width)."""
     query, mask = query[:, :, part.begin : part.end], mask[:, :, part.begin : part.end, : part.span]
     key, value = key[part.rows, :, : part.span], value[part.rows, :, : part.span]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from omni_worker.language.attention import Aim, Layout, Part
+from omni_worker.language.attention import CurrentLayout, Segment, TokenLayout
 
 BLOCK = 64  # tokens by which rows grow, at least
 
@@ -35,13 +35,13 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         """Write what a call adds, (1, heads, tokens, width), and give all that is held."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        layout = self._slots.aim.layout
+        layout = self._slots.current.layout
         self.keys[layout.rows, :, layout.positions] = key_states[0].transpose(0, 1)
         self.values[layout.rows, :, layout.positions] = value_states[0].transpose(0, 1)
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._slots.aim.layout.span, 0
+        return self._slots.current.layout.span, 0
 
     def get_seq_length(self) -> int:
         return 0
@@ -60,7 +60,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         super().__init__(layers=[SlotLayer(self, one) for one in sliding])
         self._device = torch.device(device)
         self.rows, self.length = 1, BLOCK
-        self.aim = Aim()
+        self.current = CurrentLayout()
         self.max_tokens: int | None = None
         self._row: dict[str, int] = {}
         self._reserved: dict[str, int] = {}
@@ -78,7 +78,7 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     def get_query_offset(self, layer_idx: int = 0) -> Any:
         """The positions of the call's tokens, for `slot_mask`."""
-        return self.aim.layout.positions
+        return self.current.layout.positions
 
     def reserve(self, ids: Sequence[str], length: int) -> bool:
         """Have a row of at least `length` tokens for each; what they hold stays. False where there is no room: then
@@ -119,23 +119,23 @@ class SlotCache(Cache):  # type: ignore[misc]
         Gives the order in which their tokens are to be put one after another.
         """
         singles = [i for i, (_, _, count) in enumerate(calls) if count == 1]
-        parts: list[Part] = []
+        parts: list[Segment] = []
         if singles:
             first = self._gather([calls[i][0] for i in singles])
             singles.sort(key=lambda i: self._row[calls[i][0]])
             span = max(calls[i][1] for i in singles) + 1
-            parts.append(Part(0, len(singles), slice(first, first + len(singles)), span))
+            parts.append(Segment(0, len(singles), slice(first, first + len(singles)), span))
         order = singles + [i for i, (_, _, count) in enumerate(calls) if count > 1]
         rows: list[int] = []
         positions: list[int] = []
         for id, start, count in (calls[i] for i in order):
             row = self._row[id]
             if count > 1:
-                parts.append(Part(len(rows), len(rows) + count, slice(row, row + 1), start + count))
+                parts.append(Segment(len(rows), len(rows) + count, slice(row, row + 1), start + count))
             rows += [row] * count
             positions += range(start, start + count)
         places = torch.tensor([rows, positions], device=self._device)
-        self.aim.layout = Layout(places[0], places[1], tuple(parts), max(part.span for part in parts))
+        self.current.layout = TokenLayout(places[0], places[1], tuple(parts), max(part.span for part in parts))
         return order
 
     def _gather(self, ids: Sequence[str]) -> int:

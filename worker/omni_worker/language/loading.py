@@ -19,10 +19,10 @@ from omni_worker.config.model_source import ModelSource
 from omni_worker.device.dtypes import weights_dtype
 from omni_worker.errors import LoadError
 from omni_worker.language import attention
+from omni_worker.language.batch_check import batching_error
 from omni_worker.language.cache import BLOCK, SlotCache
 from omni_worker.language.model import SlotModel
-from omni_worker.language.proving import prove
-from omni_worker.language.text import Language
+from omni_worker.language.text import TextTokenizer
 from omni_worker.parallel.chain import Chain
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ CONTAINER = Path("/sys/fs/cgroup")
 IGNORED = ("repetition_penalty", "min_p", "typical_p", "no_repeat_ngram_size", "suppress_tokens", "min_new_tokens")
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class LanguageSection(msgspec.Struct, frozen=True, kw_only=True):
     """What `omni.json` says of the language model that a folder of diffusers brings."""
 
     subfolder: str = ""
@@ -41,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Defaults:
+class GenerationDefaults:
     """How a model writes where a request says nothing.
 
     ends: the tokens with which it ends an answer
@@ -61,8 +61,8 @@ class LanguageModel:
 
     name: str
     slots: SlotModel
-    language: Language
-    defaults: Defaults
+    language: TextTokenizer
+    defaults: GenerationDefaults
     context_length: int | None
 
 
@@ -110,7 +110,7 @@ def wrap(
         slots.divide()
 
     try:
-        difference = prove(model, slots, config.vocab_size, switch)
+        difference = batching_error(model, slots, config.vocab_size, switch)
     except LoadError:
         raise
     except Exception as error:
@@ -124,11 +124,11 @@ def wrap(
     cache.max_tokens = slots.chain.least(room)  # who gives up a row is decided on every rank, and must be the same
     bounds = (getattr(config, "max_position_embeddings", None), cache.max_tokens // BLOCK * BLOCK)
     context = min(bound for bound in bounds if bound is not None)
-    return LanguageModel(name, slots, Language(tokenizer), _defaults(name, model, max_tokens), context)
+    return LanguageModel(name, slots, TextTokenizer(tokenizer), _defaults(name, model, max_tokens), context)
 
 
 def _attend_by_slots(name: str, model: Any, cache: SlotCache) -> None:
-    known = attention.register(cache.aim)
+    known = attention.register(cache.current)
     model.set_attn_implementation(known)
     if model.config.get_text_config(decoder=True)._attn_implementation != known:
         raise LoadError(f"{name} has an attention of its own, which cannot be told where rows of a batch begin and end")
@@ -148,12 +148,12 @@ def _layers(name: str, model: Any) -> list[bool]:
     return [LAYERS[kind] for kind in kinds]
 
 
-def _defaults(name: str, model: Any, max_tokens: int | None) -> Defaults:
+def _defaults(name: str, model: Any, max_tokens: int | None) -> GenerationDefaults:
     told = model.generation_config
     if ignored := [one for one in IGNORED if getattr(told, one, None) not in (None, 0, 1.0)]:
         log.warning("%s: its generation_config asks for %s, which is not applied", name, ", ".join(ignored))
     ends = told.eos_token_id if told.eos_token_id is not None else []
-    return Defaults(
+    return GenerationDefaults(
         ends=frozenset(ends if isinstance(ends, list) else [ends]),
         temperature=(1.0 if told.temperature is None else float(told.temperature)) if told.do_sample else 0.0,
         top_p=1.0 if told.top_p is None else float(told.top_p),
@@ -173,15 +173,15 @@ def _free_bytes(device: torch.device) -> int:
     return int(MEMORY_SHARE * max(0, min(free, bound - used)))
 
 
-def _settings(source: ModelSource) -> Settings:
+def _settings(source: ModelSource) -> LanguageSection:
     content = source.defaults()
     if content is None:
-        return Settings()
+        return LanguageSection()
     if "language" not in content and source.is_diffusers_folder:
         raise LoadError(
             f"{source.defaults_file}: names no language model under `language`; serve a folder that has one"
         )
     try:
-        return msgspec.convert(content.get("language", {}), Settings)
+        return msgspec.convert(content.get("language", {}), LanguageSection)
     except msgspec.ValidationError as error:
         raise LoadError(f"{source.defaults_file}: {error}") from error

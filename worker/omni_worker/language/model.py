@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from omni_worker.language.cache import SlotCache
-from omni_worker.parallel.chain import Chain, divide
+from omni_worker.parallel.chain import Chain, keep_own_layers
 
 
 @dataclass(frozen=True)
-class Row:
+class RowInput:
     """What one request adds to its row of the cache: `tokens` from position `start` on.
 
     picks: behind which of these tokens the scores of the next one are wanted, as indices into `tokens`
@@ -59,10 +59,10 @@ class SlotModel:
         if self.chain.size > 1:
             embedding = self._model.get_input_embeddings()
             self._embedded = embedding.weight.shape[-1], embedding.weight.dtype
-            divide(self._model, self._decoder, self.chain)
+            keep_own_layers(self._model, self._decoder, self.chain)
 
     def run(
-        self, rows: Sequence[Row], count: int = 0, choose: Callable[[RowResult], list[int]] = lambda answer: []
+        self, rows: Sequence[RowInput], count: int = 0, choose: Callable[[RowResult], list[int]] = lambda answer: []
     ) -> tuple[RowResult | None, list[int]]:
         """Call the model once; its answer, and the `count` numbers that `choose` makes of it.
 
@@ -80,7 +80,7 @@ class SlotModel:
         numbers = self.chain.conclude(call, count)
         return (answers[0] if answers else None), numbers
 
-    def _call(self, rows: Sequence[Row]) -> RowResult | None:
+    def _call(self, rows: Sequence[RowInput]) -> RowResult | None:
         order = self.cache.enter([(row.id, row.start, len(row.tokens)) for row in rows])
         tokens: list[int] = []
         begins = [0] * len(rows)
@@ -93,7 +93,7 @@ class SlotModel:
         if not self.chain.is_first and self._embedded is not None:
             size, dtype = self._embedded  # nobody reads them: the first layer here takes the states of the rank before
             told = {"inputs_embeds": torch.zeros(1, len(tokens), size, dtype=dtype, device=self._device)}
-        positions = self.cache.aim.layout.positions[None]
+        positions = self.cache.current.layout.positions[None]
         told |= {"position_ids": positions, "past_key_values": self.cache, "use_cache": True}
         try:
             if not self.chain.is_last:

@@ -17,7 +17,7 @@ _DRAWN_TOGETHER = 64
 
 
 @dataclass
-class Chance:
+class RandomNumbers:
     """The random numbers of one answer: `at(i)`, uniform from 0 up to 1, is that of its token i.
 
     Philox is a generator that can begin anywhere (Salmon et al., SC 2011).
@@ -37,7 +37,7 @@ class Chance:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TokenSampling:
     """How one token is drawn; `temperature` 0 takes the likeliest. `top_k` 0 and `top_p` 1 leave all in."""
 
     temperature: float
@@ -51,7 +51,7 @@ class Choice:
         return self.top_k > 0 or self.top_p < 1.0
 
 
-def draw(logits: Tensor, choices: Sequence[Choice]) -> list[int]:
+def sample_tokens(logits: Tensor, choices: Sequence[TokenSampling]) -> list[int]:
     """A token for each row of `logits` (rows, vocabulary); -1 where a row has no finite greatest score."""
     greatest, tokens = logits.max(-1)
     random = [i for i, choice in enumerate(choices) if choice.temperature > 0.0]
@@ -61,12 +61,12 @@ def draw(logits: Tensor, choices: Sequence[Choice]) -> list[int]:
     return torch.where(torch.isfinite(greatest), tokens, -1).tolist()  # type: ignore[no-any-return]
 
 
-def _drawn(logits: Tensor, choices: Sequence[Choice]) -> Tensor:
+def _drawn(logits: Tensor, choices: Sequence[TokenSampling]) -> Tensor:
     logits = logits / _column([choice.temperature for choice in choices], logits)
     filtered = [i for i, choice in enumerate(choices) if choice.is_filtered]
     if filtered:
         rows = torch.tensor(filtered, device=logits.device)
-        logits[rows] = likeliest(logits[rows], [choices[i] for i in filtered])
+        logits[rows] = keep_likeliest(logits[rows], [choices[i] for i in filtered])
     heights = torch.softmax(logits, -1, dtype=torch.float64).cumsum(-1)
     total = heights[:, -1:]
     chances = _column([choice.chance for choice in choices], heights)
@@ -74,7 +74,7 @@ def _drawn(logits: Tensor, choices: Sequence[Choice]) -> Tensor:
     return torch.searchsorted(heights, aims, right=True)[:, 0]
 
 
-def likeliest(logits: Tensor, choices: Sequence[Choice]) -> Tensor:
+def keep_likeliest(logits: Tensor, choices: Sequence[TokenSampling]) -> Tensor:
     """`logits` where all but the `top_k` likeliest tokens of a row are -inf, and then all but the likeliest of these
     that have `top_p` of the probability together: as transformers' TopKLogitsWarper and TopPLogitsWarper do it."""
     size = logits.shape[-1]

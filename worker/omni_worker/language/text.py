@@ -13,7 +13,7 @@ from omni_worker.requests import GenerationParams
 UNFINISHED = "\ufffd"  # what decoding makes of a part of a character
 
 
-class Language:
+class TextTokenizer:
     """A tokenizer, as prompts and answers need it."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -50,7 +50,7 @@ class Language:
         return str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
 
 
-class Pieces:
+class IncrementalDetokenizer:
     """An answer's text as it grows, token by token; it `is_over` at the first of the texts to stop at."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:

@@ -110,7 +110,7 @@ def _noted(error: Exception, rank: int) -> Exception:
     return sent
 
 
-def divide(model: Any, decoder: Any, chain: Chain) -> None:
+def keep_own_layers(model: Any, decoder: Any, chain: Chain) -> None:
     """Leave a rank its own layers, and have its first one take, and its last one give, what is between them and others.
 
     The first rank keeps the embedding, the last one the head. Raises ValueError where there are not so many layers.

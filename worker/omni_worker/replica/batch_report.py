@@ -19,7 +19,7 @@ UNKNOWN = "unknown"
 LANGUAGE_MODEL = "language-model"
 
 
-class Name(NamedTuple):
+class KeyName(NamedTuple):
     """The labels of a kind of call. `variant` numbers the shapes of a model's calls, or says that none may join it."""
 
     phase: str
@@ -27,60 +27,60 @@ class Name(NamedTuple):
     variant: str
 
 
-class Counts(NamedTuple):
+class BatchCounts(NamedTuple):
     """What batches of some kind add up to."""
 
     batches: int
     calls: int
     seconds: float
 
-    def plus(self, now: "Counts", seen: "Counts") -> "Counts":
+    def plus(self, now: "BatchCounts", seen: "BatchCounts") -> "BatchCounts":
         """These, and what has come since `seen`."""
-        return Counts(
+        return BatchCounts(
             self.batches + now.batches - seen.batches,
             self.calls + now.calls - seen.calls,
             self.seconds + now.seconds - seen.seconds,
         )
 
 
-NOTHING = Counts(0, 0, 0.0)
+NOTHING = BatchCounts(0, 0, 0.0)
 
 
-def name_of(key: Hashable) -> Name:
+def name_of(key: Hashable) -> KeyName:
     """The key's name: that of a pipeline's call; or that of a language model's calls, which all go together."""
     if isinstance(key, BatchKey):
-        return Name(key.phase, key.model, ALONE if isinstance(key.variant, str) else str(key.variant))
+        return KeyName(key.phase, key.model, ALONE if isinstance(key.variant, str) else str(key.variant))
     if key == TOKENS:
-        return Name(TOKENS, LANGUAGE_MODEL, "0")
-    return Name(UNKNOWN, UNKNOWN, OTHERS)
+        return KeyName(TOKENS, LANGUAGE_MODEL, "0")
+    return KeyName(UNKNOWN, UNKNOWN, OTHERS)
 
 
 class BatchReport:
     """Adds up what the scheduler counts for each key, and so outlives keys that the scheduler forgets."""
 
     def __init__(self) -> None:
-        self._seen: dict[Hashable, Counts] = {}
-        self._counts: dict[tuple[str, str], Counts] = {}
+        self._seen: dict[Hashable, BatchCounts] = {}
+        self._counts: dict[tuple[str, str], BatchCounts] = {}
 
     def of(self, keys: Sequence[KeyStats]) -> dict[str, Any]:
         """What to tell now, as JSON: `batch_counts` has phase, model, batches, calls, seconds; `batch_sizes` has phase,
         model, variant, limit, a, b (both None while not known)."""
         for one in keys:
-            seen, now = self._seen.get(one.key, NOTHING), Counts(one.batches, one.calls, one.seconds)
+            seen, now = self._seen.get(one.key, NOTHING), BatchCounts(one.batches, one.calls, one.seconds)
             if now.batches < seen.batches:  # it had been forgotten meanwhile
                 seen = NOTHING
             name = name_of(one.key)[:2]
             before = self._counts.get(name, NOTHING)
             self._counts[name] = before.plus(now, seen)
-        self._seen = {one.key: Counts(one.batches, one.calls, one.seconds) for one in keys}
+        self._seen = {one.key: BatchCounts(one.batches, one.calls, one.seconds) for one in keys}
         return {
             "batch_counts": [[*name, *counts] for name, counts in self._counts.items()],
             "batch_sizes": [[*name, *_merged(group)] for name, group in _grouped(keys).items()],
         }
 
 
-def _grouped(keys: Sequence[KeyStats]) -> dict[Name, list[KeyStats]]:
-    groups: dict[Name, list[KeyStats]] = defaultdict(list)
+def _grouped(keys: Sequence[KeyStats]) -> dict[KeyName, list[KeyStats]]:
+    groups: dict[KeyName, list[KeyStats]] = defaultdict(list)
     named = 0
     for one in sorted(keys, key=lambda one: -one.calls):
         name = name_of(one.key)

@@ -8,7 +8,7 @@ phase `run` alone. Methods may be called from any thread: the engine's tells of 
 import threading
 from dataclasses import dataclass
 
-from omni_worker.engine.engine import Turn
+from omni_worker.engine.engine import EngineStep
 from omni_worker.engine.runner.autoregressive import KEY as TOKENS
 from omni_worker.engine.scheduler import RequestOutput
 from omni_worker.replica.batch_report import name_of
@@ -20,8 +20,8 @@ STEPS = "omni.steps"
 
 
 @dataclass
-class Told:
-    """A run that is told of: its span, and that of its phase, which began after so many steps."""
+class TracedRun:
+    """A run that is run of: its span, and that of its phase, which began after so many steps."""
 
     run: Span
     phase: Span
@@ -35,7 +35,7 @@ class Phases:
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
-        self._told: dict[str, Told] = {}
+        self._runs: dict[str, TracedRun] = {}
         self._lock = threading.Lock()
 
     def begin(self, id: str, trace: Trace) -> None:
@@ -43,42 +43,42 @@ class Phases:
         attributes: dict[str, str | int | float] = {REQUEST: trace.request, STAGE: trace.stage}
         run = self._tracing.begin("replica", attributes, trace.carrier, "server")
         with self._lock:
-            self._told[id] = Told(run, self._tracing.begin(QUEUE, attributes, run.carrier), QUEUE, attributes)
+            self._runs[id] = TracedRun(run, self._tracing.begin(QUEUE, attributes, run.carrier), QUEUE, attributes)
 
-    def turned(self, turn: Turn) -> None:
-        """The engine's loop has turned."""
-        new = {request.id for request in turn.scheduled.new}
+    def record_step(self, step: EngineStep) -> None:
+        """Follow the traced requests of an engine step into their next phases."""
+        new = {request.id for request in step.scheduled.new}
         with self._lock:
-            for output in turn.output.outputs:
-                if (told := self._told.get(output.id)) is not None:
-                    self._follow(told, output, output.id in new, turn)
+            for output in step.output.outputs:
+                if (run := self._runs.get(output.id)) is not None:
+                    self._follow(run, output, output.id in new, step)
 
     def end(self, id: str, error: str | None = None) -> None:
-        """A run has ended; it is passed over where it had ended before, or is not told of."""
+        """A run has ended; it is passed over where it had ended before, or is not run of."""
         with self._lock:
-            told = self._told.pop(id, None)
-        if told is None:
+            run = self._runs.pop(id, None)
+        if run is None:
             return
         if error is not None:
-            for span in (told.phase, told.run):
+            for span in (run.phase, run.run):
                 span.fail(error)
-        told.phase.end()
-        told.run.end()
+        run.phase.end()
+        run.run.end()
 
-    def _follow(self, told: Told, output: RequestOutput, is_new: bool, turn: Turn) -> None:
+    def _follow(self, run: TracedRun, output: RequestOutput, is_new: bool, step: EngineStep) -> None:
         if is_new:
-            self._enter(told, PREPARE if output.result is None else RUN, turn.began, 0)
+            self._enter(run, PREPARE if output.result is None else RUN, step.began, 0)
         if output.key is None:
-            told.phase.note({STEPS: output.step - told.steps})
-        elif (name := phase_of(output)) != told.name:
-            self._enter(told, name, turn.ended, output.step)
+            run.phase.note({STEPS: output.step - run.steps})
+        elif (name := phase_of(output)) != run.name:
+            self._enter(run, name, step.ended, output.step)
 
-    def _enter(self, told: Told, name: str, at: float, steps: int) -> None:
-        if steps > told.steps:
-            told.phase.note({STEPS: steps - told.steps})
-        told.phase.end(at)
-        told.phase = self._tracing.begin(name, told.attributes, told.run.carrier, at=at)
-        told.name, told.steps = name, steps
+    def _enter(self, run: TracedRun, name: str, at: float, steps: int) -> None:
+        if steps > run.steps:
+            run.phase.note({STEPS: steps - run.steps})
+        run.phase.end(at)
+        run.phase = self._tracing.begin(name, run.attributes, run.run.carrier, at=at)
+        run.name, run.steps = name, steps
 
 
 def phase_of(output: RequestOutput) -> str:

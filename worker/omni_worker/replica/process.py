@@ -125,9 +125,9 @@ class ReplicaProcess:
         from omni_worker.engine.build import build_engine
 
         source = model_source.parse(self._config.model, self._config.revision)
-        on_turn = None if self._phases is None else self._phases.turned
+        on_step = None if self._phases is None else self._phases.record_step
         engine, card = build_engine(
-            self._config.engine, source, self._server.on_event, self._on_engine_failure, on_turn
+            self._config.engine, source, self._server.on_event, self._on_engine_failure, on_step
         )
         self._server.engine = engine
         self._server.default_steps = card.defaults.num_inference_steps or 0

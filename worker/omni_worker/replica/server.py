@@ -17,7 +17,7 @@ import zmq.asyncio
 
 from omni_worker.coordinator.messages import ReplicaLoad
 from omni_worker.engine.engine import Engine
-from omni_worker.engine.scheduler import Finished, SchedulerEvent, SchedulerRequest, Status
+from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerEvent, SchedulerRequest
 from omni_worker.errors import CommandError, RequestError
 from omni_worker.replica.events import Events
 from omni_worker.replica.wire.link import Offer, PoolReply
@@ -256,14 +256,16 @@ class ReplicaServer:
             return
         peer = self._askers.get(event.id)
         if peer is not None:
-            if event.status is Status.COMPLETED:
+            if event.status is RequestStatus.COMPLETED:
                 self.completed += 1
                 self._put(peer, Output(event.id, event.result))
-            elif event.status is Status.ABORTED and event.id in self._handed_back:
+            elif event.status is RequestStatus.ABORTED and event.id in self._handed_back:
                 self._put(peer, Error(event.id, "refused", HANDED_BACK))
             else:
                 self._put(peer, _error(event))
-        self._forget(event.id, None if event.status is Status.COMPLETED else str(event.error or event.status.name))
+        self._forget(
+            event.id, None if event.status is RequestStatus.COMPLETED else str(event.error or event.status.name)
+        )
 
     def _put(self, peer: bytes, message: FromReplica) -> None:
         self._outgoing.put(peer, message)
@@ -287,7 +289,7 @@ class ReplicaServer:
 
 
 def _error(event: Finished) -> Error:
-    if event.status is Status.ABORTED:
+    if event.status is RequestStatus.ABORTED:
         return Error(event.id, "aborted", "the request was aborted")
     if isinstance(event.error, RequestError):
         error = event.error

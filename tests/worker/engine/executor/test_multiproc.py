@@ -19,7 +19,7 @@ from omni_worker.engine.scheduler import Finished, SchedulerOutput, SchedulerReq
 from omni_worker.errors import CommandError, RequestError
 from omni_worker.parallel.ranks import Ranks
 
-from .leaks import descriptors, held, is_gone, mappings, segments
+from .process_resources import descriptors, held, is_gone, mappings, segments
 from .small_runner import SmallRunner
 
 pytestmark = pytest.mark.processes

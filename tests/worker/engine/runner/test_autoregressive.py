@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from omni_worker.config import model_source
 from omni_worker.config.records import EngineConfig
 from omni_worker.engine.build import build_engine
-from omni_worker.engine.scheduler import Finished, SchedulerRequest, Status
+from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerRequest
 from omni_worker.errors import RequestError
-from tests.worker.engine.writing import Writer, answer, params
-from tests.worker.language import tiny
+from tests.worker.engine.language_engine import LanguageEngine, answer, params
+from tests.worker.language import tiny_models
 
 PROMPTS = [bytes(range(65, 65 + 3 * i + 1)).decode() for i in range(1, 9)]
 LENGTHS = [3, 17, 9, 30, 1, 12, 22, 6]
@@ -23,18 +23,18 @@ LENGTHS = [3, 17, 9, 30, 1, 12, 22, 6]
 
 @functools.cache
 def model(kind="llama"):
-    return tiny.served(kind)
+    return tiny_models.served(kind)
 
 
 @functools.cache
 def bare(kind="llama"):
-    return tiny.bare(kind)
+    return tiny_models.bare(kind)
 
 
 @functools.cache
 def generated(prompt, count, kind="llama", **more):
     """What transformers writes, greedily: (tokens, scores of each, states of each)."""
-    ids = torch.tensor([tiny.tokenizer().encode(prompt)])
+    ids = torch.tensor([tiny_models.tokenizer().encode(prompt)])
     with torch.no_grad():
         out = bare(kind).generate(
             ids,
@@ -54,15 +54,15 @@ def tokens(result):
     return result.completion.written.tokens
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("kind", tiny_models.KINDS)
 def test_one_request_alone_is_what_generate_writes(kind):
     for prompt, count in zip(PROMPTS[:4], LENGTHS[:4], strict=True):
         assert tokens(answer(model(kind), params(prompt, max_tokens=count))) == generated(prompt, count, kind)[0]
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("kind", tiny_models.KINDS)
 def test_requests_that_come_and_go_are_what_generate_writes(kind):
-    writer = Writer(model(kind), max_num_seqs=5)
+    writer = LanguageEngine(model(kind), max_num_seqs=5)
     for i, (prompt, count) in enumerate(zip(PROMPTS, LENGTHS, strict=True)):
         writer.add(str(i), params(prompt, max_tokens=count))
         writer.step(2)
@@ -82,7 +82,7 @@ def test_requests_that_come_and_go_are_what_generate_writes(kind):
     st.sets(st.integers(0, 9), max_size=3),
 )
 def test_arrivals_aborts_and_priorities_change_nothing_that_is_written(arrivals, policy, max_num_seqs, aborted):
-    writer = Writer(model("gemma3, mixed"), max_num_seqs, policy)
+    writer = LanguageEngine(model("gemma3, mixed"), max_num_seqs, policy)
     for i, (prompt, count, pause, priority) in enumerate(arrivals):
         writer.add(str(i), params(prompt, max_tokens=count), priority=priority)
         writer.step(pause)
@@ -90,14 +90,14 @@ def test_arrivals_aborts_and_priorities_change_nothing_that_is_written(arrivals,
             writer.engine.abort(str(i))
     writer.finish()
     for i, (prompt, count, _, _) in enumerate(arrivals):
-        if writer.ended[str(i)].status is Status.COMPLETED:
+        if writer.ended[str(i)].status is RequestStatus.COMPLETED:
             assert tokens(writer.result(str(i))) == generated(prompt, count, "gemma3, mixed")[0]
         else:
             assert i in aborted
 
 
 def test_a_long_prompt_goes_in_by_chunks_and_stops_nobody():
-    writer = Writer(model())
+    writer = LanguageEngine(model())
     writer.add("short", params("A", max_tokens=40, stream=True))
     writer.step(3)
     told = len(writer.partials["short"])
@@ -112,7 +112,7 @@ def test_a_long_prompt_goes_in_by_chunks_and_stops_nobody():
 
 
 def test_a_preempted_request_goes_on_where_it_was():
-    writer = Writer(model(), max_num_seqs=1)
+    writer = LanguageEngine(model(), max_num_seqs=1)
     writer.add("low", params("ABC", max_tokens=12))
     writer.step(5)
     writer.add("high", params("DEF", max_tokens=4), priority=5)
@@ -123,9 +123,9 @@ def test_a_preempted_request_goes_on_where_it_was():
 
 
 def test_where_memory_is_short_rows_are_given_up_and_made_again():
-    small = tiny.served("llama")
+    small = tiny_models.served("llama")
     small.slots.cache.max_tokens = 3 * 64
-    writer = Writer(small, max_num_seqs=6)
+    writer = LanguageEngine(small, max_num_seqs=6)
     for i in range(6):
         writer.add(str(i), params(PROMPTS[i], max_tokens=60, hidden_states=True))
     writer.finish()
@@ -145,7 +145,7 @@ def test_what_is_drawn_depends_on_the_seed_and_on_nobody_else():
         )
 
     alone = [tokens(answer(model(), asked(i))) for i in range(6)]
-    writer = Writer(model(), max_num_seqs=4)
+    writer = LanguageEngine(model(), max_num_seqs=4)
     for i in (3, 0, 5, 1, 4, 2):
         writer.add(str(i), asked(i))
         writer.step(i)
@@ -164,13 +164,13 @@ def test_an_answer_goes_on_from_any_place_as_if_nothing_had_happened(temperature
         "stream": True,
         "hidden_states": True,
     }
-    first = Writer(model())
+    first = LanguageEngine(model())
     first.add("r", params("ABC", **asked))
     first.finish()
     whole, partials = first.result("r"), first.partials["r"]
     for cut in range(len(partials) + 1):
         told = [token for partial in partials[:cut] for token in partial.tokens]
-        second = Writer(model())
+        second = LanguageEngine(model())
         second.add("r", params("ABC", written=told, **asked))
         second.add("beside", params("XYZ", max_tokens=5))
         second.finish()
@@ -200,11 +200,11 @@ def test_the_models_end_is_among_the_tokens_and_not_in_the_text():
     written, _, _ = generated("ABC", 12)
     end = written[6]
     place = written.index(end)
-    stopping = tiny.served("llama", eos_token_id=end)
+    stopping = tiny_models.served("llama", eos_token_id=end)
     result = answer(stopping, params("ABC", max_tokens=12, hidden_states=True))
     assert result.completion.finish_reason == "stop"
     assert tokens(result) == written[: place + 1]
-    assert result.completion.written.text == tiny.tokenizer().decode(written[:place])
+    assert result.completion.written.text == tiny_models.tokenizer().decode(written[:place])
     assert len(result.embeddings["output_hidden_states"]) == place + 1
 
 
@@ -216,7 +216,7 @@ def test_a_text_to_stop_at_ends_the_answer_before_it(stream):
         i for i in range(4, len(text) - 3) if "\ufffd" not in text[i : i + 2] and text.find(text[i : i + 2]) == i
     )
     stop = text[place : place + 2]
-    writer = Writer(model())
+    writer = LanguageEngine(model())
     writer.add("r", params("ABC", max_tokens=200, temperature=1.5, seed=1, stop=(stop, "never"), stream=stream))
     writer.finish()
     result = writer.result("r")
@@ -234,15 +234,15 @@ def test_the_count_of_tokens_ends_the_rest():
 
 
 def test_without_a_count_the_folders_counts_or_what_is_left():
-    assert len(tokens(answer(tiny.served("llama", max_tokens=16), params("ABC")))) == 16
-    assert len(tokens(answer(model(), params("ABC")))) == tiny.CONTEXT - 3
+    assert len(tokens(answer(tiny_models.served("llama", max_tokens=16), params("ABC")))) == 16
+    assert len(tokens(answer(model(), params("ABC")))) == tiny_models.CONTEXT - 3
 
 
 # ---- what comes along
 
 
 def test_pieces_are_told_as_they_are_written():
-    writer = Writer(model())
+    writer = LanguageEngine(model())
     writer.add("r", params("ABC", max_tokens=9, stream=True))
     writer.add("quiet", params("ABC", max_tokens=9))
     writer.finish()
@@ -266,7 +266,7 @@ def test_log_probabilities_are_those_of_generates_scores():
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2, mixed and soft-capped"])
 def test_hidden_states_are_those_of_transformers(kind):
-    writer = Writer(model(kind))
+    writer = LanguageEngine(model(kind))
     writer.add("r", params(PROMPTS[5], max_tokens=10, hidden_states=True))
     writer.add("beside", params(PROMPTS[2], max_tokens=4))
     writer.finish()
@@ -282,7 +282,7 @@ def test_hidden_states_are_those_of_transformers(kind):
 @pytest.mark.parametrize("by", ["the stage's task", "the request"])
 def test_an_encoder_gives_the_prompts_states_and_draws_nothing(by):
     prompt = "long " * 70
-    writer = Writer(model(), encode_only=by == "the stage's task")
+    writer = LanguageEngine(model(), encode_only=by == "the stage's task")
     asked = (
         params(prompt, max_tokens=5) if by == "the stage's task" else params(prompt, max_tokens=0, hidden_states=True)
     )
@@ -303,7 +303,7 @@ def test_an_encoder_gives_the_prompts_states_and_draws_nothing(by):
 @pytest.mark.parametrize(
     ("asked", "param"),
     [
-        (params("A" * tiny.CONTEXT), "prompt"),
+        (params("A" * tiny_models.CONTEXT), "prompt"),
         (params("A" * 500, max_tokens=13), "max_tokens"),
         (params("A", max_tokens=-1), "max_tokens"),
         (params("A", temperature=-0.1), "temperature"),
@@ -319,7 +319,7 @@ def test_what_cannot_be_is_refused_by_name(asked, param):
 
 
 def test_a_batch_that_fails_fails_only_for_its_culprit(monkeypatch):
-    broken = tiny.served("llama")
+    broken = tiny_models.served("llama")
     forward = broken.slots._model.forward
 
     def fails_on_the_word(input_ids, **kwargs):
@@ -328,7 +328,7 @@ def test_a_batch_that_fails_fails_only_for_its_culprit(monkeypatch):
         return forward(input_ids=input_ids, **kwargs)
 
     monkeypatch.setattr(broken.slots._model, "forward", fails_on_the_word)
-    writer = Writer(broken)
+    writer = LanguageEngine(broken)
     for id, prompt in (("a", "ABC"), ("culprit", "AB!"), ("b", "DEF")):
         writer.add(id, params(prompt, max_tokens=6))
     writer.finish()
@@ -338,10 +338,10 @@ def test_a_batch_that_fails_fails_only_for_its_culprit(monkeypatch):
 
 
 def test_scores_that_are_no_numbers_fail_their_request_and_leave_no_trace():
-    broken = tiny.served("llama")
+    broken = tiny_models.served("llama")
     with torch.no_grad():
         broken.slots._model.model.embed_tokens.weight[0] = torch.nan  # the token of "!"
-    writer = Writer(broken)
+    writer = LanguageEngine(broken)
     for id, prompt in (("a", "ABC"), ("culprit", "AB!"), ("b", "DEF")):
         writer.add(id, params(prompt, max_tokens=6))
     writer.finish()
@@ -356,7 +356,7 @@ def test_scores_that_are_no_numbers_fail_their_request_and_leave_no_trace():
 
 
 def test_an_abort_frees_its_slot_within_a_step():
-    writer = Writer(model())
+    writer = LanguageEngine(model())
     for id in "ab":
         writer.add(id, params("ABC", max_tokens=50))
     writer.step(6)
@@ -364,7 +364,7 @@ def test_an_abort_frees_its_slot_within_a_step():
     writer.engine.abort("a")
     writer.step()
     assert writer.runner.stats()["slots"] == 1
-    assert writer.ended["a"].status is Status.ABORTED
+    assert writer.ended["a"].status is RequestStatus.ABORTED
     writer.finish()
     assert tokens(writer.result("b")) == generated("ABC", 50)[0]
 
@@ -374,7 +374,7 @@ def test_an_abort_frees_its_slot_within_a_step():
 
 @pytest.mark.parametrize("task", ["generate", "encode"])
 def test_a_stage_is_built_from_its_configuration(tmp_path, task):
-    tiny.save(tmp_path / "thinker")
+    tiny_models.save(tmp_path / "thinker")
     if task == "generate":
         (tmp_path / "model_index.json").write_text("{}")
         (tmp_path / "omni.json").write_text(json.dumps({"language": {"subfolder": "thinker", "max_tokens": 4}}))
@@ -382,7 +382,7 @@ def test_a_stage_is_built_from_its_configuration(tmp_path, task):
     config = EngineConfig(None, 4, 8, True, "fifo", kind="autoregressive", task=task)
     ended = []
     engine, card = build_engine(config, model_source.parse(str(folder)), ended.append, ended.append)
-    assert (card.pipeline, card.mode, card.context_length) == ("LlamaForCausalLM", task, tiny.CONTEXT)
+    assert (card.pipeline, card.mode, card.context_length) == ("LlamaForCausalLM", task, tiny_models.CONTEXT)
     engine.add(SchedulerRequest("r", params("ABC")))
     while not any(isinstance(event, Finished) for event in ended):
         engine.step()

@@ -15,7 +15,7 @@ from omni_worker.engine.scheduler import (
 )
 from omni_worker.engine.scheduler.forecast import Pace, end_times
 
-from .scripted import DECODE, ENCODE, Script, ScriptedRunner
+from .scripted_runner import DECODE, ENCODE, Script, ScriptedRunner
 
 
 def ends(running, waiting, places, seconds=lambda together: 1.0):

@@ -7,7 +7,7 @@ import pytest
 from omni_worker.engine.scheduler import POLICIES, Finished, SchedulerRequest, StepScheduler
 from omni_worker.engine.scheduler.policies import AGING_SECONDS
 
-from .scripted import Script, ScriptedRunner
+from .scripted_runner import Script, ScriptedRunner
 from .test_scheduler import FakeRunner
 
 

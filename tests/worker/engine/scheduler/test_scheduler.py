@@ -6,10 +6,10 @@ from omni_worker.engine.scheduler import (
     Finished,
     RequestOutput,
     RequestScheduler,
+    RequestStatus,
     RunnerOutput,
     SchedulerOutput,
     SchedulerRequest,
-    Status,
     StepScheduler,
 )
 
@@ -96,7 +96,11 @@ def test_a_poisoned_request_fails_alone():
     for payload in ("a:K:3", "bad:fail:1", "b:K:3"):
         add(scheduler, runner, payload)
     status = {event.id: event.status for event in run_to_end(scheduler, runner)}
-    assert status == {"a:K:3": Status.COMPLETED, "bad:fail:1": Status.FAILED, "b:K:3": Status.COMPLETED}
+    assert status == {
+        "a:K:3": RequestStatus.COMPLETED,
+        "bad:fail:1": RequestStatus.FAILED,
+        "b:K:3": RequestStatus.COMPLETED,
+    }
 
 
 def test_a_preempted_request_resumes_where_it_was():
@@ -114,7 +118,7 @@ def test_the_abort_of_the_only_request_still_frees_its_state():
     scheduler, runner = StepScheduler(1), FakeRunner()
     add(scheduler, runner, "a:K:5")
     turn(scheduler, runner)
-    assert [event.status for event in scheduler.abort(["a:K:5"])] == [Status.ABORTED]
+    assert [event.status for event in scheduler.abort(["a:K:5"])] == [RequestStatus.ABORTED]
     assert scheduler.has_work
     turn(scheduler, runner)
     assert not runner.left
@@ -136,7 +140,7 @@ def test_a_request_that_the_runner_forgets_fails():
     scheduler.add_request(SchedulerRequest("a", None))
     scheduled = scheduler.schedule()
     (event,) = scheduler.update_from_output(scheduled, RunnerOutput(scheduled.step_id))
-    assert (event.id, event.status) == ("a", Status.FAILED)
+    assert (event.id, event.status) == ("a", RequestStatus.FAILED)
 
 
 def test_request_mode_runs_one_at_a_time_in_order():

@@ -12,13 +12,13 @@ from omni_worker.engine.scheduler import (
     Finished,
     QueueFull,
     RequestScheduler,
+    RequestStatus,
     SchedulerRequest,
-    Status,
     StepScheduler,
 )
 from omni_worker.engine.scheduler.policies import AGING_SECONDS
 
-from .scripted import DECODE, ENCODE, Script, ScriptedRunner
+from .scripted_runner import DECODE, ENCODE, Script, ScriptedRunner
 
 MAX_NUM_SEQS = 3
 PHASES = tuple(phase for phase in Phase if phase is not Phase.explain)  # which takes minutes
@@ -57,7 +57,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.runner = ScriptedRunner(self.whole, {"A": (overhead, 0.1), "B": (overhead, 0.7)}, {"B": room})
         self.alive: dict[str, Script] = {}
         self.known: set[str] = set()
-        self.ended: dict[str, Status] = {}
+        self.ended: dict[str, RequestStatus] = {}
         self.refused = self.extra = self.count = 0
         self.fits = {}
         self.last_was_loop: bool | None = None
@@ -115,7 +115,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def abort(self, data):
         id = data.draw(st.sampled_from(sorted(self.alive)))
         events = self.scheduler.abort([id, "unknown", id])
-        assert [(event.id, event.status) for event in events] == [(id, Status.ABORTED)]
+        assert [(event.id, event.status) for event in events] == [(id, RequestStatus.ABORTED)]
         self.take(events)
 
     @precondition(lambda self: self.scheduler.load.running)
@@ -167,11 +167,11 @@ class SchedulerMachine(RuleBasedStateMachine):
                 continue
             script = self.alive.pop(event.id)
             self.ended[event.id] = event.status
-            if event.status is Status.COMPLETED:
+            if event.status is RequestStatus.COMPLETED:
                 assert script.fails_at is None or script.fails_at >= len(script.calls)
                 assert event.result == script
                 assert self.runner.done[event.id] == len(script.calls), "each call was made once, preempted or not"
-            elif event.status is Status.FAILED:
+            elif event.status is RequestStatus.FAILED:
                 assert self.runner.done[event.id] == script.fails_at + 1
 
     @invariant()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from omni_worker.engine.library import generate
-from omni_worker.engine.scheduler import Status
+from omni_worker.engine.scheduler import RequestStatus
 from omni_worker.pipelines.batching.comparing import SameTensors
 from omni_worker.pipelines.interception.speculation import PATIENCE, WORTH_OF_A_MISS, Foresight, Record
 from omni_worker.pipelines.interception.stepping import FEW, InterceptedPipeline
@@ -117,7 +117,7 @@ def drawn(pipeline, count):
     turns, real = [], pipeline.denoise_step
     pipeline.denoise_step = lambda states: turns.append(states[0].in_loop) or real(states)
     ended = generate(pipeline, [QWEN.arguments(i) for i in range(count)])
-    assert all(end.status is Status.COMPLETED for end in ended)
+    assert all(end.status is RequestStatus.COMPLETED for end in ended)
     pipeline.denoise_step = real
     return ended, sum(turns)
 

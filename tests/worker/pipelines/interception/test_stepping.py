@@ -18,10 +18,10 @@ from omni_worker.engine.library import generate
 from omni_worker.engine.runner.diffusion import RequestRunner, StepRunner
 from omni_worker.engine.scheduler import (
     Finished,
-    Progress,
+    RequestProgress,
     RequestScheduler,
+    RequestStatus,
     SchedulerRequest,
-    Status,
     StepScheduler,
 )
 from omni_worker.errors import LoadError, RequestError
@@ -108,7 +108,7 @@ def test_progress_counts_the_timestep_schedulers_steps(qwen):
     events = []
     arguments = QWEN.arguments(1)
     generate(InterceptedPipeline(qwen), [arguments], on_event=events.append)
-    steps = [(event.step, event.total_steps) for event in events if isinstance(event, Progress)]
+    steps = [(event.step, event.total_steps) for event in events if isinstance(event, RequestProgress)]
     assert max(steps) == (arguments["num_inference_steps"],) * 2
     assert sorted(steps) == steps
 
@@ -130,7 +130,7 @@ def test_an_abort_in_the_middle_leaves_nothing_behind(qwen):
         engine.step()
     engine.abort("goes")
     engine.step()
-    assert [event.status for event in events if isinstance(event, Finished)] == [Status.ABORTED]
+    assert [event.status for event in events if isinstance(event, Finished)] == [RequestStatus.ABORTED]
     assert runner.stats()["states"] == 1, "freed within the step"
     while len(ends := [event for event in events if isinstance(event, Finished)]) < 2:
         engine.step()
@@ -153,7 +153,7 @@ def test_the_abort_of_the_only_request_frees_its_state(qwen):
 def test_a_request_that_the_pipeline_refuses_is_invalid_and_fails_alone(qwen):
     bad = QWEN.arguments(1) | {"callback_on_step_end_tensor_inputs": ["nonsense"]}
     good, failed = generate(InterceptedPipeline(qwen), [QWEN.arguments(0), bad])
-    assert good.status is Status.COMPLETED
+    assert good.status is RequestStatus.COMPLETED
     assert isinstance(failed.error, RequestError)
     assert failed.error.kind == "invalid"
     assert "nonsense" in failed.error.message
@@ -178,9 +178,9 @@ def test_a_poisoned_request_fails_alone_with_its_cause(qwen, poison, message):
     requests[1] |= poison
     ended = generate(pipeline, requests)
     for i in (0, 2):
-        assert ended[i].status is Status.COMPLETED
+        assert ended[i].status is RequestStatus.COMPLETED
         assert np.abs(picture(ended[i].result) - expected(qwen, QWEN, i)).max() * 255 <= 2
-    if ended[1].status is not Status.COMPLETED:  # an unknown attention argument is only warned of
+    if ended[1].status is not RequestStatus.COMPLETED:  # an unknown attention argument is only warned of
         assert message in str(ended[1].error)
 
 
@@ -195,7 +195,12 @@ def test_only_the_culprit_of_a_failed_batch_fails(qwen):
 
     pipeline.denoise_step = fails_with_two
     ended = generate(pipeline, [QWEN.arguments(i) for i in range(4)])
-    assert [end.status for end in ended] == [Status.COMPLETED, Status.COMPLETED, Status.FAILED, Status.COMPLETED]
+    assert [end.status for end in ended] == [
+        RequestStatus.COMPLETED,
+        RequestStatus.COMPLETED,
+        RequestStatus.FAILED,
+        RequestStatus.COMPLETED,
+    ]
     assert "poisoned" in str(ended[2].error)
 
 
@@ -211,7 +216,7 @@ def test_a_batch_that_asks_for_too_much_memory_is_run_in_parts_from_then_on(qwen
 
     pipeline.denoise_step = has_room_for_two
     ended = generate(pipeline, [QWEN.arguments(i) for i in range(4)])
-    assert all(end.status is Status.COMPLETED for end in ended)
+    assert all(end.status is RequestStatus.COMPLETED for end in ended)
     assert sizes.count(4) <= 6, "once for each key, not once for each step"
 
 
@@ -226,7 +231,7 @@ def test_an_interrupted_request_reaches_neither_its_solver_nor_the_decoder(qwen)
     pipeline.step_scheduler = lambda state, answer: resumed.append(answer) or step_scheduler(state, answer)
     ended = generate(pipeline, [QWEN.arguments(i) for i in range(2)])
     assert ended[0].error.kind == "aborted"
-    assert ended[1].status is Status.COMPLETED
+    assert ended[1].status is RequestStatus.COMPLETED
     assert all(answer is not None for answer in resumed)
 
 
@@ -244,7 +249,7 @@ def test_values_that_are_no_numbers_fail_their_own_request():
     pipeline.denoise_step = poison
     prompts = [GenerationParams(prompt=QWEN.arguments(i)["prompt"], seed=i, steps=3) for i in range(3)]
     ended = generate(pipeline, prompts)
-    assert [end.status for end in ended] == [Status.COMPLETED, Status.FAILED, Status.COMPLETED]
+    assert [end.status for end in ended] == [RequestStatus.COMPLETED, RequestStatus.FAILED, RequestStatus.COMPLETED]
     assert "no numbers" in str(ended[1].error)
 
 
@@ -287,7 +292,7 @@ def test_a_pipeline_that_steps_by_itself_is_driven_as_it_is(qwen):
     source = type("Source", (), {"text": "m", "location": "/nowhere", "is_local": False})()
     native = Native(qwen)
     assert wrap(native, source, step_execution=None, concurrent=True) is native
-    assert generate(native, [QWEN.arguments(0)])[0].status is Status.COMPLETED
+    assert generate(native, [QWEN.arguments(0)])[0].status is RequestStatus.COMPLETED
 
 
 def test_a_pipeline_that_says_it_does_not_step_is_believed():
@@ -353,8 +358,8 @@ def test_prompts_of_different_lengths_share_a_batch():
 def previews_of(pipeline, params, **others):
     events = []
     ended = generate(pipeline, [params, *others.get("beside", ())], on_event=events.append)
-    assert all(end.status is Status.COMPLETED for end in ended), ended
-    shown = [event for event in events if isinstance(event, Progress) and event.partial is not None]
+    assert all(end.status is RequestStatus.COMPLETED for end in ended), ended
+    shown = [event for event in events if isinstance(event, RequestProgress) and event.partial is not None]
     return ended[0].result.images[0], [(event.step, event.partial[0]) for event in shown if event.id == "0"]
 
 

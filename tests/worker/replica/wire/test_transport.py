@@ -37,7 +37,7 @@ from omni_worker.replica.wire.messages import (
 from omni_worker.requests import GeneratedText, GenerationParams, GenerationResult
 from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.shared_memory import SEALS, create_pool
-from tests.worker.engine.executor.leaks import descriptors, mappings
+from tests.worker.engine.executor.process_resources import descriptors, mappings
 from tests.worker.replica.ends import Heard, ask, eventually, serving
 
 MIB = 1 << 20

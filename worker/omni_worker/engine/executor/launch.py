@@ -30,7 +30,7 @@ class RunnerSpec:
 
 
 @dataclass(frozen=True)
-class Setup:
+class WorkerSetup:
     """What a worker is told when it starts: who it is, its channel, and the descriptors that it inherits.
 
     `store` is a memory file in which the ranks find each other; `seed` makes their random numbers the same.
@@ -47,7 +47,7 @@ class Setup:
     log_level: str
 
 
-def start(setup: Setup, hash_seed: int, devices: list[str]) -> subprocess.Popen[bytes]:
+def start(setup: WorkerSetup, hash_seed: int, devices: list[str]) -> subprocess.Popen[bytes]:
     """Start the worker. It ends when its stdin closes: the kernel does that for a parent that dies."""
     told = pickle.dumps(setup)
     process = subprocess.Popen(
@@ -86,7 +86,7 @@ def log_level() -> str:
     return logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
 
 
-def _environment(setup: Setup, hash_seed: int, devices: list[str]) -> dict[str, str]:
+def _environment(setup: WorkerSetup, hash_seed: int, devices: list[str]) -> dict[str, str]:
     share = len(devices) // setup.size
     cores = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or len(os.sched_getaffinity(0)))
     changes = {

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from omni_worker.engine.executor.abstract import Executor, ExecutorFailed
 from omni_worker.engine.executor.channel import CallMethod, Execute, WorkerReply
+from omni_worker.engine.executor.interface import Executor, ExecutorFailed
 from omni_worker.engine.executor.launch import RunnerSpec
-from omni_worker.engine.executor.workers import Workers
+from omni_worker.engine.executor.worker_group import WorkerGroup
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput
 
 __all__ = ["MultiprocExecutor", "RunnerSpec"]
@@ -34,7 +34,7 @@ class MultiprocExecutor(Executor):
         self._timeout = timeout
         self._size = size
         self._number = BUILT
-        self._workers = Workers(runner, size)
+        self._workers = WorkerGroup(runner, size)
         try:
             answers = self._answers(BUILT, None, wait_for_all=False)
             if failed := _first_error(answers):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from omni_worker.engine.executor.abstract import Executor, ExecutorFailed
+from omni_worker.engine.executor.interface import Executor, ExecutorFailed
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import RunnerOutput, SchedulerOutput
 

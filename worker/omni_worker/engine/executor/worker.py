@@ -19,7 +19,7 @@ import torch
 import zmq
 
 from omni_worker.engine.executor.channel import CallMethod, Execute, Stop, WorkerReply, decode, encode, make_socket
-from omni_worker.engine.executor.launch import Setup
+from omni_worker.engine.executor.launch import WorkerSetup
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput
 from omni_worker.errors import portable
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class WorkerLoop:
     """One rank: receive → run → answer, one message after another."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
         self._answers = False
         self._broadcast = Reader(setup.broadcast, readers=setup.size, number=setup.rank)
@@ -107,7 +107,7 @@ def main() -> int:
     """Read the setup, and serve the executor."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    setup: Setup = pickle.load(sys.stdin.buffer)
+    setup: WorkerSetup = pickle.load(sys.stdin.buffer)
     end_with_parent()
     configure_logging(setup.log_level, f"rank {setup.rank}")
     torch.manual_seed(setup.seed)

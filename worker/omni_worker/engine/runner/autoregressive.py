@@ -17,10 +17,10 @@ from omni_worker.device.out_of_memory import is_out_of_memory
 from omni_worker.engine.runner.interface import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
 from omni_worker.errors import RequestError
-from omni_worker.language.answering import Answering, begin
+from omni_worker.language.generation import GenerationState, start_generation
 from omni_worker.language.loading import LanguageModel
-from omni_worker.language.model import Row, RowResult
-from omni_worker.language.sampling import draw, log_probabilities
+from omni_worker.language.model import RowInput, RowResult
+from omni_worker.language.sampling import log_probabilities, sample_tokens
 from omni_worker.requests import TokenLogprob
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class AutoregressiveRunner(Runner):
         self._cache = model.slots.cache
         self.answering_rank = model.slots.chain.size - 1
         self._encode_only = encode_only
-        self._states: dict[str, Answering] = {}
+        self._states: dict[str, GenerationState] = {}
         self._arrivals = 0
         self._turn = 0
         self._counts = {"batched_calls": 0, "single_calls": 0, "tokens": 0, "tokens_seen_again": 0}
@@ -75,14 +75,14 @@ class AutoregressiveRunner(Runner):
             sampling = msgspec.structs.replace(params.sampling, max_tokens=0)
             params = msgspec.structs.replace(params, sampling=sampling, hidden_states=True, written=())
         try:
-            state = begin(request.id, self._arrivals, params, self._model)
+            state = start_generation(request.id, self._arrivals, params, self._model)
         except Exception as error:
             return RequestOutput(request.id, error=error)
         self._arrivals += 1
         self._states[state.id] = state
         return self._outcome(state)
 
-    def _advance(self, states: Sequence[Answering]) -> list[RequestOutput]:
+    def _advance(self, states: Sequence[GenerationState]) -> list[RequestOutput]:
         self._turn += 1
         for state in states:
             state.served = self._turn
@@ -103,13 +103,13 @@ class AutoregressiveRunner(Runner):
             self._counts["batched_calls" if len(able) > 1 else "single_calls"] += 1
         return [self._outcome(state, failures.get(state.id)) for state in states]
 
-    def _make_room(self, states: Sequence[Answering]) -> tuple[list[Answering], list[int]]:
+    def _make_room(self, states: Sequence[GenerationState]) -> tuple[list[GenerationState], list[int]]:
         """Those of `states` that have room in the call and in the cache now, and how many tokens each; the others wait.
 
         Where memory is short, a request takes the rows of those that came after it, and of those that nobody runs;
         they are seen again from their beginning when they go on. So the oldest always goes on.
         """
-        able: list[Answering] = []
+        able: list[GenerationState] = []
         counts: dict[str, int] = {}
         room = CALL
         for state in sorted(states, key=lambda state: state.arrival):
@@ -130,27 +130,27 @@ class AutoregressiveRunner(Runner):
                 victim.cached = 0
         return able, [counts[state.id] for state in able]
 
-    def _victim(self, able: Sequence[Answering]) -> Answering | None:
+    def _victim(self, able: Sequence[GenerationState]) -> GenerationState | None:
         others = [self._states[id] for id in self._cache.holders if self._states[id] not in able]
         younger = [one for one in others if one.arrival > able[-1].arrival]
         idle = [one for one in others if one.served < self._turn - IDLE_TURNS]
         return max(younger or idle, key=lambda one: one.arrival, default=None)
 
-    def _step(self, states: Sequence[Answering], counts: Sequence[int]) -> Mapping[str, Exception]:
+    def _step(self, states: Sequence[GenerationState], counts: Sequence[int]) -> Mapping[str, Exception]:
         """One model call, and one more token for each that comes to its end by it; the failures, by id."""
         rows, wanted = [], []
         for state, count in zip(states, counts, strict=True):
             tokens = state.next_tokens(count)
             places = state.wanted_scores(len(tokens))
             before = state.cached - len(state.prompt) + 1
-            rows.append(Row(state.id, tokens, state.cached, [place - before for place in places]))
+            rows.append(RowInput(state.id, tokens, state.cached, [place - before for place in places]))
             wanted += [(state, place) for place in places]
         next_ones = [i for i, (state, place) in enumerate(wanted) if place == len(state.written)]
         choices = [wanted[i][0].choice() for i in next_ones]
 
         def choose(answer: RowResult) -> list[int]:
             scores = answer.logits if len(next_ones) == len(wanted) else answer.logits[next_ones]
-            return draw(scores, choices) if next_ones else []
+            return sample_tokens(scores, choices) if next_ones else []
 
         answer, drawn = self._model.slots.run(rows, len(next_ones), choose)
         tokens_at = dict(zip(next_ones, drawn, strict=True))
@@ -179,7 +179,7 @@ class AutoregressiveRunner(Runner):
         return failures
 
     def _explain(
-        self, answer: RowResult | None, explained: Sequence[tuple[int, Answering, int]]
+        self, answer: RowResult | None, explained: Sequence[tuple[int, GenerationState, int]]
     ) -> dict[str, Exception]:
         """Add to each request's log-probabilities those of a token; without an answer only the place is kept."""
         failures: dict[str, Exception] = {}
@@ -200,7 +200,7 @@ class AutoregressiveRunner(Runner):
                 failures[state.id] = error
         return failures
 
-    def _outcome(self, state: Answering, error: Exception | None = None) -> RequestOutput:
+    def _outcome(self, state: GenerationState, error: Exception | None = None) -> RequestOutput:
         steps = len(state.written)
         if error is None and not state.is_over:
             return RequestOutput(state.id, KEY, True, steps, state.limit, partial=state.news())

@@ -8,17 +8,17 @@ learns how far a batch should grow, and `forecast` how long those that wait will
 from omni_worker.engine.scheduler.interface import (
     Finished,
     KeyStats,
-    Progress,
     QueueFull,
     RequestOutput,
+    RequestProgress,
     RequestState,
+    RequestStatus,
     RunnerOutput,
     SchedulerEvent,
     SchedulerInterface,
     SchedulerOutput,
     SchedulerRequest,
     SchedulerStats,
-    Status,
 )
 from omni_worker.engine.scheduler.policies import POLICIES, DrrPolicy, EdfPolicy, FifoPolicy, Policy, SrptPolicy
 from omni_worker.engine.scheduler.request import RequestScheduler
@@ -32,11 +32,12 @@ __all__ = [
     "Finished",
     "KeyStats",
     "Policy",
-    "Progress",
     "QueueFull",
     "RequestOutput",
+    "RequestProgress",
     "RequestScheduler",
     "RequestState",
+    "RequestStatus",
     "RunnerOutput",
     "SchedulerEvent",
     "SchedulerInterface",
@@ -44,6 +45,5 @@ __all__ = [
     "SchedulerRequest",
     "SchedulerStats",
     "SrptPolicy",
-    "Status",
     "StepScheduler",
 ]

@@ -9,17 +9,17 @@ from omni_worker.engine.scheduler.forecast import Pace, Together, end_times
 from omni_worker.engine.scheduler.interface import (
     EngineLoad,
     Finished,
-    Progress,
     QueueFull,
     RequestOutput,
+    RequestProgress,
     RequestState,
+    RequestStatus,
     RunnerOutput,
     SchedulerEvent,
     SchedulerInterface,
     SchedulerOutput,
     SchedulerRequest,
     SchedulerStats,
-    Status,
 )
 from omni_worker.engine.scheduler.policies import Policy
 from omni_worker.engine.scheduler.waiting import WaitingRequests
@@ -95,11 +95,11 @@ class BaseScheduler(SchedulerInterface):
 
     def abort(self, ids: Iterable[str]) -> list[SchedulerEvent]:
         held = [state for id in dict.fromkeys(ids) if (state := self._state(id))]
-        return [self._end(state, Status.ABORTED) for state in held]
+        return [self._end(state, RequestStatus.ABORTED) for state in held]
 
     def preempt(self, id: str) -> None:
         state = self._running.pop(id)
-        state.status = Status.PREEMPTED
+        state.status = RequestStatus.PREEMPTED
         self._waiting.add(state)
 
     def update_from_output(self, scheduled: SchedulerOutput, output: RunnerOutput) -> list[SchedulerEvent]:
@@ -138,17 +138,19 @@ class BaseScheduler(SchedulerInterface):
 
     def _advance(self, state: RequestState, answer: RequestOutput | None) -> SchedulerEvent:
         if answer is None:
-            return self._end(state, Status.FAILED, error=RuntimeError("the runner gave no answer for this request"))
+            return self._end(
+                state, RequestStatus.FAILED, error=RuntimeError("the runner gave no answer for this request")
+            )
         if answer.error is not None:
-            return self._end(state, Status.FAILED, error=answer.error)
+            return self._end(state, RequestStatus.FAILED, error=answer.error)
         left = state.steps_left
         if answer.key is None:
             self._progressed(left)
-            return self._end(state, Status.COMPLETED, result=answer.result)
+            return self._end(state, RequestStatus.COMPLETED, result=answer.result)
         state.key, state.in_loop, state.prepared = answer.key, answer.in_loop, True
         state.step, state.total_steps = answer.step, answer.total_steps
         self._progressed(left - state.steps_left)
-        return Progress(state.id, state.step, state.total_steps, answer.partial)
+        return RequestProgress(state.id, state.step, state.total_steps, answer.partial)
 
     def _progressed(self, steps: int) -> None:
         if self._turn is not None:
@@ -157,12 +159,12 @@ class BaseScheduler(SchedulerInterface):
     def _admit(self, state: RequestState) -> RequestState:
         """Let a waiting request run."""
         self._waiting.remove(state.id)
-        state.status = Status.RUNNING
+        state.status = RequestStatus.RUNNING
         self._running[state.id] = state
         return state
 
     def _end(
-        self, state: RequestState, status: Status, result: object = None, error: Exception | None = None
+        self, state: RequestState, status: RequestStatus, result: object = None, error: Exception | None = None
     ) -> Finished:
         self._waiting.remove(state.id)
         self._running.pop(state.id, None)

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import Any
 
 
-class Status(Enum):
+class RequestStatus(Enum):
     """Where a request is in its life; it ends in one of the last three."""
 
     WAITING = auto()
@@ -65,7 +65,7 @@ class RequestState:
     request: SchedulerRequest
     arrival: int
     arrived: float = 0.0
-    status: Status = Status.WAITING
+    status: RequestStatus = RequestStatus.WAITING
     key: Hashable | None = None
     in_loop: bool = True
     step: int = 0
@@ -137,7 +137,7 @@ class RunnerOutput:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RequestProgress:
     """A request went on. `step` of `total_steps` timestep-scheduler steps are done (0 where unknown).
 
     `partial`: what there is of its result, where that was asked for and is due.
@@ -154,12 +154,12 @@ class Finished:
     """A request ended: exactly one such event is given for every request that was added."""
 
     id: str
-    status: Status
+    status: RequestStatus
     result: Any = None
     error: Exception | None = None
 
 
-SchedulerEvent = Progress | Finished
+SchedulerEvent = RequestProgress | Finished
 
 
 @dataclass(frozen=True)

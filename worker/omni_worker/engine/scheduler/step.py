@@ -9,11 +9,11 @@ from omni_worker.engine.scheduler.forecast import Together
 from omni_worker.engine.scheduler.interface import (
     KeyStats,
     RequestState,
+    RequestStatus,
     RunnerOutput,
     SchedulerEvent,
     SchedulerOutput,
     SchedulerStats,
-    Status,
 )
 from omni_worker.engine.scheduler.policies import FifoPolicy, Moment, Policy, class_of
 
@@ -109,7 +109,7 @@ class StepScheduler(BaseScheduler):
                     break
                 self.preempt(last.id)
             admitted.append(self._admit(first))
-        return [state for state in admitted if state.status is Status.RUNNING]
+        return [state for state in admitted if state.status is RequestStatus.RUNNING]
 
     def _giving_way(self, waiting: RequestState, moment: Moment) -> RequestState | None:
         """The running request that gives way to one that waits: the last of those that come after it, if any."""

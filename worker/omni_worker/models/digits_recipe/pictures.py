@@ -10,7 +10,7 @@ from omni_worker.models.digits_recipe.glyphs import glyphs, readable, split
 
 
 @dataclass(frozen=True)
-class Batch:
+class PictureBatch:
     """Pictures (n, 3, size, size) from -1 to 1, and what each one shows."""
 
     pictures: NDArray[np.float32]
@@ -27,14 +27,14 @@ class Album:
         self._random = np.random.default_rng(seed)
         self._glyphs = [glyphs(chosen.images[chosen.labels == digit], size) for digit in range(10)]
 
-    def draw(self, count: int) -> Batch:
+    def draw(self, count: int) -> PictureBatch:
         """`count` pictures of random digits, handwriting, colours and backgrounds."""
         random = self._random
         requests = [
             Request(int(random.integers(10)), str(random.choice(list(COLOURS))), str(random.choice(list(BACKGROUNDS))))
             for _ in range(count)
         ]
-        return Batch(np.stack([self._picture(request) for request in requests]), requests)
+        return PictureBatch(np.stack([self._picture(request) for request in requests]), requests)
 
     def _picture(self, request: Request) -> NDArray[np.float32]:
         shapes = self._glyphs[request.digit]

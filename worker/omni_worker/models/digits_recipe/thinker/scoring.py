@@ -18,7 +18,7 @@ from omni_worker.models.digits_recipe.thinker.saving import MAX_TOKENS, SUBFOLDE
 
 
 @dataclass(frozen=True)
-class Graded:
+class ThinkerAnswer:
     """What the thinker said, and the state (tokens, width) that each token, the end included, was predicted from."""
 
     text: str
@@ -32,7 +32,7 @@ class Thinker:
     model: Qwen3ForCausalLM
     tokenizer: PreTrainedTokenizerFast
 
-    def answers(self, prompts: list[str]) -> list[Graded]:
+    def answers(self, prompts: list[str]) -> list[ThinkerAnswer]:
         """Greedy answers to `prompts`, in one batch."""
         asked = self.tokenizer(prompts, padding=True, return_tensors="pt", return_token_type_ids=False)
         made = self.model.generate(
@@ -42,7 +42,9 @@ class Thinker:
         tokens = made.sequences[:, asked.input_ids.shape[1] :]
         lengths = (tokens != self.tokenizer.eos_token_id).sum(1) + 1
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [Graded(text, rows[: int(length)]) for text, rows, length in zip(texts, states, lengths, strict=True)]
+        return [
+            ThinkerAnswer(text, rows[: int(length)]) for text, rows, length in zip(texts, states, lengths, strict=True)
+        ]
 
 
 def load(painter: Path) -> Thinker:
@@ -58,7 +60,7 @@ def exam(count: int, seed: int) -> tuple[list[Question], list[str]]:
     return questions, [wording(question, random) for question in questions]
 
 
-def share_right(questions: list[Question], answers: list[Graded]) -> float:
+def share_right(questions: list[Question], answers: list[ThinkerAnswer]) -> float:
     """The share of answers that are the caption, word for word."""
     pairs = zip(questions, answers, strict=True)
     return sum(answer.text == question.request.caption for question, answer in pairs) / len(questions)

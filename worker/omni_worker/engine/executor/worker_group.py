@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import zmq
 
 from omni_worker.engine.executor import launch
-from omni_worker.engine.executor.abstract import ExecutorFailed
 from omni_worker.engine.executor.channel import Stop, WorkerReply, decode, encode, make_socket, new_endpoint
-from omni_worker.engine.executor.launch import RunnerSpec, Setup
+from omni_worker.engine.executor.interface import ExecutorFailed
+from omni_worker.engine.executor.launch import RunnerSpec, WorkerSetup
 from omni_worker.transport.shared_memory import Reader, Writer, create_pool
 
 
@@ -41,7 +41,7 @@ class WorkerHandle(NamedTuple):
         return f"the worker of rank {self.rank} (process {self.process.pid}) {how}"
 
 
-class Workers:
+class WorkerGroup:
     """`size` processes with one runner each. Used by one thread; `watch` has another of its own."""
 
     def __init__(self, runner: RunnerSpec, size: int) -> None:
@@ -145,7 +145,7 @@ class Workers:
             socket.bind(endpoint)
             try:
                 reader = Reader(results, readers=1)
-                setup = Setup(rank, size, endpoint, broadcast, results, store, seed, runner, launch.log_level())
+                setup = WorkerSetup(rank, size, endpoint, broadcast, results, store, seed, runner, launch.log_level())
                 process = launch.start(setup, hash_seed, devices)
             finally:
                 os.close(results)

@@ -3,7 +3,7 @@
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
 from omni_worker.engine.runner.autoregressive import AutoregressiveRunner
-from omni_worker.engine.scheduler import POLICIES, Finished, Progress, SchedulerRequest, StepScheduler
+from omni_worker.engine.scheduler import POLICIES, Finished, RequestProgress, SchedulerRequest, StepScheduler
 from omni_worker.requests import GenerationParams, SamplingParams
 
 
@@ -18,7 +18,7 @@ def params(prompt="", written=(), stream=False, hidden_states=False, seed=0, **s
     )
 
 
-class Writer:
+class LanguageEngine:
     """An engine around a model. `ended` and `partials` hold what came of each request, by id."""
 
     def __init__(self, model, max_num_seqs=8, policy="fifo", encode_only=False):
@@ -31,7 +31,7 @@ class Writer:
         if isinstance(event, Finished):
             self.ended[event.id] = event
             self.order.append(event.id)
-        elif isinstance(event, Progress) and event.partial is not None:
+        elif isinstance(event, RequestProgress) and event.partial is not None:
             self.partials.setdefault(event.id, []).append(event.partial)
 
     def add(self, id, params, **more):
@@ -57,7 +57,7 @@ class Writer:
 
 def answer(model, params):
     """One request, alone; its result."""
-    writer = Writer(model)
+    writer = LanguageEngine(model)
     writer.add("only", params)
     writer.finish()
     return writer.result("only")

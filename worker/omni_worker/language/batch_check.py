@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omni_worker.language.model import Row, SlotModel
+from omni_worker.language.model import RowInput, SlotModel
 
 ROUNDING = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.15}
 """How much of the spread of its scores a model may be off. A wrong mask or place is several times the largest."""
 
 
-def prove(model: Any, slots: SlotModel, vocabulary: int, switch: Callable[[], None]) -> float | None:
+def batching_error(model: Any, slots: SlotModel, vocabulary: int, switch: Callable[[], None]) -> float | None:
     """How far the scores of two texts are off in a batch, part by part; None where it is no more than rounding.
 
     `switch` makes the model attend by slots; the scores that it is compared with are from before. Of ranks that have
@@ -24,9 +24,9 @@ def prove(model: Any, slots: SlotModel, vocabulary: int, switch: Callable[[], No
         alone = [_last_scores(model, text) for text in (long, short)]
         switch()
         slots.cache.reserve(["long", "short"], len(long))
-        slots.run([Row("long", long[:6], 0, [])])
-        slots.run([Row("short", short[:6], 0, [5]), Row("long", long[6:10], 6, [3])])
-        answer, _ = slots.run([Row("long", long[10:], 10, [0]), Row("short", short[6:], 6, [0])])
+        slots.run([RowInput("long", long[:6], 0, [])])
+        slots.run([RowInput("short", short[:6], 0, [5]), RowInput("long", long[6:10], 6, [3])])
+        answer, _ = slots.run([RowInput("long", long[10:], 10, [0]), RowInput("short", short[6:], 6, [0])])
     for id in ("long", "short"):
         slots.cache.release(id)
     if answer is None:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from omni_worker.device.host_copies import to_host
 from omni_worker.errors import RequestError
-from omni_worker.language.loading import Defaults, LanguageModel
-from omni_worker.language.sampling import Chance, Choice
-from omni_worker.language.text import Language, Pieces
+from omni_worker.language.loading import GenerationDefaults, LanguageModel
+from omni_worker.language.sampling import RandomNumbers, TokenSampling
+from omni_worker.language.text import IncrementalDetokenizer, TextTokenizer
 from omni_worker.requests import (
     Completion,
     GeneratedText,
@@ -28,7 +28,7 @@ MOST_LOGPROBS = 20
 
 
 @dataclass(eq=False)
-class Answering:
+class GenerationState:
     """A request's tokens are its prompt and what it has `written`; the first `cached` of them are in the cache.
 
     limit: how many it may write
@@ -42,9 +42,9 @@ class Answering:
     params: GenerationParams
     prompt: list[int]
     limit: int
-    how: Choice
+    how: TokenSampling
     ends: frozenset[int]
-    language: Language
+    language: TextTokenizer
     written: list[int] = field(default_factory=list)
     cached: int = 0
     finish_reason: str | None = None
@@ -53,9 +53,9 @@ class Answering:
     served: int = 0
 
     def __post_init__(self) -> None:
-        self._chance = Chance(self.params.seed)
+        self._chance = RandomNumbers(self.params.seed)
         stop = self.params.sampling.stop
-        self._pieces = Pieces(self.language.decode, stop) if self.params.stream or any(stop) else None
+        self._pieces = IncrementalDetokenizer(self.language.decode, stop) if self.params.stream or any(stop) else None
         self._text = ""
         self._told = 0
         self._states_seen = 0
@@ -102,7 +102,7 @@ class Answering:
         last = len(self.written) + (self.finish_reason is None)
         return range(max(first, behind), min(last, behind + count))
 
-    def choice(self) -> Choice:
+    def choice(self) -> TokenSampling:
         """How the next token is drawn."""
         if self.how.temperature == 0.0:
             return self.how
@@ -170,7 +170,7 @@ class Answering:
         }
 
 
-def begin(id: str, arrival: int, params: GenerationParams, model: LanguageModel) -> Answering:
+def start_generation(id: str, arrival: int, params: GenerationParams, model: LanguageModel) -> GenerationState:
     """A request as it begins, or goes on after what it wrote elsewhere. Raises RequestError `invalid`."""
     how = _how(params.sampling, model.defaults)
     prompt = model.language.encode(params)
@@ -185,12 +185,12 @@ def begin(id: str, arrival: int, params: GenerationParams, model: LanguageModel)
     if asked is not None and not 0 <= asked <= left:
         raise RequestError("invalid", f"max_tokens is {asked}: give 0 to {left}, which the prompt leaves", "max_tokens")
     limit = min(model.defaults.max_tokens or MAX_TOKENS, left) if asked is None else asked
-    return Answering(id, arrival, params, prompt, limit, how, model.defaults.ends, model.language)
+    return GenerationState(id, arrival, params, prompt, limit, how, model.defaults.ends, model.language)
 
 
-def _how(asked: SamplingParams, defaults: Defaults) -> Choice:
+def _how(asked: SamplingParams, defaults: GenerationDefaults) -> TokenSampling:
     """What is asked, with what is left open taken from the model's defaults. Raises RequestError `invalid`."""
-    how = Choice(
+    how = TokenSampling(
         defaults.temperature if asked.temperature is None else asked.temperature,
         defaults.top_p if asked.top_p is None else asked.top_p,
         defaults.top_k if asked.top_k is None else asked.top_k,
