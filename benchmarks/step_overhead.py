@@ -29,7 +29,8 @@ from rich.table import Table
 
 from omni_worker.engine.scheduler import StepScheduler
 from omni_worker.pipelines.batching.batches import ProvenBatches
-from omni_worker.pipelines.batching.calls import Call, KeyTable
+from omni_worker.pipelines.batching.calls import Call
+from omni_worker.pipelines.batching.keys import KeyTable
 from omni_worker.pipelines.components import methods, models
 from omni_worker.pipelines.interception.pipeline_copies import Door
 from omni_worker.pipelines.protocol import StepState

@@ -2,7 +2,7 @@
 
 from omni_worker.engine.runner import autoregressive
 from omni_worker.engine.scheduler import KeyStats
-from omni_worker.pipelines.batching.calls import BatchKey
+from omni_worker.pipelines.batching.keys import BatchKey
 from omni_worker.replica.batch_report import KEYS_NAMED, BatchReport
 
 

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 from omni_worker.engine.runner.autoregressive import KEY as TOKENS
 from omni_worker.engine.scheduler import KeyStats
-from omni_worker.pipelines.batching.calls import BatchKey
+from omni_worker.pipelines.batching.keys import ALONE, BatchKey
 
 KEYS_NAMED = 16
 OTHERS = "others"
-ALONE = "alone"
 UNKNOWN = "unknown"
 LANGUAGE_MODEL = "language-model"
 
@@ -49,7 +48,7 @@ NOTHING = BatchCounts(0, 0, 0.0)
 def name_of(key: Hashable) -> KeyName:
     """The key's name: that of a pipeline's call; or that of a language model's calls, which all go together."""
     if isinstance(key, BatchKey):
-        return KeyName(key.phase, key.model, ALONE if isinstance(key.variant, str) else str(key.variant))
+        return KeyName(*key.labels)
     if key == TOKENS:
         return KeyName(TOKENS, LANGUAGE_MODEL, "0")
     return KeyName(UNKNOWN, UNKNOWN, OTHERS)

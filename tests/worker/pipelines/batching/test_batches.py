@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from omni_worker.pipelines.batching.batches import ProvenBatches
-from omni_worker.pipelines.batching.calls import Call, KeyTable
+from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.collators import TEXT_ENCODER, Collator
 from omni_worker.pipelines.batching.comparing import SameTensors, agree
+from omni_worker.pipelines.batching.keys import KeyTable
 from omni_worker.pipelines.components import DENOISE, ENCODE
 from omni_worker.pipelines.request_context import ModelState, RequestContext
 

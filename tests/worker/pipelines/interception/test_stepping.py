@@ -27,7 +27,7 @@ from omni_worker.engine.scheduler import (
 from omni_worker.errors import LoadError, RequestError
 from omni_worker.model_card import ServingDefaults
 from omni_worker.pipelines.arguments.call_arguments import CallArguments
-from omni_worker.pipelines.batching.calls import KeyTable
+from omni_worker.pipelines.batching.keys import KeyTable
 from omni_worker.pipelines.interception import previews
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 from omni_worker.pipelines.loading import load, wrap

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from omni_worker.parallel.ranks import Ranks
-from omni_worker.pipelines.batching.calls import BatchKey, Call, KeyTable
+from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import SameTensors, agree, version
+from omni_worker.pipelines.batching.keys import BatchKey, KeyTable
 from omni_worker.pipelines.batching.merging import CannotMerge, Plan, Treatment, evened_out, plans, run_merged
 from omni_worker.pipelines.batching.splitting import joined, pieces
 from omni_worker.pipelines.batching.structure import is_finite, mapped

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from omni_worker.pipelines.batching.calls import BatchKey, Call
+from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import SameTensors
+from omni_worker.pipelines.batching.keys import BatchKey
 from omni_worker.pipelines.batching.structure import mapped
 
 WORTH_OF_A_MISS = 8  # hits that make up for it
