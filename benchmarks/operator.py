@@ -43,7 +43,9 @@ from rich.table import Table
 from omni_operator.controller.operator import WORKERS
 from omni_operator.controller.reconcile import fitted
 from omni_operator.crd.spec import parse
-from omni_operator.kube.client import CHILDREN, PIPELINES, PODS, ApiError, Cluster, Resource, Unreachable
+from omni_operator.kube.client import Cluster
+from omni_operator.kube.errors import ApiError, Unreachable
+from omni_operator.kube.resources import CHILDREN, PIPELINES, PODS, Resource
 from omni_operator.planning.manifests import children
 from omni_operator.planning.manifests.labels import MANAGED_SELECTOR, PIPELINE
 from omni_operator.planning.topology import in_cluster
@@ -128,7 +130,7 @@ class Eye:
     def _follow(self, resource: Resource, version: str) -> None:
         while True:
             try:
-                for event in self._cluster.follow(resource, None, self._selector, version):
+                for event in self._cluster.watch(resource, None, self._selector, version):
                     metadata = event["object"]["metadata"]
                     version = metadata["resourceVersion"]
                     if event["type"] == "ADDED":
@@ -167,7 +169,7 @@ class Eye:
 def written(cluster: Cluster) -> Counter[str]:
     """Writes by resource, and by `RESOURCE/SUBRESOURCE`, that the API server has answered so far."""
     found: Counter[str] = Counter()
-    for labels, value in SERIES.findall(cluster.text("/metrics")):
+    for labels, value in SERIES.findall(cluster.get_text("/metrics")):
         series = dict(LABEL.findall(labels))
         if series["verb"] in WRITES and not series.get("dry_run"):
             below = f"/{series['subresource']}" if series.get("subresource") else ""
@@ -218,8 +220,8 @@ def in_turns(cluster: Cluster, eye: Eye, bare_eye: Eye, batch: int) -> dict[str,
 
 
 def apply_all(cluster: Cluster, name: str) -> None:
-    for child in fitted(bare_children(name), cluster.children)[0]:
-        cluster.apply(cluster.children[child["kind"]], child, False, "bench")
+    for child in fitted(bare_children(name), cluster.child_resources)[0]:
+        cluster.apply(cluster.child_resources[child["kind"]], child, False, "bench")
 
 
 def for_each(workers: int, items: Sequence[str], call: Callable[[str], object]) -> None:

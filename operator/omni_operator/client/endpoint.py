@@ -90,7 +90,9 @@ def answers(url: str) -> bool:
 
 
 def in_cluster(wanted: Wanted, timeout: float, tell: Callable[[str], None]) -> Endpoint:
-    from omni_operator.kube.client import ApiError, Cluster, NoCredentials, Unreachable, current_namespace
+    from omni_operator.kube.client import Cluster
+    from omni_operator.kube.errors import ApiError, NoCredentials, Unreachable
+    from omni_operator.kube.kubeconfig import current_namespace
 
     try:
         cluster = Cluster(wanted.context)
@@ -118,7 +120,7 @@ def nothing_found(pipeline: str | None) -> str:
 
 
 def names_in(cluster: "Cluster", namespace: str) -> list[str]:
-    from omni_operator.kube.client import PIPELINES
+    from omni_operator.kube.resources import PIPELINES
 
     return sorted(str(item["metadata"]["name"]) for item in cluster.list_objects(PIPELINES, namespace))
 
@@ -136,7 +138,7 @@ def wait_until_it_serves(
     cluster: "Cluster", namespace: str, name: str, timeout: float, tell: Callable[[str], None]
 ) -> Object:
     """The pipeline, when its head serves, that is when every stage has a replica. `tell` hears why it does not yet."""
-    from omni_operator.kube.client import PIPELINES
+    from omni_operator.kube.resources import PIPELINES
 
     deadline, told = time.monotonic() + timeout, ""
     while True:

@@ -15,7 +15,9 @@ import httpx
 
 from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import API_VERSION, KIND
-from omni_operator.kube.client import PIPELINES, ApiError, Cluster, Resource, Unreachable
+from omni_operator.kube.client import Cluster
+from omni_operator.kube.errors import ApiError, Unreachable
+from omni_operator.kube.resources import PIPELINES, Resource
 from omni_operator.planning.topology import CLUSTER_HEAD
 
 POLL_SECONDS = 2.0

@@ -8,7 +8,8 @@ import sys
 
 from omni_operator.crd.schema import definition
 from omni_operator.crd.spec import GROUP, PLURAL
-from omni_operator.kube.client import DEFINITIONS, Cluster
+from omni_operator.kube.client import Cluster
+from omni_operator.kube.resources import DEFINITIONS
 
 
 def main() -> int:

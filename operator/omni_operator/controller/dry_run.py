@@ -12,7 +12,8 @@ from typing import Any
 from omni_operator.crd.pod_template import MERGE_KEYS
 from omni_operator.crd.problems import InvalidSpec, Problem
 from omni_operator.crd.spec import OmniPipeline
-from omni_operator.kube.client import ApiError, Cluster
+from omni_operator.kube.client import Cluster
+from omni_operator.kube.errors import ApiError
 from omni_operator.planning.plan import Plan, reference
 from omni_operator.planning.topology import Topology
 
@@ -33,7 +34,9 @@ def rehearse(cluster: Cluster, pipeline: OmniPipeline, topology: Topology, plan:
             continue
         path, template = templates[name]
         try:
-            cluster.apply(cluster.children[kind], plan.bound(child), (kind, name) in plan.adopted, is_rehearsal=True)
+            cluster.apply(
+                cluster.child_resources[kind], plan.bound(child), (kind, name) in plan.adopted, is_dry_run=True
+            )
         except ApiError as error:
             found += problems(error, child["spec"]["template"], template, path)
     if found:

@@ -35,7 +35,10 @@ from omni_operator.controller.watches.object_cache import Key
 from omni_operator.controller.work_queue import KeyedQueue
 from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import GROUP, PLURAL, VERSION
-from omni_operator.kube.client import PIPELINES, ApiError, Cluster, NotLeading, Unreachable, current_namespace
+from omni_operator.kube.client import Cluster
+from omni_operator.kube.errors import ApiError, NotLeading, Unreachable
+from omni_operator.kube.kubeconfig import current_namespace
+from omni_operator.kube.resources import PIPELINES
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         cluster.may_write = lambda namespace: (
             operator.leaders[operator.scope_of(namespace)].is_leading and not operator.is_left_out(namespace)
         )
-    cluster.heard = operator.metrics.heard
+    cluster.connection.on_call = operator.metrics.heard
     if args.metrics_port:
         operator.metrics.serve(args.metrics_port)
     wait_for_definition(cluster, namespaces)
@@ -161,10 +164,10 @@ def wait_for_definition(cluster: Cluster, namespaces: tuple[str, ...]) -> None:
     while True:
         try:
             next(cluster.pages(PIPELINES, namespaces[0] if namespaces else None))
-            logger.info("looks after %s", ", ".join(cluster.children))
+            logger.info("looks after %s", ", ".join(cluster.child_resources))
             return
         except (ApiError, Unreachable) as error:
-            if isinstance(error, ApiError) and error.status != 404 and not error.is_passing:
+            if isinstance(error, ApiError) and error.status != 404 and not error.is_transient:
                 raise
             is_missing = isinstance(error, ApiError) and error.status == 404
             logger.warning("%s; waiting", "the CRD is not installed" if is_missing else error)

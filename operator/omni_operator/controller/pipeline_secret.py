@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import OmniPipeline
-from omni_operator.kube.client import SECRETS, Cluster
+from omni_operator.kube.client import Cluster
+from omni_operator.kube.resources import SECRETS
 from omni_operator.planning.manifests.config import keys_name, keys_secret
 from omni_operator.planning.manifests.ownership import controller_uid
 from omni_operator.planning.topology import KEYS_FILE

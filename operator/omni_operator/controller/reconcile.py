@@ -23,7 +23,9 @@ from omni_operator.crd.objects import FIELD_MANAGER, Object, Reference
 from omni_operator.crd.problems import InvalidSpec
 from omni_operator.crd.spec import OmniPipeline, parse
 from omni_operator.crd.status_types import Status
-from omni_operator.kube.client import EVENTS, MINOR, PIPELINES, PODS, ApiError, Cluster, Resource
+from omni_operator.kube.client import Cluster
+from omni_operator.kube.errors import ApiError
+from omni_operator.kube.resources import EVENTS, OPTIONAL_KINDS, PIPELINES, PODS, Resource
 from omni_operator.planning.events import event, news
 from omni_operator.planning.manifests import children
 from omni_operator.planning.manifests.ownership import is_ours
@@ -105,9 +107,9 @@ def attempt(
     live, pods = observer.children(key), observer.pods(key)
     refused = observer.unseen(pipeline.namespace)
     unseen = [
-        Failure(error.reason, f"no {kind} can be looked after: {error}", kind in MINOR)
+        Failure(error.reason, f"no {kind} can be looked after: {error}", kind in OPTIONAL_KINDS)
         for kind, error in refused.items()
-        if kind not in MINOR or pipeline.spec.monitoring.pod_monitor
+        if kind not in OPTIONAL_KINDS or pipeline.spec.monitoring.pod_monitor
     ]
     counts = scaler.counts(pipeline, pods_asked_for(pipeline, live))
     topology = in_cluster(pipeline, counts.pods)
@@ -168,7 +170,7 @@ def converge(
     except (NotOurs, ApiError) as error:
         # And all else stays as it is: pods without it would not find each other.
         return Done(failures=[secret_failure(error)])
-    seen = {kind: resource for kind, resource in cluster.children.items() if kind not in unseen}
+    seen = {kind: resource for kind, resource in cluster.child_resources.items() if kind not in unseen}
     wanted, missing = fitted(children(pipeline, topology, worker_image, secret), seen)
     plan = make_plan(wanted, live, pipeline.metadata.uid, pipeline.name)
     if plan.has_work:
@@ -221,7 +223,7 @@ def hand_over_count(cluster: Cluster, live: Mapping[str, Any]) -> None:
     # One at the least: a HorizontalPodAutoscaler does nothing where there is none, as after a suspension.
     spec = {"replicas": max(1, live["spec"]["replicas"])}
     count = {"apiVersion": live["apiVersion"], "kind": live["kind"], "metadata": metadata, "spec": spec}
-    cluster.apply(cluster.children[live["kind"]], count, True, HANDOVER)
+    cluster.apply(cluster.child_resources[live["kind"]], count, True, HANDOVER)
 
 
 def mark_victims(
@@ -270,7 +272,7 @@ def execute(cluster: Cluster, pipeline: OmniPipeline, plan: Plan) -> tuple[list[
             if (kind, name) in plan.handed_over:
                 hand_over_count(cluster, plan.handed_over[kind, name])
             if (kind, name) in plan.adopted:
-                applied.append(cluster.apply(cluster.children[kind], plan.bound(child), force=True))
+                applied.append(cluster.apply(cluster.child_resources[kind], plan.bound(child), force=True))
             else:
                 applied.append(make(cluster, pipeline, child))
             logger.info("applied %s %s/%s", kind, child["metadata"]["namespace"], name)
@@ -279,20 +281,22 @@ def execute(cluster: Cluster, pipeline: OmniPipeline, plan: Plan) -> tuple[list[
         except ApiError as error:
             if error.is_race:
                 raise
-            failures.append(Failure(error.reason, f"{kind} {name} cannot be made: {error}", kind in MINOR))
+            failures.append(Failure(error.reason, f"{kind} {name} cannot be made: {error}", kind in OPTIONAL_KINDS))
     for child in plan.delete:
         kind, name = reference(child)
         try:
-            cluster.delete(cluster.children[kind], child)
+            cluster.delete(cluster.child_resources[kind], child)
             logger.info("deleted %s %s/%s, which is no longer wanted", kind, child["metadata"]["namespace"], name)
         except ApiError as error:
             message = f"{kind} {name} is no longer wanted but cannot be deleted: {error}"
-            failures.append(Failure(error.reason, message, kind in MINOR))
+            failures.append(Failure(error.reason, message, kind in OPTIONAL_KINDS))
     return applied, failures
 
 
 def name_conflict(kind: str, name: str) -> Failure:
-    return Failure("NameConflict", f"{kind} {name} exists and is not ours; rename it, or the pipeline", kind in MINOR)
+    return Failure(
+        "NameConflict", f"{kind} {name} exists and is not ours; rename it, or the pipeline", kind in OPTIONAL_KINDS
+    )
 
 
 def make(cluster: Cluster, pipeline: OmniPipeline, child: Mapping[str, Any]) -> Object:
@@ -301,7 +305,7 @@ def make(cluster: Cluster, pipeline: OmniPipeline, child: Mapping[str, Any]) -> 
     Something may have its name all the same. So it is applied as an object of a version that none has, which the server
     does for a new one alone; Services it makes in no such way. Only where that is refused is it asked what is there.
     """
-    resource, name = cluster.children[child["kind"]], child["metadata"]["name"]
+    resource, name = cluster.child_resources[child["kind"]], child["metadata"]["name"]
     if child["kind"] != "Service":
         try:
             return cluster.apply(resource, with_metadata(child, resourceVersion="1"), force=False)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from omni_operator.controller.dry_run import problems
-from omni_operator.kube.client import ApiError
+from omni_operator.kube.errors import ApiError
 
 TEMPLATE: dict[str, Any] = {
     "spec": {

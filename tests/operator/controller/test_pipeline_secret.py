@@ -9,7 +9,8 @@ import pytest
 from omni_operator.controller.pipeline_secret import NotOurs, shared_secret
 from omni_operator.crd.objects import Object
 from omni_operator.crd.spec import parse
-from omni_operator.kube.client import Cluster, Resource
+from omni_operator.kube.client import Cluster
+from omni_operator.kube.resources import Resource
 
 
 class Secrets(Cluster):

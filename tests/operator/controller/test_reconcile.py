@@ -1,11 +1,11 @@
 """What of the children is made in a cluster that lacks some kinds, or has them in an older version."""
 
 from omni_operator.controller.reconcile import fitted
-from omni_operator.kube.client import BUDGETS, CHILDREN
+from omni_operator.kube.resources import CHILDREN, DISRUPTION_BUDGETS
 
 BUDGET = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "a"}}
 SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}}
-NEW, OLD = BUDGETS
+NEW, OLD = DISRUPTION_BUDGETS
 
 
 def test_a_kind_that_the_cluster_has_in_an_older_version_is_made_in_that() -> None:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from omni_operator.crd.spec import OmniPipeline
-from omni_operator.kube.client import ApiError, Cluster, Unreachable
+from omni_operator.kube.client import Cluster
+from omni_operator.kube.errors import ApiError, Unreachable
 from omni_operator.planning.autoscale import StageLoad
 from omni_operator.planning.topology import CLUSTER_HEAD, LOOPBACK
 
@@ -100,6 +101,6 @@ def asked(pipeline: OmniPipeline) -> Any:
 
 def passed_on(cluster: Cluster, pipeline: OmniPipeline) -> Any:
     try:
-        return cluster.ask_service(pipeline.namespace, pipeline.name, "http", PATH, SECONDS, scheme(pipeline))
+        return cluster.get_from_service(pipeline.namespace, pipeline.name, "http", PATH, SECONDS, scheme(pipeline))
     except (ApiError, Unreachable, ValueError) as error:
         raise UnknownLoad(f"the head does not answer: {error}") from None

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from omni_operator.kube.client import LEASES, ApiError, Cluster, Unreachable
+from omni_operator.kube.client import Cluster
+from omni_operator.kube.errors import ApiError, Unreachable
+from omni_operator.kube.resources import LEASES
 from omni_operator.planning.lease import RETRY_SECONDS, Seen, is_leading, next_step, seen, written
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from omni_operator.kube.client import LEASES, ApiError, Cluster, Unreachable
+from omni_operator.kube.client import Cluster
+from omni_operator.kube.errors import ApiError, Unreachable
+from omni_operator.kube.resources import LEASES
 from omni_operator.planning.lease import RETRY_SECONDS, Seen, is_held, seen
 
 logger = logging.getLogger(__name__)
@@ -44,9 +46,9 @@ class Neighbours:
 
     def _look(self) -> None:
         try:
-            leases = self._cluster.list_named(LEASES, self._lease)
+            leases = self._cluster.list_by_name(LEASES, self._lease)
         except (ApiError, Unreachable) as error:
-            if isinstance(error, ApiError) and not error.is_passing:
+            if isinstance(error, ApiError) and not error.is_transient:
                 self._served = frozenset()
             if str(error) != self._trouble:
                 logger.warning("operators for single namespaces cannot be seen, and may act beside this one: %s", error)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from omni_operator.controller.watches.object_cache import Key, Store
 from omni_operator.controller.watches.watch import Watch
 from omni_operator.crd.objects import Object
-from omni_operator.kube.client import PIPELINES, PODS, ApiError, Cluster
+from omni_operator.kube.client import Cluster
+from omni_operator.kube.errors import ApiError
+from omni_operator.kube.resources import PIPELINES, PODS
 from omni_operator.planning.manifests.labels import MANAGED_SELECTOR
 
 
@@ -16,10 +18,10 @@ class Observer:
 
     def __init__(self, cluster: Cluster, scopes: Sequence[str | None], changed: Callable[[Key], None]) -> None:
         self._store = Store(changed)
-        self._kinds = tuple(cluster.children)
+        self._kinds = tuple(cluster.child_resources)
         self._lock = threading.Lock()
         self._whole: Callable[[], None] = lambda: None
-        resources = (*cluster.children.values(), PODS)
+        resources = (*cluster.child_resources.values(), PODS)
         self._watches = [
             Watch(cluster, resource, scope, MANAGED_SELECTOR, self._store, self._begun)
             for scope in scopes

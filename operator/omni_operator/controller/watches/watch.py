@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from omni_operator.crd.objects import Object
-from omni_operator.kube.client import ApiError, Cluster, Resource, Unreachable, error_of
+from omni_operator.kube.client import Cluster
+from omni_operator.kube.errors import ApiError, Unreachable, error_from_status
+from omni_operator.kube.resources import Resource
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +105,12 @@ class Watch:
     def _follow(self) -> bool:
         """Tell what happens, until the stream ends. Returns whether anything was heard."""
         is_heard = False
-        events = self._cluster.follow(self.resource, self.namespace, self._selector, self._version)
+        events = self._cluster.watch(self.resource, self.namespace, self._selector, self._version)
         self.refusal = None
         for event in events:
             found, kind = event["object"], event["type"]
             if kind == "ERROR":
-                raise error_of(found)
+                raise error_from_status(found)
             is_heard, self._failures, self.last_heard = True, 0, time.monotonic()
             self._version = found["metadata"]["resourceVersion"]
             if kind == "DELETED":

@@ -78,7 +78,7 @@ class Proxy:
     def __init__(self, answer: Any) -> None:
         self.answer = answer
 
-    def ask_service(self, *question: Any) -> Any:
+    def get_from_service(self, *question: Any) -> Any:
         return self.answer
 
 

@@ -1,0 +1,19 @@
+"""How to reach a Service from outside the cluster: the API server forwards requests to it."""
+
+import ssl
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class ServiceProxy(NamedTuple):
+    """The URL under which the API server forwards to a Service, with the TLS settings and headers that it needs."""
+
+    url: str
+    context: ssl.SSLContext
+    headers: Mapping[str, str]
+
+
+def proxy_path(namespace: str, service: str, port: str, scheme: str) -> str:
+    """The path that forwards to a Service. The API server does not verify the Service's certificate."""
+    target = f"https:{service}" if scheme == "https" else service
+    return f"/api/v1/namespaces/{namespace}/services/{target}:{port}/proxy"
