@@ -42,7 +42,7 @@ from rich.table import Table
 
 from omni_operator.controller.operator import WORKERS
 from omni_operator.controller.reconcile import fitted
-from omni_operator.crd.spec import parse
+from omni_operator.crd.parsing import parse
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, Unreachable
 from omni_operator.kube.resources import CHILDREN, PIPELINES, PODS, Resource

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from omni_operator.crd.schema import definition
-from omni_operator.crd.spec import PLURAL
+from omni_operator.crd.spec.pipeline import PLURAL
 
 PROJECT = Path(__file__).resolve().parents[1]
 FILES = (PROJECT / "crds" / f"{PLURAL}.yaml", PROJECT / "charts/omnipipeline/crds" / f"{PLURAL}.yaml")

@@ -12,7 +12,8 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from omni_operator.crd.spec import KIND, parse
+from omni_operator.crd.parsing import parse
+from omni_operator.crd.spec.pipeline import KIND
 from omni_operator.crd.status_types import Conditions
 from omni_operator.planning import pod_trouble, status
 

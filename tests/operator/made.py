@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from omni_operator.crd.spec import parse
+from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests import children
 from omni_operator.planning.topology import in_cluster
 

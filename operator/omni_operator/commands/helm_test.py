@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import httpx
 
 from omni_operator.crd.objects import Object
-from omni_operator.crd.spec import API_VERSION, KIND
+from omni_operator.crd.spec.pipeline import API_VERSION, KIND
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, Unreachable
 from omni_operator.kube.resources import PIPELINES, Resource

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from omni_operator.crd.schema import definition
-from omni_operator.crd.spec import GROUP, PLURAL
+from omni_operator.crd.spec.pipeline import GROUP, PLURAL
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.resources import DEFINITIONS
 

@@ -19,7 +19,7 @@ from omni_operator.commands import flag_types
 from omni_operator.controller.pipeline_secret import new_secret
 from omni_operator.crd import manifest_file
 from omni_operator.crd.pod_template import CONTAINER
-from omni_operator.crd.spec import OmniPipeline
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.local.backend import LocalBackend
 from omni_operator.local.errors import Interrupted, LocalFailure
 from omni_operator.local.gpus import visible_gpus

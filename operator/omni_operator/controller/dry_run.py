@@ -11,7 +11,7 @@ from typing import Any
 
 from omni_operator.crd.pod_template import MERGE_KEYS
 from omni_operator.crd.problems import InvalidSpec, Problem
-from omni_operator.crd.spec import OmniPipeline
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError
 from omni_operator.planning.plan import Plan, reference

@@ -34,7 +34,7 @@ from omni_operator.controller.watches.informers import Observer
 from omni_operator.controller.watches.object_cache import Key
 from omni_operator.controller.work_queue import KeyedQueue
 from omni_operator.crd.objects import Object
-from omni_operator.crd.spec import GROUP, PLURAL, VERSION
+from omni_operator.crd.spec.pipeline import GROUP, PLURAL, VERSION
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, NotLeading, Unreachable
 from omni_operator.kube.kubeconfig import current_namespace

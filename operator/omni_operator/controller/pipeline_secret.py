@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable
 
 from omni_operator.crd.objects import Object
-from omni_operator.crd.spec import OmniPipeline
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.resources import SECRETS
 from omni_operator.planning.manifests.config import keys_name, keys_secret

@@ -20,8 +20,9 @@ from omni_operator.controller.metrics import OperatorMetrics, seconds_to_ready
 from omni_operator.controller.pipeline_secret import NotOurs, shared_secret
 from omni_operator.controller.watches.informers import Observer
 from omni_operator.crd.objects import FIELD_MANAGER, Object, Reference
+from omni_operator.crd.parsing import parse
 from omni_operator.crd.problems import InvalidSpec
-from omni_operator.crd.spec import OmniPipeline, parse
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.crd.status_types import Status
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError

@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 
+from omni_operator.crd.parsing import parse
 from omni_operator.crd.problems import InvalidSpec
-from omni_operator.crd.spec import KIND, OmniPipeline, parse
+from omni_operator.crd.spec.pipeline import KIND, OmniPipeline
 
 
 class BadDocument(Exception):

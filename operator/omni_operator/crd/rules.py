@@ -5,18 +5,16 @@ What a single field may say is for the types in `spec.py`. A problem names the f
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from omni_operator.crd import pod_template
 from omni_operator.crd.patterns import DNS_LABEL, HEAD
 from omni_operator.crd.problems import Problem
 from omni_operator.crd.quantities import whole
+from omni_operator.crd.spec.pipeline import OmniPipeline
+from omni_operator.crd.spec.stage import Stage
 
-if TYPE_CHECKING:
-    from omni_operator.crd.spec import OmniPipeline, Stage
 
-
-def names_make_services(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def names_make_services(pipeline: OmniPipeline) -> Iterable[Problem]:
     if not re.match(DNS_LABEL, pipeline.name) or len(pipeline.name) > 50:
         yield Problem(
             "metadata.name",
@@ -25,7 +23,7 @@ def names_make_services(pipeline: "OmniPipeline") -> Iterable[Problem]:
         )
 
 
-def hub_settings_need_the_hub(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def hub_settings_need_the_hub(pipeline: OmniPipeline) -> Iterable[Problem]:
     for path, model in pipeline.models.items():
         if not model.source.startswith("hf://"):
             for key, value in (("revision", model.revision), ("tokenSecretRef", model.token_secret_ref)):
@@ -35,7 +33,7 @@ def hub_settings_need_the_hub(pipeline: "OmniPipeline") -> Iterable[Problem]:
                     )
 
 
-def one_cache_serves_all_models(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def one_cache_serves_all_models(pipeline: OmniPipeline) -> Iterable[Problem]:
     for index, stage in enumerate(pipeline.spec.stages):
         if stage.model and stage.model.cache:
             yield Problem(
@@ -49,7 +47,7 @@ def one_cache_serves_all_models(pipeline: "OmniPipeline") -> Iterable[Problem]:
         yield Problem("spec.model.cache", "is for models of the hub, and no stage takes one from there; remove it")
 
 
-def claims_are_named_or_made(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def claims_are_named_or_made(pipeline: OmniPipeline) -> Iterable[Problem]:
     for path, storage in (
         ("spec.model.cache", pipeline.spec.model.cache),
         ("spec.videos.storage", pipeline.spec.videos.storage),
@@ -69,7 +67,7 @@ def claims_are_named_or_made(pipeline: "OmniPipeline") -> Iterable[Problem]:
                     )
 
 
-def videos_have_one_place(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def videos_have_one_place(pipeline: OmniPipeline) -> Iterable[Problem]:
     videos = pipeline.spec.videos
     if videos.storage is not None and videos.database_url_secret_ref is not None:
         yield Problem(
@@ -79,7 +77,7 @@ def videos_have_one_place(pipeline: "OmniPipeline") -> Iterable[Problem]:
         )
 
 
-def sizes_leave_room(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def sizes_leave_room(pipeline: OmniPipeline) -> Iterable[Problem]:
     for path, size in (
         ("spec.api.limits.bodySize", pipeline.spec.api.limits.body_size),
         ("spec.videos.maxSize", pipeline.spec.videos.max_size),
@@ -88,7 +86,7 @@ def sizes_leave_room(pipeline: "OmniPipeline") -> Iterable[Problem]:
             yield Problem(path, f"is {size}, which leaves room for nothing; leave it out for the default")
 
 
-def stage_names_are_unique(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def stage_names_are_unique(pipeline: OmniPipeline) -> Iterable[Problem]:
     first: dict[str, int] = {}
     for index, stage in enumerate(pipeline.spec.stages):
         if stage.name in first:
@@ -104,7 +102,7 @@ def stage_names_are_unique(pipeline: "OmniPipeline") -> Iterable[Problem]:
             )
 
 
-def stages_fit_together(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def stages_fit_together(pipeline: OmniPipeline) -> Iterable[Problem]:
     """What a stage takes must be what the one before it gives."""
     before: Stage | None = None
     for index, stage in enumerate(pipeline.spec.stages):
@@ -141,7 +139,7 @@ def stages_fit_together(pipeline: "OmniPipeline") -> Iterable[Problem]:
         )
 
 
-def settings_suit_the_engine(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def settings_suit_the_engine(pipeline: OmniPipeline) -> Iterable[Problem]:
     for index, stage in enumerate(pipeline.spec.stages):
         path = f"spec.stages[{index}]"
         if stage.is_autoregressive:
@@ -167,7 +165,7 @@ def settings_suit_the_engine(pipeline: "OmniPipeline") -> Iterable[Problem]:
                 )
 
 
-def only_writers_are_told_how_to_write(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def only_writers_are_told_how_to_write(pipeline: OmniPipeline) -> Iterable[Problem]:
     for index, stage in enumerate(pipeline.spec.stages):
         if stage.is_autoregressive and not stage.only_encodes:
             continue
@@ -180,7 +178,7 @@ def only_writers_are_told_how_to_write(pipeline: "OmniPipeline") -> Iterable[Pro
                 )
 
 
-def head_stage_exists(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def head_stage_exists(pipeline: OmniPipeline) -> Iterable[Problem]:
     names = [stage.name for stage in pipeline.spec.stages]
     if pipeline.spec.head.stage is not None and pipeline.spec.head.stage not in names:
         yield Problem(
@@ -188,7 +186,7 @@ def head_stage_exists(pipeline: "OmniPipeline") -> Iterable[Problem]:
         )
 
 
-def devices_are_used(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def devices_are_used(pipeline: OmniPipeline) -> Iterable[Problem]:
     for index, stage in enumerate(pipeline.spec.stages):
         key = "pipeline" if stage.is_autoregressive else "cfg"
         ranks, count = stage.parallelism.processes, stage.accelerator.count if stage.accelerator else None
@@ -206,7 +204,7 @@ def devices_are_used(pipeline: "OmniPipeline") -> Iterable[Problem]:
             )
 
 
-def rollout_can_move(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def rollout_can_move(pipeline: OmniPipeline) -> Iterable[Problem]:
     for index, stage in enumerate(pipeline.spec.stages):
         if all(value in (0, "0%") for value in (stage.rollout.max_unavailable, stage.rollout.max_surge)):
             yield Problem(
@@ -215,7 +213,7 @@ def rollout_can_move(pipeline: "OmniPipeline") -> Iterable[Problem]:
             )
 
 
-def counts_have_one_writer(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def counts_have_one_writer(pipeline: OmniPipeline) -> Iterable[Problem]:
     for index, stage in enumerate(pipeline.spec.stages):
         path, bounds = f"spec.stages[{index}]", stage.autoscaling
         if bounds is None:
@@ -231,14 +229,14 @@ def counts_have_one_writer(pipeline: "OmniPipeline") -> Iterable[Problem]:
             )
 
 
-def templates_can_be_merged(pipeline: "OmniPipeline") -> Iterable[Problem]:
+def templates_can_be_merged(pipeline: OmniPipeline) -> Iterable[Problem]:
     yield from pod_template.problems(pipeline.spec.head.template, "spec.head.template")
     for index, stage in enumerate(pipeline.spec.stages):
         yield from pod_template.problems(stage.template, f"spec.stages[{index}].template")
 
 
 # In the order in which problems are reported.
-RULES: tuple[Callable[["OmniPipeline"], Iterable[Problem]], ...] = (
+RULES: tuple[Callable[[OmniPipeline], Iterable[Problem]], ...] = (
     names_make_services,
     hub_settings_need_the_hub,
     one_cache_serves_all_models,

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from omni_operator.crd.spec import GROUP, KIND, PLURAL, VERSION, Spec
+from omni_operator.crd.spec.pipeline import GROUP, KIND, PLURAL, VERSION, Spec
 from omni_operator.crd.status_types import Status
 
 # What a JSON Schema may say that a structural schema may not, or that says nothing here.

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from omni_operator.crd.spec import GROUP, KIND, PLURAL, VERSION
+from omni_operator.crd.spec.pipeline import GROUP, KIND, PLURAL, VERSION
 
 
 class Resource(NamedTuple):

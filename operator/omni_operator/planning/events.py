@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from omni_operator.crd.objects import FIELD_MANAGER, Object
-from omni_operator.crd.spec import API_VERSION, KIND
+from omni_operator.crd.spec.pipeline import API_VERSION, KIND
 from omni_operator.crd.status_types import Condition, Status
 from omni_operator.planning.manifests.ownership import content_hash
 

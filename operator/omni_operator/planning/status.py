@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from omni_operator.crd.objects import Object
 from omni_operator.crd.problems import InvalidSpec
-from omni_operator.crd.spec import OmniPipeline
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.crd.status_types import Conditions, StageStatus, Status, updated_conditions
 from omni_operator.planning.manifests.labels import PREFETCH, REPLICA, ROLE, STAGE, pipeline_selector
 from omni_operator.planning.pod_trouble import REFUSED, REPLICA_DOWN, TOO_LATE, Trouble, ending_trouble, pod_trouble

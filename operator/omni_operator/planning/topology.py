@@ -15,8 +15,9 @@ from pathlib import PurePath
 
 from omni_operator.crd.patterns import HEAD
 from omni_operator.crd.quantities import whole
-from omni_operator.crd.spec import Model, OmniPipeline, Stage
-from omni_operator.crd.spec_parts import SecretKey
+from omni_operator.crd.spec.parts import Model, SecretKey
+from omni_operator.crd.spec.pipeline import OmniPipeline
+from omni_operator.crd.spec.stage import Stage
 
 LOOPBACK = "127.0.0.1"
 STAGE_CONFIG_DIR = "/etc/omnipipeline"

@@ -7,7 +7,7 @@ import pytest
 
 from omni_operator.commands import helm_test
 from omni_operator.crd.objects import Object
-from omni_operator.crd.spec import parse
+from omni_operator.crd.parsing import parse
 from omni_operator.kube.resources import Resource
 
 PICTURE = b"\x89PNG and so on"

@@ -8,7 +8,7 @@ import pytest
 
 from omni_operator.controller.pipeline_secret import NotOurs, shared_secret
 from omni_operator.crd.objects import Object
-from omni_operator.crd.spec import parse
+from omni_operator.crd.parsing import parse
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.resources import Resource
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omni_operator.crd.parsing import parse
 from omni_operator.crd.problems import InvalidSpec, Problem
-from omni_operator.crd.spec import OmniPipeline, parse
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from tests.operator.edits import REMOVED, edited
 
 STAGE = {"name": "painter", "engine": "diffusion"}

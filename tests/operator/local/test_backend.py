@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from omni_operator.crd.spec import parse
+from omni_operator.crd.parsing import parse
 from omni_operator.local.backend import LocalBackend
 from omni_operator.local.errors import Interrupted, LocalFailure
 from omni_operator.local.local_process import LocalProcess
@@ -202,7 +202,7 @@ import time, yaml
 from pathlib import Path
 from omni_operator.local.backend import LocalBackend
 from omni_operator.local.ports import FreePorts
-from omni_operator.crd.spec import parse
+from omni_operator.crd.parsing import parse
 from omni_operator.planning.topology import on_this_machine
 manifest = yaml.safe_load(Path({str(Path(__file__).parents[3] / "examples/digits.yaml")!r}).read_text())
 ports = FreePorts()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from omni_operator.crd.spec import parse
+from omni_operator.crd.parsing import parse
 from omni_operator.local.gpus import assign_gpus
 from omni_operator.local.ports import FreePorts
 from omni_operator.planning.topology import on_this_machine

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from omni_operator.crd.spec import parse
+from omni_operator.crd.parsing import parse
 from omni_operator.planning.topology import Process, in_cluster, on_this_machine
 from omni_worker.commands import serve
 from omni_worker.config.api import ApiConfig, Certificate, Limits

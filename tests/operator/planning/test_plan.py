@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omni_operator.crd.objects import Object
-from omni_operator.crd.spec import parse
+from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests import children
 from omni_operator.planning.plan import contains, make_plan, reference, same_quantity
 from omni_operator.planning.topology import in_cluster

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from omni_operator.crd.objects import Object
-from omni_operator.crd.spec import parse
+from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests import children
 from omni_operator.planning.rollout import is_head_to_wait, waiting_for_prefetch
 from omni_operator.planning.topology import in_cluster

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from omni_operator.crd.parsing import parse
 from omni_operator.crd.problems import InvalidSpec
-from omni_operator.crd.spec import parse
 from omni_operator.planning.status import Failure, Observed, accepted_status, rejected_status
 from omni_operator.planning.topology import in_cluster
 from tests.operator.edits import edited

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omni_operator.crd.spec import parse
+from omni_operator.crd.parsing import parse
 from omni_operator.planning.topology import Process, Topology, in_cluster, on_this_machine
 from tests.operator.edits import edited
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from omni_operator.controller.heads.head_api import UnknownLoad
-from omni_operator.crd.spec import Autoscaling, OmniPipeline, Stage
+from omni_operator.crd.spec.pipeline import OmniPipeline
+from omni_operator.crd.spec.stage import Autoscaling, Stage
 from omni_operator.planning.autoscale import Memory, Policy, StageLoad, beginning, decide
 
 UNKNOWN_SECONDS = 15.0

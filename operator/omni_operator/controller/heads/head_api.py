@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from omni_operator.crd.spec import OmniPipeline
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, Unreachable
 from omni_operator.planning.autoscale import StageLoad

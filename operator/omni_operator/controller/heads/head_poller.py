@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from omni_operator.controller.heads.head_api import UnknownLoad
-from omni_operator.crd.spec import OmniPipeline
+from omni_operator.crd.spec.pipeline import OmniPipeline
 
 Key = tuple[str, str]
 

@@ -1,7 +1,7 @@
 """From a Topology to Kubernetes objects, one module a kind of object. Pure, and the same for the same input."""
 
 from omni_operator.crd.objects import Object
-from omni_operator.crd.spec import OmniPipeline
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests.claims import claims
 from omni_operator.planning.manifests.config import config_map, service_account
 from omni_operator.planning.manifests.deployments import head_deployment, stage_deployment

@@ -7,8 +7,8 @@ same name finds it again by its labels.
 from typing import Any
 
 from omni_operator.crd.objects import Object
-from omni_operator.crd.spec import OmniPipeline
-from omni_operator.crd.spec_parts import Storage
+from omni_operator.crd.spec.parts import Storage
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import RETAINED, child
 from omni_operator.planning.topology import Process

@@ -5,7 +5,7 @@ budget that keeps one of one would keep its node from ever being drained.
 """
 
 from omni_operator.crd.objects import Object
-from omni_operator.crd.spec import OmniPipeline
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import child
 from omni_operator.planning.topology import Process

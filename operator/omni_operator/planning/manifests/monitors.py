@@ -3,7 +3,7 @@
 from typing import Any
 
 from omni_operator.crd.objects import Object
-from omni_operator.crd.spec import OmniPipeline
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import child
 from omni_operator.planning.manifests.pod import METRICS_SCHEME

@@ -7,7 +7,7 @@ API, the probes and the metrics, is open to everyone, or to the clients that the
 from typing import Any
 
 from omni_operator.crd.objects import Object
-from omni_operator.crd.spec import OmniPipeline
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import child
 from omni_operator.planning.topology import CLUSTER_HEAD, CLUSTER_REPLICA

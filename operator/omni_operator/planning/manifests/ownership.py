@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from omni_operator.crd.objects import Object
-from omni_operator.crd.spec import API_VERSION, KIND, OmniPipeline
+from omni_operator.crd.spec.pipeline import API_VERSION, KIND, OmniPipeline
 from omni_operator.planning.manifests.labels import PIPELINE
 
 SPEC_HASH = "omnipipeline.dev/spec-hash"

@@ -4,8 +4,8 @@ import math
 from typing import Any
 
 from omni_operator.crd import pod_template as template
-from omni_operator.crd.spec import OmniPipeline
-from omni_operator.crd.spec_parts import SecretKey
+from omni_operator.crd.spec.parts import SecretKey
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.claims import CACHE, CACHE_DIR, VIDEOS, cache_of, videos_of
 from omni_operator.planning.manifests.config import keys_name

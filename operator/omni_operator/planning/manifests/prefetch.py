@@ -5,7 +5,8 @@ is wrong or the hub is away, the pipeline's status says so, and a correction is 
 """
 
 from omni_operator.crd.objects import Object
-from omni_operator.crd.spec import Model, OmniPipeline
+from omni_operator.crd.spec.parts import Model
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.claims import CACHE, CACHE_DIR, cache_name
 from omni_operator.planning.manifests.ownership import child, content_hash

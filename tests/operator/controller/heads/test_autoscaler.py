@@ -7,8 +7,9 @@ import pytest
 
 from omni_operator.controller.heads.autoscaler import Counts, Scaler, policy_of
 from omni_operator.controller.heads.head_api import UnknownLoad
+from omni_operator.crd.parsing import parse
 from omni_operator.crd.problems import InvalidSpec
-from omni_operator.crd.spec import OmniPipeline, parse
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.autoscale import StageLoad
 from omni_operator.planning.manifests import children
 from omni_operator.planning.plan import make_plan, reference

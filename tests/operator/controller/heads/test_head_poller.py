@@ -6,7 +6,8 @@ import pytest
 
 from omni_operator.controller.heads.head_api import UnknownLoad, serving_in_head
 from omni_operator.controller.heads.head_poller import Heads
-from omni_operator.crd.spec import OmniPipeline, parse
+from omni_operator.crd.parsing import parse
+from omni_operator.crd.spec.pipeline import OmniPipeline
 from tests.operator.edits import edited
 
 KEY = ("gallery", "digits")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from omni_operator.crd.spec import parse
+from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests import children
 from omni_operator.planning.topology import in_cluster
 from tests.operator.conftest import EXAMPLES, from_cluster

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from omni_operator.crd.spec import parse
+from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests.config import keys_secret
 from omni_operator.planning.manifests.ownership import SPEC_HASH, controller_uid, pipeline_of
 from tests.operator.edits import edited

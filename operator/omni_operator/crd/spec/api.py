@@ -1,7 +1,4 @@
-"""The types of an `OmniPipeline`'s API, its videos and its Secrets, as `spec.py` puts them into the object.
-
-What is absent here is the worker's to say: no flag is passed, so that an upgrade of the operator restarts no head.
-"""
+"""The types of a pipeline's HTTP API and of its videos."""
 
 from typing import Annotated
 
@@ -9,19 +6,9 @@ from pydantic import Field
 
 from omni_operator.crd.base import Record
 from omni_operator.crd.patterns import ORIGIN, QUANTITY
+from omni_operator.crd.spec.parts import SecretUrl, Storage
 
 Origin = Annotated[str, Field(pattern=ORIGIN, max_length=300)]
-
-
-class SecretKey(Record):
-    name: str = Field(description="Name of the Secret, in the pipeline's namespace.", min_length=1, max_length=253)
-    key: str = Field(
-        default="token", description="Key in the Secret that holds the value.", min_length=1, max_length=253
-    )
-
-
-class SecretUrl(SecretKey):
-    key: str = Field(default="url", description="Key in the Secret that holds the value.", min_length=1, max_length=253)
 
 
 class Tls(Record):
@@ -72,26 +59,6 @@ class Api(Record):
     )
     playground: bool = Field(default=True, description="Serve a page for people at /.")
     limits: Limits = Field(default_factory=Limits, description="What one request may ask for.")
-
-
-class Storage(Record):
-    """A volume for one pod: a claim of the user's own, or one that is made."""
-
-    claim_name: str | None = Field(
-        default=None,
-        description="A PersistentVolumeClaim of your own; or give a size, and one is made.",
-        min_length=1,
-        max_length=253,
-    )
-    size: str | None = Field(
-        default=None, description="Size of the claim that is made, like 20Gi.", pattern=QUANTITY, max_length=20
-    )
-    storage_class: str | None = Field(
-        default=None,
-        description="Storage class of the claim that is made; absent means the cluster's default.",
-        max_length=253,
-    )
-    retain: bool = Field(default=False, description="Keep the claim that was made when the pipeline is deleted.")
 
 
 class Videos(Record):

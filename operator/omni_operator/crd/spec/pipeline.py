@@ -1,0 +1,214 @@
+"""The type of an `OmniPipeline`, and the sections of its spec that are not about single stages."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from omni_operator.crd.base import Record
+from omni_operator.crd.patterns import DNS_LABEL, DURATION
+from omni_operator.crd.spec.api import Api, Videos
+from omni_operator.crd.spec.parts import Labels, Model, PodTemplate, SecretKey
+from omni_operator.crd.spec.stage import Stage
+
+GROUP = "omnipipeline.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "OmniPipeline"
+PLURAL = "omnipipelines"
+
+NetworkPeer = Annotated[
+    dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
+]
+
+
+class Image(Record):
+    name: str | None = Field(
+        default=None, description="The worker image; absent means the operator's default.", min_length=1, max_length=512
+    )
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        default="IfNotPresent", description="When the node pulls the image."
+    )
+    pull_secrets: tuple[str, ...] = Field(
+        default=(),
+        description="Names of Secrets with registry credentials, in the pipeline's namespace.",
+        max_length=8,
+        strict=False,
+    )
+
+
+class Head(Record):
+    stage: str | None = Field(
+        default=None,
+        description="The stage whose replicas run inside the head, if any do; absent means the first stage.",
+        pattern=DNS_LABEL,
+        max_length=40,
+    )
+    local_replicas: int = Field(
+        default=0,
+        description="Replicas that run inside the head itself and share its node and devices. 0 keeps the head free of"
+        " devices, so that it can run anywhere.",
+        ge=0,
+        le=16,
+    )
+    template: PodTemplate = Field(
+        default_factory=dict, description="Strategic merge patch over the head's pod template: env, tolerations, …"
+    )
+
+
+class LoadBalancing(Record):
+    policy: Literal["random", "round-robin", "least-queue-length", "power-of-two"] = Field(
+        default="least-queue-length",
+        description="How the head picks the replica of a request; power-of-two: the less loaded of two chosen at"
+        " random.",
+    )
+    heartbeat_timeout_seconds: int = Field(
+        default=30,
+        description="Silence after which a replica gets no more requests, until it is heard of again.",
+        ge=3,
+        le=3600,
+    )
+
+
+class Service(Record):
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
+        default="ClusterIP", description="How the API is reached: from the cluster alone, or from outside it too."
+    )
+    annotations: Labels = Field(
+        default_factory=dict, description="Annotations of the Service, for load balancers.", max_length=32
+    )
+
+
+class NetworkPolicy(Record):
+    mode: Literal["none", "pipeline"] = Field(
+        default="pipeline",
+        description="pipeline: the ports by which processes speak with each other are open to the pipeline's own pods"
+        " alone, and the HTTP port to its clients. none: no NetworkPolicy is made.",
+    )
+    clients: tuple[NetworkPeer, ...] = Field(
+        default=(),
+        description="Who may use the HTTP port, as the peers of a NetworkPolicy: podSelector, namespaceSelector or"
+        " ipBlock; empty means everyone. The operator always may.",
+        max_length=32,
+        strict=False,
+    )
+
+
+class PodMonitor(Record):
+    labels: Labels = Field(
+        default_factory=dict, description="Labels by which the Prometheus object selects it.", max_length=32
+    )
+    interval: str | None = Field(
+        default=None,
+        description="Time between two scrapes, like 15s; absent means as Prometheus is set up.",
+        pattern=DURATION,
+        max_length=20,
+    )
+
+
+class Monitoring(Record):
+    pod_monitor: PodMonitor | None = Field(
+        default=None,
+        description="Have a PodMonitor made of the pipeline's pods, for the Prometheus Operator; absent means none."
+        " Not beside the chart's monitoring.podMonitors, which scrapes the pods of all pipelines.",
+    )
+
+
+class Spec(Record):
+    """What the user wants."""
+
+    model: Model = Field(description="The model that every stage serves, where the stage names none of its own.")
+    image: Image = Field(default_factory=Image, description="The worker image.")
+    replicas: int = Field(
+        default=1, description="Headless pods of every stage that names no count of its own.", ge=0, le=10000
+    )
+    suspend: bool = Field(
+        default=False,
+        description="Run no pod, the head's neither, and keep everything else. Running requests finish first.",
+    )
+    paused: bool = Field(
+        default=False, description="Change nothing in the cluster for this pipeline; only its status is kept up."
+    )
+    head: Head = Field(default_factory=Head, description="The head: HTTP API, membership and routing.")
+    load_balancing: LoadBalancing = Field(
+        default_factory=LoadBalancing, description="How requests spread over the replicas of a stage."
+    )
+    service: Service = Field(default_factory=Service, description="The Service of the API.")
+    api_key_secret_ref: SecretKey | None = Field(
+        default=None,
+        description="Secret with the keys that clients of the API may come with, one a line; a change is noticed while"
+        " it runs. Absent means that every client may come.",
+    )
+    api: Api = Field(default_factory=Api, description="How the API speaks, and what it takes.")
+    videos: Videos = Field(
+        default_factory=Videos, description="Where the head keeps videos, how many of them, and for how long."
+    )
+    priority_class_name: str | None = Field(
+        default=None, description="PriorityClass of all pods.", min_length=1, max_length=253
+    )
+    network_policy: NetworkPolicy = Field(default_factory=NetworkPolicy, description="Who may connect to the pods.")
+    monitoring: Monitoring = Field(default_factory=Monitoring, description="Who looks at the pods' metrics.")
+    stages: tuple[Stage, ...] = Field(
+        description="The stages of the pipeline, in the order a request passes them.",
+        min_length=1,
+        max_length=16,
+        strict=False,
+    )
+
+
+class Metadata(BaseModel):
+    """The part of the object's metadata that is read here; everything else in it is the cluster's."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 0
+
+
+class OmniPipeline(BaseModel):
+    """A whole, valid pipeline."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    api_version: Literal["omnipipeline.dev/v1alpha1"] = Field(alias="apiVersion")
+    kind: Literal["OmniPipeline"]
+    metadata: Metadata
+    spec: Spec
+    status: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        return self.metadata.namespace
+
+    @property
+    def head_stage(self) -> int:
+        """Index of the stage whose replicas may run inside the head."""
+        if self.spec.head.stage is None:
+            return 0
+        return next(i for i, stage in enumerate(self.spec.stages) if stage.name == self.spec.head.stage)
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether the API in a cluster speaks HTTPS; that of `omni up`, which has no Secrets, does not."""
+        return self.spec.api.tls is not None
+
+    @property
+    def models(self) -> dict[str, Model]:
+        """Every model that is named, by its field."""
+        own = {f"spec.stages[{i}].model": stage.model for i, stage in enumerate(self.spec.stages) if stage.model}
+        return {"spec.model": self.spec.model, **own}
+
+    def replicas_of(self, stage: Stage) -> int:
+        """Headless pods wanted of a stage, suspended or not; of one that is scaled, those to begin with."""
+        wanted = self.spec.replicas if stage.replicas is None else stage.replicas
+        bounds = stage.autoscaling
+        return wanted if bounds is None else min(max(wanted, bounds.min_replicas), bounds.max_replicas)
+
+    def model_of(self, stage: Stage) -> Model:
+        """What a stage serves."""
+        return self.spec.model if stage.model is None else stage.model

@@ -1,0 +1,270 @@
+"""The types of one stage: its engine, devices, number of pods, scheduling, rollout and drain."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from omni_operator.crd.base import Record
+from omni_operator.crd.patterns import DNS_LABEL, PERCENT, QUALIFIED_NAME, QUANTITY
+from omni_operator.crd.spec.parts import Labels, Model, PodTemplate
+
+EXTERNAL = "external"
+"""The word that `autoscaling` may be instead of a mapping."""
+
+
+def _count_or_auto(value: object) -> object:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("expected 'auto' or a whole number of 1 or more")
+
+
+def _count_or_percent(value: object) -> object:
+    if (type(value) is int and value >= 0) or (isinstance(value, str) and re.match(PERCENT, value)):
+        return value
+    raise ValueError("expected a whole number of 0 or more, or a percentage like '25%'")
+
+
+def _of_no_type(schema: dict[str, Any]) -> None:
+    del schema["type"]
+    schema["x-kubernetes-preserve-unknown-fields"] = True
+
+
+def _mapping_or_external(value: object) -> object:
+    if value == EXTERNAL:
+        return External()
+    if isinstance(value, str):
+        raise ValueError(f"expected {EXTERNAL!r}, or a mapping with maxReplicas")
+    return value
+
+
+CountOrAuto = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(_count_or_auto),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "minimum": 1, "pattern": "^auto$"}),
+]
+CountOrPercent = Annotated[
+    int | str,
+    BeforeValidator(_count_or_percent),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "minimum": 0, "pattern": PERCENT}),
+]
+
+
+class Accelerator(Record):
+    resource: str = Field(
+        default="nvidia.com/gpu",
+        description="Extended resource that stands for one device.",
+        examples=["nvidia.com/gpu"],
+        pattern=QUALIFIED_NAME,
+        max_length=253,
+    )
+    count: int = Field(default=1, description="Devices of one replica.", ge=1, le=64)
+    node_selector: Labels = Field(
+        default_factory=dict, description="Labels of the nodes that have the devices.", max_length=16
+    )
+    runtime_class_name: str | None = Field(
+        default=None, description="RuntimeClass of pods with such devices, like nvidia.", min_length=1, max_length=253
+    )
+
+
+class Parallelism(Record):
+    cfg: int = Field(
+        default=1,
+        description="Processes of each replica, a device each, over which the rows of a batched model call are spread:"
+        " the branches with and without guidance are such rows. Of a diffusion stage.",
+        ge=1,
+        le=64,
+    )
+    pipeline: int = Field(
+        default=1,
+        description="Processes of each replica, a device each, over which the layers of the model are spread. Of an"
+        " autoregressive stage.",
+        ge=1,
+        le=64,
+    )
+
+    @property
+    def processes(self) -> int:
+        """Processes of one replica."""
+        return self.cfg * self.pipeline
+
+
+class Scheduling(Record):
+    mode: Literal["step", "request"] = Field(
+        default="step",
+        description="step: requests join and leave a running batch at every step. request: one at a time, whole, for"
+        " diffusion only.",
+    )
+    policy: Literal["fifo", "drr", "srpt", "edf"] = Field(
+        default="fifo",
+        description="Who runs next: in order of arrival (fifo), fair shares of the time for tenants (drr), the shortest"
+        " first (srpt), or the earliest deadline (edf); higher priorities before lower ones in all of them.",
+    )
+    max_num_seqs: CountOrAuto = Field(
+        default="auto",
+        description="Requests that a replica runs at one time; auto: 32, in batches that grow as far as that pays.",
+    )
+    max_waiting: int = Field(
+        default=256,
+        description="Requests that wait at a replica beyond those. When all replicas hold so many, more are answered"
+        " with 429 and a Retry-After.",
+        ge=0,
+        le=100_000,
+    )
+
+
+class Autoscaling(Record):
+    """Bounds and aim of the operator's own scaling; of `external` scaling, nothing in it counts."""
+
+    # An object, or the word `external`: a schema that is to be installed cannot tell both types.
+    model_config = ConfigDict(json_schema_extra=_of_no_type)
+
+    min_replicas: int = Field(
+        default=1,
+        description="Fewest headless pods. 0: none while nobody asks; the first request then waits until one has"
+        " started.",
+        ge=0,
+        le=10000,
+    )
+    max_replicas: int = Field(description="Most headless pods.", ge=1, le=10000)
+    target_queue_length: int = Field(
+        default=4,
+        description="Requests at a replica, running and waiting together, that the count aims at.",
+        ge=1,
+        le=100_000,
+    )
+    scale_down_stabilization_seconds: int = Field(
+        default=300,
+        description="The count follows a falling load only after this time, in which no more was wanted.",
+        ge=0,
+        le=86400,
+    )
+
+
+class External(Autoscaling):
+    """The word `external`: another autoscaler writes the count."""
+
+    max_replicas: int = 10000
+
+
+class Rollout(Record):
+    max_unavailable: CountOrPercent = Field(
+        default=1,
+        description="Replicas that may be missing during a rollout, or while nodes are drained: a count or a"
+        " percentage.",
+    )
+    max_surge: CountOrPercent = Field(
+        default=0, description="Replicas above the wanted count during a rollout; each needs free devices."
+    )
+
+
+class Drain(Record):
+    timeout_seconds: int = Field(
+        default=300,
+        description="Longest time a stopping replica may take to finish the requests it runs.",
+        ge=1,
+        le=86400,
+    )
+
+
+class Stage(Record):
+    name: str = Field(
+        description="Name of the stage, unique in the pipeline: lower-case letters, digits and dashes, starting with a"
+        " letter.",
+        pattern=DNS_LABEL,
+        max_length=40,
+        examples=["painter"],
+    )
+    engine: Literal["autoregressive", "diffusion"] = Field(
+        description="Kind of engine that runs the stage: autoregressive reads and writes text, diffusion draws."
+    )
+    task: Literal["generate", "encode"] | None = Field(
+        default=None,
+        description="Of an autoregressive stage: generate text, or only encode the prompt for the stage after it;"
+        " absent means generate.",
+    )
+    input: Literal["text", "hidden-states"] | None = Field(
+        default=None,
+        description="What the stage takes from the one before it: its text as the prompt, or its hidden states as the"
+        " prompt's embeddings; absent means text. Not for the first stage, which takes the request.",
+    )
+    model: Model | None = Field(default=None, description="The model that this stage serves; absent means spec.model.")
+    system: str | None = Field(
+        default=None,
+        description="Of an autoregressive stage that generates: what it is told before every conversation that does not"
+        " begin so itself.",
+        min_length=1,
+        max_length=16384,
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        description="Of an autoregressive stage that generates: how much it writes, where a request does not say.",
+        ge=1,
+        le=1_000_000,
+    )
+    replicas: int | None = Field(
+        default=None,
+        description="Headless pods of this stage; absent means spec.replicas, which `kubectl scale` writes.",
+        ge=0,
+        le=10000,
+    )
+    autoscaling: Annotated[Autoscaling | None, BeforeValidator(_mapping_or_external)] = Field(
+        default=None,
+        description="Has the operator choose the count of headless pods by the requests at the stage. Or the word"
+        " external: a HorizontalPodAutoscaler or KEDA scales the stage's Deployment, whose replicas the operator then"
+        " never writes. Absent means that replicas is the count.",
+    )
+    local_replicas: int = Field(
+        default=1, description="Replicas in each headless pod, each with its own devices.", ge=1, le=16
+    )
+    accelerator: Accelerator | None = Field(default=None, description="Devices of each replica; absent means the CPU.")
+    parallelism: Parallelism = Field(
+        default_factory=Parallelism, description="How a replica divides its work over its devices."
+    )
+    scheduling: Scheduling = Field(default_factory=Scheduling, description="How a replica orders its work.")
+    rollout: Rollout = Field(default_factory=Rollout, description="How a change of the pods is rolled out.")
+    drain: Drain = Field(default_factory=Drain, description="How a replica stops.")
+    startup_timeout_seconds: int = Field(
+        default=600,
+        description="Longest time a replica may take to load its weights before it is restarted.",
+        ge=10,
+        le=86400,
+    )
+    shm_size: str | None = Field(
+        default=None,
+        description="Size of /dev/shm, which counts as memory of the pod; absent means as the node sees fit.",
+        pattern=QUANTITY,
+        max_length=20,
+    )
+    template: PodTemplate = Field(
+        default_factory=dict,
+        description="Strategic merge patch over the pod template of the stage: env, volumes, tolerations, … Containers"
+        " (ours is called omni), env, volumes and volumeMounts merge item by item; other lists are replaced.",
+    )
+
+    @property
+    def is_autoregressive(self) -> bool:
+        return self.engine == "autoregressive"
+
+    @property
+    def is_scaled_elsewhere(self) -> bool:
+        """Whether the count of its pods is for others to write."""
+        return isinstance(self.autoscaling, External)
+
+    @property
+    def is_autoscaled(self) -> bool:
+        """Whether the operator chooses the count of its pods."""
+        return self.autoscaling is not None and not self.is_scaled_elsewhere
+
+    @property
+    def may_be_at_zero(self) -> bool:
+        """Whether it has no pod while nobody asks."""
+        return self.is_autoscaled and self.autoscaling is not None and self.autoscaling.min_replicas == 0
+
+    @property
+    def only_encodes(self) -> bool:
+        return self.task == "encode"
+
+    @property
+    def takes_hidden_states(self) -> bool:
+        return self.input == "hidden-states"
