@@ -8,7 +8,7 @@ import numpy as np
 import openai
 import pytest
 
-from omni_worker.replica.supervisor import LAST_SECONDS
+from omni_worker.replica.supervisor import GRACE_SECONDS
 
 from .. import serving
 from ..namespaces import Namespace
@@ -143,7 +143,7 @@ def test_sigterm(pipeline, references):
         process, _ = process_of(pipeline, Long(pipeline, 150).replica)
         began = time.monotonic()
         assert process.stop() == 0
-        assert time.monotonic() - began < DRAIN_SECONDS + LAST_SECONDS
+        assert time.monotonic() - began < DRAIN_SECONDS + GRACE_SECONDS
         load.more()
     load.check()
     assert len(pipeline.replicas()) == 2
@@ -157,7 +157,7 @@ def test_sigterm_when_there_is_too_little_time_hands_back_what_runs(pipeline, re
         process, _ = process_of(pipeline, long.replica)
         began = time.monotonic()
         assert process.stop() == 0
-        assert time.monotonic() - began < DRAIN_SECONDS + LAST_SECONDS, "within its grace"
+        assert time.monotonic() - began < DRAIN_SECONDS + GRACE_SECONDS, "within its grace"
         assert long.result() is not None
     load.check()
     assert lost_runs(pipeline, "refused") > before

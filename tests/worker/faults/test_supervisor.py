@@ -104,8 +104,8 @@ async def test_a_replica_that_is_killed_is_started_again_and_its_neighbour_is_no
 async def test_one_that_falls_silent_is_killed_and_started_again_and_one_that_speaks_is_not(
     tmp_path, hurried, monkeypatch, caplog
 ):
-    monkeypatch.setattr(supervisor, "LISTEN_SECONDS", 0.1)
-    monkeypatch.setattr(supervisor, "LAST_SECONDS", 0.3)
+    monkeypatch.setattr(supervisor, "SILENCE_CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "GRACE_SECONDS", 0.3)
     kinds = "falls silent", "lives"
     silent, alive = (Supervised(kind, tmp_path / kind, flags=["--step-timeout", "0.2"]) for kind in kinds)
     running = [asyncio.create_task(one.supervisor.run()) for one in (alive, silent)]
@@ -124,7 +124,7 @@ async def test_one_that_dies_again_and_again_ends_all_when_its_neighbours_have_d
         await two.supervisor.run()
     times = [at for _, at in two.started(1)]
     gaps = [after - before for before, after in itertools.pairwise(times)]
-    assert len(gaps) == restarts.MOST_RESTARTS
+    assert len(gaps) == restarts.MAX_RESTARTS
     assert all(gap >= 0.02 * 2**i for i, gap in enumerate(gaps)), "each pause is twice the last"
     assert two.drained == 1, "its neighbour was let finish"
 
@@ -139,7 +139,7 @@ async def test_one_that_cannot_start_ends_all_at_once_with_its_reason(tmp_path):
 
 @in_loop
 async def test_one_that_does_not_drain_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(supervisor, "LAST_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "GRACE_SECONDS", 0.2)
     one = Supervised("does not drain", tmp_path)
     running = asyncio.create_task(one.supervisor.run())
     await eventually(lambda: one.supervisor.are_loaded)

@@ -51,7 +51,7 @@ async def test_what_has_not_ended_when_the_time_is_over_runs_elsewhere():
 @in_loop
 async def test_one_that_refuses_before_it_is_known_to_drain_costs_nothing_but_a_try():
     async with serving(2) as stage:
-        stage.servers[0].server.is_draining = True
+        stage.servers[0].server.stop_accepting()
         for id in "abcd":
             await stage.begin(id, 2)
         assert stage.servers[1].server.completed == 4

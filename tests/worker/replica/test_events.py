@@ -1,4 +1,4 @@
-"""When the engine's events reach the event loop. Time is the test's own."""
+"""When the events of the engine are delivered in the event loop."""
 
 import asyncio
 import threading
@@ -7,7 +7,7 @@ import pytest
 
 from omni_worker.engine.scheduler import Finished, RequestProgress, RequestStatus, SchedulerEvent
 from omni_worker.replica import events
-from omni_worker.replica.events import Events
+from omni_worker.replica.events import EventBridge
 from omni_worker.requests import GeneratedText
 
 
@@ -27,29 +27,31 @@ async def turn() -> None:
 
 @pytest.fixture
 def rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Progress is brought once, and not again while a test lasts."""
+    """RequestProgress is delivered once, and not again while a test lasts."""
     monkeypatch.setattr(events, "PROGRESS_SECONDS", 3600.0)
 
 
 @pytest.mark.parametrize(
     ("put", "delivered"),
     [
-        pytest.param([[step(1)]], [[step(1)]], id="the first step is brought at once"),
+        pytest.param([[step(1)]], [[step(1)]], id="the first step is delivered at once"),
         pytest.param([[step(1)], [step(2)]], [[step(1)], []], id="the next one waits"),
         pytest.param(
-            [[step(1)], [step(2), FINISHED]], [[step(1)], [step(2), FINISHED]], id="an end is brought, and what waited"
+            [[step(1)], [step(2), FINISHED]],
+            [[step(1)], [step(2), FINISHED]],
+            id="an end is delivered, and all before",
         ),
-        pytest.param([[step(0)], [WRITTEN]], [[step(0)], [WRITTEN]], id="what was written is brought"),
+        pytest.param([[step(0)], [WRITTEN]], [[step(0)], [WRITTEN]], id="text is delivered"),
     ],
 )
-def test_what_is_awaited_is_brought_at_once_and_progress_now_and_then(rest, put, delivered) -> None:
+def test_results_are_delivered_at_once_and_progress_now_and_then(rest, put, delivered) -> None:
     async def run() -> list[list[SchedulerEvent]]:
         got: list[SchedulerEvent] = []
         found = []
-        brought = Events(asyncio.get_running_loop(), got.append)
+        bridge = EventBridge(asyncio.get_running_loop(), got.append)
         for some in put:
             for event in some:
-                brought.put(event)
+                bridge.put(event)
             await turn()
             found.append(got[:])
             got.clear()
@@ -70,10 +72,10 @@ def test_the_last_step_before_a_pause_is_not_kept_for_the_next_one(monkeypatch: 
             if event == step(2):
                 all_there.set()
 
-        brought = Events(asyncio.get_running_loop(), deliver)
-        brought.put(step(1))
+        bridge = EventBridge(asyncio.get_running_loop(), deliver)
+        bridge.put(step(1))
         await turn()
-        brought.put(step(2))
+        bridge.put(step(2))
         await asyncio.wait_for(all_there.wait(), 10)
         assert got == [step(1), step(2)]
 
@@ -92,12 +94,12 @@ def test_a_thread_that_puts_without_end_loses_none_and_keeps_their_order() -> No
             if isinstance(event, Finished):
                 ended.set()
 
-        brought = Events(asyncio.get_running_loop(), deliver)
+        bridge = EventBridge(asyncio.get_running_loop(), deliver)
 
         def put() -> None:
             for number in range(count):
-                brought.put(step(number))
-            brought.put(FINISHED)
+                bridge.put(step(number))
+            bridge.put(FINISHED)
 
         thread = threading.Thread(target=put)
         thread.start()

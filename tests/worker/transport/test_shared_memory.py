@@ -33,11 +33,11 @@ def test_a_block_is_held_as_long_as_anything_is_built_on_it():
     part = torch.from_numpy(view)[10:20].view(2, 5)
     del view
     gc.collect()
-    assert writer.blocks_held == 1
+    assert writer.blocks_in_use == 1
     writer.put(data(100_000, seed=1))
     assert part.flatten().tolist() == data(100_000)[10:20].tolist(), "the next buffer goes elsewhere"
     del part
-    assert writer.blocks_held == 1, "the second one, which nobody took"
+    assert writer.blocks_in_use == 1, "the second one, which nobody took"
 
 
 def test_a_place_is_used_again_and_again():
@@ -71,9 +71,9 @@ def test_several_readers_each_get_their_own_and_all_must_have_taken_it():
     block = writer.put(data(100_000))
     first, second = readers[0].take(block), readers[2].take(block)
     first[:] = 0
-    assert writer.blocks_held == 1
+    assert writer.blocks_in_use == 1
     third = readers[1].take(block)
-    assert writer.blocks_held == 0
+    assert writer.blocks_in_use == 0
     assert bytes(second) == bytes(third) == data(100_000).tobytes()
 
 
@@ -110,7 +110,7 @@ def test_blocks_never_overlap(steps):
             del held[gone]
         for value, view in held:
             assert (view == value).all()
-        assert writer.blocks_held == len(held)
+        assert writer.blocks_in_use == len(held)
 
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool, torch.complex64)
@@ -144,9 +144,9 @@ def test_only_large_buffers_go_through_the_pool_and_what_does_not_fit_goes_with_
     writer, (reader,) = open_pool(capacity=1 << 20)
     small, large, huge = (np.zeros(size, np.uint8) for size in (POOLED_BYTES, POOLED_BYTES + 1, 2 << 20))
     assert len(encode(small, writer)) > small.nbytes
-    assert writer.blocks_held == 0
+    assert writer.blocks_in_use == 0
     message = encode([large, huge], writer)
-    assert writer.blocks_held == 1
+    assert writer.blocks_in_use == 1
     assert huge.nbytes < len(message) < huge.nbytes + large.nbytes
     got = decode(message, reader)
     assert np.array_equal(got[0], large)
@@ -158,4 +158,4 @@ def test_a_message_that_cannot_be_sent_holds_nothing():
     writer, _ = open_pool()
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
         encode([data(100_000), lambda: None], writer)
-    assert writer.blocks_held == 0
+    assert writer.blocks_in_use == 0

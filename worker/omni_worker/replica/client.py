@@ -1,6 +1,6 @@
-"""The head's end of one replica: sends it requests, and knows at once when it is gone.
+"""The head's connection to one replica: sends requests, returns their results, and notices at once if it is lost.
 
-A replica that takes messages slowly is waited for, as long as it is connected; each request waits for itself.
+If the replica accepts messages slowly, each request waits for its own message as long as the connection is open.
 """
 
 import asyncio
@@ -42,16 +42,17 @@ from omni_worker.transport.sockets import QUEUED_DATA_MESSAGES, make_socket
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.005
-QUEUED_REQUESTS = 1_000  # until a connection stands
-SILENCE_SECONDS = 3.0  # after which a connection that closes did so for want of an answer, and not for a crash
+QUEUED_REQUESTS = 1_000  # while the connection is being established
+SILENCE_SECONDS = 3.0  # a connection that closes after a longer silence timed out; the replica did not crash
 
-OnNews = Callable[[Progress | Partial], None]
+OnUpdate = Callable[[Progress | Partial], None]
 
 
 class ReplicaClient:
-    """One DEALER to one replica. `on_connection` is told when the connection stands, and when it closes.
+    """One DEALER socket to one replica.
 
-    Without `shares_memory` all arrays travel in messages.
+    `on_connection` is called with True when the connection is established and with False when it closes. With
+    `shares_memory=False` all arrays travel in messages.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class ReplicaClient:
     ) -> None:
         self._address = address
         self._on_connection = on_connection
-        self._heard = float("-inf")
+        self._last_message_at = float("-inf")
         self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.DEALER, keys, queued=QUEUED_DATA_MESSAGES)
         self._socket.setsockopt(zmq.SNDHWM, QUEUED_REQUESTS)
         self._shares_memory = shares_memory
@@ -71,9 +72,9 @@ class ReplicaClient:
         self._window = Window()
         self._is_open = False
         self._losses = 0
-        self._answering: set[asyncio.Task[None]] = set()
+        self._replies: set[asyncio.Task[None]] = set()
         self._results: dict[str, asyncio.Future[GenerationResult]] = {}
-        self._news: dict[str, OnNews] = {}
+        self._listeners: dict[str, OnUpdate] = {}
         self._rpcs: dict[str, asyncio.Future[list[Any]]] = {}
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._socket.connect(address)
@@ -81,44 +82,47 @@ class ReplicaClient:
 
     @property
     def in_flight(self) -> int:
-        """Requests that were sent and not yet answered."""
+        """The number of requests that were sent and not answered yet."""
         return len(self._results)
 
     async def generate(
         self,
         id: str,
         params: GenerationParams,
-        on_news: OnNews,
+        on_update: OnUpdate,
         refusable: bool = True,
         trace: Trace | None = None,
     ) -> GenerationResult:
-        """Run one request; `id` is new to this replica. Cancelled, it aborts the request there.
+        """Run one request and return its result. `id` must be new to this replica. Cancelling it aborts the request.
 
-        One that is not `refusable` is taken though the queue be full.
+        A request that is not `refusable` is accepted even if the replica's queue is full.
 
-        Raises RequestError (the replica's answer) or ReplicaLost.
+        Raises RequestError if the replica answers with an error, and ReplicaLost if the replica is lost before.
         """
         if not self._results:
-            self._heard = time.monotonic()
+            self._last_message_at = time.monotonic()
         future = self._results[id] = asyncio.get_running_loop().create_future()
-        self._news[id] = on_news
+        self._listeners[id] = on_update
         try:
             await self._send(Add(id, params, refusable, trace))
             result: GenerationResult = await future
             return result
         except (asyncio.CancelledError, ReplicaLost):
-            if not self._socket.closed:  # a replica that only seemed lost must not go on with it
+            if not self._socket.closed:  # a replica that only seemed lost must not continue to run it
                 with contextlib.suppress(ReplicaLost):
                     await self._send(Abort(id))
             raise
         finally:
             self._results.pop(id, None)
-            self._news.pop(id, None)
+            self._listeners.pop(id, None)
             if future.done() and not future.cancelled():
-                future.exception()  # which is known by now
+                future.exception()  # marks it as retrieved: the caller already has it
 
     async def rpc(self, id: str, method: str, *args: Any, timeout: float = 10.0) -> list[Any]:
-        """Call a method of the replica's runners. Raises RequestError, ReplicaLost or TimeoutError."""
+        """Call a method of the replica's runners and return their results in rank order.
+
+        Raises RequestError, ReplicaLost or TimeoutError (after `timeout` seconds).
+        """
         future = self._rpcs[id] = asyncio.get_running_loop().create_future()
         try:
             await self._send(Rpc(id, method, list(args), timeout))
@@ -127,12 +131,12 @@ class ReplicaClient:
             self._rpcs.pop(id, None)
 
     async def hand_back(self) -> None:
-        """Have a replica that drains refuse what only waits there."""
+        """Ask a draining replica to refuse the requests that have not begun there."""
         with contextlib.suppress(ReplicaLost):
             await self._send(HandBack())
 
     def lose(self, message: str, reason: str = "left") -> None:
-        """Give up what runs there: every request in flight ends with ReplicaLost."""
+        """Give up the requests on the replica: each of them raises ReplicaLost."""
         self._losses += 1
         waiting: list[asyncio.Future[Any]] = [*self._results.values(), *self._rpcs.values()]
         for future in waiting:
@@ -140,9 +144,9 @@ class ReplicaClient:
                 future.set_exception(ReplicaLost(message, reason))
 
     async def close(self) -> None:
-        """Disconnect; what is in flight is lost."""
+        """Disconnect. Requests in flight raise ReplicaLost."""
         self.lose("the connection was closed")
-        tasks = [*self._tasks, *self._answering]
+        tasks = [*self._tasks, *self._replies]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -152,12 +156,14 @@ class ReplicaClient:
         self._socket.close(linger=0)
 
     async def _send(self, message: ToReplica) -> None:
-        """Send as soon as the connection takes it. Raises ReplicaLost where it closes before, or never stood: a
-        connection that cannot take a message then, for its peer is none of ours, never will."""
+        """Send as soon as the connection accepts the message.
+
+        Raises ReplicaLost if the connection closes before that, or was never established and its queue is full.
+        """
         link, losses = self._link, self._losses
         packed = pack_shared(message, link)
         try:
-            while not await self._sent(packed):
+            while not await self._try_send(packed):
                 if not self._is_open or losses != self._losses:
                     raise ReplicaLost(f"{self._address} takes no messages")
                 await asyncio.sleep(RETRY_SECONDS)
@@ -168,8 +174,8 @@ class ReplicaClient:
         if packed.is_large and link is self._link and (offer := link.offer()) is not None:
             await self._send(offer)
 
-    async def _sent(self, packed: Packed) -> bool:
-        """Whether the connection took it."""
+    async def _try_send(self, packed: Packed) -> bool:
+        """Returns whether the connection accepted the message."""
         if packed.is_large and not self._window.has_room and self._is_open:
             return False
         frames = self._window.track(packed.frames) if packed.is_large else packed.frames
@@ -189,25 +195,25 @@ class ReplicaClient:
             if not is_open:
                 self._link.close()
                 self._link = Link(self._address, self._shares_memory)
-                silence = time.monotonic() - self._heard
+                silence = time.monotonic() - self._last_message_at
                 reason = "crashed" if silence < SILENCE_SECONDS else "stalled"
                 self.lose(f"the connection to {self._address} closed, {silence:.1f} s after its last word", reason)
 
     async def _receive(self) -> None:
         while True:
-            self._take(await self._socket.recv_multipart(copy=False))
+            self._on_frames(await self._socket.recv_multipart(copy=False))
 
-    def _take(self, frames: list[zmq.Frame]) -> None:
-        self._heard = time.monotonic()
+    def _on_frames(self, frames: list[zmq.Frame]) -> None:
+        self._last_message_at = time.monotonic()
         try:
-            self._handle(unpack_from_replica([frame.buffer for frame in frames], self._link))
+            self._on_message(unpack_from_replica([frame.buffer for frame in frames], self._link))
         except (msgspec.MsgspecError, ValueError) as error:
             log.warning("dropped a malformed message from %s: %s", self._address, error)
 
-    def _handle(self, message: FromReplica) -> None:
+    def _on_message(self, message: FromReplica) -> None:
         if isinstance(message, Progress | Partial):
-            if (on_news := self._news.get(message.id)) is not None:
-                on_news(message)
+            if (on_update := self._listeners.get(message.id)) is not None:
+                on_update(message)
         elif isinstance(message, RpcResult):
             if (call := self._rpcs.get(message.id)) is not None and not call.done():
                 if message.error is None:
@@ -217,22 +223,22 @@ class ReplicaClient:
         elif isinstance(message, Alive):
             pass
         elif isinstance(message, PoolReply):
-            self._link.on_answer(message)
+            self._link.on_reply(message)
         elif isinstance(message, Offer):
-            self._answer(message)
+            self._reply(message)
         elif (future := self._results.get(message.id)) is not None and not future.done():
             if isinstance(message, Output):
                 future.set_result(message.result)
             else:
                 future.set_exception(RequestError(message.kind, message.message, message.param, message.retry_after))
 
-    def _answer(self, offer: Offer) -> None:
-        """Answer, without keeping what came after the offer waiting."""
+    def _reply(self, offer: Offer) -> None:
+        """Reply to an offer in the background, so that later messages need not wait."""
 
-        async def send(answer: PoolReply) -> None:
+        async def send(reply: PoolReply) -> None:
             with contextlib.suppress(ReplicaLost):
-                await self._send(answer)
+                await self._send(reply)
 
         task = asyncio.create_task(send(self._link.on_offer(offer)))
-        self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
+        self._replies.add(task)
+        task.add_done_callback(self._replies.discard)

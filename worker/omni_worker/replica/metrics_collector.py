@@ -1,4 +1,4 @@
-"""A process's own replicas as Prometheus metrics."""
+"""Prometheus metrics of a process's local replicas, from what they reported to their supervisor."""
 
 from collections.abc import Iterator, Sequence
 
@@ -25,7 +25,7 @@ GAUGES = {
     "keys_batched": "Kinds of call proven to batch",
     "keys_alone": "Kinds of call found to run right only alone",
 }
-FOUND = {
+FIT = {
     "limit": "Calls that go into one batch: as many as pay, or as fit",
     "fixed_seconds": "What a batch takes however many calls are in it: a in t(B) = a + b B, fitted to its batches",
     "call_seconds": "What every call of a batch adds to that: b in t(B) = a + b B",
@@ -33,7 +33,7 @@ FOUND = {
 
 
 class ChildCollector(Collector):
-    """What a process's own replicas tell of themselves, read when Prometheus asks."""
+    """Collects the last statistics of every local replica when Prometheus scrapes."""
 
     def __init__(self, children: Sequence[Child]) -> None:
         self._children = children
@@ -62,9 +62,9 @@ class ChildCollector(Collector):
             "Calls that went into one batch: count of batches, and sum of their calls",
             labels=["index", "phase", "model"],
         )
-        found = [
+        fits = [
             GaugeMetricFamily(f"omni_engine_batch_{name}", text, labels=["index", "phase", "model", "variant"])
-            for name, text in FOUND.items()
+            for name, text in FIT.items()
         ]
         times = SummaryMetricFamily(
             "omni_engine_batch_seconds",
@@ -77,7 +77,7 @@ class ChildCollector(Collector):
                 sizes.add_metric([index, phase, model], batches, calls)
                 times.add_metric([index, phase, model], batches, seconds)
             for phase, model, variant, *values in child.stats.get("batch_sizes", ()):
-                for gauge, value in zip(found, values, strict=True):
+                for gauge, value in zip(fits, values, strict=True):
                     if value is not None:
                         gauge.add_metric([index, phase, model, variant], value)
-        yield from (sizes, times, *found)
+        yield from (sizes, times, *fits)

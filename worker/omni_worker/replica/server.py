@@ -1,12 +1,11 @@
-"""A replica's data socket: hands requests to the engine, and its events back to whoever asked.
+"""A replica's data socket: passes requests from the heads to the engine, and the engine's events back.
 
-It tells everybody who has requests here, every second, that it lives. Whoever is not there to be told has gone, and
-given up on the replica: then the requests are ended, so that none runs for nobody. Whoever is there but does not read
-what it asked for is refused more of it.
+The replica sends `alive` every second to each head that has requests here. A head that is no longer connected has given
+up on the replica, so its requests are aborted. A head that is connected but does not read its answers gets no more of
+them, and is ignored if it continues to ask.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,8 @@ from omni_worker.coordinator.messages import ReplicaLoad
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerEvent, SchedulerRequest
 from omni_worker.errors import CommandError, RequestError
-from omni_worker.replica.events import Events
+from omni_worker.replica.draining import Draining, OpenRequests, handed_back
+from omni_worker.replica.events import EventBridge
 from omni_worker.replica.wire.link import Offer, PoolReply
 from omni_worker.replica.wire.messages import (
     Abort,
@@ -41,42 +41,38 @@ from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.sockets import QUEUED_DATA_MESSAGES, make_socket
 
 if TYPE_CHECKING:
-    from omni_worker.replica.phases import Phases  # which needs torch, and is not always wanted
+    from omni_worker.replica.phases import Phases  # imports torch, and is only needed for traces
 
 log = logging.getLogger(__name__)
 ALIVE_SECONDS = 1.0
-LAST_FRAMES_SECONDS = 0.1  # for the last frames to leave the socket
-NOT_READ = "what was asked for before is to be read first"
-NOT_READ_RETRY_SECONDS = 1.0
-HANDED_BACK = "this replica is going away; the request is handed back"
+UNREAD_ANSWERS = "what was asked for before is to be read first"
+UNREAD_RETRY_SECONDS = 1.0
 
 
 class ReplicaServer:
-    """Serves one engine on one ROUTER socket. All methods run in the event loop, except `on_event`."""
+    """Serves one engine on one ROUTER socket. All methods run in the event loop, except `on_event`.
+
+    default_steps: the model's own number of steps, for requests that name none
+    """
 
     def __init__(self, capacity: int, keys: CurveKeys | None = None, phases: "Phases | None" = None) -> None:
         self._phases = phases
         self.engine: Engine | None = None
         self.default_steps = 0
         self.completed = 0
-        self.is_draining = False
         self._capacity = capacity
         self._loop = asyncio.get_running_loop()
         self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.ROUTER, keys, queued=QUEUED_DATA_MESSAGES)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # to send to one who is gone is an error
-        self._askers: dict[str, bytes] = {}
-        self._begun: set[str] = set()
-        self._handed_back: set[str] = set()
-        self._steps: dict[str, int] = {}
-        self._internal: dict[str, asyncio.Future[Finished]] = {}
-        self._outgoing = Outgoing(self._socket, self._lost)
-        self._events = Events(self._loop, self._deliver)
-        self._deaf: set[bytes] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a peer that is not connected raises an error
+        self._requests = OpenRequests()
+        self._local: dict[str, asyncio.Future[Finished]] = {}
+        self._outgoing = Outgoing(self._socket, self._on_disconnected)
+        self._events = EventBridge(self._loop, self._deliver)
+        self._draining = Draining(self._requests, self._outgoing, self._abort, self._close)
+        self._ignored_peers: set[bytes] = set()
 
     def bind(self, host: str, port: int) -> None:
-        """Listen. Raises CommandError where the port cannot be used."""
+        """Listen. Raises CommandError if the port cannot be used."""
         try:
             self._socket.bind(f"tcp://{host}:{port}")
         except zmq.ZMQError as error:
@@ -86,53 +82,43 @@ class ReplicaServer:
             ) from error
 
     async def run(self) -> None:
-        """Serve for ever; cancel to end."""
+        """Serve until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._receive())
                 group.create_task(self._outgoing.run())
-                group.create_task(self._tell_of_life())
+                group.create_task(self._send_alive())
         finally:
             self._outgoing.close()
 
-    async def run_here(self, id: str, params: GenerationParams) -> Finished:
-        """Run a request of this process's own (the warm-up) through the engine."""
-        self._internal[id] = self._loop.create_future()
+    async def run_locally(self, id: str, params: GenerationParams) -> Finished:
+        """Run a request of this process itself, such as the warm-up. It is accepted even if the queue is full."""
+        self._local[id] = self._loop.create_future()
         assert self.engine is not None
         self.engine.add(SchedulerRequest(id, params, refusable=False))
-        return await self._internal[id]
+        return await self._local[id]
+
+    def stop_accepting(self) -> None:
+        """Refuse every new request from now on."""
+        self._draining.has_begun = True
 
     async def drain(self, timeout: float) -> bool:
-        """Take nothing new, and wait until all that was taken has ended.
+        """Accept nothing new, and wait until all requests have ended.
 
-        What has not ended after `timeout` seconds is handed back, to be run elsewhere; False then.
+        Hands back what has not ended after `timeout` seconds, and returns False then.
         """
-        self.is_draining = True
-        try:
-            async with asyncio.timeout(timeout):
-                await self._idle.wait()
-        except TimeoutError:
-            left = list(self._askers)
-            for id in left:
-                self._refuse(id)
-        else:
-            left = []
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ALIVE_SECONDS):
-                await self._outgoing.wait_empty()
-        await asyncio.sleep(LAST_FRAMES_SECONDS)
-        return not left
+        return await self._draining.run(timeout)
 
     @property
     def load(self) -> ReplicaLoad:
-        """What the coordinator is told."""
+        """The load that the coordinator gets with every report."""
         if self.engine is None:
             return ReplicaLoad(capacity=self._capacity)
-        held = self.engine.load
+        load = self.engine.load
         mean = self.engine.step_seconds / self.engine.steps * 1e3 if self.engine.steps else 0.0
         return ReplicaLoad(
-            queue_length=held.waiting,
-            running=held.running,
+            queue_length=load.waiting,
+            running=load.running,
             capacity=self._capacity,
             completed=self.completed,
             step_ms=round(mean, 2),
@@ -142,11 +128,13 @@ class ReplicaServer:
         """The engine's callback, called in its thread."""
         self._events.put(event)
 
+    # ---- from the heads
+
     async def _receive(self) -> None:
         while True:
-            self._take(*await self._socket.recv_multipart(copy=False))
+            self._on_message(*await self._socket.recv_multipart(copy=False))
 
-    def _take(self, peer: zmq.Frame, *frames: zmq.Frame) -> None:
+    def _on_message(self, peer: zmq.Frame, *frames: zmq.Frame) -> None:
         link = self._outgoing.peer(peer.bytes).link
         try:
             message = unpack_to_replica([frame.buffer for frame in frames], link)
@@ -154,71 +142,44 @@ class ReplicaServer:
             log.warning("dropped a malformed message: %s", error)
             return
         if isinstance(message, Abort):
-            if self.engine is not None:
-                self.engine.abort(message.id)
+            self._abort(message.id)
         elif isinstance(message, HandBack):
             self._hand_back_waiting()
         elif isinstance(message, PoolReply):
-            link.on_answer(message)
+            link.on_reply(message)
         else:
-            self._ask(peer.bytes, message)
+            self._on_question(peer.bytes, message)
 
-    def _ask(self, peer: bytes, message: Add | Rpc | Offer) -> None:
-        """What is to be answered."""
+    def _on_question(self, peer: bytes, message: Add | Rpc | Offer) -> None:
+        """Handle a message that gets an answer, unless the head does not read its answers."""
         outbox = self._outgoing.peer(peer).outbox
         if outbox.is_overrun:
-            if peer not in self._deaf:
+            if peer not in self._ignored_peers:
                 log.warning("a head has not read its last %d answers, and is not listened to", len(outbox))
-            self._deaf.add(peer)
+            self._ignored_peers.add(peer)
             return
-        self._deaf.discard(peer)
+        self._ignored_peers.discard(peer)
         if isinstance(message, Offer):
             self._put(peer, self._outgoing.peer(peer).link.on_offer(message))
         elif isinstance(message, Rpc):
             self._call(peer, message)
         elif outbox.is_full:
-            self._put(peer, Error(message.id, "busy", NOT_READ, retry_after=NOT_READ_RETRY_SECONDS))
+            self._put(peer, Error(message.id, "busy", UNREAD_ANSWERS, retry_after=UNREAD_RETRY_SECONDS))
         else:
             self._add(peer, message)
 
     def _add(self, peer: bytes, message: Add) -> None:
-        if self.is_draining or self.engine is None:
+        if self._draining.has_begun or self.engine is None:
             self._put(peer, Error(message.id, "refused", "this replica takes nothing new"))
-        elif message.id in self._askers:
+        elif message.id in self._requests:
             self._put(peer, Error(message.id, "invalid", f"a request with the id {message.id!r} runs already"))
         else:
-            self._askers[message.id] = peer
-            self._idle.clear()
+            self._requests.add(message.id, peer)
             if self._phases is not None and message.trace is not None:
                 self._phases.begin(message.id, message.trace)
-            self.engine.add(self._scheduled(message))
+            self.engine.add(self._scheduler_request(message))
 
-    def _hand_back_waiting(self) -> None:
-        """Give up what has not begun; the engine says between two steps what that is."""
-        self._events.take()
-        if self.is_draining and self.engine is not None:
-            for id in [id for id in self._askers if id not in self._begun | self._handed_back]:
-                self._handed_back.add(id)
-                self.engine.abort(id)
-
-    def _refuse(self, id: str) -> None:
-        """Hand one back that runs, without waiting for its step to end."""
-        self._put(self._askers.pop(id), Error(id, "refused", HANDED_BACK))
-        if self.engine is not None:
-            self.engine.abort(id)
-        self._forget(id, HANDED_BACK)
-
-    def _forget(self, id: str, error: str | None = None) -> None:
-        if self._phases is not None:
-            self._phases.end(id, error)
-        self._askers.pop(id, None)
-        self._steps.pop(id, None)
-        self._begun.discard(id)
-        self._handed_back.discard(id)
-        if not self._askers:
-            self._idle.set()
-
-    def _scheduled(self, message: Add) -> SchedulerRequest:
+    def _scheduler_request(self, message: Add) -> SchedulerRequest:
         params = message.params
         deadline = None if params.deadline_seconds is None else time.monotonic() + params.deadline_seconds
         steps = params.steps or self.default_steps
@@ -237,55 +198,71 @@ class ReplicaServer:
 
         future.add_done_callback(answer)
 
+    def _abort(self, id: str) -> None:
+        if self.engine is not None:
+            self.engine.abort(id)
+
+    def _hand_back_waiting(self) -> None:
+        self._events.deliver_waiting()  # which requests have begun must be up to date
+        if self.engine is not None:
+            self._draining.hand_back_waiting()
+
+    def _on_disconnected(self, peer: bytes) -> None:
+        """Abort the requests of a head that is no longer connected."""
+        self._ignored_peers.discard(peer)
+        orphans = self._requests.of_peer(peer)
+        if orphans:
+            log.warning("whoever asked for %d requests is gone; they are aborted", len(orphans))
+        for id in orphans:
+            self._abort(id)
+            self._close(id, "whoever asked is gone")
+
+    # ---- to the heads
+
     def _deliver(self, event: SchedulerEvent) -> None:
         if isinstance(event, Finished):
             self._finish(event)
-        elif peer := self._askers.get(event.id):
-            self._begun.add(event.id)
+        elif request := self._requests.get(event.id):
+            request.has_begun = True
             if isinstance(event.partial, GeneratedText):
-                self._put(peer, Partial(event.id, written=event.partial))
+                self._put(request.peer, Partial(event.id, written=event.partial))
             elif event.partial is not None:
-                self._put(peer, Partial(event.id, preview=event.partial))
-            if event.step > self._steps.get(event.id, 0):
-                self._steps[event.id] = event.step
-                self._put(peer, Progress(event.id, event.step, event.total_steps))
+                self._put(request.peer, Partial(event.id, preview=event.partial))
+            if event.step > request.step:
+                request.step = event.step
+                self._put(request.peer, Progress(event.id, event.step, event.total_steps))
 
     def _finish(self, event: Finished) -> None:
-        if (waiter := self._internal.pop(event.id, None)) is not None:
-            waiter.set_result(event)
+        if (local := self._local.pop(event.id, None)) is not None:
+            local.set_result(event)
             return
-        peer = self._askers.get(event.id)
-        if peer is not None:
+        request = self._requests.get(event.id)
+        if request is not None:
             if event.status is RequestStatus.COMPLETED:
                 self.completed += 1
-                self._put(peer, Output(event.id, event.result))
-            elif event.status is RequestStatus.ABORTED and event.id in self._handed_back:
-                self._put(peer, Error(event.id, "refused", HANDED_BACK))
+                self._put(request.peer, Output(event.id, event.result))
+            elif event.status is RequestStatus.ABORTED and request.is_handed_back:
+                self._put(request.peer, handed_back(event.id))
             else:
-                self._put(peer, _error(event))
-        self._forget(
+                self._put(request.peer, _error(event))
+        self._close(
             event.id, None if event.status is RequestStatus.COMPLETED else str(event.error or event.status.name)
         )
+
+    def _close(self, id: str, error: str | None) -> None:
+        """Forget a request that was answered or aborted, and end its span."""
+        if self._phases is not None:
+            self._phases.end(id, error)
+        self._requests.close(id)
 
     def _put(self, peer: bytes, message: FromReplica) -> None:
         self._outgoing.put(peer, message)
 
-    async def _tell_of_life(self) -> None:
+    async def _send_alive(self) -> None:
         while True:
             await asyncio.sleep(ALIVE_SECONDS)
-            for peer in self._outgoing.forget_idle(set(self._askers.values())):
+            for peer in self._outgoing.forget_idle(self._requests.peers):
                 self._put(peer, Alive())
-
-    def _lost(self, peer: bytes) -> None:
-        """End what was asked for by one who is gone."""
-        self._deaf.discard(peer)
-        orphans = [id for id, asker in self._askers.items() if asker == peer]
-        if orphans:
-            log.warning("whoever asked for %d requests is gone; they are aborted", len(orphans))
-        for id in orphans:
-            assert self.engine is not None
-            self.engine.abort(id)
-            self._forget(id, "whoever asked is gone")
 
 
 def _error(event: Finished) -> Error:

@@ -1,9 +1,8 @@
-"""Runs a process's own replicas as child processes, and restarts the ones that die.
+"""Runs a process's local replicas as child processes, and restarts those that die.
 
-A replica that fails before it was ever up ends the whole process: what it says (a model that is not there, a port in
-use) would not change. One that dies later is started again with backoff, and one that hangs and says nothing too. One
-that does so again and again ends the process too, when its neighbours have drained, so that whoever watches over
-processes sees it.
+A replica that fails before it was loaded for the first time ends the whole process, because a restart would not change
+the reason (a missing model, a port in use). A replica that dies later, or reports nothing for too long, is restarted
+with backoff. If it dies too often, the other replicas drain and the process ends, so that Kubernetes sees the failure.
 """
 
 import asyncio
@@ -23,33 +22,41 @@ from omni_worker.replica.restarts import Restarts
 
 log = logging.getLogger(__name__)
 COMMAND = (sys.executable, "-m", "omni_worker.replica.process")
-LAST_SECONDS = 10.0  # beyond the drain timeout, until a replica is killed
-LISTEN_SECONDS = 1.0
+GRACE_SECONDS = 10.0  # beyond the drain or step timeout, until a replica is killed
+SILENCE_CHECK_SECONDS = 1.0
 TORCH_DISTRIBUTED_PORT = 29500
 
 
 @dataclass
 class Child:
-    """What is known of one replica process."""
+    """One local replica, as its process last reported it.
+
+    phase: starting, loading, loaded, draining, stopped or dead
+    refusal: the head's reason if it refused the registration
+    loaded_at: when the process loaded its weights, on the monotonic clock; None before that
+    silence: seconds since the last report, counted while the phase is `loaded`
+    stats: the last report of statistics
+    failure: why the process failed, if it or the supervisor knows
+    """
 
     index: int
     phase: str = "starting"
     is_registered: bool = False
     refusal: str | None = None
     restarts: int = 0
-    was_up: bool = False
-    up_since: float | None = None
+    was_loaded: bool = False
+    loaded_at: float | None = None
     silence: float = 0.0
     stats: dict[str, Any] = field(default_factory=dict)
     failure: str | None = None
 
 
 class ReplicaFailed(CommandError):
-    """A replica could not start at all."""
+    """A replica cannot start, or dies too often to be restarted again."""
 
 
 class Supervisor:
-    """The local replicas of one `omni serve` process, each of them a process that `command` starts."""
+    """The local replicas of one `omni serve` process. `command` starts the process of each."""
 
     def __init__(self, config: ServeConfig, command: Sequence[str] = COMMAND) -> None:
         self._config = config
@@ -59,11 +66,11 @@ class Supervisor:
         self.children = [Child(index) for index in range(config.local_replicas)]
 
     async def run(self) -> None:
-        """Keep all replicas running until `drain`. Raises ReplicaFailed where one cannot start, or go on."""
+        """Keep all replicas running until `drain`. Raises ReplicaFailed if one cannot start or dies too often."""
         try:
             async with asyncio.TaskGroup() as group:
                 for child in self.children:
-                    group.create_task(self._keep(child))
+                    group.create_task(self._keep_running(child))
         except* ReplicaFailed as failures:
             raise failures.exceptions[0] from None
         finally:
@@ -72,24 +79,24 @@ class Supervisor:
                     process.kill()
 
     async def drain(self) -> None:
-        """Have every replica finish what it runs and end; kill what has not ended a little after its drain timeout."""
+        """Let every replica finish its requests and end. Kills those that live GRACE_SECONDS beyond the drain timeout."""
         self._draining = True
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
         waiting = [process.wait() for process in self._processes.values()]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*waiting), self._config.drain_timeout + LAST_SECONDS)
+            await asyncio.wait_for(asyncio.gather(*waiting), self._config.drain_timeout + GRACE_SECONDS)
         for process in self._processes.values():
             if process.returncode is None:
                 process.kill()
 
     @property
     def are_loaded(self) -> bool:
-        """Whether every replica has its weights."""
-        return all(child.was_up for child in self.children)
+        """Whether every replica has loaded its weights at least once."""
+        return all(child.was_loaded for child in self.children)
 
-    async def _keep(self, child: Child) -> None:
+    async def _keep_running(self, child: Child) -> None:
         restarts = Restarts()
         while not self._draining:
             code = await self._run_once(child)
@@ -97,14 +104,14 @@ class Supervisor:
             if self._draining:
                 return
             reason = child.failure or (f"exit code {code}" if code >= 0 else f"killed by signal {-code}")
-            if not child.was_up:
+            if not child.was_loaded:
                 raise ReplicaFailed(f"replica {child.index} could not start: {reason}")
             now = time.monotonic()
-            pause = restarts.pause(now, 0.0 if child.up_since is None else now - child.up_since)
+            pause = restarts.pause(now, 0.0 if child.loaded_at is None else now - child.loaded_at)
             if pause is None:
                 log.error("replica %d died (%s) once too often", child.index, reason)
                 await self.drain()
-                raise ReplicaFailed(f"replica {child.index} died {restarts.story}, the last time: {reason}")
+                raise ReplicaFailed(f"replica {child.index} died {restarts.summary}, the last time: {reason}")
             log.error("replica %d died (%s); it is started again in %g s", child.index, reason, pause)
             await asyncio.sleep(pause)
             child.restarts += 1
@@ -115,47 +122,48 @@ class Supervisor:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self._environment(child.index),
-            start_new_session=True,  # a Ctrl-C in the terminal reaches the supervisor alone
+            start_new_session=True,  # so that a Ctrl-C in the terminal reaches only the supervisor
         )
         self._processes[child.index] = process
-        child.failure, child.up_since, child.stats = None, None, {}
+        child.failure, child.loaded_at, child.stats = None, None, {}
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(asdict(self._config.replica(child.index))).encode() + b"\n")
-        watchdog = asyncio.get_running_loop().call_later(
-            self._config.stage_init_timeout, self._check_started, child, process
+        load_timer = asyncio.get_running_loop().call_later(
+            self._config.stage_init_timeout, self._check_loaded, child, process
         )
-        listening = asyncio.create_task(self._listen(child, process))
+        watching = asyncio.create_task(self._watch_silence(child, process))
         try:
             with contextlib.suppress(ConnectionError):
                 await process.stdin.drain()
             while line := await process.stdout.readline():
-                self._note(child, json.loads(line))
+                self._on_report(child, json.loads(line))
             return await process.wait()
         finally:
-            watchdog.cancel()
-            listening.cancel()
+            load_timer.cancel()
+            watching.cancel()
 
-    def _check_started(self, child: Child, process: asyncio.subprocess.Process) -> None:
+    def _check_loaded(self, child: Child, process: asyncio.subprocess.Process) -> None:
         if child.phase in ("starting", "loading") and process.returncode is None:
             child.failure = (
                 f"the model was not loaded within {self._config.stage_init_timeout:g} s (--stage-init-timeout)"
             )
             process.kill()
 
-    async def _listen(self, child: Child, process: asyncio.subprocess.Process) -> None:
-        """Kill a replica that is up and says nothing for as long as a step may take, and the time it has to end."""
-        longest = self._config.replica(child.index).engine.step_timeout + LAST_SECONDS
+    async def _watch_silence(self, child: Child, process: asyncio.subprocess.Process) -> None:
+        """Kill a loaded replica that reports nothing for longer than --step-timeout and GRACE_SECONDS."""
+        longest = self._config.replica(child.index).engine.step_timeout + GRACE_SECONDS
         child.silence = 0.0
         while child.silence <= longest:
             before = time.monotonic()
-            await asyncio.sleep(LISTEN_SECONDS)
-            passed = min(time.monotonic() - before, 2 * LISTEN_SECONDS)  # where this process was stopped itself
+            await asyncio.sleep(SILENCE_CHECK_SECONDS)
+            # Capped, because this process may have been suspended itself.
+            passed = min(time.monotonic() - before, 2 * SILENCE_CHECK_SECONDS)
             child.silence = child.silence + passed if child.phase == "loaded" else 0.0
         child.failure = f"it said nothing for {longest:g} s, as a process that hangs (--step-timeout)"
         process.kill()
 
-    def _note(self, child: Child, line: dict[str, Any]) -> None:
+    def _on_report(self, child: Child, line: dict[str, Any]) -> None:
         child.silence = 0.0
         match line.pop("event"):
             case "alive":
@@ -169,10 +177,10 @@ class Supervisor:
             case phase:
                 child.phase = phase
                 if phase == "loaded":
-                    child.was_up, child.up_since = True, time.monotonic()
+                    child.was_loaded, child.loaded_at = True, time.monotonic()
 
     def _environment(self, index: int) -> dict[str, str]:
-        """This process's environment; where there are several replicas, each gets its share of devices and cores."""
+        """The environment of a replica: that of this process, with the replica's share of the devices and cores."""
         count = self._config.local_replicas
         changes = {"MASTER_PORT": str(TORCH_DISTRIBUTED_PORT + index)}
         if count > 1:

@@ -95,7 +95,7 @@ class Writer(_Mapping):
         self._map[block.number * self._readers : (block.number + 1) * self._readers] = bytes(self._readers)
 
     @property
-    def blocks_held(self) -> int:
+    def blocks_in_use(self) -> int:
         """How many blocks some reader has not released yet."""
         self._take_back()
         return len(self._held)

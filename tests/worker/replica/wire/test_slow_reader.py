@@ -14,7 +14,7 @@ from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.orchestrator.stage_pool import StagePool
 from omni_worker.telemetry.metrics import HeadMetrics
 from tests.worker.orchestrator import pools
-from tests.worker.replica.ends import eventually, serving
+from tests.worker.replica.data_connection import eventually, serving
 from tests.worker.serving import free_ports
 
 PIECES = 5_000
@@ -62,7 +62,7 @@ def test_what_a_client_does_not_read_is_kept_as_one_piece_and_other_clients_are_
             choices = await read(quick)
             assert "".join(choice["delta"].get("content", "") for choice in choices) == TEXT
             await eventually(lambda: not orchestrator.running, 20)
-            assert not any(peer.is_waited_for for peer in replica._outgoing._peers.values())
+            assert not any(peer.has_messages for peer in replica._outgoing._peers.values())
             choices = await read(slow)
             assert "".join(choice["delta"].get("content", "") for choice in choices) == TEXT
             assert len(choices) < PIECES / 10

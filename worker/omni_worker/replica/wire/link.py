@@ -1,11 +1,10 @@
-"""Pools shared over a connection: each end offers one for what it sends, once it has something large to send.
+"""Shared memory for one connection. Each end offers the other a pool, as soon as it has something large to send.
 
-The offer names a memory file of the sender's process. Whether the receiver can reach it is found out by reaching it:
-it opens `/proc/<pid>/fd/<descriptor>` where the file there bears the offer's random name, and only there. Processes of
-other hosts, containers or users find another file or none, and say so; then buffers go on in messages, as those did
-that were sent before the answer.
+The offer names a memory file of the sender's process. The receiver tries to open it at `/proc/<pid>/fd/<descriptor>`
+and accepts it only if the file has the offer's random name. Processes on other hosts, in other containers or of other
+users find another file or none, and decline; arrays then travel in messages, as they do before the reply arrives.
 
-A place in a message names its pool, so that what an earlier connection left unsent is never read from a later pool.
+A place in a message names its pool, so a message left over from an earlier connection is never read from a later pool.
 """
 
 import fcntl
@@ -23,12 +22,12 @@ from omni_worker.transport.shared_memory import ALIGNMENT, SEALS, Block, Reader,
 
 log = logging.getLogger(__name__)
 CAPACITY = 128 << 20
-LARGEST_POOL = 1 << 30
+MAX_POOL_BYTES = 1 << 30
 _numbers = itertools.count(1)
 
 
 class Offer(msgspec.Struct, frozen=True, tag="pool-offer"):
-    """What I send you is to be in this pool: the memory file `name`, which is `descriptor` of process `pid`."""
+    """Offers a pool for the sender's arrays: the memory file `name`, which is `descriptor` of process `pid`."""
 
     pool: int
     pid: int
@@ -37,14 +36,14 @@ class Offer(msgspec.Struct, frozen=True, tag="pool-offer"):
 
 
 class PoolReply(msgspec.Struct, frozen=True, tag="pool-answer"):
-    """Whether the pool that was offered can be reached."""
+    """Says whether the receiver can reach the offered pool."""
 
     pool: int
     is_open: bool
 
 
 class Place(NamedTuple):
-    """Where a buffer is: `number`, `offset` and `size` are those of a Block."""
+    """A buffer in shared memory: `number`, `offset` and `size` (bytes) are the fields of a Block."""
 
     pool: int
     number: int
@@ -53,9 +52,9 @@ class Place(NamedTuple):
 
 
 class Link:
-    """One end of a connection: the pool that it fills, and the one that it reads. Neither is there to begin with.
+    """One end of a connection: the pool that it writes and the pool that it reads, once they exist.
 
-    Used by one thread; what `take` gave may be dropped in any. Without `shares` no pool is offered, nor any opened.
+    Use it from one thread; arrays from `take` may be dropped in any. With `shares=False` it offers and opens no pool.
     """
 
     def __init__(self, peer: str, shares: bool = True, capacity: int = CAPACITY) -> None:
@@ -71,16 +70,16 @@ class Link:
 
     @property
     def has_pools(self) -> bool:
-        """Whether there is anything to close."""
+        """Whether a pool exists in either direction."""
         return self._writer is not None or self._reader is not None
 
     @property
-    def blocks_held(self) -> int:
-        """How many buffers the other end has not let go of yet."""
-        return 0 if self._writer is None else self._writer.blocks_held
+    def blocks_in_use(self) -> int:
+        """How many buffers the other end has not released yet."""
+        return 0 if self._writer is None else self._writer.blocks_in_use
 
     def offer(self) -> Offer | None:
-        """What to tell the other end before something large is sent for the first time; None ever after."""
+        """The offer to send with the first large message; None after the first call, or if no pool can be created."""
         if not self._may_offer:
             return None
         self._may_offer = False
@@ -94,20 +93,20 @@ class Link:
             return None
         return Offer(self._number, os.getpid(), self._descriptor, name)
 
-    def on_answer(self, answer: PoolReply) -> None:
-        """The other end's answer to the offer."""
-        if self._descriptor is None or answer.pool != self._number:
+    def on_reply(self, reply: PoolReply) -> None:
+        """Handle the other end's reply: use the pool, or close it if it cannot be reached."""
+        if self._descriptor is None or reply.pool != self._number:
             return
         self._close_descriptor()
-        self._is_open = answer.is_open
-        if not answer.is_open:
+        self._is_open = reply.is_open
+        if not reply.is_open:
             assert self._writer is not None
             self._writer.close()
             self._writer = None
             log.info("%s cannot reach this process's memory: arrays go there in messages", self._peer)
 
     def on_offer(self, offer: Offer) -> PoolReply:
-        """Open the other end's pool, instead of the one before, and say whether that was possible."""
+        """Open the other end's pool in place of an earlier one, and return the reply to send."""
         if not self._shares:
             return PoolReply(offer.pool, False)
         try:
@@ -128,27 +127,27 @@ class Link:
         return PoolReply(offer.pool, True)
 
     def put(self, data: np.ndarray) -> Place | None:
-        """Copy a flat uint8 array into the pool; None where there is none, or no room now."""
+        """Copy a flat uint8 array into the pool. Returns None if there is no pool, or no room in it now."""
         if not self._is_open or self._writer is None or (block := self._writer.put(data)) is None:
             return None
         return Place(self._number, *block)
 
     def discard(self, place: Place) -> None:
-        """Take back what the other end was not told of."""
+        """Release a place whose message was not sent."""
         if self._writer is not None and place.pool == self._number:
             self._writer.discard(Block(place.number, place.offset, place.size))
 
     def take(self, place: Place) -> np.ndarray:
-        """The buffer there, as a flat uint8 array; the last view of it to go frees the place.
+        """The buffer as a flat uint8 array, without a copy. The place is released with the last view of the array.
 
-        Raises ValueError where there is none.
+        Raises ValueError if the place is not in this connection's pool, or is empty.
         """
         if self._reader is None or place.pool != self._read_number:
             raise ValueError(f"{place} is in no pool of this connection")
         return self._reader.take(Block(place.number, place.offset, place.size))
 
     def close(self) -> None:
-        """Let go of both pools. What was taken remains."""
+        """Close both pools. Arrays that were taken stay valid."""
         self._close_descriptor()
         for pool in (self._writer, self._reader):
             if pool is not None:
@@ -163,9 +162,9 @@ class Link:
 
 
 def _open(offer: Offer) -> int:
-    """The offered file. Nothing else that another process has open is opened: it might block, or act, if it were.
+    """Open the offered file. Checks its name first, because opening any other file might block or have side effects.
 
-    Raises OSError where it cannot be reached, ValueError where it is not a pool.
+    Raises OSError if the file cannot be opened, ValueError if it is not a pool.
     """
     path = f"/proc/{offer.pid:d}/fd/{offer.descriptor:d}"
     _check_name(path, offer)
@@ -174,7 +173,7 @@ def _open(offer: Offer) -> int:
         _check_name(f"/proc/self/fd/{descriptor:d}", offer)
         if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & SEALS != SEALS:
             raise ValueError("its size may change")
-        if not ALIGNMENT < (size := os.fstat(descriptor).st_size) <= LARGEST_POOL:
+        if not ALIGNMENT < (size := os.fstat(descriptor).st_size) <= MAX_POOL_BYTES:
             raise ValueError(f"it has {size} bytes")
     except BaseException:
         os.close(descriptor)

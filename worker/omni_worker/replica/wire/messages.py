@@ -1,6 +1,6 @@
-"""The data protocol between head and replica: one msgpack header, then the raw buffers of its arrays as frames.
+"""The data protocol between head and replica: a msgpack header, then the buffers of its arrays as frames.
 
-Where both ends share memory, large arrays are put there, and the header says where.
+If both ends share memory, large arrays go there instead, and the header names their place.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from omni_worker.transport.shared_memory import POOLED_BYTES
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """What a run is told of with, where it is: the request and the stage that it is of, and whose part it is (W3C)."""
+    """The trace that a run belongs to: its request, its stage, and the parent span as W3C trace context headers."""
 
     request: str
     stage: str
@@ -25,8 +25,10 @@ class Trace(msgspec.Struct, frozen=True):
 
 
 class Add(msgspec.Struct, frozen=True, tag="add", omit_defaults=True):
-    """Run a request. One Output or Error will answer it. One that is not `refusable` is taken though the queue be full:
-    another replica had taken it already."""
+    """Run a request. The replica answers it with one Output or Error.
+
+    A request that is not `refusable` is accepted even if the queue is full, because another replica had accepted it.
+    """
 
     id: str
     params: GenerationParams
@@ -35,17 +37,17 @@ class Add(msgspec.Struct, frozen=True, tag="add", omit_defaults=True):
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
-    """End a request; it is answered by an Error of kind `aborted`, unless it had ended already."""
+    """Abort a request. The replica answers with an Error of kind `aborted`, unless the request has already ended."""
 
     id: str
 
 
 class HandBack(msgspec.Struct, frozen=True, tag="hand-back"):
-    """Others are up: a replica that drains is to refuse what only waits there, as if it had just come."""
+    """Another replica is up: a draining replica must refuse the requests that have not begun there."""
 
 
 class Rpc(msgspec.Struct, frozen=True, tag="rpc"):
-    """Call a method of the runner between two steps; `timeout` in seconds covers the wait."""
+    """Call a method of the replica's runners between two steps. `timeout` (seconds) includes the wait."""
 
     id: str
     method: str
@@ -57,7 +59,7 @@ class Rpc(msgspec.Struct, frozen=True, tag="rpc"):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """A request did `step` of its `total_steps`."""
+    """A request has done `step` of its `total_steps`."""
 
     id: str
     step: int
@@ -65,7 +67,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class Partial(msgspec.Struct, frozen=True, tag="partial"):
-    """What a request made since the last such message: text that was written, or a preview in place of the last."""
+    """A partial result: the text since the last such message, or a preview that replaces the last one."""
 
     id: str
     written: GeneratedText | None = None
@@ -80,7 +82,7 @@ class Output(msgspec.Struct, frozen=True, tag="output"):
 
 
 class Error(msgspec.Struct, frozen=True, tag="error"):
-    """A request failed; the fields of a RequestError."""
+    """A request failed. The fields are those of a RequestError."""
 
     id: str
     kind: str
@@ -90,11 +92,11 @@ class Error(msgspec.Struct, frozen=True, tag="error"):
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
-    """Told every second to whoever has requests here: so both ends know that the other one is there."""
+    """Sent every second to each head that has requests here, so that each end notices if the other is gone."""
 
 
 class RpcResult(msgspec.Struct, frozen=True, tag="rpc-result"):
-    """The answers of the replica's workers in rank order, or the error."""
+    """The results of the replica's workers in rank order, or the error."""
 
     id: str
     answers: list[Any] = []
@@ -106,7 +108,11 @@ FromReplica = Progress | Partial | Output | Error | Alive | RpcResult | Offer | 
 
 
 class Packed(NamedTuple):
-    """A message as it is sent. `places` are those of its arrays in shared memory; `is_large`: one of its frames is."""
+    """An encoded message.
+
+    places: its arrays in shared memory
+    is_large: whether one of its frames holds a large array
+    """
 
     frames: list[Any]
     places: list[Place]
@@ -114,14 +120,14 @@ class Packed(NamedTuple):
 
 
 def pack(message: ToReplica | FromReplica) -> list[Any]:
-    """The message's frames: a header, then the array buffers, which are not copied."""
+    """Encode a message without shared memory: a header, then the array buffers, which are not copied."""
     return pack_shared(message, None).frames
 
 
 def pack_shared(message: ToReplica | FromReplica, link: Link | None) -> Packed:
-    """The message; its large arrays are copied into shared memory where `link` has room for them.
+    """Encode a message. Copies its large arrays into the shared memory of `link`, as far as there is room.
 
-    Raises what msgspec raises for a value that cannot be sent.
+    Raises msgspec's error if a value cannot be encoded; then no place in shared memory stays in use.
     """
     buffers: list[Any] = []
     places: list[Place] = []
@@ -151,17 +157,17 @@ def pack_shared(message: ToReplica | FromReplica, link: Link | None) -> Packed:
 
 
 def unpack_to_replica(frames: Sequence[Any], link: Link | None = None) -> ToReplica:
-    """The message in these frames; its arrays are views of them, or of the memory shared over `link`.
+    """Decode a message. Its arrays are views of the frames, or of the memory shared over `link`.
 
-    Raises msgspec.MsgspecError or ValueError.
+    Raises msgspec.MsgspecError or ValueError if the message is malformed.
     """
     return cast(ToReplica, _unpack(frames, ToReplica, link))
 
 
 def unpack_from_replica(frames: Sequence[Any], link: Link | None = None) -> FromReplica:
-    """The message in these frames; its arrays are views of them, or of the memory shared over `link`.
+    """Decode a message. Its arrays are views of the frames, or of the memory shared over `link`.
 
-    Raises msgspec.MsgspecError or ValueError.
+    Raises msgspec.MsgspecError or ValueError if the message is malformed.
     """
     return cast(FromReplica, _unpack(frames, FromReplica, link))
 
@@ -185,5 +191,5 @@ def _unpack(frames: Sequence[Any], kind: Any, link: Link | None) -> Any:
 
     try:
         return msgspec.msgpack.decode(frames[0], type=kind, dec_hook=array)
-    except (TypeError, OverflowError) as error:  # what numpy raises for a shape or a dtype that is none
+    except (TypeError, OverflowError) as error:  # numpy raises these for an invalid shape or dtype
         raise ValueError(f"a malformed array: {error}") from error

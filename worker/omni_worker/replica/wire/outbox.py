@@ -1,8 +1,8 @@
-"""What one peer is still to be told. It does not grow because that peer does not read.
+"""The messages that wait to be sent to one peer. Their number does not grow because the peer does not read.
 
-News of a request replace each other: of its progress and its previews the latest remains, what it wrote becomes one
-piece; once it has an answer, its progress is no news. Answers stay; there is one for each request, and `is_full` says
-when a peer that leaves so many unread is to get no more of them.
+Updates about a request are merged: only the latest progress and the latest preview wait, and partial texts become one
+text. Once a request has an answer, its progress is dropped. Answers are never merged or dropped: there is one for each
+request, and `is_full` says when the peer must read answers before it may ask for more.
 """
 
 from dataclasses import dataclass, field
@@ -12,26 +12,27 @@ import numpy as np
 from omni_worker.replica.wire.messages import Alive, Error, FromReplica, Output, Partial, Progress, RpcResult
 from omni_worker.requests import GeneratedText, TokenLogprob
 
-MOST_BYTES = 256 << 20
-MOST_ANSWERS = 1_000
-MOST_REFUSALS = 10 * MOST_ANSWERS
-StreamKey = tuple[str, str]
+MAX_BYTES = 256 << 20
+MAX_ANSWERS = 1_000
+MAX_REFUSALS = 10 * MAX_ANSWERS
+MessageKey = tuple[str, str]
+"""Messages with the same key are merged: their kind, and the request id or the number of the answer."""
 
 
 @dataclass
-class _Pieces:
-    """A request's partial results since the last that was sent."""
+class _MergedPartials:
+    """A request's partial results that have not been sent."""
 
     id: str
     texts: list[str] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     preview: list[np.ndarray] = field(default_factory=list)
-    is_written: bool = False
+    has_text: bool = False
 
     def add(self, partial: Partial) -> None:
         if partial.written is not None:
-            self.is_written = True
+            self.has_text = True
             self.texts.append(partial.written.text)
             self.tokens += partial.written.tokens
             self.logprobs += partial.written.logprobs
@@ -40,14 +41,14 @@ class _Pieces:
 
     def message(self) -> Partial:
         written = GeneratedText(text="".join(self.texts), tokens=self.tokens, logprobs=self.logprobs)
-        return Partial(self.id, written if self.is_written else None, self.preview)
+        return Partial(self.id, written if self.has_text else None, self.preview)
 
 
 class Outbox:
-    """Messages to one peer, in the order in which the first of each kind came."""
+    """Messages to one peer, in the order in which the first message with each key was put."""
 
     def __init__(self) -> None:
-        self._waiting: dict[StreamKey, FromReplica | _Pieces] = {}
+        self._waiting: dict[MessageKey, FromReplica | _MergedPartials] = {}
         self._answers = 0
         self._bytes = 0
         self._serial = 0
@@ -57,20 +58,20 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
-        """Whether so much waits that the peer is to ask for nothing more."""
-        return self._answers >= MOST_ANSWERS or self._bytes >= MOST_BYTES
+        """Whether so many answers wait that the peer's new requests must be refused."""
+        return self._answers >= MAX_ANSWERS or self._bytes >= MAX_BYTES
 
     @property
     def is_overrun(self) -> bool:
-        """Whether it asked for more nevertheless, so often that it is not to be answered."""
-        return self._answers >= MOST_REFUSALS
+        """Whether the peer continued to ask so often that it gets no answers at all, not even refusals."""
+        return self._answers >= MAX_REFUSALS
 
     def put(self, message: FromReplica) -> None:
-        """Add a message, or renew the one that it makes obsolete."""
+        """Add a message. It replaces, or is merged with, a waiting message with the same key."""
         if isinstance(message, Partial):
-            pieces = self._waiting.setdefault(("partial", message.id), _Pieces(message.id))
-            assert isinstance(pieces, _Pieces)
-            pieces.add(message)
+            partials = self._waiting.setdefault(("partial", message.id), _MergedPartials(message.id))
+            assert isinstance(partials, _MergedPartials)
+            partials.add(message)
         elif isinstance(message, Progress):
             self._waiting["progress", message.id] = message
         elif isinstance(message, Alive):
@@ -81,28 +82,28 @@ class Outbox:
             self._serial += 1
             self._waiting["answer", str(self._serial)] = message
             self._answers += 1
-            self._bytes += _bytes_of(message)
+            self._bytes += _size_of(message)
 
     def pop(self) -> FromReplica:
-        """The next to send. Raises StopIteration where there is none."""
+        """Remove and return the next message to send. Raises StopIteration if none waits."""
         message = self._waiting.pop(next(iter(self._waiting)))
-        if isinstance(message, _Pieces):
+        if isinstance(message, _MergedPartials):
             return message.message()
         if not isinstance(message, Progress | Alive):
             self._answers -= 1
-            self._bytes -= _bytes_of(message)
+            self._bytes -= _size_of(message)
         return message
 
 
-def _bytes_of(message: FromReplica) -> int:
-    """The size of what is large in it."""
+def _size_of(message: FromReplica) -> int:
+    """The bytes of a message's arrays; everything else is small."""
     if isinstance(message, Output):
         return sum(array.nbytes for array in (*message.result.images, *message.result.embeddings.values()))
     return 0
 
 
-def failure_of(message: FromReplica, error: Exception) -> FromReplica | None:
-    """What to tell instead of a message that cannot be sent."""
+def replacement_for(message: FromReplica, error: Exception) -> FromReplica | None:
+    """The answer to send in place of one that cannot be encoded; None if the message is not an answer."""
     text = f"the answer cannot be sent: {error}"
     if isinstance(message, RpcResult):
         return RpcResult(message.id, error=text)
