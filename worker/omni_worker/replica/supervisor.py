@@ -79,7 +79,7 @@ class Supervisor:
                     process.kill()
 
     async def drain(self) -> None:
-        """Let every replica finish its requests and end. Kills those that live GRACE_SECONDS beyond the drain timeout."""
+        """Let every replica finish its requests and end. Kills it GRACE_SECONDS after the drain timeout."""
         self._draining = True
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
