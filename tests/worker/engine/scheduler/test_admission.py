@@ -42,12 +42,12 @@ def test_a_round_takes_what_those_that_run_need_together():
 def test_a_pace_counts_all_that_happens_between_steps_and_forgets():
     pace = Pace()
     for _ in range(10):
-        pace.turned(3.0, steps=0, modelled=0.0)
-        pace.turned(1.0, steps=2, modelled=1.0)
+        pace.add_step(3.0, steps=0, modelled=0.0)
+        pace.add_step(1.0, steps=2, modelled=1.0)
     assert pace.step_seconds == pytest.approx(2.0, rel=0.05)
     assert pace.stretch == pytest.approx(4.0, rel=0.05)
     for _ in range(2000):
-        pace.turned(1.0, steps=2, modelled=1.0)
+        pace.add_step(1.0, steps=2, modelled=1.0)
     assert pace.step_seconds == pytest.approx(0.5, rel=0.01)
 
 

@@ -11,7 +11,7 @@ def learned(a, b, sizes=(1, 2, 4, 8), bound=64):
     learner = BatchSizes(bound)
     for _ in range(10):
         for size in sizes:
-            learner.ran("K", size, a + b * size)
+            learner.add_batch("K", size, a + b * size)
     return learner.limit("K")
 
 
@@ -39,7 +39,7 @@ def test_it_follows_a_machine_that_changes():
     for overhead in (10.0, 0.0):
         for _ in range(200):
             for size in (1, 4):
-                learner.ran("K", size, overhead + size)
+                learner.add_batch("K", size, overhead + size)
     assert learner.limit("K") <= 2
 
 
@@ -47,12 +47,12 @@ def test_it_follows_a_machine_that_changes():
 def test_any_measurements_give_a_size_within_the_bounds(measurements):
     learner = BatchSizes(32)
     for size, seconds in measurements:
-        learner.ran("K", size, seconds)
+        learner.add_batch("K", size, seconds)
     assert 1 <= learner.limit("K") <= 32
 
 
 def test_it_remembers_a_bounded_number_of_keys():
     learner = BatchSizes(32)
     for key in range(1000):
-        learner.ran(key, 1, 1.0)
+        learner.add_batch(key, 1, 1.0)
     assert len(learner.fits) <= 256

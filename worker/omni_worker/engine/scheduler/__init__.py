@@ -1,8 +1,8 @@
-"""Which requests run next: pure state machines that import neither torch nor zmq.
+"""Decides which requests run next: pure state machines that import neither torch nor zmq.
 
-`interface` is the contract, `base` holds the waiting and the running, `request` runs each request whole, `step`
-advances a batch by one model call, `policies` choose the batch, `waiting` keeps the queue in their order, `batch_size`
-learns how far a batch should grow, and `forecast` how long those that wait will wait.
+`interface` is the contract. `base` has the waiting and running requests, `request` runs each request from start to end,
+and `step` advances a batch by one model call. `policies` select the batch, `waiting` sorts the queue in their order,
+`batch_size` measures how far a batch should grow, and `forecast` predicts how long requests will wait.
 """
 
 from omni_worker.engine.scheduler.interface import (

@@ -1,7 +1,7 @@
-"""How many calls of one key to put together: found online, from the time that batches of each size took.
+"""Finds the batch size of each key online, from the measured times of batches of different sizes.
 
-A batch of B takes about t(B) = a + b·B. Doubling it raises throughput by 2(a + b·B) / (a + 2b·B); where that is worth
-less than five per cent, which is above B = 9.5 a/b, a larger batch only makes every request in it wait.
+A batch of B calls takes about t(B) = a + b·B seconds. Doubling it raises throughput by 2(a + b·B) / (a + 2b·B). Above
+B = 9.5 a/b that is less than five per cent: a larger batch only makes every request in it wait.
 """
 
 from collections.abc import Hashable
@@ -14,8 +14,12 @@ MAX_KEYS = 256
 
 @dataclass
 class Fit:
-    """The batches of one key: their number, that of their calls, their seconds, and the weighted sums of a
-    least-squares line through (B, t), in which old measurements fade."""
+    """The measurements of one key.
+
+    batches, calls, seconds: totals
+    weight, size, time, size_size, size_time: weighted sums for a least-squares line through (B, t), in which old
+        measurements fade
+    """
 
     batches: int = 0
     calls: int = 0
@@ -27,6 +31,7 @@ class Fit:
     size_time: float = 0.0
 
     def add(self, size: int, seconds: float) -> None:
+        """Add the measurement of one batch."""
         for name, value in (
             ("weight", 1.0),
             ("size", size),
@@ -38,7 +43,7 @@ class Fit:
 
     @property
     def line(self) -> tuple[float, float] | None:
-        """(a, b), seconds and seconds a call; None while all batches had one size."""
+        """(a, b) in seconds and seconds per call; None while all batches had the same size."""
         spread = self.weight * self.size_size - self.size**2
         if self.weight == 0.0 or spread < 1e-6 * self.weight**2:
             return None
@@ -47,15 +52,19 @@ class Fit:
 
 
 class BatchSizes:
-    """Learns from what `ran`, and says in `limit` how far a batch of a key should grow, at most `bound`."""
+    """Measures the batches of each key. `limit` is the size up to which a batch of a key should grow.
 
-    def __init__(self, bound: int) -> None:
+    With `find_limit` false, every batch may grow up to `bound`, or to what fits into the device's memory.
+    """
+
+    def __init__(self, bound: int, find_limit: bool = True) -> None:
         self._bound = bound
+        self._find_limit = find_limit
         self.fits: dict[Hashable, Fit] = {}
         self._bounds: dict[Hashable, int] = {}
 
-    def ran(self, key: Hashable, size: int, seconds: float | None) -> None:
-        """A batch of `size` calls took `seconds`; None where it was no usual one, to learn from."""
+    def add_batch(self, key: Hashable, size: int, seconds: float | None) -> None:
+        """A batch of `size` calls took `seconds`; None if its time says nothing about the next one's."""
         fit = self.fits.pop(key, None) or Fit()
         fit.batches += 1
         fit.calls += size
@@ -71,11 +80,13 @@ class BatchSizes:
         self._bounds[key] = max(1, min(self.bound(key), size // 2))
 
     def bound(self, key: Hashable) -> int:
-        """How many calls of a key may be put together at all."""
+        """The largest batch of a key that is allowed, and that fits into the device's memory as far as is known."""
         return self._bounds.get(key, self._bound)
 
     def limit(self, key: Hashable) -> int:
-        """The size where growing stops paying; the bound where that is not known."""
+        """The size at which growing stops to pay; the bound while that is unknown, or without `find_limit`."""
+        if not self._find_limit:
+            return self.bound(key)
         fit = self.fits.get(key)
         line = fit.line if fit else None
         if line is None or line[1] <= 0.0:
@@ -85,8 +96,8 @@ class BatchSizes:
         enough = gain * max(a, 0.0) / (2.0 * (WORTH_DOUBLING - 1.0) * b)
         return max(1, min(self.bound(key), int(enough + 1e-6)))
 
-    def seconds(self, key: Hashable) -> float:
-        """About how many seconds one more call of `key` adds to a batch; those of an average key where not known."""
+    def seconds_per_call(self, key: Hashable) -> float:
+        """Seconds that one more call of `key` adds to a batch; the mean of all keys if it was never measured."""
         if (fit := self.fits.get(key)) is not None and fit.size > 0.0:
             line = fit.line
             return line[1] if line and line[1] > 0.0 else fit.time / fit.size
@@ -94,7 +105,7 @@ class BatchSizes:
         return sum(fit.time for fit in self.fits.values()) / total if total > 0.0 else 1.0
 
     def batch_seconds(self, key: Hashable, size: int) -> float:
-        """About how many seconds a batch of `size` calls takes; 0 where nothing is known."""
+        """Predicted seconds for a batch of `size` calls; 0 if the key was never measured."""
         fit = self.fits.get(key)
         if fit is None or fit.size == 0.0 or size == 0:
             return 0.0

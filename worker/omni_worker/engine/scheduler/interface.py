@@ -1,8 +1,8 @@
 """The contract between engine, scheduler and runner.
 
-The engine calls `schedule`, has the output executed, and hands the runner's answer to `update_from_output`; nothing
-else moves a request. A scheduler never looks into a payload, and treats a batching key as an opaque value: requests
-whose keys are equal may be run by one model call.
+The engine calls `schedule`, executes the output, and passes the runner's output to `update_from_output`. Nothing else
+changes a request's state. A scheduler never reads a payload, and compares batching keys only for equality: one model
+call may run all requests whose keys are equal.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class RequestStatus(Enum):
-    """Where a request is in its life; it ends in one of the last three."""
+    """A request's place in its lifecycle. The last three are final."""
 
     WAITING = auto()
     RUNNING = auto()
@@ -25,13 +25,15 @@ class RequestStatus(Enum):
 
 @dataclass(frozen=True)
 class SchedulerRequest:
-    """A request as it enters: an id of its own, a payload for the runner, and what a policy may go by.
+    """A new request.
 
-    priority: a higher one goes before a lower one
-    tenant: who asked, for fair shares
-    deadline: when its result is wanted, in seconds on the clock that `schedule` is given; None is whenever
-    steps: how many steps it is expected to take, until the runner knows; 0 where nobody does
-    refusable: whether it may be turned away for want of room, and not one that was taken before
+    id: unique among the requests that the scheduler has
+    payload: for the runner
+    priority: higher priorities run first
+    tenant: who sent it, for fair shares
+    deadline: when the client needs the result, in seconds on the clock of `schedule`; None means no deadline
+    steps: the expected number of steps, until the runner reports it; 0 means unknown
+    refusable: whether a full queue may reject it; False for a request that was accepted before
     """
 
     id: str
@@ -44,7 +46,7 @@ class SchedulerRequest:
 
 
 class QueueFull(ValueError):
-    """There is no room for the request. `retry_after`: about how many seconds until there will be."""
+    """The queue has no room for the request. `retry_after`: predicted seconds until it has."""
 
     def __init__(self, held: int, retry_after: float) -> None:
         super().__init__(
@@ -55,24 +57,28 @@ class QueueFull(ValueError):
 
 @dataclass
 class RequestState:
-    """A request inside a scheduler. `key` is that of its next model call: None until the runner, to which it is
-    `handed_over` once, has prepared it.
+    """A request inside a scheduler.
 
-    `in_loop` says whether that call is one of the denoising loop, and not of the encoding before or the decoding after.
-    `arrival` counts requests, `arrived` is in seconds on the scheduler's clock, `served` numbers its last batch.
+    arrival: its number in the order of arrival
+    arrival_time: seconds on the scheduler's clock
+    key: the batching key of its next model call; None until the runner has prepared the request
+    in_loop: whether that call belongs to the denoising loop; False for encoding before it and decoding after it
+    is_sent: whether the runner got it; the runner gets each request once
+    is_prepared: whether the runner has prepared it
+    last_batch: the number of the last batch that it was in; 0 before the first
     """
 
     request: SchedulerRequest
     arrival: int
-    arrived: float = 0.0
+    arrival_time: float = 0.0
     status: RequestStatus = RequestStatus.WAITING
     key: Hashable | None = None
     in_loop: bool = True
     step: int = 0
     total_steps: int = 0
-    handed_over: bool = False
-    prepared: bool = False
-    served: int = 0
+    is_sent: bool = False
+    is_prepared: bool = False
+    last_batch: int = 0
 
     @property
     def id(self) -> str:
@@ -81,7 +87,7 @@ class RequestState:
 
     @property
     def steps_left(self) -> int:
-        """Steps until its end, as far as is known; at least one."""
+        """The expected number of steps to its end; at least one."""
         return max(1, (self.total_steps or self.request.steps) - self.step)
 
 
@@ -89,9 +95,9 @@ class RequestState:
 class SchedulerOutput:
     """What to run now.
 
-    new: requests the runner has not seen, to prepare (step mode) or to run whole (request mode)
+    new: requests that the runner has not seen, to prepare (step mode) or to run from start to end (request mode)
     cached: ids of prepared requests that share one key, to advance by one model call
-    finished: ids that ended since the last output, whose state the runner drops
+    finished: ids that ended since the last output; the runner drops their state
     """
 
     step_id: int
@@ -101,15 +107,15 @@ class SchedulerOutput:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do, not even to free."""
+        """Whether the runner has nothing to do, not even to drop a state."""
         return not (self.new or self.cached or self.finished)
 
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """What became of a scheduled request: it has a next call (`key`), or is done (`result`), or failed (`error`).
+    """The outcome of one scheduled request: its next call (`key`), its `result` or its `error`.
 
-    `partial`: what there is of its result, where that was asked for and is due: text since the last one, or a preview.
+    partial: if the client asked for partial results and one is due: the text since the last one, or a preview
     """
 
     id: str
@@ -124,10 +130,10 @@ class RequestOutput:
 
 @dataclass(frozen=True)
 class RunnerOutput:
-    """The answer to one SchedulerOutput: one entry for each of its `new` and `cached`, in any order.
+    """The outcome of one SchedulerOutput: one entry for each of its `new` and `cached`, in any order.
 
-    `call_seconds` is what the one model call for `cached` took; None where there was none, or it was no usual one.
-    `out_of_memory`: the batch was too large for the device, and was run in parts.
+    call_seconds: how long the model call for `cached` took; None if there was no call, or not a typical one
+    out_of_memory: the batch was too large for the device, and the runner split it
     """
 
     step_id: int
@@ -138,10 +144,7 @@ class RunnerOutput:
 
 @dataclass(frozen=True)
 class RequestProgress:
-    """A request went on. `step` of `total_steps` timestep-scheduler steps are done (0 where unknown).
-
-    `partial`: what there is of its result, where that was asked for and is due.
-    """
+    """A request has completed `step` of `total_steps` steps (0 if unknown). `partial` is as in RequestOutput."""
 
     id: str
     step: int
@@ -151,7 +154,7 @@ class RequestProgress:
 
 @dataclass(frozen=True)
 class Finished:
-    """A request ended: exactly one such event is given for every request that was added."""
+    """A request ended. Every request that was added gets exactly one such event."""
 
     id: str
     status: RequestStatus
@@ -164,7 +167,7 @@ SchedulerEvent = RequestProgress | Finished
 
 @dataclass(frozen=True)
 class EngineLoad:
-    """How much a scheduler holds."""
+    """The number of requests that a scheduler has."""
 
     waiting: int = 0
     running: int = 0
@@ -172,12 +175,12 @@ class EngineLoad:
 
 @dataclass(frozen=True)
 class KeyStats:
-    """What is known of the batches of one key.
+    """What the scheduler measured for the batches of one key.
 
-    limit: how many calls go into one
-    line: (a, b) where a batch of B calls takes a + b·B seconds; None while that is not known
-    batches, calls: how many were run so far, as long as the key is remembered
-    seconds: what the batches took in all, as far as that was told
+    limit: how many calls it puts into one batch
+    line: (a, b) if a batch of B calls takes a + b·B seconds; None while unknown
+    batches, calls: how many ran since the scheduler learned of the key
+    seconds: the total time of the batches whose time was measured
     """
 
     key: Hashable
@@ -190,11 +193,11 @@ class KeyStats:
 
 @dataclass(frozen=True)
 class SchedulerStats:
-    """What the metrics show of a scheduler.
+    """A scheduler's metrics.
 
-    wait: about how many seconds a request that came now would wait until it begins
-    refused: how many were turned away so far for want of room
-    keys: what is known of the batches of each key
+    wait: predicted seconds until a request that arrived now would start
+    refused: how many requests were rejected because the queue was full
+    keys: the measurements of each key
     """
 
     wait: float
@@ -203,38 +206,38 @@ class SchedulerStats:
 
 
 class SchedulerInterface(ABC):
-    """A state machine over requests. Not thread-safe: the engine has a lock around every call."""
+    """A state machine over requests. It is not thread-safe: the engine holds a lock around every call."""
 
     @abstractmethod
     def add_request(self, request: SchedulerRequest, now: float = 0.0) -> None:
-        """Take a request. Raises ValueError if one with its id is held already, and QueueFull if there is no room."""
+        """Accept a request. Raises ValueError if its id is in use, and QueueFull if the queue has no room."""
 
     @abstractmethod
     def schedule(self, now: float = 0.0) -> SchedulerOutput:
-        """Decide what runs next; `now` is in seconds on any steady clock."""
+        """Decide what runs next. `now` is in seconds on any monotonic clock."""
 
     @abstractmethod
     def update_from_output(self, scheduled: SchedulerOutput, output: RunnerOutput) -> list[SchedulerEvent]:
-        """Move every scheduled request on. One that the runner did not answer for fails."""
+        """Update every scheduled request. A request that has no entry in `output` fails."""
 
     @abstractmethod
     def abort(self, ids: Iterable[str]) -> list[SchedulerEvent]:
-        """End waiting or running requests; ids that are not held are passed over."""
+        """End waiting or running requests. Unknown ids are ignored."""
 
     @abstractmethod
     def preempt(self, id: str) -> None:
-        """Put a running request back to the waiting; it resumes where it was. Raises KeyError."""
+        """Move a running request back to the queue, to resume later. Raises KeyError if it is not running."""
 
     @abstractmethod
     def stats(self, now: float = 0.0) -> SchedulerStats:
-        """What the metrics show."""
+        """The scheduler's metrics."""
 
     @property
     @abstractmethod
     def load(self) -> EngineLoad:
-        """How much is held now."""
+        """How many requests wait and run now."""
 
     @property
     @abstractmethod
     def has_work(self) -> bool:
-        """Whether `schedule` would give anything to do, freeing included."""
+        """Whether `schedule` would return anything to do, dropping states included."""

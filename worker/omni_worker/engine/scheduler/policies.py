@@ -1,8 +1,8 @@
-"""Which requests run next: one small object a policy, all of them over priority classes.
+"""Scheduling policies: which request is admitted next, and which requests form the next batch.
 
-A policy ranks requests (`rank`, smaller goes first), which decides who is admitted and who gives way, and picks the key
-of the next batch among those of the highest class (`pick`). Classes age: whoever waits AGING_SECONDS rises by one, so
-that nobody waits for ever, whatever arrives.
+A policy ranks requests (`rank`, the smallest goes first) within priority classes. The order decides which request is
+admitted and which one is preempted. `pick_key` selects the key of the next batch among the requests of the highest
+class. A request rises by one class for every AGING_SECONDS since its arrival, so that none starves.
 """
 
 from abc import ABC, abstractmethod
@@ -20,98 +20,112 @@ Groups = Mapping[Hashable, Sequence[RequestState]]
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What a policy may know besides the requests: the time in seconds, how many calls of a key go into one batch,
-    about how many seconds one more call of a key adds to it, and how many a request's step takes where it runs alone.
+class PolicyContext:
+    """What a policy may use besides the requests.
+
+    now: seconds on the scheduler's clock
+    limit: how many calls of a key go into one batch
+    seconds_per_call: how many seconds one more call of a key adds to a batch
+    step_seconds: how many seconds one step of a request takes if it runs alone
     """
 
     now: float
     limit: Callable[[Hashable], int]
-    seconds: Callable[[Hashable], float]
+    seconds_per_call: Callable[[Hashable], float]
     step_seconds: Callable[[RequestState], float]
 
     def seconds_left(self, state: RequestState) -> float:
-        """About how long the request would still run, alone."""
+        """Predicted seconds until the request ends if it runs alone."""
         return state.steps_left * self.step_seconds(state)
 
 
-def class_of(state: RequestState, now: float) -> int:
-    """The request's priority, and one for every AGING_SECONDS since it came."""
-    return state.request.priority + int((now - state.arrived) / AGING_SECONDS)
+def priority_class(state: RequestState, now: float) -> int:
+    """The request's priority, plus one for every AGING_SECONDS since its arrival."""
+    return state.request.priority + int((now - state.arrival_time) / AGING_SECONDS)
 
 
 class Policy(ABC):
-    """A policy may remember what it chose before, and nothing else. `preempts`: whether a waiting request may take the
-    place of a running one of its own class that ranks lower; one of a lower class always gives way."""
+    """Ranks requests and selects batches. A policy may remember its own choices, and nothing else.
+
+    preempts: whether a waiting request may preempt a running one of its own class that ranks after it. A waiting
+        request of a higher class may always preempt one of a lower class.
+    """
 
     preempts: ClassVar[bool] = False
 
     @abstractmethod
-    def rank(self, state: RequestState, moment: Moment) -> Rank:
-        """The request's place within its class; the smallest goes first."""
+    def rank(self, state: RequestState, context: PolicyContext) -> Rank:
+        """The request's rank within its class; the smallest goes first."""
 
     @abstractmethod
-    def pick(self, groups: Groups, moment: Moment) -> Hashable:
-        """The key to run. `groups` are the requests of the highest class by key, each in order of rank; the key whose
-        first request ranks first comes first."""
+    def pick_key(self, groups: Groups, context: PolicyContext) -> Hashable:
+        """The key to run.
 
-    def order(self, state: RequestState, moment: Moment) -> Rank:
-        """The request's place among all: by class, by rank, by arrival."""
-        return (-class_of(state, moment.now), *self.rank(state, moment), state.arrival)
+        `groups` has the requests of the highest class by key, each group in order of rank. The keys are in the order of
+        their first requests.
+        """
 
-    def choose(self, ready: Sequence[RequestState], moment: Moment) -> list[RequestState]:
-        """The next batch: requests of one key, at most its limit. Lower classes may fill it up: that costs little."""
+    def order(self, state: RequestState, context: PolicyContext) -> Rank:
+        """The request's order among all requests: by class, then by rank, then by arrival."""
+        return (-priority_class(state, context.now), *self.rank(state, context), state.arrival)
+
+    def choose_batch(self, ready: Sequence[RequestState], context: PolicyContext) -> list[RequestState]:
+        """The next batch: requests of one key, at most its limit.
+
+        Requests of lower classes fill free places in it, which costs little.
+        """
         if len(ready) == 1:
             return list(ready)
-        ordered = sorted(((self.order(state, moment), state) for state in ready), key=itemgetter(0))
+        ordered = sorted(((self.order(state, context), state) for state in ready), key=itemgetter(0))
         highest = ordered[0][0][0]
         groups: dict[Hashable, list[RequestState]] = {}
         for order, state in ordered:
             if order[0] == highest:
                 groups.setdefault(state.key, []).append(state)
-        key = self.pick(groups, moment)
-        batch = [state for _, state in ordered if state.key == key][: moment.limit(key)]
-        return batch
+        key = self.pick_key(groups, context)
+        return [state for _, state in ordered if state.key == key][: context.limit(key)]
 
 
 class FifoPolicy(Policy):
     """Oldest first, without head-of-line blocking: keys take turns, and within a key the oldest requests run.
 
-    The key is next whose batch holds the request that was served least recently; among those never served, the oldest.
-    So a short request never waits for a long one of another shape, and requests whose calls alternate between keys
-    (with and without the prompt, one model and another) wait for each other, fall into step and share them all.
+    The next key is the one whose batch contains the request that ran least recently, or the oldest request that never
+    ran. So a short request never waits for a long one of another shape. Requests whose calls alternate between keys
+    (with and without the prompt, one model and another) wait for each other, and then share all their batches.
     """
 
-    def rank(self, state: RequestState, moment: Moment) -> Rank:
+    def rank(self, state: RequestState, context: PolicyContext) -> Rank:
         return (float(state.arrival),)
 
-    def pick(self, groups: Groups, moment: Moment) -> Hashable:
+    def pick_key(self, groups: Groups, context: PolicyContext) -> Hashable:
         def least_recent(key: Hashable) -> tuple[int, int]:
-            return min((state.served, state.arrival) for state in groups[key][: moment.limit(key)])
+            return min((state.last_batch, state.arrival) for state in groups[key][: context.limit(key)])
 
         return min(groups, key=least_recent)
 
 
 class DrrPolicy(Policy):
-    """Deficit round robin over flows, each the requests of one tenant and one key: model time is shared evenly.
+    """Deficit round robin: flows share the model's time evenly. A flow is the requests of one tenant and one key.
 
-    A flow's turn gives it a quantum, the cost of the dearest batch; it runs while its deficit covers its own. So a
-    tenant with costly requests gets fewer turns, not more time. (Shreedhar and Varghese, SIGCOMM 1995.)
+    In its turn, a flow's deficit grows by a quantum, the cost of the most expensive batch. The flow runs while its
+    deficit covers the cost of its own batch. So a tenant with expensive requests gets fewer turns instead of more time.
+    (Shreedhar and Varghese, SIGCOMM 1995.)
     """
 
     def __init__(self) -> None:
         self._ring: deque[tuple[str, Hashable]] = deque()
         self._deficit: dict[tuple[str, Hashable], float] = {}
 
-    def rank(self, state: RequestState, moment: Moment) -> Rank:
+    def rank(self, state: RequestState, context: PolicyContext) -> Rank:
         return (float(state.arrival),)
 
-    def pick(self, groups: Groups, moment: Moment) -> Hashable:
+    def pick_key(self, groups: Groups, context: PolicyContext) -> Hashable:
         costs: dict[tuple[str, Hashable], float] = {}
         for key, members in groups.items():
             for state in members:
                 flow = state.request.tenant, key
-                costs[flow] = min(costs.get(flow, 0.0) + moment.seconds(key), moment.limit(key) * moment.seconds(key))
+                seconds = context.seconds_per_call(key)
+                costs[flow] = min(costs.get(flow, 0.0) + seconds, context.limit(key) * seconds)
         self._ring = deque(flow for flow in self._ring if flow in costs)
         self._ring.extend(flow for flow in costs if flow not in self._deficit or flow not in self._ring)
         self._deficit = {flow: self._deficit.get(flow, 0.0) for flow in costs}
@@ -128,38 +142,38 @@ class DrrPolicy(Policy):
 
 
 class SrptPolicy(Policy):
-    """Shortest remaining processing time first, which gives the least mean latency.
+    """Shortest remaining processing time first, which gives the lowest mean latency.
 
-    Every second of waiting counts as AGING seconds less to do, so that long requests have their turn too. All gain at
-    the same rate, so that to compare them it is enough to add AGING times their arrival.
+    Each second since arrival counts as AGING seconds less to do, so that long requests run too. All requests gain at
+    the same rate, so comparing them only needs AGING times their arrival time.
     """
 
     preempts = True
     AGING: ClassVar[float] = 0.1
 
-    def rank(self, state: RequestState, moment: Moment) -> Rank:
-        return (moment.seconds_left(state) + self.AGING * state.arrived,)
+    def rank(self, state: RequestState, context: PolicyContext) -> Rank:
+        return (context.seconds_left(state) + self.AGING * state.arrival_time,)
 
-    def pick(self, groups: Groups, moment: Moment) -> Hashable:
+    def pick_key(self, groups: Groups, context: PolicyContext) -> Hashable:
         return next(iter(groups))
 
 
 class EdfPolicy(Policy):
-    """Earliest deadline first, among those that can still be met; a deadline that is lost drags no other one down.
+    """Earliest deadline first, among the requests that can still meet theirs: a missed deadline delays no other one.
 
-    Requests without a deadline, and those that cannot meet theirs any more, run in order of arrival when no other can
-    use the time; they rise by their class's aging.
+    Requests without a deadline, or that cannot meet it any more, come after those, in order of arrival. Aging raises
+    their class.
     """
 
     preempts = True
 
-    def rank(self, state: RequestState, moment: Moment) -> Rank:
+    def rank(self, state: RequestState, context: PolicyContext) -> Rank:
         deadline = state.request.deadline
-        if deadline is None or moment.now + moment.seconds_left(state) > deadline:
+        if deadline is None or context.now + context.seconds_left(state) > deadline:
             return (1.0, float(state.arrival))
         return (0.0, deadline)
 
-    def pick(self, groups: Groups, moment: Moment) -> Hashable:
+    def pick_key(self, groups: Groups, context: PolicyContext) -> Hashable:
         return next(iter(groups))
 
 
