@@ -21,7 +21,9 @@ from omni_worker.config.records import Stage
 from omni_worker.coordinator.messages import Replica, ReplicaLoad, State
 from omni_worker.model_card import ModelCard
 from omni_worker.orchestrator.balancers import BALANCERS, make_balancer
-from omni_worker.orchestrator.stage_pool import Member, StagePool, Tried
+from omni_worker.orchestrator.member import Member
+from omni_worker.orchestrator.run_history import RunHistory
+from omni_worker.orchestrator.stage_pool import StagePool
 
 REPLICAS = (10, 100, 1000)
 HELD = 4
@@ -67,7 +69,7 @@ def replica(number: int, state: State = State.UP, running: int = 0) -> Replica:
 def naive(pool: StagePool) -> Member:
     """The least loaded of all that are up, found by looking at all."""
     up = [member for member in pool.members if member.is_up]
-    return min(up, key=lambda member: (member.in_flight, member.others))
+    return min(up, key=lambda member: (member.in_flight, member.other_requests))
 
 
 async def measure(policy: str, count: int, requests: int) -> Cell:
@@ -76,20 +78,20 @@ async def measure(policy: str, count: int, requests: int) -> Cell:
     pool = StagePool(Stage(0, "painter"), make_balancer(policy), lambda key, uid: None, connect=NoConnection)  # type: ignore[arg-type]
     for number in range(count):
         pool.update(replica(number))
-    cell, held = Cell([], [], []), deque[tuple[Member, Tried]]()
+    cell, held = Cell([], [], []), deque[tuple[Member, RunHistory]]()
     down: int | None = None
     for number in range(requests + HELD * count):
-        tried = Tried(str(number))
+        history = RunHistory(str(number))
         began = time.perf_counter()
-        member = await pool.pick(tried)
+        member = await pool.pick(history)
         picked = time.perf_counter()
-        held.append((member, tried))
+        held.append((member, history))
         if number >= HELD * count:
             cell.pick.append(picked - began)
-            other, its = held.popleft()
+            other, other_history = held.popleft()
             began = time.perf_counter()
-            pool.release(other, its)
-            pool.forget(its.id)
+            pool.release(other, other_history)
+            pool.forget(other_history.id)
             cell.release.append(time.perf_counter() - began)
             if number % SCAN_EVERY == 0:
                 began = time.perf_counter()

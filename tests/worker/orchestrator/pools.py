@@ -1,4 +1,7 @@
-"""Pools whose replicas exist only as far as a pool can tell, for the tests of routing."""
+"""Stage pools with fake connections, for the tests of routing."""
+
+import asyncio
+import functools
 
 from omni_worker.config.records import Stage
 from omni_worker.coordinator.messages import Replica, ReplicaLoad, State
@@ -22,7 +25,7 @@ def replica(number=0, state=State.UP, uid=None, stage=0, **load):
 
 
 class Connection:
-    """What a pool knows of a ReplicaClient. `close_up` and `reopen` are what the network does."""
+    """The part of a ReplicaClient that a pool uses. `break_off` and `reopen` are what the network does."""
 
     def __init__(self, address, on_connection, keys):
         self.address, self._on_connection = address, on_connection
@@ -53,3 +56,13 @@ def pool_of(count, policy="least-queue-length", on_lost=lambda key, uid: None):
 
 def numbers(members):
     return [member.replica.replica_id for member in members]
+
+
+def in_loop(test):
+    """Run a coroutine function as a test."""
+
+    @functools.wraps(test)
+    def run(*args, **kwargs):
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 20))
+
+    return run

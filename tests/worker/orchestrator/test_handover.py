@@ -5,7 +5,13 @@ import pytest
 
 from omni_worker.config.records import Stage
 from omni_worker.errors import RequestError
-from omni_worker.orchestrator.handover import asked_of, handed_over, joined, outputs_of, route
+from omni_worker.orchestrator.handover import (
+    combine_results,
+    outputs_of,
+    required_stages,
+    stage_params,
+    with_input_from,
+)
 from omni_worker.requests import Completion, GeneratedText, GenerationParams, GenerationResult, Message, SamplingParams
 
 ENCODER = Stage(0, "encoder", "autoregressive", task="encode")
@@ -32,7 +38,7 @@ def wrote(text: str, **embeddings: np.ndarray) -> GenerationResult:
     ],
 )
 def test_a_request_goes_up_to_the_last_stage_that_gives_what_it_wants(stages, outputs, names):
-    assert [stage.name for stage in route(stages, frozenset(outputs))] == names
+    assert [stage.name for stage in required_stages(stages, frozenset(outputs))] == names
 
 
 @pytest.mark.parametrize(
@@ -46,7 +52,7 @@ def test_a_request_goes_up_to_the_last_stage_that_gives_what_it_wants(stages, ou
 )
 def test_what_no_stage_gives_is_refused(stages, outputs):
     with pytest.raises(RequestError) as refusal:
-        route(stages, frozenset(outputs))
+        required_stages(stages, frozenset(outputs))
     assert (refusal.value.kind, refusal.value.param) == ("invalid", "modalities")
 
 
@@ -55,14 +61,14 @@ def test_an_encoder_gives_no_text():
 
 
 def test_states_are_asked_for_only_where_the_next_stage_takes_them():
-    assert asked_of(THINKER, BY_STATES, PARAMS).hidden_states
-    assert not asked_of(THINKER, BY_TEXT, PARAMS).hidden_states
-    assert not asked_of(THINKER, None, PARAMS).hidden_states
+    assert stage_params(THINKER, BY_STATES, PARAMS).hidden_states
+    assert not stage_params(THINKER, BY_TEXT, PARAMS).hidden_states
+    assert not stage_params(THINKER, None, PARAMS).hidden_states
 
 
 def test_a_stage_has_its_own_instruction_and_length_where_the_request_says_nothing():
     rewriter = Stage(0, "rewriter", "autoregressive", system="Describe it.", max_tokens=50)
-    asked = asked_of(rewriter, BY_TEXT, GenerationParams(prompt="a cat"))
+    asked = stage_params(rewriter, BY_TEXT, GenerationParams(prompt="a cat"))
     assert [(one.role, one.content) for one in asked.messages] == [("system", "Describe it."), ("user", "a cat")]
     assert asked.sampling.max_tokens == 50
     own = GenerationParams(
@@ -70,8 +76,8 @@ def test_a_stage_has_its_own_instruction_and_length_where_the_request_says_nothi
         messages=(Message(role="system", content="In verse."), Message(role="user", content="a cat")),
         sampling=SamplingParams(max_tokens=7),
     )
-    assert asked_of(rewriter, BY_TEXT, own).messages == own.messages
-    assert asked_of(rewriter, BY_TEXT, own).sampling.max_tokens == 7
+    assert stage_params(rewriter, BY_TEXT, own).messages == own.messages
+    assert stage_params(rewriter, BY_TEXT, own).sampling.max_tokens == 7
 
 
 @pytest.mark.parametrize(
@@ -82,44 +88,44 @@ def test_a_stage_has_its_own_instruction_and_length_where_the_request_says_nothi
     ],
 )
 def test_text_becomes_the_prompt(text, prompt):
-    given = handed_over(BY_TEXT, PARAMS, wrote(text))
+    given = with_input_from(BY_TEXT, PARAMS, wrote(text))
     assert (given.prompt, given.messages, given.seed) == (prompt, (), 3)
 
 
 def test_no_text_is_the_failure_of_this_request():
     with pytest.raises(RequestError, match="is empty"):
-        handed_over(BY_TEXT, PARAMS, wrote("  "))
+        with_input_from(BY_TEXT, PARAMS, wrote("  "))
 
 
 def test_states_of_what_was_written_take_the_place_of_the_prompt():
     states = np.arange(6.0, dtype=np.float32).reshape(2, 3)
     prompt = np.zeros((4, 3), np.float32)
-    given = handed_over(
+    given = with_input_from(
         BY_STATES, PARAMS, wrote("a blue seven", prompt_hidden_states=prompt, output_hidden_states=states)
     )
     np.testing.assert_array_equal(given.embeddings["prompt_embeds"], states)
     np.testing.assert_array_equal(given.embeddings["prompt_embeds_mask"], [1, 1])
 
 
-def test_where_nothing_was_written_the_states_of_the_prompt_are_handed_over():
+def test_where_nothing_was_written_the_states_of_the_prompt_are_with_input_from():
     prompt, none = np.ones((4, 3), np.float32), np.zeros((0, 3), np.float32)
-    given = handed_over(BY_STATES, PARAMS, wrote("", prompt_hidden_states=prompt, output_hidden_states=none))
+    given = with_input_from(BY_STATES, PARAMS, wrote("", prompt_hidden_states=prompt, output_hidden_states=none))
     np.testing.assert_array_equal(given.embeddings["prompt_embeds"], prompt)
 
 
-def test_what_an_encoder_made_is_handed_over_as_it_is():
+def test_what_an_encoder_made_is_with_input_from_as_it_is():
     made = {"encode_prompt": np.zeros(3, np.uint8), "0": np.ones((1, 2, 3), np.float32)}
-    assert handed_over(BY_STATES, PARAMS, GenerationResult(embeddings=made)).embeddings == made
+    assert with_input_from(BY_STATES, PARAMS, GenerationResult(embeddings=made)).embeddings == made
 
 
 def test_no_states_are_the_failure_of_this_request():
     with pytest.raises(RequestError, match="no hidden states"):
-        handed_over(BY_STATES, PARAMS, wrote("a blue seven"))
+        with_input_from(BY_STATES, PARAMS, wrote("a blue seven"))
 
 
 def test_the_answer_has_the_last_pictures_and_the_last_text():
     picture = np.zeros((2, 2, 3), np.uint8)
-    whole = joined([wrote("a blue seven"), GenerationResult(images=[picture], steps=4)])
+    whole = combine_results([wrote("a blue seven"), GenerationResult(images=[picture], steps=4)])
     assert whole.completion.written.text == "a blue seven"
     assert whole.images[0] is picture
     assert whole.steps == 4

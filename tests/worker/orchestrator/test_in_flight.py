@@ -9,8 +9,8 @@ from omni_worker.coordinator.messages import State
 from omni_worker.errors import RequestError
 from omni_worker.replica import client
 
-from .servers import eventually, serving
-from .test_stage_pool import in_loop
+from .pools import in_loop
+from .replica_servers import eventually, serving
 
 
 @in_loop

@@ -1,33 +1,15 @@
-"""Whom a request goes to: pools over replicas that exist only as far as a pool can tell."""
+"""Which replica a stage pool selects for a request."""
 
 import asyncio
-import functools
 
 import pytest
 
 from omni_worker.coordinator.messages import State
 from omni_worker.errors import RequestError
 from omni_worker.orchestrator import stage_pool
-from omni_worker.orchestrator.stage_pool import Tried
+from omni_worker.orchestrator.run_history import RunHistory
 
-from .pools import numbers, pool_of, replica
-
-
-def in_loop(test):
-    """Run a coroutine function as a test."""
-
-    @functools.wraps(test)
-    def run(*args, **kwargs):
-        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 20))
-
-    return run
-
-
-@pytest.fixture
-def hurried(monkeypatch):
-    """Seconds become hundredths."""
-    for name in ("DISPATCH_SECONDS", "DISPATCH_AGAIN_SECONDS", "COMPANY_SECONDS"):
-        monkeypatch.setattr(stage_pool, name, getattr(stage_pool, name) / 100)
+from .pools import in_loop, numbers, pool_of, replica
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.UP])
@@ -74,11 +56,11 @@ async def test_nobody_waits_for_ever(hurried):
 @in_loop
 async def test_one_that_was_taken_before_waits_longer(hurried):
     pool = pool_of(1)
-    tried = Tried("a", lost={pool.members[0]})
+    history = RunHistory("a", lost={pool.members[0]})
     pool.update(replica(0, State.ERROR))
     with pytest.raises(RequestError):
         await pool.pick()
-    waiting = asyncio.create_task(pool.pick(tried))
+    waiting = asyncio.create_task(pool.pick(history))
     await asyncio.sleep(stage_pool.DISPATCH_SECONDS * 2)
     pool.update(replica(0))
     assert (await waiting).name == "0", "though it lost that one: there is no other"
@@ -87,66 +69,66 @@ async def test_one_that_was_taken_before_waits_longer(hurried):
 @in_loop
 async def test_a_request_goes_back_to_a_replica_it_lost_only_where_there_is_no_other():
     pool = pool_of(3)
-    tried = Tried("a", lost={pool.members[0], pool.members[1]})
-    assert (await pool.pick(tried)).name == "2"
+    history = RunHistory("a", lost={pool.members[0], pool.members[1]})
+    assert (await pool.pick(history)).name == "2"
     pool.update(replica(2, State.DOWN))
-    assert (await pool.pick(tried)).name in ("0", "1")
+    assert (await pool.pick(history)).name in ("0", "1")
 
 
 @in_loop
 async def test_a_new_process_with_a_lost_ones_id_is_another_replica():
     pool = pool_of(1)
-    tried = Tried("a", lost={pool.members[0]}, refused={pool.members[0]})
+    history = RunHistory("a", lost={pool.members[0]}, refused={pool.members[0]})
     pool.update(replica(0, uid="restarted"))
-    assert (await pool.pick(tried)).replica.uid == "restarted"
+    assert (await pool.pick(history)).replica.uid == "restarted"
 
 
 @in_loop
 async def test_one_that_refused_is_not_asked_again_though_it_seems_to_be_up(hurried):
     pool = pool_of(1)
-    tried = Tried("a", refused={pool.members[0]})
+    history = RunHistory("a", refused={pool.members[0]})
     with pytest.raises(RequestError, match="is up"):
-        await pool.pick(tried)
+        await pool.pick(history)
 
 
 @in_loop
 async def test_a_request_that_all_turn_away_is_told_the_shortest_time():
     pool = pool_of(3)
-    tried = Tried("a")
+    history = RunHistory("a")
     for seconds in (7.0, 3.0, 5.0):
-        member = await pool.pick(tried)
-        tried.busy[member] = RequestError("busy", "full", retry_after=seconds)
+        member = await pool.pick(history)
+        history.busy[member] = RequestError("busy", "full", retry_after=seconds)
         pool.release(member)
     with pytest.raises(RequestError) as refused:
-        await pool.pick(tried)
+        await pool.pick(history)
     assert (refused.value.kind, refused.value.retry_after) == ("busy", 3.0)
 
 
 @in_loop
 async def test_a_large_fleet_is_not_asked_one_by_one_for_room():
-    pool, tried = pool_of(100), Tried("a")
-    for _ in range(stage_pool.MOST_BUSY):
-        tried.busy[await pool.pick(tried)] = RequestError("busy", "full", retry_after=1.0)
+    pool, history = pool_of(100), RunHistory("a")
+    for _ in range(stage_pool.MAX_BUSY_REPLICAS):
+        history.busy[await pool.pick(history)] = RequestError("busy", "full", retry_after=1.0)
     with pytest.raises(RequestError) as refused:
-        await pool.pick(tried)
+        await pool.pick(history)
     assert refused.value.kind == "busy"
 
 
 @in_loop
 async def test_a_requests_later_call_goes_to_its_replica_while_that_is_up():
-    pool, tried = pool_of(5), Tried("a")
-    home = await pool.pick(tried)
+    pool, history = pool_of(5), RunHistory("a")
+    home = await pool.pick(history)
     for _ in range(20):
         await pool.pick()  # it is the fullest by far
     home.in_flight += 100
-    assert await pool.pick(Tried("a")) is home
+    assert await pool.pick(RunHistory("a")) is home
     pool.update(replica(home.replica.replica_id, State.DRAINING))
-    other = await pool.pick(Tried("a"))
+    other = await pool.pick(RunHistory("a"))
     assert other is not home
-    assert await pool.pick(Tried("a")) is other
+    assert await pool.pick(RunHistory("a")) is other
     pool.forget("a")
     other.in_flight += 100
-    assert await pool.pick(Tried("a")) is not other
+    assert await pool.pick(RunHistory("a")) is not other
 
 
 @in_loop
@@ -156,15 +138,15 @@ async def test_reports_count_only_what_is_not_this_heads():
     for _ in range(4):
         await pool.pick()
     pool.update(replica(0, queue_length=2, running=2))
-    assert (member.in_flight, member.others) == (4, 0)
+    assert (member.in_flight, member.other_requests) == (4, 0)
     pool.update(replica(0, queue_length=5, running=2))
-    assert member.others == 3
+    assert member.other_requests == 3
     for _ in range(4):
         pool.release(member)
     pool.update(replica(0, queue_length=0, running=3))
-    assert member.others == 0, "the report may be from before ours had ended"
+    assert member.other_requests == 0, "the report may be from before ours had ended"
     pool.update(replica(0, queue_length=0, running=2))
-    assert member.others == 2, "that of another head, or of one before"
+    assert member.other_requests == 2, "that of another head, or of one before"
 
 
 @in_loop
@@ -200,60 +182,3 @@ async def test_what_runs_on_one_that_falls_silent_or_leaves_is_given_up():
     await asyncio.sleep(0)
     assert leaving.client.is_closed
     assert pool.members == [silent]
-
-
-def suspect(id):
-    return Tried(id, crashes=stage_pool.CRASHES_OF_SUSPECTS)
-
-
-@in_loop
-async def test_suspects_run_one_at_a_time_on_a_replica_beside_others():
-    pool = pool_of(2)
-    tried = [suspect(id) for id in "abc"]
-    first, second = [await pool.pick(one) for one in tried[:2]]
-    assert first is not second
-    third = asyncio.create_task(pool.pick(tried[2]))
-    await pool.pick()
-    await asyncio.sleep(0.01)
-    assert not third.done()
-    pool.release(second, tried[1])
-    assert await third is second
-
-
-@in_loop
-async def test_a_suspect_runs_on_the_last_replica_only_when_no_other_comes(hurried):
-    pool = pool_of(1)
-    waiting = asyncio.create_task(pool.pick(suspect("a")))
-    await asyncio.sleep(stage_pool.COMPANY_SECONDS / 4)
-    assert not waiting.done()
-    pool.update(replica(1))
-    assert await waiting in pool.members
-    pool = pool_of(1)
-    assert (await pool.pick(suspect("b"))).name == "0", "in the end: it may well be innocent"
-
-
-@in_loop
-async def test_suspects_wait_for_their_turn_however_long_and_for_a_replica_not_for_ever(hurried):
-    pool = pool_of(2)
-    tried = [suspect(id) for id in "abc"]
-    members = [await pool.pick(one) for one in tried[:2]]
-    waiting = asyncio.create_task(pool.pick(tried[2]))
-    await asyncio.sleep(stage_pool.DISPATCH_AGAIN_SECONDS * 1.5)
-    assert not waiting.done()
-    for number in range(2):
-        pool.update(replica(number, State.DOWN))
-    with pytest.raises(RequestError, match="is up"):
-        await waiting
-    assert all(member.blamed is None for member in members), "they left, and did not crash"
-
-
-@in_loop
-async def test_a_crash_is_blamed_on_the_suspect_that_ran_there():
-    pool = pool_of(2)
-    tried = suspect("a")
-    member = await pool.pick(tried)
-    other = next(one for one in pool.members if one is not member)
-    member.client.break_off()
-    pool.release(member, tried)
-    other.client.break_off()
-    assert (member.blamed, other.blamed) == ("a", None)

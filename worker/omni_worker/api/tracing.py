@@ -27,7 +27,7 @@ class Traced:
 
             async def send_and_note(message: Message) -> None:
                 if message["type"] == "http.response.start":
-                    span.note({"http.response.status_code": message["status"]})
+                    span.set_attributes({"http.response.status_code": message["status"]})
                     if message["status"] >= SERVER_ERROR:
                         span.fail(f"HTTP {message['status']}")
                 await send(message)

@@ -1,4 +1,4 @@
-"""Runs one request through the stages: hands over between them, chooses a replica of each, and retries elsewhere.
+"""Runs a request through the stages: passes results between them, selects a replica of each, and retries on another.
 
 It knows requests and replicas. It must not know HTTP, sockets or models.
 """

@@ -1,6 +1,6 @@
-"""Which of the replicas that are up gets a request: one small object a policy.
+"""Selects one of the replicas that are up for a request. Each policy is one small class.
 
-A balancer is told of every change, so that to choose takes about as long among a thousand replicas as among two.
+The pool reports every change to its balancer, so a selection takes about as long with a thousand replicas as with two.
 """
 
 import random
@@ -11,48 +11,49 @@ from collections.abc import Collection
 from omni_worker.errors import UsageError
 
 ReplicaKey = tuple[int, int]
+"""Stage id and replica id."""
 
-DRAWS = 8  # tries to draw a replica that is allowed, before all that are allowed are listed
+MAX_DRAWS = 8  # random draws of an allowed replica, before all allowed replicas are listed
 
 
 class Balancer(ABC):
-    """Keeps the replicas that are up, by key, with how many requests each holds."""
+    """The replicas that are up, by key, with their loads."""
 
     @abstractmethod
     def put(self, key: ReplicaKey, load: int) -> None:
-        """Take a replica in, or its new load."""
+        """Add a replica, or update its load."""
 
     @abstractmethod
     def remove(self, key: ReplicaKey) -> None:
-        """Forget a replica; one that is not known is passed over."""
+        """Remove a replica. Does nothing if it is not here."""
 
     @abstractmethod
     def choose(self, without: Collection[ReplicaKey] = ()) -> ReplicaKey | None:
-        """The one that gets the next request; None where none is left but those in `without`."""
+        """Select the replica for the next request, but none of `without`. Returns None if no other is left."""
 
 
-class _Row:
-    """Keys in no order, each of them put in, taken out and drawn in constant time."""
+class _RandomSet:
+    """A set of keys with put, remove and draw in constant time."""
 
     def __init__(self, source: random.Random | None) -> None:
         self._random = source or random.Random()
         self._keys: list[ReplicaKey] = []
-        self._places: dict[ReplicaKey, int] = {}
+        self._positions: dict[ReplicaKey, int] = {}
 
     def put(self, key: ReplicaKey) -> None:
-        if key not in self._places:
-            self._places[key] = len(self._keys)
+        if key not in self._positions:
+            self._positions[key] = len(self._keys)
             self._keys.append(key)
 
     def remove(self, key: ReplicaKey) -> None:
-        place = self._places.pop(key, None)
-        if place is not None:
+        position = self._positions.pop(key, None)
+        if position is not None:
             last = self._keys.pop()
             if last != key:
-                self._keys[place], self._places[last] = last, place
+                self._keys[position], self._positions[last] = last, position
 
     def draw(self, without: Collection[ReplicaKey]) -> ReplicaKey | None:
-        for _ in range(DRAWS if self._keys else 0):
+        for _ in range(MAX_DRAWS if self._keys else 0):
             key = self._keys[int(self._random.random() * len(self._keys))]
             if key not in without:
                 return key
@@ -61,48 +62,48 @@ class _Row:
 
 
 class RandomBalancer(Balancer):
-    """Any, with equal chances."""
+    """Selects any replica with equal probability."""
 
     def __init__(self, source: random.Random | None = None) -> None:
-        self._row = _Row(source)
+        self._replicas = _RandomSet(source)
 
     def put(self, key: ReplicaKey, load: int) -> None:
-        self._row.put(key)
+        self._replicas.put(key)
 
     def remove(self, key: ReplicaKey) -> None:
-        self._row.remove(key)
+        self._replicas.remove(key)
 
     def choose(self, without: Collection[ReplicaKey] = ()) -> ReplicaKey | None:
-        return self._row.draw(without)
+        return self._replicas.draw(without)
 
 
 class RoundRobinBalancer(Balancer):
-    """The one that has waited longest for its turn; newcomers first."""
+    """Selects the replica that was selected longest ago; new replicas come first."""
 
     def __init__(self) -> None:
-        self._turns: OrderedDict[ReplicaKey, None] = OrderedDict()
+        self._order: OrderedDict[ReplicaKey, None] = OrderedDict()
 
     def put(self, key: ReplicaKey, load: int) -> None:
-        if key not in self._turns:
-            self._turns[key] = None
-            self._turns.move_to_end(key, last=False)
+        if key not in self._order:
+            self._order[key] = None
+            self._order.move_to_end(key, last=False)
 
     def remove(self, key: ReplicaKey) -> None:
-        self._turns.pop(key, None)
+        self._order.pop(key, None)
 
     def choose(self, without: Collection[ReplicaKey] = ()) -> ReplicaKey | None:
-        chosen = next((key for key in self._turns if key not in without), None)
+        chosen = next((key for key in self._order if key not in without), None)
         if chosen is not None:
-            self._turns.move_to_end(chosen)
+            self._order.move_to_end(chosen)
         return chosen
 
 
 class LeastQueueLengthBalancer(Balancer):
-    """The one that holds the fewest requests; among equals, the one that has waited longest for its turn."""
+    """Selects the replica with the least load; among equals, the one that was selected longest ago."""
 
     def __init__(self) -> None:
         self._loads: dict[ReplicaKey, int] = {}
-        self._by_load: dict[int, OrderedDict[ReplicaKey, None]] = {}  # without empty ones: there are few
+        self._by_load: dict[int, OrderedDict[ReplicaKey, None]] = {}  # only loads that occur, which are few
 
     def put(self, key: ReplicaKey, load: int) -> None:
         if self._loads.get(key) != load:
@@ -129,25 +130,25 @@ class LeastQueueLengthBalancer(Balancer):
 
 
 class PowerOfTwoBalancer(Balancer):
-    """The less loaded of two that are drawn: near the least queue, without every head choosing the same replica."""
+    """Draws two replicas and selects the less loaded one, so that several heads do not all select the same replica."""
 
     def __init__(self, source: random.Random | None = None) -> None:
-        self._row = _Row(source)
+        self._replicas = _RandomSet(source)
         self._loads: dict[ReplicaKey, int] = {}
 
     def put(self, key: ReplicaKey, load: int) -> None:
-        self._row.put(key)
+        self._replicas.put(key)
         self._loads[key] = load
 
     def remove(self, key: ReplicaKey) -> None:
-        self._row.remove(key)
+        self._replicas.remove(key)
         self._loads.pop(key, None)
 
     def choose(self, without: Collection[ReplicaKey] = ()) -> ReplicaKey | None:
-        first = self._row.draw(without)
+        first = self._replicas.draw(without)
         if first is None:
             return None
-        second = self._row.draw({first, *without})
+        second = self._replicas.draw({first, *without})
         return second if second is not None and self._loads[second] < self._loads[first] else first
 
 
@@ -160,7 +161,7 @@ BALANCERS: dict[str, type[Balancer]] = {
 
 
 def make_balancer(policy: str) -> Balancer:
-    """The balancer of a policy's name. Raises UsageError for another name."""
+    """Create the balancer of a policy. Raises UsageError if there is no such policy."""
     if policy not in BALANCERS:
         raise UsageError(f"--omni-lb-policy {policy}: choose one of {', '.join(BALANCERS)}")
     return BALANCERS[policy]()

@@ -1,4 +1,4 @@
-"""From one stage to the next: which stages a request goes through, and what each is given. Pure."""
+"""From one stage to the next: which stages a request needs, and the parameters that each of them gets. Pure."""
 
 from collections.abc import Sequence
 
@@ -11,23 +11,23 @@ from omni_worker.requests import GenerationParams, GenerationResult, Message
 
 AUTOREGRESSIVE, DIFFUSION = "autoregressive", "diffusion"
 TEXT, IMAGE = "text", "image"
-END_OF_THOUGHT = "</think>"  # how models that reason aloud close what is not part of their answer
+END_OF_REASONING = "</think>"  # reasoning models close with it what is not part of their answer
 
 
 def outputs_of(stages: Sequence[Stage]) -> frozenset[str]:
-    """What a pipeline of these stages can answer with."""
+    """The outputs that a pipeline of these stages can return: `text`, `image` or both."""
     return frozenset(output for stage in stages if (output := _output(stage)))
 
 
-def route(stages: Sequence[Stage], outputs: frozenset[str]) -> list[Stage]:
-    """The stages of a request that wants these outputs: up to the last that gives one of them.
+def required_stages(stages: Sequence[Stage], outputs: frozenset[str]) -> list[Stage]:
+    """The stages that a request for these outputs runs through: up to the last one that gives any of them.
 
-    Raises RequestError where no stage gives what is wanted.
+    Raises RequestError if no stage gives one of the outputs.
     """
     missing = outputs - outputs_of(stages)
     if missing or not outputs:
-        gives, asked = (" and ".join(sorted(names)) or "nothing" for names in (outputs_of(stages), missing))
-        raise RequestError("invalid", f"this pipeline gives {gives}, not {asked}", "modalities")
+        available, requested = (" and ".join(sorted(names)) or "nothing" for names in (outputs_of(stages), missing))
+        raise RequestError("invalid", f"this pipeline gives {available}, not {requested}", "modalities")
     last = max(position for position, stage in enumerate(stages) if _output(stage) in outputs)
     return list(stages[: last + 1])
 
@@ -38,8 +38,8 @@ def _output(stage: Stage) -> str | None:
     return TEXT if stage.task == "generate" else None
 
 
-def asked_of(stage: Stage, following: Stage | None, params: GenerationParams) -> GenerationParams:
-    """What a stage is asked for, where `following` comes after it."""
+def stage_params(stage: Stage, following: Stage | None, params: GenerationParams) -> GenerationParams:
+    """A request's parameters for one stage: with the stage's defaults, and asking for what the `following` stage needs."""
     if stage.engine != AUTOREGRESSIVE:
         return replace(params, stream=False)
     messages = params.messages
@@ -49,37 +49,39 @@ def asked_of(stage: Stage, following: Stage | None, params: GenerationParams) ->
     sampling = params.sampling
     if sampling.max_tokens is None:
         sampling = replace(sampling, max_tokens=stage.max_tokens)
-    wants_states = following is not None and following.input == "hidden-states"
-    return replace(params, messages=messages, sampling=sampling, hidden_states=wants_states)
+    needs_states = following is not None and following.input == "hidden-states"
+    return replace(params, messages=messages, sampling=sampling, hidden_states=needs_states)
 
 
-def handed_over(stage: Stage, params: GenerationParams, before: GenerationResult) -> GenerationParams:
-    """What `stage` is given of a request whose last stage gave `before`.
+def with_input_from(stage: Stage, params: GenerationParams, previous: GenerationResult) -> GenerationParams:
+    """A request's parameters with the previous stage's result as the input of `stage`: embeddings or a prompt.
 
-    Raises RequestError where that is nothing it could use.
+    Raises RequestError if the result holds nothing that the stage can use.
     """
     if stage.input == "hidden-states":
-        return replace(params, embeddings=_embeddings(before), written=())
-    text = before.completion.written.text.rpartition(END_OF_THOUGHT)[2].strip() if before.completion else ""
+        return replace(params, embeddings=_embeddings(previous), written=())
+    text = previous.completion.written.text.rpartition(END_OF_REASONING)[2].strip() if previous.completion else ""
     if not text:
         raise RequestError("failed", "the text of the stage before, which was to be the prompt, is empty")
     return replace(params, prompt=text, messages=(), written=())
 
 
-def _embeddings(before: GenerationResult) -> dict[str, np.ndarray]:
-    """The embeddings by the names that pipelines take them by; those of a written answer are its own states, or the
-    prompt's where nothing was written."""
-    made = before.embeddings
-    if not made:
+def _embeddings(previous: GenerationResult) -> dict[str, np.ndarray]:
+    """The embeddings, under the names of the pipeline's parameters.
+
+    A language model returns hidden states: those of its output are used, or those of the prompt if it wrote nothing.
+    """
+    embeddings = previous.embeddings
+    if not embeddings:
         raise RequestError("failed", "the stage before gave no hidden states")
-    if "prompt_hidden_states" not in made:
-        return made
-    states = made["output_hidden_states"] if len(made["output_hidden_states"]) else made["prompt_hidden_states"]
+    if "prompt_hidden_states" not in embeddings:
+        return embeddings
+    output = embeddings["output_hidden_states"]
+    states = output if len(output) else embeddings["prompt_hidden_states"]
     return {"prompt_embeds": states, "prompt_embeds_mask": np.ones(len(states), np.int64)}
 
 
-def joined(results: Sequence[GenerationResult]) -> GenerationResult:
-    """One answer from what the stages gave, in their order: the last pictures, and the last text."""
-    last = results[-1]
+def combine_results(results: Sequence[GenerationResult]) -> GenerationResult:
+    """The result of a request from those of its stages, in their order: the last images and the last text."""
     completions = [result.completion for result in results if result.completion is not None]
-    return replace(last, completion=completions[-1] if completions else None, embeddings={})
+    return replace(results[-1], completion=completions[-1] if completions else None, embeddings={})

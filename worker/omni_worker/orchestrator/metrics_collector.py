@@ -1,4 +1,4 @@
-"""The head's replicas as Prometheus metrics."""
+"""Prometheus metrics of stages and replicas, as the head sees them."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,15 +8,16 @@ from prometheus_client.registry import Collector
 
 from omni_worker.coordinator.messages import State
 from omni_worker.orchestrator.balancers import ReplicaKey
-from omni_worker.orchestrator.stage_pool import Member, StagePool
+from omni_worker.orchestrator.member import Member
+from omni_worker.orchestrator.stage_pool import StagePool
 
 GAUGES: dict[str, tuple[str, Callable[[Member], float]]] = {
-    "up": ("1 where the replica may get requests", lambda one: float(one.is_up)),
-    "in_flight": ("Requests this head has there", lambda one: one.in_flight),
-    "queue_length": ("Requests waiting there, as reported", lambda one: one.replica.load.queue_length),
-    "running": ("Requests running there, as reported", lambda one: one.replica.load.running),
-    "capacity": ("Requests that may run there at one time", lambda one: one.replica.load.capacity),
-    "step_seconds": ("Time that a step takes there in the mean", lambda one: one.replica.load.step_ms / 1e3),
+    "up": ("1 where the replica may get requests", lambda member: float(member.is_up)),
+    "in_flight": ("Requests this head has there", lambda member: member.in_flight),
+    "queue_length": ("Requests waiting there, as reported", lambda member: member.replica.load.queue_length),
+    "running": ("Requests running there, as reported", lambda member: member.replica.load.running),
+    "capacity": ("Requests that may run there at one time", lambda member: member.replica.load.capacity),
+    "step_seconds": ("Time that a step takes there in the mean", lambda member: member.replica.load.step_ms / 1e3),
 }
 COUNTS = {
     "drains": "Replicas that began to drain",
@@ -26,7 +27,10 @@ COUNTS = {
 
 
 class PoolCollector(Collector):
-    """The head's view of every replica, read when Prometheus asks; `silence` tells for how long each was not heard."""
+    """Collects the state of every pool when Prometheus scrapes.
+
+    `silence` returns, for a time on the monotonic clock, the seconds since each replica last reported.
+    """
 
     def __init__(self, pools: Iterable[StagePool], silence: Callable[[float], Mapping[ReplicaKey, float]]) -> None:
         self._pools = list(pools)

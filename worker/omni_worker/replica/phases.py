@@ -69,13 +69,13 @@ class Phases:
         if is_new:
             self._enter(run, PREPARE if output.result is None else RUN, step.began, 0)
         if output.key is None:
-            run.phase.note({STEPS: output.step - run.steps})
+            run.phase.set_attributes({STEPS: output.step - run.steps})
         elif (name := phase_of(output)) != run.name:
             self._enter(run, name, step.ended, output.step)
 
     def _enter(self, run: TracedRun, name: str, at: float, steps: int) -> None:
         if steps > run.steps:
-            run.phase.note({STEPS: steps - run.steps})
+            run.phase.set_attributes({STEPS: steps - run.steps})
         run.phase.end(at)
         run.phase = self._tracing.begin(name, run.attributes, run.run.carrier, at=at)
         run.name, run.steps = name, steps

@@ -1,4 +1,4 @@
-"""What became of one request, for the log: a line of JSON when it has ended, with its stages, replicas and times."""
+"""The log line of one request: written as JSON when the request ends, with its outcome, stages, replicas and times."""
 
 import json
 import logging
@@ -10,10 +10,13 @@ log = logging.getLogger("omni_worker.requests")
 
 
 @dataclass
-class Visit:
-    """A request at one stage: the replicas that ran it, one after another, and its seconds waiting for one and in all.
+class StageVisit:
+    """A request at one stage. The fields are those of the log line.
 
-    steps: denoising steps, or tokens, that were done
+    replicas: the replicas that ran it, in order
+    waited: seconds that it waited for a replica
+    seconds: seconds at the stage in all
+    steps: denoising steps or tokens
     """
 
     stage: str
@@ -25,25 +28,25 @@ class Visit:
 
 @dataclass
 class Journal:
-    """A request's way through the stages so far; `trace_id` where spans of it are told."""
+    """A request's visits of stages so far. `trace_id` is set if the request is traced."""
 
     id: str
     trace_id: str | None = None
     began: float = field(default_factory=time.monotonic)
-    visits: list[Visit] = field(default_factory=list)
+    visits: list[StageVisit] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
-        """Since it was admitted."""
+        """Seconds since the request was admitted."""
         return time.monotonic() - self.began
 
-    def visit(self, stage: str) -> Visit:
-        """It comes to a stage."""
-        self.visits.append(Visit(stage))
+    def enter_stage(self, stage: str) -> StageVisit:
+        """Begin the visit of a stage, and return it for the caller to fill in."""
+        self.visits.append(StageVisit(stage))
         return self.visits[-1]
 
     def write(self, outcome: str, error: str | None = None) -> None:
-        """Log its end: `outcome` is completed, or the kind of its error."""
+        """Write the log line. `outcome` is `completed`, or the kind of the error."""
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "event": "request",

@@ -1,4 +1,4 @@
-"""The metrics of a process, in Prometheus' terms. Names start with `omni_`; times are seconds."""
+"""What a head counts while requests run, as Prometheus metrics. Names start with `omni_`; times are in seconds."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,10 @@ LOSSES = ("crashed", "stalled", "left", "refused")
 
 
 class HeadMetrics:
-    """What a head counts as requests go by, from 0 on: Prometheus sees no increase in a series that begins at 1."""
+    """Counters and histograms of requests, by outcome and stage.
+
+    Every series starts at 0, because Prometheus sees no increase in a series whose first value is 1.
+    """
 
     def __init__(self, registry: CollectorRegistry, stages: Iterable[str] = ()) -> None:
         self._requests = Counter(
@@ -58,13 +61,13 @@ class HeadMetrics:
         for outcome in OUTCOMES:
             self._requests.labels(outcome)
         for stage in stages:
-            for counted in (self._retries, self._stage_seconds, self._waits):
-                counted.labels(stage)
+            for metric in (self._retries, self._stage_seconds, self._waits):
+                metric.labels(stage)
             for reason in LOSSES:
                 self._losses.labels(stage, reason)
 
-    def request_ended(self, outcome: str, journal: Journal) -> None:
-        """Count a request; `outcome` is completed, or the kind of its error."""
+    def count_request(self, outcome: str, journal: Journal) -> None:
+        """Count a request that ended. `outcome` is `completed`, or the kind of the error."""
         self._requests.labels(outcome).inc()
         for visit in journal.visits:
             self._waits.labels(visit.stage).observe(visit.waited)
@@ -73,10 +76,10 @@ class HeadMetrics:
             for visit in journal.visits:
                 self._stage_seconds.labels(visit.stage).observe(visit.seconds)
 
-    def run_lost(self, stage: str, reason: str) -> None:
-        """Count a run that came to nothing for no fault of the request."""
+    def count_lost_run(self, stage: str, reason: str) -> None:
+        """Count a run that gave no result, without a fault of the request."""
         self._losses.labels(stage, reason).inc()
 
-    def retried(self, stage: str) -> None:
-        """Count a repeated run."""
+    def count_retry(self, stage: str) -> None:
+        """Count a request that runs again on another replica."""
         self._retries.labels(stage).inc()

@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from omni_worker.api.state.schemas import ReplicaList, ReplicaObject, RunningList, RunningObject, card_object
+from omni_worker.orchestrator.member import Member
 from omni_worker.orchestrator.orchestrator import Orchestrator
-from omni_worker.orchestrator.stage_pool import Member
 
 
 def state_routes(orchestrator: Orchestrator) -> APIRouter:

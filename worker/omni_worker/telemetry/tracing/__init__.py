@@ -1,7 +1,7 @@
-"""Spans: where a request was, and for how long, told to an OpenTelemetry collector.
+"""Traces: the spans of requests, exported to an OpenTelemetry collector.
 
-`start` gives the `Tracing` of a process. Where no collector is named, that is one which tells nothing, costs nothing,
-and imports nothing of OpenTelemetry.
+`start` returns the `Tracing` of a process. Without a collector it records nothing, costs nothing and does not import
+OpenTelemetry.
 """
 
 from collections.abc import Mapping
@@ -15,55 +15,64 @@ REPLICA = "omni.replica"
 OUTCOME = "omni.outcome"
 Attributes = Mapping[str, str | int | float]
 Carrier = Mapping[str, str]
-"""`traceparent` and `tracestate`, as W3C has them: who a span is, to whoever goes on with it."""
+"""The W3C headers `traceparent` and `tracestate`, which name the parent of a span in another process."""
 
 
 class Span:
-    """One that is told of to nobody. `trace_id` is as logs have it; `carrier` is for what goes on elsewhere."""
+    """A span that is not recorded.
+
+    trace_id: the id of its trace as log lines show it; None if it is not recorded
+    carrier: names this span as the parent of spans in other processes
+    """
 
     def __init__(self, carrier: Carrier | None = None, trace_id: str | None = None) -> None:
         self.carrier: Carrier = carrier or {}
         self.trace_id = trace_id
 
-    def note(self, attributes: Attributes) -> None:
-        """Add to what is told of it."""
+    def set_attributes(self, attributes: Attributes) -> None:
+        """Add attributes to the span."""
 
-    def fail(self, why: str) -> None:
-        """It came to no good end."""
+    def fail(self, reason: str) -> None:
+        """Mark the span as failed."""
 
     def end(self, at: float | None = None) -> None:
-        """It is over, since `at`, in seconds since 1970, or now; for one that `begin` gave."""
+        """End a span that `begin` returned, at `at` (seconds since 1970) or now."""
 
 
 NO_SPAN = Span()
 
 
 class Tracing:
-    """Tells nothing."""
+    """Records nothing. `OtlpTracing` is the implementation that does."""
 
     is_on = False
 
     def span(
         self, name: str, attributes: Attributes, parent: Carrier | None = None, kind: str = "internal"
     ) -> AbstractContextManager[Span]:
-        """A span that lasts as long as it is entered, and is the parent of those made inside; its own is the one around
-        it, unless `parent` is given. `kind`: internal, server (asked from elsewhere) or client (asks elsewhere)."""
+        """A span that lasts as long as the context manager, and is the parent of the spans inside it.
+
+        parent: the span that it belongs to; by default, the enclosing one
+        kind: internal, server (handles a call from another process) or client (calls another process)
+        """
         return nullcontext(NO_SPAN)
 
     def begin(
         self, name: str, attributes: Attributes, parent: Carrier, kind: str = "internal", at: float | None = None
     ) -> Span:
-        """A span that lasts from `at`, or now, until its `end`."""
+        """A span that lasts from `at` (seconds since 1970), or now, until its `end` is called."""
         return NO_SPAN
 
     def close(self) -> None:
-        """Tell what is left to tell."""
+        """Export the spans that are left."""
 
 
-def start(endpoint: str | None, who: str) -> Tracing:
-    """Tell `endpoint`, the full URL of a collector's traces; `who`: head or replica. None tells nobody.
+def start(endpoint: str | None, process: str) -> Tracing:
+    """Create the tracing of this process, which is a `head` or a `replica`.
 
-    Raises CommandError where OpenTelemetry is not installed.
+    endpoint: the full URL of a collector's traces; without it, nothing is recorded
+
+    Raises CommandError if OpenTelemetry is not installed.
     """
     if endpoint is None:
         return Tracing()
@@ -74,4 +83,4 @@ def start(endpoint: str | None, who: str) -> Tracing:
             f"traces are to go to {endpoint} (--otlp-traces-endpoint), and what sends them is not installed ({error}): "
             "pip install 'omnipipeline[tracing]'"
         ) from error
-    return OtlpTracing(endpoint, who)
+    return OtlpTracing(endpoint, process)

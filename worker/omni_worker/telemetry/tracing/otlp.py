@@ -1,7 +1,7 @@
-"""Spans by OpenTelemetry's SDK, sent as OTLP over HTTP in batches.
+"""Spans of OpenTelemetry's SDK, exported as OTLP over HTTP in batches.
 
-The SDK reads its own variables for all but where to send: OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_HEADERS,
-OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME and the others.
+The SDK reads its own environment variables for everything except the endpoint: OTEL_TRACES_SAMPLER,
+OTEL_EXPORTER_OTLP_HEADERS, OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME and others.
 """
 
 import os
@@ -21,13 +21,13 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from omni_worker.telemetry.tracing import Attributes, Carrier, Span, Tracing
 
-LAST_SECONDS = 3.0  # at the end, for the last spans
+EXPORT_SECONDS = 3.0  # to export the last spans when the process ends
 NANOSECONDS = 1_000_000_000
 W3C = TraceContextTextMapPropagator()
 
 
 class OtlpSpan(Span):
-    """One of the SDK's."""
+    """A span of the SDK."""
 
     def __init__(self, span: trace.Span) -> None:
         self._span = span
@@ -35,29 +35,29 @@ class OtlpSpan(Span):
         W3C.inject(carrier, trace.set_span_in_context(span, Context()))
         super().__init__(carrier, trace.format_trace_id(span.get_span_context().trace_id))
 
-    def note(self, attributes: Attributes) -> None:
+    def set_attributes(self, attributes: Attributes) -> None:
         self._span.set_attributes(dict(attributes))
 
-    def fail(self, why: str) -> None:
-        self._span.set_status(Status(StatusCode.ERROR, why))
+    def fail(self, reason: str) -> None:
+        self._span.set_status(Status(StatusCode.ERROR, reason))
 
     def end(self, at: float | None = None) -> None:
         self._span.end(_nanoseconds(at))
 
 
 class OtlpTracing(Tracing):
-    """Tells the collector at `endpoint`."""
+    """Exports spans to the collector at `endpoint`."""
 
     is_on = True
 
-    def __init__(self, endpoint: str, who: str) -> None:
-        own: dict[str, str | int] = {
-            "service.name": f"omni-{who}",
+    def __init__(self, endpoint: str, process: str) -> None:
+        attributes: dict[str, str | int] = {
+            "service.name": f"omni-{process}",
             "service.version": version("omnipipeline"),
             "process.pid": os.getpid(),
         }
-        told = Resource(own).merge(OTELResourceDetector().detect())
-        self._provider = TracerProvider(resource=told, shutdown_on_exit=False)
+        resource = Resource(attributes).merge(OTELResourceDetector().detect())
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
         self._tracer = self._provider.get_tracer("omnipipeline", version("omnipipeline"))
 
@@ -65,22 +65,22 @@ class OtlpTracing(Tracing):
     def span(
         self, name: str, attributes: Attributes, parent: Carrier | None = None, kind: str = "internal"
     ) -> Iterator[Span]:
-        around = None if parent is None else W3C.extract(parent)
-        with self._tracer.start_as_current_span(name, around, SpanKind[kind.upper()], dict(attributes)) as span:
+        context = None if parent is None else W3C.extract(parent)
+        with self._tracer.start_as_current_span(name, context, SpanKind[kind.upper()], dict(attributes)) as span:
             yield OtlpSpan(span)
 
     def begin(
         self, name: str, attributes: Attributes, parent: Carrier, kind: str = "internal", at: float | None = None
     ) -> Span:
-        around, when = W3C.extract(parent, Context()), _nanoseconds(at)
-        span = self._tracer.start_span(name, around, SpanKind[kind.upper()], dict(attributes), start_time=when)
+        context, start = W3C.extract(parent, Context()), _nanoseconds(at)
+        span = self._tracer.start_span(name, context, SpanKind[kind.upper()], dict(attributes), start_time=start)
         return OtlpSpan(span)
 
     def close(self) -> None:
-        """No longer than LAST_SECONDS, whatever the collector does."""
+        """Export the spans that are left. Takes at most EXPORT_SECONDS, even if the collector does not answer."""
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
-        closing.join(LAST_SECONDS)
+        closing.join(EXPORT_SECONDS)
 
 
 def _nanoseconds(seconds: float | None) -> int | None:

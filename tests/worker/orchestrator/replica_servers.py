@@ -90,7 +90,7 @@ class Server:
     close = crash
 
 
-class Stage0:
+class ServedStage:
     """An orchestrator over `count` servers."""
 
     def __init__(self, count, policy="least-queue-length", **server):
@@ -130,7 +130,7 @@ class Stage0:
 @contextlib.asynccontextmanager
 async def serving(count, **server):
     """An orchestrator over servers that are closed in the end."""
-    stage = Stage0(count, **server)
+    stage = ServedStage(count, **server)
     try:
         yield stage
     finally:
