@@ -39,7 +39,7 @@ def _output(stage: Stage) -> str | None:
 
 
 def stage_params(stage: Stage, following: Stage | None, params: GenerationParams) -> GenerationParams:
-    """A request's parameters for one stage: with the stage's defaults, and asking for what the `following` stage needs."""
+    """A request's parameters for one stage, with the stage's defaults and what the `following` stage needs."""
     if stage.engine != AUTOREGRESSIVE:
         return replace(params, stream=False)
     messages = params.messages
