@@ -25,7 +25,7 @@ import yaml
 from openai import BadRequestError, OpenAI
 from PIL import Image
 
-from omni_worker.api.videos.files import files_of
+from omni_worker.api.videos.files import encode_variants
 from omni_worker.models.digits_reader import Reading, read
 from tests.hub import Hub
 from tests.operator.commands.ups import Up, eventually, omni
@@ -176,7 +176,7 @@ def test_a_video_has_the_frames_of_diffusers(hub: Hub, cache: Path, tmp_path: Pa
         done = omni(up.folder, "generate", prompt(3), "-o", str(tmp_path / "film.mp4"), *asked)
         wrong = omni(up.folder, "generate", prompt(3), "-o", str(tmp_path / "film.png"), *asked[:3])
         assert not list(client.videos.list()), "what was downloaded is deleted"
-    assert frames_of_it == files_of(made, 16.0)["spritesheet"].data
+    assert frames_of_it == encode_variants(made, 16.0)["spritesheet"].data
     assert done.returncode == 0, done.stderr
     for mp4 in (file, (tmp_path / "film.mp4").read_bytes()):
         assert np.abs(decoded(mp4).astype(int) - made).mean() < 10

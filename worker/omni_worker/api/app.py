@@ -1,4 +1,4 @@
-"""The head's HTTP application, put together from its routes."""
+"""Builds the head's HTTP application from its middleware and routes."""
 
 import contextlib
 import time
@@ -11,23 +11,24 @@ from starlette.routing import Route
 
 from omni_worker.api.chat.completions import chat_routes
 from omni_worker.api.errors import install_error_handlers
-from omni_worker.api.guards import ApiKeys, BodyLimit, Locked, RequestIds
+from omni_worker.api.guards import ApiKeys, BodyLimit, RequestIds, RequireApiKey
 from omni_worker.api.images.edits import edit_routes
 from omni_worker.api.images.generations import image_routes
-from omni_worker.api.openapi import describe
+from omni_worker.api.openapi import install_openapi
 from omni_worker.api.playground import playground_routes
 from omni_worker.api.service import Service
 from omni_worker.api.state.models import model_routes
 from omni_worker.api.state.replicas import state_routes
 from omni_worker.api.state.topology import topology_routes
-from omni_worker.api.tracing import Traced
+from omni_worker.api.tracing import RequestSpans
 from omni_worker.api.videos.jobs import VideoJobs
 from omni_worker.api.videos.routes import video_routes
 from omni_worker.config.api import ApiConfig
 from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.telemetry.tracing import Tracing
 
-EXPOSED = ["X-Request-Id", "Retry-After"]
+EXPOSED_HEADERS = ["X-Request-Id", "Retry-After"]
+"""Headers that web pages of other origins may read."""
 
 
 def create_app(
@@ -37,33 +38,23 @@ def create_app(
     config: ApiConfig | None = None,
     tracing: Tracing | None = None,
 ) -> FastAPI:
-    """The application that serves `model`, by its served name. Raises UsageError where it cannot."""
+    """The application that serves the pipeline under the name `model`.
+
+    Raises UsageError if the key file or the database of videos cannot be used.
+    """
     config = config or ApiConfig()
     service = Service(orchestrator, model, config.limits)
     jobs = VideoJobs(service, config.videos)
 
     @contextlib.asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
+    async def run_jobs(app: FastAPI) -> AsyncIterator[None]:
         await jobs.start()
         yield
         await jobs.stop()
 
-    app = FastAPI(title="OmniPipeline", version=version("omnipipeline"), lifespan=running)
+    app = FastAPI(title="OmniPipeline", version=version("omnipipeline"), lifespan=run_jobs)
     install_error_handlers(app)
-    app.add_middleware(BodyLimit, most=config.limits.body)
-    if tracing is not None and tracing.is_on:
-        app.add_middleware(Traced, tracing=tracing)
-    if config.key_file is not None:
-        app.add_middleware(Locked, keys=ApiKeys(config.key_file))
-    if config.origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=config.origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=EXPOSED,
-        )
-    app.add_middleware(RequestIds)
+    _add_middleware(app, config, tracing)
     app.router.routes.extend(probes)
     app.include_router(image_routes(service))
     app.include_router(edit_routes(service))
@@ -74,5 +65,23 @@ def create_app(
     app.include_router(topology_routes(orchestrator, model))
     if config.playground:
         app.include_router(playground_routes())
-    describe(app, list(probes), has_keys=config.key_file is not None)
+    install_openapi(app, list(probes), has_keys=config.key_file is not None)
     return app
+
+
+def _add_middleware(app: FastAPI, config: ApiConfig, tracing: Tracing | None) -> None:
+    """Add the middleware from the inside out: a request passes the last one first."""
+    app.add_middleware(BodyLimit, max_bytes=config.limits.body)
+    if tracing is not None and tracing.is_on:
+        app.add_middleware(RequestSpans, tracing=tracing)
+    if config.key_file is not None:
+        app.add_middleware(RequireApiKey, keys=ApiKeys(config.key_file))
+    if config.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
+    app.add_middleware(RequestIds)

@@ -1,4 +1,4 @@
-"""Errors as OpenAI shapes them: {"error": {message, type, param, code}}."""
+"""Errors in OpenAI's shape, {"error": {message, type, param, code}}, and the handlers that give them to every route."""
 
 import math
 from collections.abc import Mapping
@@ -21,11 +21,12 @@ CODE_OF_KIND = {
     "unavailable": "unavailable",
     "aborted": "aborted",
 }
-RETRY_SECONDS = 5.0  # where nothing says when it is worth trying again
+RETRY_SECONDS = 5.0
+"""Retry-After of errors that do not predict a time."""
 
 
 class ApiError(Exception):
-    """A request that the API itself refuses."""
+    """An error that the API itself answers with, before or instead of a generation."""
 
     def __init__(
         self,
@@ -51,35 +52,35 @@ def error_response(
     retry_after: float | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """The response for an error of the API itself. Times are in seconds."""
-    error = {"message": message, "type": _type(status), "param": param, "code": code}
-    return respond(status, {"error": error}, retry_after, headers)
+    """The response to an error of the API itself. `retry_after` is in seconds."""
+    error = {"message": message, "type": _error_type(status), "param": param, "code": code}
+    return json_response(status, {"error": error}, retry_after, headers)
 
 
 def error_body(error: RequestError) -> dict[str, Any]:
-    """A request's failure, and the stage where in the pipeline it happened, if it happened there."""
-    code, kind = CODE_OF_KIND[error.kind], _type(STATUS_OF_KIND[error.kind])
-    body = {"message": error.message, "type": kind, "param": error.param, "code": code}
+    """The body for a failed request. It names the stage if the request failed at one."""
+    code, error_type = CODE_OF_KIND[error.kind], _error_type(STATUS_OF_KIND[error.kind])
+    body = {"message": error.message, "type": error_type, "param": error.param, "code": code}
     return {"error": body if error.stage is None else {**body, "stage": error.stage}}
 
 
-def _type(status: int) -> str:
-    """A client's mistake and a server's have different types."""
+def _error_type(status: int) -> str:
+    """OpenAI's type of error for a status."""
     return "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
 
 
-def respond(
+def json_response(
     status: int, body: dict[str, Any], retry_after: float | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """The response, with when to come again where that may help."""
-    more = dict(headers or {})
+    """A JSON response, with `Retry-After` in seconds if a later try may succeed (429 and 503)."""
+    all_headers = dict(headers or {})
     if status in (429, 503):
-        more["Retry-After"] = str(max(1, math.ceil(RETRY_SECONDS if retry_after is None else retry_after)))
-    return JSONResponse(body, status_code=status, headers=more)
+        all_headers["Retry-After"] = str(max(1, math.ceil(RETRY_SECONDS if retry_after is None else retry_after)))
+    return JSONResponse(body, status_code=status, headers=all_headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Give every failure of `app` the one shape."""
+    """Answer every failure of `app` in OpenAI's shape."""
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> JSONResponse:
@@ -87,7 +88,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestError)
     async def request_error(request: Request, error: RequestError) -> JSONResponse:
-        return respond(STATUS_OF_KIND[error.kind], error_body(error), error.retry_after)
+        return json_response(STATUS_OF_KIND[error.kind], error_body(error), error.retry_after)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -98,15 +99,15 @@ def install_error_handlers(app: FastAPI) -> None:
             message = f"the body cannot be read: {message}"
         elif error.status_code == 405:
             message = f"{request.url.path} does not take {request.method}"
-            own = _methods_of(app.openapi(), request.url.path) | set(filter(None, headers.get("Allow", "").split(", ")))
-            headers["Allow"] = ", ".join(sorted(own))
+            allowed = set(filter(None, headers.get("Allow", "").split(", ")))
+            allowed |= _methods_of(app.openapi(), request.url.path)
+            headers["Allow"] = ", ".join(sorted(allowed))
         return error_response(error.status_code, message, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-        param = ".".join(where) or None
+        param = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or None
         if first["type"] == "json_invalid":
             return error_response(400, f"the body is not JSON: {first['ctx']['error']}")
         if first["type"] == "extra_forbidden":
@@ -121,13 +122,13 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        headers = {"X-Request-Id": request.state.request_id}  # it goes past what gives others theirs
+        headers = {"X-Request-Id": request.state.request_id}  # this response does not pass RequestIds
         message = f"the server failed: {type(error).__name__}"
         return error_response(500, message, code="internal_error", headers=headers)
 
 
 def _methods_of(page: dict[str, Any], path: str) -> set[str]:
-    """What may be done with a path by the description of the API, in capitals."""
+    """The HTTP methods that the OpenAPI page lists for a path."""
     paths: dict[str, Any] = page["paths"]
-    templates = [path] if path in paths else [one for one in paths if compile_path(one)[0].match(path)]
+    templates = [path] if path in paths else [template for template in paths if compile_path(template)[0].match(path)]
     return {method.upper() for template in templates for method in paths[template]}

@@ -1,4 +1,4 @@
-"""Bodies that are forms with files, checked and described as JSON ones are."""
+"""Bodies that are forms with files, validated and described in OpenAPI by a schema, as JSON bodies are."""
 
 from collections.abc import Collection
 from typing import Any, TypeVar
@@ -14,15 +14,17 @@ MAX_FILES, MAX_FIELDS, MAX_FIELD_BYTES = 32, 100, 4 * 2**20
 
 Body = TypeVar("Body", bound=BaseModel)
 Files = dict[str, list[bytes]]
+"""The contents of files, by the name of their field."""
 
 
 async def read_form(
-    request: Request, kind: type[Body], files: frozenset[str], links: Collection[str] = ()
+    request: Request, schema: type[Body], file_fields: frozenset[str], url_fields: Collection[str] = ()
 ) -> tuple[Body, Files]:
-    """The fields as a `kind`, and the files by name, those of `name[]` with those of `name`; so too the fields that are
-    `links` to files.
+    """The fields of a form, validated by `schema`, and its files. Files of `name[]` count as files of `name`.
 
-    Raises ApiError where the body is no form, and RequestValidationError, naming the field.
+    url_fields: fields with the URL of a file; their values are returned with the files, as bytes
+
+    Raises ApiError if the body is not a form or has unexpected files, and RequestValidationError, naming the field.
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise ApiError(400, "the body is to be multipart/form-data", code="invalid_content_type")
@@ -31,42 +33,46 @@ async def read_form(
     async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
         for key, value in form.multi_items():
             name = key.removesuffix("[]")
-            if isinstance(value, UploadFile) and name in files:
+            if isinstance(value, UploadFile) and name in file_fields:
                 uploads.setdefault(name, []).append(await value.read())
             elif isinstance(value, UploadFile):
                 raise ApiError(400, f"{name}: not a file that this route takes", name, "unknown_parameter")
-            elif name in files:
+            elif name in file_fields:
                 raise ApiError(400, f"{name}: send it as a file, with a file name", name, "invalid_value")
-            elif key in links:
+            elif key in url_fields:
                 uploads.setdefault(key, []).append(value.encode())
             elif key in fields:
                 raise ApiError(400, f"{key}: given twice", key, "invalid_value")
             else:
                 fields[key] = value
     try:
-        return kind.model_validate(fields, strict=False), uploads
+        return schema.model_validate(fields, strict=False), uploads
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
 
 
-def validated(kind: type[Body], text: bytes) -> Body:
-    """A body in JSON as a `kind`. Raises RequestValidationError, naming the field."""
+def parse_json(schema: type[Body], text: bytes) -> Body:
+    """A JSON body, validated by `schema`. Raises RequestValidationError, naming the field."""
     try:
-        return kind.model_validate_json(text)
+        return schema.model_validate_json(text)
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
 
 
-def form_description(kind: type[BaseModel], files: dict[str, dict[str, Any]], required: list[str]) -> dict[str, Any]:
-    """The body of such a route, for its OpenAPI description. A form has no null: its fields are left out instead."""
-    schema = kind.model_json_schema()
-    for field in schema["properties"].values():
+def form_body(schema: type[BaseModel], files: dict[str, dict[str, Any]], required: list[str]) -> dict[str, Any]:
+    """The OpenAPI description of a form. Forms have no null, so nullable fields are described as optional ones.
+
+    files: the JSON schemas of the file fields, by name
+    required: the file fields that must be sent
+    """
+    description = schema.model_json_schema()
+    for field in description["properties"].values():
         choices = [choice for choice in field.get("anyOf", ()) if choice != {"type": "null"}]
         if len(choices) == 1:
             del field["anyOf"]
             field |= choices[0]
         if field.get("default", 0) is None:
             del field["default"]
-    schema["properties"] |= files
-    schema["required"] = [*schema.get("required", ()), *required]
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    description["properties"] |= files
+    description["required"] = [*description.get("required", ()), *required]
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": description}}}}

@@ -1,4 +1,4 @@
-"""From a client's request to the orchestrator and back: what all routes that generate have in common."""
+"""What all routes that generate have in common: seeds, ids, calls of the orchestrator, and clients that disconnect."""
 
 import asyncio
 import secrets
@@ -14,7 +14,8 @@ from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.requests import SEED_LIMIT, GenerationRequest, GenerationResult
 
 RANDOM_SEEDS = 2**32
-ERRORS: dict[int | str, dict[str, Any]] = {
+"""Random seeds are below this."""
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": why}
     for status, why in (
         (400, "The request is wrong: `param` names the field."),
@@ -25,23 +26,27 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         (503, "No replica could take it in time: come again later."),
     )
 }
+"""The errors of these routes, for the OpenAPI page."""
 
 Result = TypeVar("Result")
 
 
-def seeds(asked: int | None, count: int) -> list[int]:
-    """The seed of each of the answers: a request that gave none gets one here, so that it can be run again anywhere."""
-    first = secrets.randbelow(RANDOM_SEEDS) if asked is None else asked
+def choose_seeds(seed: int | None, count: int) -> list[int]:
+    """The seeds of `count` results: consecutive from `seed`, or from a random one.
+
+    The head chooses random seeds itself, so that a replica that repeats a request gives the same result.
+    """
+    first = secrets.randbelow(RANDOM_SEEDS) if seed is None else seed
     return [(first + i) % SEED_LIMIT for i in range(count)]
 
 
-def numbered(id: str, number: int, count: int) -> str:
-    """The id of one of the requests that a client's request of this id is made of."""
-    return id if count == 1 else f"{id}-{number}"
+def result_id(request_id: str, index: int, count: int) -> str:
+    """The id of the generation request for result number `index` of the `count` that a client's request asks for."""
+    return request_id if count == 1 else f"{request_id}-{index}"
 
 
 async def generate_all(orchestrator: Orchestrator, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
-    """All results; where one fails the rest are aborted, for the answer is lost with it."""
+    """The results of all requests. If one fails, the others are aborted and its RequestError is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(orchestrator.generate(request)) for request in requests]
@@ -50,21 +55,21 @@ async def generate_all(orchestrator: Orchestrator, requests: Sequence[Generation
     return [task.result() for task in tasks]
 
 
-async def unless_disconnected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled as soon as the client is gone. Raises ApiError 499 then."""
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`. Cancels it and raises ApiError 499 if the client disconnects first."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
+    disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ApiError(499, "the client closed the connection", code="aborted")
         return task.result()
     finally:
-        gone.cancel()
+        disconnect.cancel()
         task.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
-async def _disconnected(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

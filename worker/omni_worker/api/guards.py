@@ -1,4 +1,4 @@
-"""What every request passes before its route: it gets an id, shows its key, and is not too long. ASGI all of it."""
+"""ASGI middleware that every request passes before its route: request ids, API keys, and the limit of the body."""
 
 import hashlib
 import hmac
@@ -14,13 +14,15 @@ from omni_worker.api.errors import error_response
 from omni_worker.errors import UsageError
 
 log = logging.getLogger(__name__)
-MAX_REQUEST_ID = 128
-GUARDED = ("/v1/", "/omni/")
-FREE = ("/v1/omni/topology",)  # what autoscaling goes by, which the metrics tell too; an operator has no key to show
+MAX_REQUEST_ID_LENGTH = 128
+PROTECTED_PREFIXES = ("/v1/", "/omni/")
+"""Paths that need an API key, if the server has keys."""
+PUBLIC_PATHS = ("/v1/omni/topology",)
+"""Exceptions. The operator reads the topology without a key, and the metrics contain the same."""
 
 
 class RequestIds:
-    """Gives every request an id, the client's own `X-Request-Id` where it sends a sound one, and returns it."""
+    """Gives every request an id and returns it as `X-Request-Id`. A client's own id is used if it is valid."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -29,9 +31,9 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        asked = Headers(scope=scope).get("x-request-id", "")
-        sound = 0 < len(asked) <= MAX_REQUEST_ID and asked.isascii() and asked.isprintable()
-        id = asked if sound else f"req-{secrets.token_hex(8)}"
+        own_id = Headers(scope=scope).get("x-request-id", "")
+        is_valid = 0 < len(own_id) <= MAX_REQUEST_ID_LENGTH and own_id.isascii() and own_id.isprintable()
+        id = own_id if is_valid else f"req-{secrets.token_hex(8)}"
         scope.setdefault("state", {})["request_id"] = id
 
         async def send_with_id(message: Message) -> None:
@@ -43,64 +45,65 @@ class RequestIds:
 
 
 class BodyLimit:
-    """Answers 413 to bodies of too many bytes: at once where the length is told, else when it is passed."""
+    """Answers 413 to longer bodies: at once if Content-Length says so, or as soon as more bytes arrive."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
-        self._most = most
+        self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        told = Headers(scope=scope).get("content-length", "")
-        if told.isdecimal() and int(told) > self._most:
-            response = error_response(413, self._reason, code="body_too_large", headers={"Connection": "close"})
+        content_length = Headers(scope=scope).get("content-length", "")
+        if content_length.isdecimal() and int(content_length) > self._max_bytes:
+            response = error_response(413, self._message, code="body_too_large", headers={"Connection": "close"})
             await response(scope, receive, send)
             return
-        passed = 0
+        received = 0
 
-        async def counted() -> Message:
-            nonlocal passed
+        async def receive_within_limit() -> Message:
+            nonlocal received
             message = await receive()
-            passed += len(message.get("body", b""))
-            if passed > self._most:
-                raise HTTPException(413, self._reason, {"Connection": "close"})
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise HTTPException(413, self._message, {"Connection": "close"})
             return message
 
-        await self._app(scope, counted, send)
+        await self._app(scope, receive_within_limit, send)
 
     @property
-    def _reason(self) -> str:
-        return f"the body is longer than the {self._most} bytes allowed here: send smaller pictures, or fewer"
+    def _message(self) -> str:
+        return f"the body is longer than the {self._max_bytes} bytes allowed here: send smaller pictures, or fewer"
 
 
 class ApiKeys:
-    """The keys that clients may come with, one a line of a file, which is read again when it changes.
-
-    They are compared by their hashes and all of them every time, so that how long it takes tells nothing of them.
-    """
+    """The keys that clients may use, from a file with one key per line. It is read again when it changes."""
 
     def __init__(self, file: str) -> None:
+        """Raises UsageError if the file cannot be read or has no key."""
         self._file = Path(file)
-        self._read_at: tuple[int, int] | None = None
+        self._version: tuple[int, int] | None = None
         self._hashes: list[bytes] = []
         self._read()
 
-    def know(self, key: str) -> bool:
-        """Whether a client may come in by it."""
+    def accept(self, key: str) -> bool:
+        """Whether `key` is one of the keys. If the file has become unreadable, the keys read before stay valid.
+
+        Compares hashes, and always all of them, so that the time it takes reveals nothing about the keys.
+        """
         try:
             self._read()
         except UsageError as error:
             log.warning("the keys as they were before are still in force: %s", error)
-        shown = _hash(key)
-        return bool(sum([hmac.compare_digest(shown, known) for known in self._hashes]))
+        hash = _hash(key)
+        return bool(sum([hmac.compare_digest(hash, valid) for valid in self._hashes]))
 
     def _read(self) -> None:
         try:
-            state = self._file.stat()
-            at = state.st_mtime_ns, state.st_size
-            if at == self._read_at:
+            status = self._file.stat()
+            version = status.st_mtime_ns, status.st_size
+            if version == self._version:
                 return
             lines = self._file.read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -108,26 +111,27 @@ class ApiKeys:
         keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not keys:
             raise UsageError(f"--api-key-file {self._file}: holds no key: openssl rand -hex 32 >> {self._file}")
-        self._hashes, self._read_at = [_hash(key) for key in keys], at
+        self._hashes, self._version = [_hash(key) for key in keys], version
 
 
 def _hash(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-class Locked:
-    """Answers 401 to who comes without a key, but for what tells how the pipeline is, and the API's description."""
+class RequireApiKey:
+    """Answers 401 to requests without a valid key, except on the public paths."""
 
     def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
         self._app = app
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in FREE or not scope["path"].startswith(GUARDED):
+        is_http = scope["type"] == "http"
+        if not is_http or scope["path"] in PUBLIC_PATHS or not scope["path"].startswith(PROTECTED_PREFIXES):
             await self._app(scope, receive, send)
             return
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._keys.know(key.strip()):
+        if scheme.lower() == "bearer" and self._keys.accept(key.strip()):
             await self._app(scope, receive, send)
             return
         if key:

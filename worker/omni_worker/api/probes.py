@@ -1,6 +1,6 @@
-"""The probes that every process answers: /livez, /startupz, /readyz, /metrics.
+"""The probes of every process: /livez, /startupz, /readyz; and /metrics.
 
-That a probe is answered at all proves that the event loop turns. 200 or 503, with the reason in the body.
+A probe answers 200, or 503 with the reason in its body. An answer at all proves that the event loop runs.
 """
 
 from collections.abc import Callable
@@ -12,18 +12,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 Check = Callable[[], str | None]
+"""Returns None if all is well, and otherwise the reason why not."""
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Each check returns None where all is well, and the reason where not."""
+    """The checks of one process."""
 
     started: Check
     ready: Check
     alive: Check = lambda: None
 
     def routes(self, registry: CollectorRegistry) -> list[Route]:
-        """The four routes."""
+        """The routes of the probes and of the metrics in `registry`."""
 
         async def metrics(request: Request) -> Response:
             return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

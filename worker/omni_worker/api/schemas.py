@@ -1,4 +1,7 @@
-"""What all routes take and give, as OpenAI names it; our own fields ride in the client's `extra_body`."""
+"""The schemas that several routes share. The names are OpenAI's; clients send our extensions in `extra_body`.
+
+Docstrings and descriptions of schemas are part of the public OpenAPI page.
+"""
 
 import re
 from collections.abc import Mapping
@@ -9,11 +12,16 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from omni_worker.requests import SEED_LIMIT
 
 MAX_SIDE = 16_384
-SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
+"""Of an image, in pixels."""
+SIZE_PATTERN = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
 
 
 def refusing(reasons: Mapping[Any, str], otherwise: str | None = None) -> BeforeValidator:
-    """Refuses values that OpenAI has and this server has not, each with its reason; and all others for `otherwise`."""
+    """A validator that refuses values of OpenAI's API that this server does not support.
+
+    reasons: the error message for each such value
+    otherwise: the error message for every other value; None accepts them
+    """
 
     def check(value: Any) -> Any:
         reason = reasons.get(value, otherwise) if isinstance(value, str) else otherwise
@@ -24,8 +32,8 @@ def refusing(reasons: Mapping[Any, str], otherwise: str | None = None) -> Before
     return BeforeValidator(check)
 
 
-class Generation(BaseModel):
-    """What every request may say of how to generate. OpenAI's own names are kept; the rest are extensions."""
+class GenerationBody(BaseModel):
+    """The fields that every request for a generation has: OpenAI's, and our extensions. Not itself in OpenAPI."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -39,7 +47,7 @@ class Generation(BaseModel):
         Field(
             description=f"Width x height in pixels, such as 512x512, each up to {MAX_SIDE}, of `--max-pixels` in all; "
             "or auto: the model's own.",
-            json_schema_extra={"anyOf": [{"type": "string", "pattern": SIZE}, {"type": "null"}]},
+            json_schema_extra={"anyOf": [{"type": "string", "pattern": SIZE_PATTERN}, {"type": "null"}]},
         ),
     ] = "auto"
     steps: Annotated[
@@ -80,19 +88,19 @@ class Generation(BaseModel):
 
     @field_validator("size")
     @classmethod
-    def _is_a_size(cls, value: str | None) -> str | None:
+    def _check_size(cls, value: str | None) -> str | None:
         if value not in (None, "auto"):
             parse_size(value)
         return value
 
     @property
     def width_and_height(self) -> tuple[int | None, int | None]:
-        """The size in pixels; None twice where the model shall choose."""
+        """The size in pixels; both None for the model's default size."""
         return (None, None) if self.size in (None, "auto") else parse_size(self.size)
 
     @property
     def generation(self) -> dict[str, Any]:
-        """These as fields of GenerationParams; the seed is left to the caller."""
+        """These fields as fields of GenerationParams, without the seed."""
         width, height = self.width_and_height
         return {
             "negative_prompt": self.negative_prompt,
@@ -108,7 +116,7 @@ class Generation(BaseModel):
 
 def parse_size(text: str) -> tuple[int, int]:
     """Read WIDTHxHEIGHT. Raises ValueError."""
-    if not re.fullmatch(SIZE, text) or text == "auto":
+    if not re.fullmatch(SIZE_PATTERN, text) or text == "auto":
         raise ValueError(f"{text!r} is not a size: give WIDTHxHEIGHT in pixels, such as 512x512, or auto")
     width, height = (int(side) for side in text.split("x"))
     if max(width, height) > MAX_SIDE:

@@ -1,5 +1,4 @@
-"""Runs an ASGI application inside an event loop that is not its own, over TLS where it is given a certificate, and
-drains it."""
+"""An HTTP server that runs in the caller's event loop, over TLS if it has a certificate, and drains on request."""
 
 import asyncio
 import contextlib
@@ -17,11 +16,13 @@ from omni_worker.errors import CommandError
 
 log = logging.getLogger(__name__)
 CERTIFICATE_SECONDS = 5.0
-"""How often the certificate's files are looked at."""
+"""How often the server checks whether the certificate's files have changed."""
+BACKLOG = 2048
+FileVersions = tuple[tuple[int, int, int], ...]
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: the process drains in its own order."""
+    """uvicorn without its signal handlers: the process handles signals and drains its parts in its own order."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -29,13 +30,14 @@ class _Server(uvicorn.Server):
 
 
 class HttpServer:
-    """`bind` first, so that a busy port is known before anything is started; then `run` until `drain`."""
+    """Serves an ASGI app. It binds its port when it is created, so that a busy port is reported before a start."""
 
     def __init__(
         self, app: Any, host: str, port: int, drain_timeout: float, certificate: Certificate | None = None
     ) -> None:
+        """Raises CommandError if the port is busy or the certificate cannot be used."""
         if certificate:
-            load(certificate, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+            load_certificate(certificate, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
         self._certificate = certificate
         self._socket = bind(host, port)
         self._config = uvicorn.Config(
@@ -47,84 +49,85 @@ class HttpServer:
             ssl_keyfile=certificate.key if certificate else None,
         )
         self._config.load()
-        self._state = state(certificate) if certificate else None
+        self._loaded = file_versions(certificate) if certificate else None
         self._server = _Server(self._config)
 
     async def run(self) -> None:
-        """Serve until drained."""
-        following = asyncio.create_task(self._follow(self._certificate)) if self._certificate else None
+        """Serve until `drain`, and then until the running requests are answered."""
+        reloading = asyncio.create_task(self._reload_changes(self._certificate)) if self._certificate else None
         try:
             await self._server.serve(sockets=[self._socket])
         finally:
-            if following:
-                following.cancel()
+            if reloading:
+                reloading.cancel()
 
-    async def _follow(self, certificate: Certificate) -> None:
-        """Use a certificate that takes the place of the first one, for connections that begin from then on."""
+    async def _reload_changes(self, certificate: Certificate) -> None:
+        """When the certificate's files change, load them for new connections."""
         while True:
             await asyncio.sleep(CERTIFICATE_SECONDS)
-            now = state(certificate)
-            if now in (None, self._state) or self._config.ssl is None:
+            versions = file_versions(certificate)
+            if versions in (None, self._loaded) or self._config.ssl is None:
                 continue
-            self._state = now
+            self._loaded = versions
             try:
-                # First where nobody is served with half of it.
-                load(certificate, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-                load(certificate, self._config.ssl)
+                # Try it on a context that serves nobody: a failure could leave the real one with half of it.
+                load_certificate(certificate, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+                load_certificate(certificate, self._config.ssl)
             except CommandError as error:
                 log.warning("the certificate as it was before is still in use: %s", error)
             else:
                 log.info("the certificate of %s has changed and is in use", certificate.chain)
 
     def drain(self) -> None:
-        """Accept nothing new; `run` returns when the requests that run have been answered."""
+        """Accept no new requests; `run` returns when the running ones are answered."""
         self._server.should_exit = True
 
 
-def load(certificate: Certificate, context: ssl.SSLContext) -> None:
-    """Have a context prove itself by a certificate. Raises CommandError, naming the flag."""
+def load_certificate(certificate: Certificate, context: ssl.SSLContext) -> None:
+    """Load the certificate and its key into `context`. Raises CommandError, naming the flag."""
     try:
         context.load_cert_chain(certificate.chain, certificate.key)
     except (OSError, ssl.SSLError) as error:
         key = f" --ssl-keyfile {certificate.key}" if certificate.key else ""
-        what = error.strerror if isinstance(error, FileNotFoundError) else error
+        reason = error.strerror if isinstance(error, FileNotFoundError) else error
         raise CommandError(
-            f"--ssl-certfile {certificate.chain}{key}: {what}; expected a certificate and its private key, in PEM"
+            f"--ssl-certfile {certificate.chain}{key}: {reason}; expected a certificate and its private key, in PEM"
         ) from error
 
 
-def state(certificate: Certificate) -> tuple[tuple[int, int, int], ...] | None:
-    """What changes with the files; None while one of them is not there."""
+def file_versions(certificate: Certificate) -> FileVersions | None:
+    """Inode, modification time and size of the certificate's files; None if one of them does not exist."""
     try:
         found = [Path(file).stat() for file in (certificate.chain, certificate.key) if file]
     except OSError:
         return None
-    return tuple((one.st_ino, one.st_mtime_ns, one.st_size) for one in found)
+    return tuple((status.st_ino, status.st_mtime_ns, status.st_size) for status in found)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises CommandError, naming the port and the remedy."""
+    """A listening socket. Raises CommandError, naming the port and what to do."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named, for asyncio looks at it, and else leaves answers of two writes waiting for 40 ms (Nagle).
-    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # asyncio turns off Nagle's algorithm only for sockets that name their protocol. With it, an answer sent in two
+    # writes is delayed by 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        made.bind((host, port))
-        made.listen(2048)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
     except OSError as error:
-        made.close()
+        listener.close()
         raise CommandError(
             f"the port {port} on {host} cannot be used: {error.strerror}; "
             "stop what listens there, or choose another (--port)"
         ) from error
-    made.setblocking(False)
-    return made
+    listener.setblocking(False)
+    return listener
 
 
-async def until(event: asyncio.Event, *tasks: "asyncio.Task[Any]") -> None:
-    """Wait for `event`, or for the first of `tasks` to end; raises what that task raised."""
-    waiter = asyncio.ensure_future(event.wait())
-    done, _ = await asyncio.wait({waiter, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-    waiter.cancel()
-    for task in done - {waiter}:
+async def wait_for_stop(stop: asyncio.Event, *tasks: "asyncio.Task[Any]") -> None:
+    """Return when `stop` is set or the first of `tasks` ends. Raises what that task raised."""
+    stopping = asyncio.ensure_future(stop.wait())
+    ended, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    for task in ended - {stopping}:
         task.result()

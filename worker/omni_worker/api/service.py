@@ -1,4 +1,4 @@
-"""What every family of routes is given: the pipeline that is served, and what may be asked of it."""
+"""The served pipeline as the routes see it: what it can do, and the checks that refuse a request at once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from omni_worker.api.errors import ApiError
-from omni_worker.api.schemas import Generation
+from omni_worker.api.schemas import GenerationBody
 from omni_worker.config.api import Limits
 from omni_worker.errors import RequestError
 from omni_worker.model_card import ModelCard
@@ -16,11 +16,15 @@ from omni_worker.requests import GenerationParams
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a request asks for beside what all may say.
+class RouteInputs:
+    """What a route reads from a request in addition to the fields of GenerationBody.
 
-    prompt: what its length is bounded of
-    where: how a picture to start from is sent by this route
+    prompt: the text whose length is limited
+    count: how many results the request asks for
+    images, mask, strength: as in GenerationParams
+    is_video: whether the route generates videos
+    image_field: the field with the input images
+    image_hint: how to send an image to this route, for error messages
     """
 
     prompt: str
@@ -28,14 +32,14 @@ class Asked:
     images: Sequence[np.ndarray] = ()
     mask: np.ndarray | None = None
     strength: float | None = None
-    video: bool = False
-    where: str = "POST /v1/images/edits takes one"
+    is_video: bool = False
     image_field: str = "image"
+    image_hint: str = "POST /v1/images/edits takes one"
 
 
 @dataclass(frozen=True)
 class Service:
-    """`model` is served by its name; `limits` bound what a request may ask for."""
+    """The pipeline, served under the name `model` and within `limits`."""
 
     orchestrator: Orchestrator
     model: str
@@ -43,77 +47,81 @@ class Service:
 
     @property
     def outputs(self) -> frozenset[str]:
-        """What the pipeline answers with."""
+        """The outputs that the pipeline can give: `text`, `image`."""
         return outputs_of([pool.stage for pool in self.orchestrator.pools])
 
     @property
     def cards(self) -> Iterator[ModelCard]:
-        """Of each stage that draws, as far as one of its replicas is up to say so."""
+        """The cards of the diffusion stages. A stage without a replica that is up is left out."""
         for pool in self.orchestrator.pools:
             if pool.stage.engine == "diffusion":
                 yield from (member.replica.card for member in pool.up[:1])
 
     @property
     def card(self) -> ModelCard | None:
-        """Of the last stage that draws, where it is known."""
+        """The card of the last diffusion stage, if it is known."""
         return next(reversed(list(self.cards)), None)
 
     @property
     def takes_mask(self) -> bool:
-        """Whether a picture's own transparency counts."""
+        """Whether the pipeline takes a mask, so that transparent parts of an input image count as one."""
         return self.card is not None and self.card.mask
 
-    def scaled_to(self, body: Generation) -> tuple[int, int] | None:
-        """The size that pictures to start from are to have, where the pipeline itself cannot be told of one."""
+    def input_image_size(self, body: GenerationBody) -> tuple[int, int] | None:
+        """Width and height to scale input images to, if the request has a size that the pipeline cannot take itself."""
         width, height = body.width_and_height
         return (width, height) if width and height and self.card and not self.card.sized else None
 
-    def check(self, body: Generation, asked: Asked) -> None:
+    def check(self, body: GenerationBody, inputs: RouteInputs) -> None:
         """Refuse at once what a stage would refuse later. Raises ApiError or RequestError, naming the field."""
-        self._check_name(body)
-        self._check_limits(body, asked)
+        self._check_model_name(body)
+        self._check_limits(body, inputs)
         for card in self.cards:
-            _check_card(body, asked, card)
+            _check_card(body, inputs, card)
 
-    def check_text(self, body: Generation, asked: Asked) -> None:
-        """Of a request for text: the stages that draw have no say in it. Raises ApiError or RequestError."""
-        self._check_name(body)
-        self._check_limits(body, asked)
+    def check_text(self, body: GenerationBody, inputs: RouteInputs) -> None:
+        """The same for a request that needs no diffusion stage. Raises ApiError or RequestError, naming the field."""
+        self._check_model_name(body)
+        self._check_limits(body, inputs)
 
-    def check_again(self, params: GenerationParams) -> None:
-        """Of a job that was taken before the pipeline was known. Raises RequestError."""
+    def check_video_job(self, params: GenerationParams) -> None:
+        """Check a video job before it runs: it may have been accepted before the cards were known.
+
+        Raises RequestError, naming the field.
+        """
         for card in self.cards:
             if not card.video:
                 raise RequestError("invalid", f"{card.pipeline} makes no videos")
             if card.needs_image and not params.images:
                 raise RequestError("invalid", f"{card.pipeline} starts from a picture", "input_reference")
 
-    def _check_name(self, body: Generation) -> None:
+    def _check_model_name(self, body: GenerationBody) -> None:
         if body.model not in (None, self.model):
             message = f"there is no model {body.model!r}; this server has {self.model!r}"
             raise ApiError(404, message, "model", "model_not_found")
 
-    def _check_limits(self, body: Generation, asked: Asked) -> None:
+    def _check_limits(self, body: GenerationBody, inputs: RouteInputs) -> None:
         limits = self.limits
         width, height = body.width_and_height
-        for name, value, most, what in (
-            ("n", asked.count, limits.count, ""),
+        for name, value, most, unit in (
+            ("n", inputs.count, limits.count, ""),
             ("num_inference_steps", body.steps or 0, limits.steps, ""),
             ("size", (width or 0) * (height or 0), limits.pixels, " pixels"),
-            ("prompt", len(asked.prompt), limits.prompt, " characters"),
+            ("prompt", len(inputs.prompt), limits.prompt, " characters"),
             ("negative_prompt", len(body.negative_prompt or ""), limits.prompt, " characters"),
         ):
             if value > most:
-                raise RequestError("invalid", f"{name}: {value}{what} are more than the {most} allowed here", name)
+                raise RequestError("invalid", f"{name}: {value}{unit} are more than the {most} allowed here", name)
 
 
-def _check_card(body: Generation, asked: Asked, card: ModelCard) -> None:
+def _check_card(body: GenerationBody, inputs: RouteInputs, card: ModelCard) -> None:
+    """Raises RequestError if the model with this card cannot do what is requested."""
     name = card.pipeline
-    if card.video and not asked.video:
+    if card.video and not inputs.is_video:
         raise RequestError("invalid", f"{name} makes videos: POST /v1/videos takes the request", "model")
-    if asked.video and not card.video:
+    if inputs.is_video and not card.video:
         raise RequestError("invalid", f"{name} makes no videos: POST /v1/images/generations makes a picture", "model")
-    _check_pictures(asked, card)
+    _check_input_images(inputs, card)
     width, height = body.width_and_height
     if width and height and not (card.sized or card.image != "none"):
         raise RequestError("invalid", f"{name} has a fixed size: leave size out", "size")
@@ -128,19 +136,20 @@ def _check_card(body: Generation, asked: Asked, card: ModelCard) -> None:
         raise RequestError("invalid", f"{name} takes no guidance", "guidance_scale")
 
 
-def _check_pictures(asked: Asked, card: ModelCard) -> None:
-    name, field_ = card.pipeline, asked.image_field
-    if asked.images and card.image == "none":
-        raise RequestError("invalid", f"{name} takes no picture to start from, only a prompt", field_)
-    if len(asked.images) > 1 and card.image != "several":
-        raise RequestError("invalid", f"{name} takes one picture, not {len(asked.images)}", field_)
-    if card.needs_image and not asked.images:
-        raise RequestError("invalid", f"{name} starts from a picture: {asked.where}", field_)
-    if asked.mask is not None and not card.mask:
+def _check_input_images(inputs: RouteInputs, card: ModelCard) -> None:
+    """Raises RequestError if the model cannot take these images, this mask or this strength, or needs others."""
+    name, image_field = card.pipeline, inputs.image_field
+    if inputs.images and card.image == "none":
+        raise RequestError("invalid", f"{name} takes no picture to start from, only a prompt", image_field)
+    if len(inputs.images) > 1 and card.image != "several":
+        raise RequestError("invalid", f"{name} takes one picture, not {len(inputs.images)}", image_field)
+    if card.needs_image and not inputs.images:
+        raise RequestError("invalid", f"{name} starts from a picture: {inputs.image_hint}", image_field)
+    if inputs.mask is not None and not card.mask:
         raise RequestError("invalid", f"{name} takes no mask: it paints the whole picture anew", "mask")
-    if card.mask and asked.mask is None and asked.images:
+    if card.mask and inputs.mask is None and inputs.images:
         raise RequestError(
             "invalid", f"{name} paints where the picture is transparent: send a mask, or a picture that is so", "mask"
         )
-    if asked.strength is not None and not card.strength:
+    if inputs.strength is not None and not card.strength:
         raise RequestError("invalid", f"{name} takes no strength", "strength")

@@ -1,4 +1,4 @@
-"""Answers as server-sent events: what all streams have in common."""
+"""Server-sent events: what the streams of all routes have in common."""
 
 import asyncio
 import json
@@ -10,27 +10,30 @@ from omni_worker.errors import RequestError
 
 log = logging.getLogger(__name__)
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-START_SECONDS = 10.0  # so long a stream waits for its first news: what fails until then is an error and no stream
-QUIET_SECONDS = 15.0  # after which a comment is sent, lest something between here and the client take it for dead
+"""Headers that keep proxies from storing or buffering a stream."""
+START_SECONDS = 10.0
+"""How long a stream waits for its first update. A request that fails within it is answered with an HTTP error."""
+QUIET_SECONDS = 15.0
+"""After so long without an event a comment is sent, so that no proxy closes the connection as idle."""
 KEEP_ALIVE = ": still at work\n\n"
 
 
 class Stream:
-    """A request that is told of while it runs. Its kinds say what runs and make events of the news.
+    """A running request whose progress is sent as events. Subclasses implement `_generate` and make the events.
 
-    What the client has not read yet is kept as one piece, so that a slow reader costs no more than the answer itself.
+    Updates that the client has not read yet are merged, so that a slow reader costs no more memory than the result.
     """
 
     def __init__(self) -> None:
-        self._news = asyncio.Event()
+        self._updated = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin, and wait a while for the first news. Raises RequestError."""
+        """Start the request and wait up to START_SECONDS for its first update. Raises RequestError if it fails."""
         self._task = asyncio.create_task(self._generate())
-        self._task.add_done_callback(lambda done: self._news.set())
+        self._task.add_done_callback(lambda task: self._updated.set())
         try:
-            await self._more(START_SECONDS)
+            await self._wait_for_update(START_SECONDS)
         except asyncio.CancelledError:
             await self.stop()
             raise
@@ -38,26 +41,26 @@ class Stream:
             self._task.result()
 
     async def stop(self) -> None:
-        """End what runs."""
+        """Abort the request if it still runs."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _generate(self) -> None:
-        """Run the request."""
+        """Run the request. Store its updates and set `_updated` after each."""
         raise NotImplementedError
 
-    async def _more(self, seconds: float = QUIET_SECONDS) -> bool:
-        """Whether there is news, or will be within some seconds."""
+    async def _wait_for_update(self, seconds: float = QUIET_SECONDS) -> bool:
+        """Whether there is an update now or within `seconds`."""
         try:
-            await asyncio.wait_for(self._news.wait(), seconds)
+            await asyncio.wait_for(self._updated.wait(), seconds)
         except TimeoutError:
             return False
         return True
 
     @property
     def _failure(self) -> dict[str, Any] | None:
-        """The error that the request ended with."""
+        """The error body of a request that failed; None for one that did not, or still runs."""
         if self._task is None or not self._task.done() or (error := self._task.exception()) is None:
             return None
         if isinstance(error, RequestError):
@@ -67,7 +70,7 @@ class Stream:
         return {"error": {"message": message, "type": "server_error", "param": None, "code": "internal_error"}}
 
 
-def event(value: Any, kind: str | None = None) -> str:
-    """One event, of a kind where kinds are told apart by name."""
-    name = f"event: {kind}\n" if kind else ""
-    return f"{name}data: {json.dumps(value, ensure_ascii=False)}\n\n"
+def format_event(data: Any, name: str | None = None) -> str:
+    """One event, with `data` as JSON."""
+    field = f"event: {name}\n" if name else ""
+    return f"{field}data: {json.dumps(data, ensure_ascii=False)}\n\n"

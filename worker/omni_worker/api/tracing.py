@@ -1,16 +1,17 @@
-"""The span of a client's request, which goes on with the client's own trace where it sends a `traceparent`. ASGI."""
+"""Spans for the requests of clients, as ASGI middleware. They continue a client's trace if it sends `traceparent`."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni_worker.telemetry.tracing import REQUEST, Tracing
 
-W3C = ("traceparent", "tracestate")
+TRACE_CONTEXT_HEADERS = ("traceparent", "tracestate")
+"""Those of W3C Trace Context."""
 SERVER_ERROR = 500
 
 
-class Traced:
-    """Of every request that asks for something to be made: the POSTs of the API."""
+class RequestSpans:
+    """Records a span for every POST of the API: the requests that generate something."""
 
     def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
         self._app = app
@@ -21,15 +22,15 @@ class Traced:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        parent = {name: headers[name] for name in W3C if name in headers}
-        told = {"http.request.method": "POST", "url.path": scope["path"], REQUEST: scope["state"]["request_id"]}
-        with self._tracing.span(f"POST {scope['path']}", told, parent, "server") as span:
+        parent = {name: headers[name] for name in TRACE_CONTEXT_HEADERS if name in headers}
+        attributes = {"http.request.method": "POST", "url.path": scope["path"], REQUEST: scope["state"]["request_id"]}
+        with self._tracing.span(f"POST {scope['path']}", attributes, parent, "server") as span:
 
-            async def send_and_note(message: Message) -> None:
+            async def send_and_record_status(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     span.set_attributes({"http.response.status_code": message["status"]})
                     if message["status"] >= SERVER_ERROR:
                         span.fail(f"HTTP {message['status']}")
                 await send(message)
 
-            await self._app(scope, receive, send_and_note)
+            await self._app(scope, receive, send_and_record_status)

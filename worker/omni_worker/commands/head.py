@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from omni_worker.api.app import create_app
 from omni_worker.api.probes import Probes
-from omni_worker.api.server import HttpServer, until
+from omni_worker.api.server import HttpServer, wait_for_stop
 from omni_worker.config.records import HeadConfig, ServeConfig
 from omni_worker.coordinator.coordinator import Coordinator
 from omni_worker.coordinator.hub import Hub
@@ -70,7 +70,7 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
     replicas = asyncio.create_task(supervisor.run() if supervisor.children else asyncio.Event().wait())
     serving = asyncio.create_task(server.run())
     try:
-        await until(stop, replicas, serving)
+        await wait_for_stop(stop, replicas, serving)
     finally:
         server.drain()
         await serving

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.applications import Starlette
 
 from omni_worker.api.probes import Probes
-from omni_worker.api.server import HttpServer, until
+from omni_worker.api.server import HttpServer, wait_for_stop
 from omni_worker.config.records import ServeConfig
 from omni_worker.replica.metrics_collector import ChildCollector
 from omni_worker.replica.supervisor import Supervisor
@@ -30,7 +30,7 @@ async def run_headless(config: ServeConfig) -> None:
     replicas = asyncio.create_task(supervisor.run())
     probing = asyncio.create_task(server.run())
     try:
-        await until(stop, replicas, probing)
+        await wait_for_stop(stop, replicas, probing)
         await supervisor.drain()
     finally:
         replicas.cancel()

@@ -3,10 +3,10 @@
 import pytest
 
 from omni_worker.api.errors import ApiError
-from omni_worker.api.videos.byte_ranges import part
-from omni_worker.api.videos.records import File
+from omni_worker.api.videos.byte_ranges import range_response
+from omni_worker.api.videos.records import VideoFile
 
-FILE = File("video/mp4", b"0123456789")
+FILE = VideoFile("video/mp4", b"0123456789")
 TAG = '"of this file"'
 PARTS = {
     "the first bytes": ("bytes=0-3", b"0123", "bytes 0-3/10"),
@@ -23,7 +23,7 @@ PARTS = {
 @pytest.mark.parametrize("same", [{}, {"if-range": TAG}], ids=["any", "of the same file"])
 def test_a_part_is_what_was_asked_for_and_says_so(row, same):
     range, data, told = PARTS[row]
-    answer = part(FILE, TAG, {"range": range, **same})
+    answer = range_response(FILE, TAG, {"range": range, **same})
     assert (answer.status_code, answer.body, answer.headers["content-range"]) == (206, data, told)
     assert (answer.headers["content-length"], answer.media_type) == (str(len(data)), "video/mp4")
 
@@ -42,7 +42,7 @@ def test_a_part_is_what_was_asked_for_and_says_so(row, same):
     ],
 )
 def test_all_of_it_is_given_otherwise(headers):
-    answer = part(FILE, TAG, headers)
+    answer = range_response(FILE, TAG, headers)
     assert (answer.status_code, answer.body, answer.headers.get("content-range")) == (200, FILE.data, None)
     assert (answer.headers["accept-ranges"], answer.headers["etag"]) == ("bytes", TAG)
 
@@ -50,5 +50,5 @@ def test_all_of_it_is_given_otherwise(headers):
 @pytest.mark.parametrize("range", ["bytes=10-", "bytes=10-12", "bytes=-0"])
 def test_a_part_that_is_not_there_is_refused_with_the_size(range):
     with pytest.raises(ApiError) as refusal:
-        part(FILE, TAG, {"range": range})
+        range_response(FILE, TAG, {"range": range})
     assert (refusal.value.status, refusal.value.headers) == (416, {"Content-Range": "bytes */10"})

@@ -3,13 +3,13 @@
 import msgspec
 import pytest
 
-from omni_worker.api.videos.records import File, Video
+from omni_worker.api.videos.records import Video, VideoFile
 from omni_worker.api.videos.store import VideoStore
 from omni_worker.errors import UsageError
 from omni_worker.requests import GenerationParams
 
 PARAMS = msgspec.msgpack.encode(GenerationParams(prompt="a cat", seed=2**63 - 1))
-MADE = {"video": File("video/mp4", b"0" * 100)}
+MADE = {"video": VideoFile("video/mp4", b"0" * 100)}
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -32,10 +32,10 @@ def ids(store):
 def test_jobs_run_in_order_of_arrival_and_wait_again_after_a_restart(store):
     for id in "abc":
         add(store, id)
-    assert [store.take().id for _ in range(2)] == ["a", "b"]
-    assert (store.count_waiting(), store.put_back(), store.count_waiting()) == (1, 2, 3)
-    assert [store.take().id for _ in range(3)] == ["a", "b", "c"]
-    assert store.take() is None
+    assert [store.start_next().id for _ in range(2)] == ["a", "b"]
+    assert (store.count_queued(), store.requeue_interrupted(), store.count_queued()) == (1, 2, 3)
+    assert [store.start_next().id for _ in range(3)] == ["a", "b", "c"]
+    assert store.start_next() is None
     assert msgspec.msgpack.decode(store.get("a").params, type=GenerationParams).seed == 2**63 - 1
 
 
@@ -57,7 +57,7 @@ def test_a_job_that_is_done_has_its_files_until_it_expires(store):
     add(store, "b")
     store.complete("b", "32x32", "4", MADE, keep_seconds=-1)
     assert store.get("b") is None
-    store.sweep(10**9)
+    store.clean_up(10**9)
     assert store.file("b", "video") is None
     assert ids(store) == ["a"]
 
@@ -67,7 +67,7 @@ def test_the_oldest_are_deleted_where_all_are_too_many_bytes(store):
         add(store, id)
         store.complete(id, "32x32", "4", MADE, keep_seconds=60)
     add(store, "waiting")
-    store.sweep(250)
+    store.clean_up(250)
     assert ids(store) == ["b", "c", "waiting"]
 
 
@@ -77,10 +77,10 @@ def test_a_database_is_opened_again_with_all_that_was_in_it(database):
         assert ids(store) == ["a"] * opened
         if not opened:
             add(store, "a", reference=b"\0png")
-            assert store.take().id == "a"
+            assert store.start_next().id == "a"
         store.close()
     store = VideoStore(database)
-    assert store.put_back() == 1
+    assert store.requeue_interrupted() == 1
     assert store.get("a").reference == b"\0png"
     store.close()
 

@@ -1,1 +1,1 @@
-"""/v1/chat/completions: its schemas, its responses, and its stream of chunks."""
+"""/v1/chat/completions: its request and response schemas, its responses, and its stream of chunks."""

@@ -1,10 +1,8 @@
-"""What POST /v1/chat/completions gives, as OpenAI names it."""
+"""The response schemas of POST /v1/chat/completions, with OpenAI's names."""
 
 from typing import Any, Literal
 
 from pydantic import BaseModel
-
-from omni_worker.requests import GeneratedText
 
 
 class TopLogprob(BaseModel):
@@ -87,18 +85,3 @@ class ChatChunk(BaseModel):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
-
-
-def logprobs_of(written: GeneratedText) -> list[Logprob]:
-    """The probabilities of a piece's tokens."""
-    return [
-        Logprob(
-            token=one.token,
-            logprob=one.logprob,
-            bytes=list(one.token.encode()),
-            top_logprobs=[
-                TopLogprob(token=token, logprob=value, bytes=list(token.encode())) for token, value in one.likeliest
-            ],
-        )
-        for one in written.logprobs
-    ]

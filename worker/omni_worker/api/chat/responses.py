@@ -1,26 +1,26 @@
-"""What answers in one piece and streamed ones share: content, usage, and why they ended."""
+"""Results as parts of OpenAI's responses: what complete and streamed answers have in common."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from omni_worker.api.chat.response_schemas import Usage
-from omni_worker.api.images.encoding import in_base64, picture_of
+from omni_worker.api.chat.response_schemas import Logprob, TopLogprob, Usage
+from omni_worker.api.images.encoding import encode_base64, image_of
 from omni_worker.orchestrator.handover import IMAGE, TEXT
-from omni_worker.requests import GenerationResult
+from omni_worker.requests import GeneratedText, GenerationResult
 
 
-def completion_id(id: str) -> str:
-    """The id of an answer, by that of its request."""
-    return f"chatcmpl-{id}"
+def completion_id(request_id: str) -> str:
+    """The id of the answer to a request."""
+    return f"chatcmpl-{request_id}"
 
 
-async def content_of(result: GenerationResult, wanted: frozenset[str]) -> str | list[dict[str, Any]]:
-    """An answer's content: its text, or a list of parts where a picture was asked for."""
+async def message_content(result: GenerationResult, outputs: frozenset[str]) -> str | list[dict[str, Any]]:
+    """The content of an answer: its text, or a list of parts if the outputs include an image."""
     text = result.completion.written.text if result.completion else ""
-    if IMAGE not in wanted:
+    if IMAGE not in outputs:
         return text
-    parts: list[dict[str, Any]] = [{"type": "text", "text": text}] if TEXT in wanted else []
-    for file in await in_base64([picture_of(result)]):
+    parts: list[dict[str, Any]] = [{"type": "text", "text": text}] if TEXT in outputs else []
+    for file in await encode_base64([image_of(result)]):
         parts.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{file}"}})
     return parts
 
@@ -30,9 +30,29 @@ def finish_reason(result: GenerationResult) -> str:
     return result.completion.finish_reason if result.completion else "stop"
 
 
-def usage(results: Sequence[GenerationResult]) -> Usage:
-    """The tokens that were read and written."""
+def chat_usage(results: Sequence[GenerationResult]) -> Usage:
+    """The tokens that were read and generated for all choices."""
     completions = [result.completion for result in results if result.completion]
-    read = sum(one.prompt_tokens for one in completions)
-    written = sum(len(one.written.tokens) for one in completions)
-    return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+    prompt_tokens = sum(completion.prompt_tokens for completion in completions)
+    completion_tokens = sum(len(completion.written.tokens) for completion in completions)
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+    )
+
+
+def to_logprobs(text: GeneratedText) -> list[Logprob]:
+    """The logprobs of each token of a text."""
+    return [
+        Logprob(
+            token=entry.token,
+            logprob=entry.logprob,
+            bytes=list(entry.token.encode()),
+            top_logprobs=[
+                TopLogprob(token=token, logprob=logprob, bytes=list(token.encode()))
+                for token, logprob in entry.likeliest
+            ],
+        )
+        for entry in text.logprobs
+    ]

@@ -1,14 +1,15 @@
-"""What POST /v1/chat/completions takes, as OpenAI names it."""
+"""The request schema of POST /v1/chat/completions, with OpenAI's names."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from omni_worker.api.schemas import Generation
+from omni_worker.api.schemas import GenerationBody
 from omni_worker.errors import RequestError
 from omni_worker.requests import SamplingParams
 
 MAX_TEXT = 1_000_000
+"""Maximum length of one text in a message, in characters."""
 
 
 class TextPart(BaseModel):
@@ -60,7 +61,7 @@ class ChatMessage(BaseModel):
 
     @property
     def text(self) -> str:
-        """Its content as one text."""
+        """The text of the message; its parts are joined."""
         return (
             self.content
             if isinstance(self.content, str)
@@ -69,7 +70,7 @@ class ChatMessage(BaseModel):
 
     @property
     def image_urls(self) -> list[str]:
-        """Its pictures."""
+        """The URLs of the images in the message."""
         parts = [] if isinstance(self.content, str) else self.content
         return [part.image_url.url for part in parts if isinstance(part, ImagePart)]
 
@@ -82,7 +83,7 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ChatRequest(Generation):
+class ChatRequest(GenerationBody):
     """Body of POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
@@ -111,7 +112,7 @@ class ChatRequest(Generation):
     frequency_penalty: Annotated[float | None, Field(ge=0, le=0, description="Only 0.")] = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "ChatRequest":
+    def _check_combinations(self) -> "ChatRequest":
         if not self.messages[-1].text:
             raise RequestError("invalid", "messages: the last message has no text", "messages")
         if self.top_logprobs is not None and not self.logprobs:
@@ -122,12 +123,12 @@ class ChatRequest(Generation):
 
     @property
     def count(self) -> int:
-        """How many answers."""
+        """How many choices the request asks for."""
         return self.n or 1
 
     @property
     def sampling(self) -> SamplingParams:
-        """How a stage that writes is to do so."""
+        """The sampling parameters of a text stage."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return SamplingParams(
             max_tokens=self.max_completion_tokens or self.max_tokens,

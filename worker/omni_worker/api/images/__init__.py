@@ -1,1 +1,1 @@
-"""/v1/images: generations and edits, their schemas and event stream; images from bytes to pixels and back."""
+"""/v1/images: generating and editing images, their schemas and stream; image files to arrays and back."""

@@ -1,4 +1,4 @@
-"""Pictures as files, encoded in threads so that the event loop never waits for one."""
+"""Arrays to image files. Files are encoded in threads, off the event loop."""
 
 import asyncio
 import base64
@@ -13,10 +13,12 @@ from omni_worker.errors import RequestError
 from omni_worker.requests import GenerationResult
 
 
-def encoded(picture: np.ndarray, format: str = "png", quality: int | None = None) -> bytes:
-    """A PNG, JPEG or WebP file of a uint8 picture of shape (height, width, channels); grey where there is one channel.
-    `quality` is from 0 to 100, for the latter two."""
-    image = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture)
+def encode_image(array: np.ndarray, format: str = "png", quality: int | None = None) -> bytes:
+    """A PNG, JPEG or WebP file of a uint8 array of shape (height, width, channels); one channel is greyscale.
+
+    quality: of JPEG and WebP, from 0 to 100
+    """
+    image = Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array)
     if format == "jpeg" and image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     options: dict[str, Any] = (
@@ -27,19 +29,18 @@ def encoded(picture: np.ndarray, format: str = "png", quality: int | None = None
     return file.getvalue()
 
 
-async def in_base64(pictures: Sequence[np.ndarray], format: str = "png", quality: int | None = None) -> list[str]:
-    """Files of these pictures."""
-    return await asyncio.gather(
-        *(
-            asyncio.to_thread(lambda one: base64.b64encode(encoded(one, format, quality)).decode(), picture)
-            for picture in pictures
-        )
-    )
+async def encode_base64(arrays: Sequence[np.ndarray], format: str = "png", quality: int | None = None) -> list[str]:
+    """Files of these images, in base64."""
+
+    def encode(array: np.ndarray) -> str:
+        return base64.b64encode(encode_image(array, format, quality)).decode()
+
+    return await asyncio.gather(*(asyncio.to_thread(encode, array) for array in arrays))
 
 
-def picture_of(result: GenerationResult) -> np.ndarray:
-    """The picture that a request gave. Raises RequestError where it gave a video."""
-    picture = result.images[0]
-    if picture.ndim != 3:
+def image_of(result: GenerationResult) -> np.ndarray:
+    """The image of a result, of shape (height, width, channels). Raises RequestError if it is a video."""
+    image = result.images[0]
+    if image.ndim != 3:
         raise RequestError("invalid", "this pipeline makes videos: POST /v1/videos takes the request", "model")
-    return picture
+    return image

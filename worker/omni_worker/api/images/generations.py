@@ -1,4 +1,4 @@
-"""POST /v1/images/generations, and what it shares with the route that edits."""
+"""POST /v1/images/generations, and the response that it shares with /v1/images/edits."""
 
 import time
 from collections.abc import Sequence
@@ -8,68 +8,73 @@ from fastapi.responses import Response, StreamingResponse
 from msgspec.structs import replace
 
 from omni_worker.api import streams
-from omni_worker.api.generation import ERRORS, generate_all, numbered, seeds, unless_disconnected
-from omni_worker.api.images.encoding import in_base64, picture_of
-from omni_worker.api.images.schemas import ImageData, ImageEvent, ImageGenerationRequest, ImageRequest, ImageResponse
-from omni_worker.api.images.stream import ImageStream, usage_of
-from omni_worker.api.openapi import streaming
-from omni_worker.api.service import Asked, Service
+from omni_worker.api.generation import ERROR_RESPONSES, cancel_on_disconnect, choose_seeds, generate_all, result_id
+from omni_worker.api.images.encoding import encode_base64, image_of
+from omni_worker.api.images.schemas import ImageBody, ImageData, ImageEvent, ImageGenerationRequest, ImageResponse
+from omni_worker.api.images.stream import ImageStream, image_usage
+from omni_worker.api.openapi import stream_response
+from omni_worker.api.service import RouteInputs, Service
 from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult
 
-ANSWERS = {**ERRORS, 200: streaming(ImageEvent, "The pictures, or with `stream` the events of one.")}
+RESPONSES = {**ERROR_RESPONSES, 200: stream_response(ImageEvent, "The pictures, or with `stream` the events of one.")}
 
 
 def image_routes(service: Service) -> APIRouter:
-    """The routes that make pictures of a prompt."""
+    """The route that generates images from a prompt."""
     router = APIRouter(tags=["images"])
 
-    @router.post("/v1/images/generations", response_model=ImageResponse, responses=ANSWERS)
+    @router.post("/v1/images/generations", response_model=ImageResponse, responses=RESPONSES)
     async def generate(body: ImageGenerationRequest, request: Request) -> ImageResponse | Response:
         """Draw `n` pictures of `prompt`."""
-        service.check(body, Asked(body.prompt, body.count))
-        return await answer(service, body, request, GenerationParams(prompt=body.prompt, **body.generation))
+        service.check(body, RouteInputs(body.prompt, body.count))
+        params = GenerationParams(prompt=body.prompt, **body.generation)
+        return await respond_with_images(service, body, request, params)
 
     return router
 
 
-async def answer(
-    service: Service, body: ImageRequest, request: Request, params: GenerationParams, family: str = "image_generation"
+async def respond_with_images(
+    service: Service,
+    body: ImageBody,
+    request: Request,
+    params: GenerationParams,
+    event_prefix: str = "image_generation",
 ) -> ImageResponse | Response:
-    """Pictures made by `params`, or a stream of the events of one, whose names begin with `family`."""
-    card = service.card
-    requests = split(request.state.request_id, body, params, card.steps if card else None)
+    """The images that `params` generate, or the stream of one, whose event names start with `event_prefix`."""
+    default_steps = service.card.steps if service.card else None
+    requests = image_requests(request.state.request_id, body, params, default_steps)
     if body.stream:
-        stream = ImageStream(service.orchestrator, requests[0], body, family, card.steps if card else None)
-        await unless_disconnected(request, stream.start())
+        stream = ImageStream(service.orchestrator, requests[0], body, event_prefix, default_steps)
+        await cancel_on_disconnect(request, stream.start())
         return StreamingResponse(stream.events(), media_type="text/event-stream", headers=streams.HEADERS)
-    results = await unless_disconnected(request, generate_all(service.orchestrator, requests))
-    pictures = [picture_of(result) for result in results]
-    files = await in_base64(pictures, body.format, body.output_compression)
-    height, width = pictures[0].shape[:2]
+    results = await cancel_on_disconnect(request, generate_all(service.orchestrator, requests))
+    images = [image_of(result) for result in results]
+    files = await encode_base64(images, body.format, body.output_compression)
+    height, width = images[0].shape[:2]
     return ImageResponse(
         created=int(time.time()),
         data=[
-            ImageData(b64_json=file, seed=one.params.seed, revised_prompt=_revised(result))
-            for file, one, result in zip(files, requests, results, strict=True)
+            ImageData(b64_json=file, seed=generation.params.seed, revised_prompt=_revised_prompt(result))
+            for file, generation, result in zip(files, requests, results, strict=True)
         ],
         size=f"{width}x{height}",
-        quality=body.level,
+        quality=body.effective_quality,
         output_format=body.format,
-        usage=usage_of(results),
+        usage=image_usage(results),
     )
 
 
-def split(
-    id: str, body: ImageRequest, params: GenerationParams, usual_steps: int | None
+def image_requests(
+    id: str, body: ImageBody, params: GenerationParams, default_steps: int | None
 ) -> Sequence[GenerationRequest]:
-    """One request a picture, so that they spread over replicas; picture i has seed + i."""
-    steps = body.steps_of(usual_steps)
+    """One request per image, so that they spread over the replicas. Image i has the seed + i."""
+    steps = body.denoising_steps(default_steps)
     return [
-        GenerationRequest(id=numbered(id, i, body.count), params=replace(params, seed=seed, steps=steps))
-        for i, seed in enumerate(seeds(body.seed, body.count))
+        GenerationRequest(id=result_id(id, i, body.count), params=replace(params, seed=seed, steps=steps))
+        for i, seed in enumerate(choose_seeds(body.seed, body.count))
     ]
 
 
-def _revised(result: GenerationResult) -> str | None:
-    """What a stage before the painter made of the prompt."""
+def _revised_prompt(result: GenerationResult) -> str | None:
+    """The prompt that a text stage wrote for the diffusion stage, if there is one."""
     return result.completion.written.text if result.completion else None

@@ -1,20 +1,21 @@
-"""What the routes that make pictures take and give, as OpenAI names it."""
+"""The schemas of the /v1/images routes, with OpenAI's names."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from omni_worker.api.schemas import Generation, refusing
+from omni_worker.api.schemas import GenerationBody, refusing
 from omni_worker.errors import RequestError
 
-SHARES_OF_STEPS = {"low": 0.5, "medium": 1.0, "high": 1.5, "xhigh": 2.0, "max": 3.0}
-OTHER_NAMES = {"auto": "medium", "standard": "medium", "hd": "high"}
+STEP_FACTORS = {"low": 0.5, "medium": 1.0, "high": 1.5, "xhigh": 2.0, "max": 3.0}
+"""The number of steps by quality, as a multiple of the model's default."""
+QUALITY_ALIASES = {"auto": "medium", "standard": "medium", "hd": "high"}
 Format = Literal["png", "jpeg", "webp"]
 Quality = Literal["low", "medium", "high", "xhigh", "max"]
 
 
-class ImageRequest(Generation):
-    """What every request for pictures may say."""
+class ImageBody(GenerationBody):
+    """The fields that all requests for images share. Not itself in OpenAPI."""
 
     prompt: Annotated[
         str,
@@ -55,7 +56,7 @@ class ImageRequest(Generation):
     ] = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "ImageRequest":
+    def _check_combinations(self) -> "ImageBody":
         if self.stream and (self.n or 1) > 1:
             raise RequestError("invalid", "n: a stream tells of one picture: leave n out, or ask for each alone", "n")
         if self.partial_images and not self.stream:
@@ -70,29 +71,29 @@ class ImageRequest(Generation):
 
     @property
     def count(self) -> int:
-        """How many pictures."""
+        """How many images the request asks for."""
         return self.n or 1
 
     @property
     def format(self) -> Format:
-        """The file format."""
+        """The file format of the images."""
         return self.output_format or "png"
 
     @property
-    def level(self) -> Quality:
-        """The quality, by the name that answers give it."""
-        asked = self.quality or "auto"
-        return OTHER_NAMES.get(asked, asked)  # type: ignore[return-value]
+    def effective_quality(self) -> Quality:
+        """The quality without aliases, as responses name it."""
+        quality = self.quality or "auto"
+        return QUALITY_ALIASES.get(quality, quality)  # type: ignore[return-value]
 
-    def steps_of(self, usual: int | None) -> int | None:
-        """How many steps to take, where a model takes `usual` ones; None where that is to be its own choice."""
-        share = SHARES_OF_STEPS[self.level]
-        if self.steps is not None or usual is None or share == 1.0:
+    def denoising_steps(self, default: int | None) -> int | None:
+        """The number of steps for a model whose default is `default`; None leaves the choice to the model."""
+        factor = STEP_FACTORS[self.effective_quality]
+        if self.steps is not None or default is None or factor == 1.0:
             return self.steps
-        return max(1, round(usual * share))
+        return max(1, round(default * factor))
 
 
-class ImageGenerationRequest(ImageRequest):
+class ImageGenerationRequest(ImageBody):
     """Body of POST /v1/images/generations."""
 
     style: Annotated[
@@ -102,7 +103,7 @@ class ImageGenerationRequest(ImageRequest):
     ] = None
 
 
-class ImageEditRequest(ImageRequest):
+class ImageEditRequest(ImageBody):
     """Body of POST /v1/images/edits, but for its files."""
 
     strength: Annotated[
@@ -174,6 +175,6 @@ class ImageEvent(BaseModel):
     usage: ImageUsage | None = None
 
     @property
-    def fields(self) -> dict[str, Any]:
-        """As they are sent."""
+    def payload(self) -> dict[str, Any]:
+        """The event as it is sent."""
         return self.model_dump(exclude_none=True)

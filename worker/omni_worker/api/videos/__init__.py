@@ -1,1 +1,1 @@
-"""/v1/videos: jobs that outlive their request, the database and files that hold them, and downloads of byte ranges."""
+"""/v1/videos: jobs that outlive their request, the database that stores them and their files, and range downloads."""

@@ -1,4 +1,4 @@
-"""A part of a file, where a client asks for one: HTTP's range requests (RFC 9110, section 14), of one range."""
+"""Downloads of a part of a file: HTTP range requests (RFC 9110, section 14) with a single range."""
 
 import re
 from collections.abc import Mapping
@@ -6,32 +6,34 @@ from collections.abc import Mapping
 from fastapi.responses import Response
 
 from omni_worker.api.errors import ApiError
-from omni_worker.api.videos.records import File
+from omni_worker.api.videos.records import VideoFile
 
 RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII | re.IGNORECASE)
 
 
-def part(file: File, tag: str, headers: Mapping[str, str]) -> Response:
-    """The answer to a request with these headers: all of the file, or the part of it that is asked for.
+def range_response(file: VideoFile, etag: str, headers: Mapping[str, str]) -> Response:
+    """The file, or the part of it that the request's `Range` header asks for.
 
-    `tag` is the file's ETag. Several ranges, or what is no range of bytes, are answered with all of it, as is a part of
-    a file that is no longer the one that `If-Range` names. Raises ApiError 416 for a part that is not there.
+    The whole file is sent for several ranges, for ranges that are not valid, and if `If-Range` names another ETag than
+    the file's own. Raises ApiError 416 if the file has none of the bytes.
     """
-    told = {"Accept-Ranges": "bytes", "ETag": tag}
-    asked = RANGE.fullmatch(headers.get("range", "").strip())
-    if asked is None or asked.group(1, 2) == ("", "") or headers.get("if-range", tag) != tag:
-        return Response(file.data, media_type=file.media_type, headers=told)
+    response_headers = {"Accept-Ranges": "bytes", "ETag": etag}
+    range = RANGE.fullmatch(headers.get("range", "").strip())
+    if range is None or range.group(1, 2) == ("", "") or headers.get("if-range", etag) != etag:
+        return Response(file.data, media_type=file.media_type, headers=response_headers)
     size = len(file.data)
-    if asked[1]:
-        first, last = int(asked[1]), min(int(asked[2] or size), size - 1)
-    else:
-        first, last = max(0, size - int(asked[2])), size - 1
-    if asked[1] and asked[2] and int(asked[2]) < int(asked[1]):
-        return Response(file.data, media_type=file.media_type, headers=told)
+    start, end = range.groups()
+    if start and end and int(end) < int(start):
+        return Response(file.data, media_type=file.media_type, headers=response_headers)
+    if start:
+        first, last = int(start), min(int(end or size), size - 1)
+    else:  # the last `end` bytes
+        first, last = max(0, size - int(end)), size - 1
     if first > last:
         raise ApiError(
             416, f"Range: the file has {size} bytes, and none of those that are asked for", "Range", "invalid_range",
             {"Content-Range": f"bytes */{size}"},
         )  # fmt: skip
-    told["Content-Range"] = f"bytes {first}-{last}/{size}"
-    return Response(file.data[first : last + 1], status_code=206, media_type=file.media_type, headers=told)
+    response_headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    part = file.data[first : last + 1]
+    return Response(part, status_code=206, media_type=file.media_type, headers=response_headers)

@@ -1,4 +1,4 @@
-"""Video jobs and their files as records, and the tables that hold them."""
+"""Video jobs and their files, as records and as the database tables that store them."""
 
 import time
 from collections.abc import Mapping
@@ -41,8 +41,11 @@ files = sql.Table(
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
-    """One job. `params` is its GenerationParams as msgpack, `reference` the file of a picture to start from; times are
-    in seconds since 1970."""
+    """One job, and the video that it makes. Times are in seconds since 1970.
+
+    params: its GenerationParams as msgpack
+    reference: the file of its input image; None if it has none, and once the job has ended
+    """
 
     id: str
     model: str
@@ -60,8 +63,8 @@ class Video:
 
 
 @dataclass(frozen=True)
-class File:
-    """What may be downloaded of a video, as one of its variants."""
+class VideoFile:
+    """The content of one variant of a video: `video`, `thumbnail` or `spritesheet`."""
 
     media_type: str
     data: bytes

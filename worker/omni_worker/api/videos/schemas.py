@@ -1,13 +1,13 @@
-"""What the routes that make videos take and give, as OpenAI names it."""
+"""The schemas of the /v1/videos routes, with OpenAI's names."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from omni_worker.api.schemas import Generation
+from omni_worker.api.schemas import GenerationBody
 from omni_worker.errors import RequestError
 
-SECONDS = r"^[0-9]{1,4}(\.[0-9]{1,3})?$"
+SECONDS_PATTERN = r"^[0-9]{1,4}(\.[0-9]{1,3})?$"
 
 
 class Reference(BaseModel):
@@ -18,7 +18,7 @@ class Reference(BaseModel):
     image_url: Annotated[str, Field(description="The picture itself, as `data:image/png;base64,…`.")]
 
 
-class VideoForm(Generation):
+class VideoForm(GenerationBody):
     """Body of POST /v1/videos, but for its file."""
 
     prompt: Annotated[
@@ -27,7 +27,7 @@ class VideoForm(Generation):
     seconds: Annotated[
         str | None,
         Field(
-            pattern=SECONDS,
+            pattern=SECONDS_PATTERN,
             description="How long it shall be, to the nearest count of frames that the model can make; its own length "
             "if left out. `--max-frames` frames at most.",
         ),
@@ -39,7 +39,7 @@ class VideoForm(Generation):
     ] = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "VideoForm":
+    def _check_combinations(self) -> "VideoForm":
         if self.seconds is not None and self.num_frames is not None:
             raise RequestError("invalid", "num_frames: seconds says how long it shall be: leave one out", "num_frames")
         return self

@@ -1,4 +1,4 @@
-"""Video jobs and their files, in a database, so that they outlast the head. Its methods wait: call them in threads."""
+"""The database of video jobs and their files, which outlive the head. Its methods block: call them in threads."""
 
 import dataclasses
 import fcntl
@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import sqlalchemy as sql
 from sqlalchemy.engine import Connection
 
-from omni_worker.api.videos.records import COMPLETED, FAILED, QUEUED, RUNNING, File, Video, files, metadata, videos
+from omni_worker.api.videos.records import COMPLETED, FAILED, QUEUED, RUNNING, Video, VideoFile, files, metadata, videos
 from omni_worker.errors import UsageError
 
 FIELDS = [field.name for field in dataclasses.fields(Video)]
@@ -18,9 +18,10 @@ COLUMNS = [videos.c[name] for name in FIELDS]
 
 
 class VideoStore:
-    """All jobs. Whoever opens it is the only one that runs them."""
+    """All jobs of a pipeline. Only one head may open the store, because it runs all jobs in it."""
 
     def __init__(self, url: str, lock: TextIO | None = None) -> None:
+        """Open the database at an SQLAlchemy URL; `lock` is held until `close`. Raises UsageError if that fails."""
         self._lock = lock
         try:
             self._engine = sql.create_engine(url)
@@ -32,7 +33,7 @@ class VideoStore:
 
     @classmethod
     def in_folder(cls, folder: Path) -> "VideoStore":
-        """An SQLite file there. Raises UsageError where that cannot be, or another head has it."""
+        """Open an SQLite file in `folder`. Raises UsageError if that fails or another head has opened it."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / "lock").open("w")
@@ -46,59 +47,63 @@ class VideoStore:
         return cls(f"sqlite:///{folder.absolute() / 'videos.db'}", lock)
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database and release the lock."""
         self._engine.dispose()
         if self._lock is not None:
             self._lock.close()
 
     def add(self, video: Video) -> None:
-        """Take a job."""
+        """Store a new job."""
         with self._engine.begin() as connection:
             connection.execute(videos.insert().values({name: getattr(video, name) for name in FIELDS}))
 
     def get(self, id: str) -> Video | None:
-        """One job, unless it is not there or has expired."""
+        """A job; None if there is none with this id, or it has expired."""
         with self._engine.begin() as connection:
-            row = connection.execute(sql.select(*COLUMNS).where(videos.c.id == id, _is_kept())).mappings().first()
+            row = (
+                connection.execute(sql.select(*COLUMNS).where(videos.c.id == id, _has_not_expired())).mappings().first()
+            )
         return Video(**row) if row else None
 
     def page(self, limit: int, after: str | None, newest_first: bool) -> list[Video] | None:
-        """Jobs in order of their creation, from that after `after` on; None where that is not there."""
-        asked = sql.select(*COLUMNS).where(_is_kept())
+        """Up to `limit` jobs, ordered by creation, that follow the job `after`; None if that job does not exist."""
+        query = sql.select(*COLUMNS).where(_has_not_expired())
         with self._engine.begin() as connection:
             if after is not None:
-                at = connection.scalar(sql.select(videos.c.number).where(videos.c.id == after))
-                if at is None:
+                number = connection.scalar(sql.select(videos.c.number).where(videos.c.id == after))
+                if number is None:
                     return None
-                asked = asked.where(videos.c.number < at if newest_first else videos.c.number > at)
-            asked = asked.order_by(videos.c.number.desc() if newest_first else videos.c.number).limit(limit)
-            return [Video(**row) for row in connection.execute(asked).mappings()]
+                query = query.where(videos.c.number < number if newest_first else videos.c.number > number)
+            query = query.order_by(videos.c.number.desc() if newest_first else videos.c.number).limit(limit)
+            return [Video(**row) for row in connection.execute(query).mappings()]
 
-    def count_waiting(self) -> int:
-        """How many wait for their turn."""
+    def count_queued(self) -> int:
+        """The number of queued jobs."""
         with self._engine.begin() as connection:
-            asked = sql.select(sql.func.count()).select_from(videos).where(videos.c.status == QUEUED)
-            return connection.scalar(asked) or 0
+            query = sql.select(sql.func.count()).select_from(videos).where(videos.c.status == QUEUED)
+            return connection.scalar(query) or 0
 
-    def take(self) -> Video | None:
-        """The job that waits the longest, which runs from now on."""
+    def start_next(self) -> Video | None:
+        """Mark the oldest queued job as running and return it; None if no job is queued."""
         with self._engine.begin() as connection:
-            asked = sql.select(*COLUMNS).where(videos.c.status == QUEUED).order_by(videos.c.number).limit(1)
-            row = connection.execute(asked).mappings().first()
+            query = sql.select(*COLUMNS).where(videos.c.status == QUEUED).order_by(videos.c.number).limit(1)
+            row = connection.execute(query).mappings().first()
             if row is not None:
                 _update(connection, row["id"], status=RUNNING)
         return Video(**row) if row else None
 
-    def put_back(self) -> int:
-        """Have what ran when the head ended wait again; how many that are."""
+    def requeue_interrupted(self) -> int:
+        """Queue the jobs again that ran when the head ended. Returns their number."""
         with self._engine.begin() as connection:
             changed = connection.execute(videos.update().where(videos.c.status == RUNNING).values(status=QUEUED))
             return changed.rowcount
 
-    def complete(self, id: str, size: str, seconds: str, made: Mapping[str, File], keep_seconds: float) -> None:
-        """A job is done; its files by variant. Nothing happens where it was deleted meanwhile."""
+    def complete(
+        self, id: str, size: str, seconds: str, variants: Mapping[str, VideoFile], keep_seconds: float
+    ) -> None:
+        """Mark a job as completed and store its files, by variant. Does nothing if it has been deleted."""
         now = time.time()
-        total = sum(len(file.data) for file in made.values())
+        total = sum(len(file.data) for file in variants.values())
         with self._engine.begin() as connection:
             changed = _update(
                 connection, id, status=COMPLETED, size=size, seconds=seconds, completed_at=now,
@@ -107,42 +112,42 @@ class VideoStore:
             if changed:
                 rows = [
                     {"video": id, "variant": variant, "media_type": file.media_type, "data": file.data}
-                    for variant, file in made.items()
+                    for variant, file in variants.items()
                 ]
                 connection.execute(files.insert(), rows)
 
     def fail(self, id: str, error: Mapping[str, Any], keep_seconds: float) -> None:
-        """A job failed."""
+        """Mark a job as failed."""
         with self._engine.begin() as connection:
             expires_at = time.time() + keep_seconds
             _update(connection, id, status=FAILED, error=dict(error), expires_at=expires_at, reference=None)
 
-    def file(self, id: str, variant: str) -> File | None:
-        """A file of a job that is done."""
-        asked = sql.select(files.c.media_type, files.c.data).where(files.c.video == id, files.c.variant == variant)
+    def file(self, id: str, variant: str) -> VideoFile | None:
+        """A file of a completed job; None if there is none."""
+        query = sql.select(files.c.media_type, files.c.data).where(files.c.video == id, files.c.variant == variant)
         with self._engine.begin() as connection:
-            row = connection.execute(asked).first()
-        return File(*row) if row else None
+            row = connection.execute(query).first()
+        return VideoFile(*row) if row else None
 
     def delete(self, id: str) -> None:
-        """Forget a job and its files."""
+        """Delete a job and its files."""
         with self._engine.begin() as connection:
             _delete(connection, [id])
 
-    def sweep(self, most_bytes: int) -> None:
-        """Delete what has expired, and the oldest that are done until the rest has no more than so many bytes."""
+    def clean_up(self, max_bytes: int) -> None:
+        """Delete expired jobs, and then the oldest completed ones until the rest have at most `max_bytes`."""
         with self._engine.begin() as connection:
-            _delete(connection, connection.scalars(sql.select(videos.c.id).where(~_is_kept())).all())
-            done = sql.select(videos.c.id, videos.c.bytes).where(videos.c.status == COMPLETED)
+            _delete(connection, connection.scalars(sql.select(videos.c.id).where(~_has_not_expired())).all())
+            completed = sql.select(videos.c.id, videos.c.bytes).where(videos.c.status == COMPLETED)
             total, surplus = 0, []
-            for id, size in connection.execute(done.order_by(videos.c.completed_at.desc())):
+            for id, size in connection.execute(completed.order_by(videos.c.completed_at.desc())):
                 total += size
-                if total > most_bytes:
+                if total > max_bytes:
                     surplus.append(id)
             _delete(connection, surplus)
 
 
-def _is_kept() -> sql.ColumnElement[bool]:
+def _has_not_expired() -> sql.ColumnElement[bool]:
     return sql.or_(videos.c.expires_at.is_(None), videos.c.expires_at > time.time())
 
 
