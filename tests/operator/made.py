@@ -4,7 +4,7 @@ from typing import Any
 
 from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests import children
-from omni_operator.planning.topology import in_cluster
+from omni_operator.planning.topology.cluster import cluster_topology
 
 IMAGE = "ghcr.io/omnipipeline/worker:test"
 SECRET = "of the pods of these tests alone"
@@ -14,7 +14,7 @@ def made(manifest: dict[str, Any], secret: str = SECRET) -> dict[tuple[str, str]
     pipeline = parse(manifest)
     return {
         (child["kind"], child["metadata"]["name"]): child
-        for child in children(pipeline, in_cluster(pipeline), IMAGE, secret)
+        for child in children(pipeline, cluster_topology(pipeline), IMAGE, secret)
     }
 
 

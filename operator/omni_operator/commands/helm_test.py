@@ -18,7 +18,7 @@ from omni_operator.crd.spec.pipeline import API_VERSION, KIND
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, Unreachable
 from omni_operator.kube.resources import PIPELINES, Resource
-from omni_operator.planning.topology import CLUSTER_HEAD
+from omni_operator.planning.topology.records import CLUSTER_HEAD
 
 POLL_SECONDS = 2.0
 PNG = b"\x89PNG"

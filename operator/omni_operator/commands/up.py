@@ -25,7 +25,10 @@ from omni_operator.local.errors import Interrupted, LocalFailure
 from omni_operator.local.gpus import visible_gpus
 from omni_operator.local.local_process import LocalProcess
 from omni_operator.local.ports import FreePorts, require_free_port
-from omni_operator.planning import topology
+from omni_operator.planning.topology.files import KEYS_FILE, STAGE_CONFIG_FILE
+from omni_operator.planning.topology.local import local_topology
+from omni_operator.planning.topology.model_sources import PVC
+from omni_operator.planning.topology.records import LOOPBACK, Topology
 
 BUILTIN = "builtin://"
 HELP = """Run an OmniPipeline manifest on this machine, as local processes.
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         require_free_port(args.port)
     free_ports = FreePorts(reserved=args.port)
     folder = local_runs.new_folder(pipeline.name)
-    plan = topology.on_this_machine(pipeline, args.port or free_ports(1), free_ports, folder)
+    plan = local_topology(pipeline, args.port or free_ports(1), free_ports, folder)
     write_files(folder, plan)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     models = dict.fromkeys(pipeline.model_of(stage).source for stage in pipeline.spec.stages)
@@ -84,9 +87,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def serve(backend: LocalBackend, plan: topology.Topology, folder: Path, console: Console) -> None:
+def serve(backend: LocalBackend, plan: Topology, folder: Path, console: Console) -> None:
     """Tell where the API is, and watch over the processes until interrupted."""
-    url = f"http://{topology.LOOPBACK}:{plan.head.http_port}"
+    url = f"http://{LOOPBACK}:{plan.head.http_port}"
     local_runs.announce(folder, local_runs.Run(os.getpid(), plan.pipeline, url))
     print(f"API: {url}", flush=True)
     file = "" if plan.stages[-1].is_autoregressive else " -o picture.png"
@@ -96,7 +99,7 @@ def serve(backend: LocalBackend, plan: topology.Topology, folder: Path, console:
     backend.watch()
 
 
-def suggestion(plan: topology.Topology) -> str:
+def suggestion(plan: Topology) -> str:
     """Something that the model may know how to draw or answer."""
     if not plan.head.arguments[1].startswith(BUILTIN):
         return "a fox in the snow"
@@ -137,10 +140,10 @@ class Display:
         self._progress.update(self._tasks[process.name], state=state, completed=int(process.is_ready))
 
 
-def write_files(folder: Path, plan: topology.Topology) -> None:
+def write_files(folder: Path, plan: Topology) -> None:
     """What the processes read: the stages, and a secret of this run's own that only this user can read."""
-    (folder / topology.STAGE_CONFIG_FILE).write_text(plan.stage_config)
-    keys = os.open(folder / topology.KEYS_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    (folder / STAGE_CONFIG_FILE).write_text(plan.stage_config)
+    keys = os.open(folder / KEYS_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(keys, "w") as file:
         file.write(new_secret())
 
@@ -149,7 +152,7 @@ def require_runnable_here(pipeline: OmniPipeline) -> None:
     """Raise BadDocument for what only a cluster has."""
     for path, model in pipeline.models.items():
         source = model.source
-        if source.startswith(topology.PVC):
+        if source.startswith(PVC):
             raise manifest_file.BadDocument(
                 f"{path}.source: {source} is a volume of a cluster; give `omni up` a folder of this machine, builtin://"
                 " or hf://"
@@ -158,7 +161,7 @@ def require_runnable_here(pipeline: OmniPipeline) -> None:
             raise LocalFailure(f"{path}.source: there is no folder {source} on this machine")
 
 
-def described(plan: topology.Topology) -> str:
+def described(plan: Topology) -> str:
     head = "a head" + (f" with {len(plan.head.data_ports)} local replica(s)" if plan.head.data_ports else "")
     counts: dict[str, int] = {}
     for process in plan.replicas:
@@ -166,7 +169,7 @@ def described(plan: topology.Topology) -> str:
     return ", ".join([head, *(f"{count} × {stage}" for stage, count in counts.items())])
 
 
-def notes(pipeline: OmniPipeline, plan: topology.Topology) -> list[str]:
+def notes(pipeline: OmniPipeline, plan: Topology) -> list[str]:
     """What of the manifest means something else here than in a cluster."""
     found = []
     wanted, available = sum(process.devices for process in plan.processes), len(visible_gpus())
@@ -174,9 +177,9 @@ def notes(pipeline: OmniPipeline, plan: topology.Topology) -> list[str]:
         found.append("there is no GPU on this machine, so the replicas run on the CPU")
     elif wanted > available:
         found.append(f"the replicas ask for {wanted} GPUs and this machine has {available}, so they share")
-    if plan.unasked:
-        stages = "stage" if len(plan.unasked) == 1 else "stages"
-        found.append(f"no replica is asked for of {stages} {', '.join(plan.unasked)}, so requests will wait")
+    if empty := plan.stages_without_replicas:
+        stages = "stage" if len(empty) == 1 else "stages"
+        found.append(f"no replica is asked for of {stages} {', '.join(empty)}, so requests will wait")
     if any(template for template in (pipeline.spec.head.template, *(stage.template for stage in pipeline.spec.stages))):
         found.append("of the templates only plain env values of the container omni are used; the rest is a cluster's")
     if pipeline.spec.api_key_secret_ref:

@@ -15,7 +15,7 @@ from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError
 from omni_operator.planning.plan import Plan, reference
-from omni_operator.planning.topology import Topology
+from omni_operator.planning.topology.records import Topology
 
 KIND = "Deployment"
 PODS = "spec.template."

@@ -16,7 +16,7 @@ from omni_operator.kube.client import Cluster
 from omni_operator.kube.resources import SECRETS
 from omni_operator.planning.manifests.config import keys_name, keys_secret
 from omni_operator.planning.manifests.ownership import controller_uid
-from omni_operator.planning.topology import KEYS_FILE
+from omni_operator.planning.topology.files import KEYS_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,8 @@ from omni_operator.planning.plan import Plan, make_plan, reference, with_metadat
 from omni_operator.planning.rollout import is_head_to_wait, waiting_for_prefetch
 from omni_operator.planning.scale_down import COST, is_honoured, marks
 from omni_operator.planning.status import Failure, Observed, accepted_status, belongs, rejected_status
-from omni_operator.planning.topology import Topology, in_cluster
+from omni_operator.planning.topology.cluster import cluster_topology
+from omni_operator.planning.topology.records import Topology
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def attempt(
         if kind not in OPTIONAL_KINDS or pipeline.spec.monitoring.pod_monitor
     ]
     counts = scaler.counts(pipeline, pods_asked_for(pipeline, live))
-    topology = in_cluster(pipeline, counts.pods)
+    topology = cluster_topology(pipeline, counts.pods)
     done = Done()
     if not pipeline.spec.paused:
         try:

@@ -18,7 +18,7 @@ from omni_operator.local.errors import Interrupted, LocalFailure
 from omni_operator.local.gpus import assign_gpus, visible_gpus
 from omni_operator.local.local_process import LocalProcess, omni_command
 from omni_operator.local.readiness import check_readiness
-from omni_operator.planning.topology import Topology
+from omni_operator.planning.topology.records import Topology
 
 POLL_SECONDS = 0.1
 PROBE_SECONDS = 2.0

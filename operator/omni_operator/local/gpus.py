@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from omni_operator.planning.topology import Process
+from omni_operator.planning.topology.records import Process
 
 
 def visible_gpus() -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omni_operator.planning.topology import Process
+from omni_operator.planning.topology.records import Process
 
 LOG_LINES = 12
 

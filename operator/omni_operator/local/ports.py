@@ -4,7 +4,7 @@ import random
 import socket
 
 from omni_operator.local.errors import LocalFailure
-from omni_operator.planning.topology import LOOPBACK
+from omni_operator.planning.topology.records import LOOPBACK
 
 # Below the range of outgoing connections on Linux, so that none of those takes a port before a process binds it.
 PORT_RANGE = (20000, 32000)

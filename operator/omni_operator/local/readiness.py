@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import httpx
 
-from omni_operator.planning.topology import LOOPBACK
+from omni_operator.planning.topology.records import LOOPBACK
 
 
 class Readiness(NamedTuple):

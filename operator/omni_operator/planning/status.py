@@ -9,7 +9,7 @@ from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.crd.status_types import Conditions, StageStatus, Status, updated_conditions
 from omni_operator.planning.manifests.labels import PREFETCH, REPLICA, ROLE, STAGE, pipeline_selector
 from omni_operator.planning.pod_trouble import REFUSED, REPLICA_DOWN, TOO_LATE, Trouble, ending_trouble, pod_trouble
-from omni_operator.planning.topology import Process, Topology
+from omni_operator.planning.topology.records import Process, Topology
 
 Row = tuple[Conditions, bool, str, str]
 LATE = "DeadlineExceeded"
@@ -230,8 +230,8 @@ def ready_condition(topology: Topology, head: Fleet, stages: Sequence[Fleet], ob
         reason, why = (trouble.reason, trouble.message) if trouble else ("Prefetching", "")
         return "Ready", False, reason, join(PREFETCHING, why)
     fleets = [head, *stages]
-    if unasked := topology.unasked:
-        return "Ready", False, "ScaledToZero", none_asked(unasked, len(topology.stages))
+    if empty := topology.stages_without_replicas:
+        return "Ready", False, "ScaledToZero", scaled_to_zero(empty, len(topology.stages))
     blocked = [fleet for fleet in fleets if not fleet.is_settled]
     if not blocked:
         return "Ready", True, "Serving", counted(stages) or "the head serves requests"
@@ -247,11 +247,11 @@ def ready_condition(topology: Topology, head: Fleet, stages: Sequence[Fleet], ob
     return "Ready", False, "Starting", join(counted(stages), waiting)
 
 
-def none_asked(unasked: Sequence[str], stages: int) -> str:
-    """What to do about stages without a replica; every request passes all stages."""
-    if len(unasked) == stages:
+def scaled_to_zero(empty: Sequence[str], stages: int) -> str:
+    """What to do about the stages without replicas. Every request needs all stages."""
+    if len(empty) == stages:
         return "no replica is asked for; set spec.replicas to 1 or more to serve"
-    return f"no replica is asked for of stage {' and '.join(unasked)}; give it replicas: 1 or more to serve"
+    return f"no replica is asked for of stage {' and '.join(empty)}; give it replicas: 1 or more to serve"
 
 
 def progressing_condition(head: Fleet, stages: Sequence[Fleet], observed: Observed) -> Row:

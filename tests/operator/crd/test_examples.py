@@ -9,16 +9,17 @@ import pytest
 import yaml
 
 from omni_operator.crd import manifest_file
-from omni_operator.planning.topology import Topology, in_cluster
+from omni_operator.planning.topology.cluster import cluster_topology
+from omni_operator.planning.topology.records import Topology
 from tests.operator.crd.test_schema import as_json_schema, root
-from tests.operator.planning.test_topology import flag
+from tests.operator.planning.topology.test_topology import flag
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FILES = sorted(EXAMPLES.glob("*.yaml"))
 
 
 def example(name: str) -> Topology:
-    return in_cluster(manifest_file.load(str(EXAMPLES / f"{name}.yaml")))
+    return cluster_topology(manifest_file.load(str(EXAMPLES / f"{name}.yaml")))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -17,7 +17,7 @@ from omni_operator.local.backend import LocalBackend
 from omni_operator.local.errors import Interrupted, LocalFailure
 from omni_operator.local.local_process import LocalProcess
 from omni_operator.local.ports import FreePorts
-from omni_operator.planning.topology import on_this_machine
+from omni_operator.planning.topology.local import local_topology
 
 pytestmark = pytest.mark.processes
 COMMAND = [sys.executable, str(Path(__file__).with_name("stand_in_worker.py"))]
@@ -69,7 +69,7 @@ def start(digits: dict[str, Any], tmp_path: Path, journal: Journal) -> Iterator[
 
     def start(head: str = "serve", replica: str = "serve") -> LocalBackend:
         ports = FreePorts()
-        topology = on_this_machine(parse(digits), ports(1), ports, tmp_path)
+        topology = local_topology(parse(digits), ports(1), ports, tmp_path)
         backend = LocalBackend(
             topology,
             tmp_path,
@@ -105,7 +105,7 @@ def test_all_processes_start_become_ready_and_stop_in_order(start: Start, journa
 
 def test_stages_stop_one_after_another_and_the_head_last(two: dict[str, Any], tmp_path: Path, journal: Journal) -> None:
     ports = FreePorts()
-    topology = on_this_machine(parse(two), ports(1), ports, tmp_path)
+    topology = local_topology(parse(two), ports(1), ports, tmp_path)
     reported: list[str] = []
 
     def report(process: LocalProcess, state: str) -> None:
@@ -203,7 +203,7 @@ from pathlib import Path
 from omni_operator.local.backend import LocalBackend
 from omni_operator.local.ports import FreePorts
 from omni_operator.crd.parsing import parse
-from omni_operator.planning.topology import on_this_machine
+from omni_operator.planning.topology.records import on_this_machine
 manifest = yaml.safe_load(Path({str(Path(__file__).parents[3] / "examples/digits.yaml")!r}).read_text())
 ports = FreePorts()
 topology = on_this_machine(parse(manifest), ports(1), ports, Path())

@@ -8,7 +8,7 @@ import pytest
 from omni_operator.crd.parsing import parse
 from omni_operator.local.gpus import assign_gpus
 from omni_operator.local.ports import FreePorts
-from omni_operator.planning.topology import on_this_machine
+from omni_operator.planning.topology.local import local_topology
 
 CASES = {
     "no GPU: everything runs on the CPU": ([], ["", "", ""]),
@@ -21,5 +21,5 @@ CASES = {
 @pytest.mark.parametrize("row", CASES)
 def test_gpus_are_assigned_to_processes(digits: dict[str, Any], row: str) -> None:
     available, expected = CASES[row]
-    topology = on_this_machine(parse(digits), 8000, FreePorts(), Path())
+    topology = local_topology(parse(digits), 8000, FreePorts(), Path())
     assert assign_gpus(topology.processes, available) == expected

@@ -10,7 +10,7 @@ from omni_operator.crd.objects import Object
 from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests import children
 from omni_operator.planning.plan import contains, make_plan, reference, same_quantity
-from omni_operator.planning.topology import in_cluster
+from omni_operator.planning.topology.cluster import cluster_topology
 from tests.operator.edits import REMOVED, edited
 
 UID = "uid-of-digits"
@@ -18,7 +18,7 @@ UID = "uid-of-digits"
 
 def wanted(manifest: dict[str, Any]) -> list[Object]:
     pipeline = parse(manifest)
-    return list(children(pipeline, in_cluster(pipeline), "worker:test", "secret"))
+    return list(children(pipeline, cluster_topology(pipeline), "worker:test", "secret"))
 
 
 def as_server_returns(child: Object) -> dict[str, Any]:

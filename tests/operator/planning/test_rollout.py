@@ -8,7 +8,7 @@ from omni_operator.crd.objects import Object
 from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests import children
 from omni_operator.planning.rollout import is_head_to_wait, waiting_for_prefetch
-from omni_operator.planning.topology import in_cluster
+from omni_operator.planning.topology.cluster import cluster_topology
 from tests.operator.edits import REMOVED, edited
 
 OLD, NEW = {"spec.image.name": "worker:1"}, {"spec.image.name": "worker:2"}
@@ -16,7 +16,7 @@ OLD, NEW = {"spec.image.name": "worker:1"}, {"spec.image.name": "worker:2"}
 
 def wanted(manifest: dict[str, Any]) -> list[Object]:
     pipeline = parse(manifest)
-    return list(children(pipeline, in_cluster(pipeline), "worker:test", "secret"))
+    return list(children(pipeline, cluster_topology(pipeline), "worker:test", "secret"))
 
 
 def running(child: Object, **counts: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from omni_operator.crd.parsing import parse
 from omni_operator.crd.problems import InvalidSpec
 from omni_operator.planning.status import Failure, Observed, accepted_status, rejected_status
-from omni_operator.planning.topology import in_cluster
+from omni_operator.planning.topology.cluster import cluster_topology
 from tests.operator.edits import edited
 
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z"
@@ -219,7 +219,7 @@ ROWS: dict[str, tuple[Any, Any, list[Any], bool, str, str, str, str]] = {
 
 def status_of(manifest: dict[str, Any], observed: Observed, previous: Any = None, now: str = NOW) -> dict[str, Any]:
     pipeline = parse(manifest)
-    status = accepted_status(pipeline, in_cluster(pipeline), observed, previous or {}, now)
+    status = accepted_status(pipeline, cluster_topology(pipeline), observed, previous or {}, now)
     return status.model_dump(by_alias=True, mode="json", exclude_none=True)
 
 

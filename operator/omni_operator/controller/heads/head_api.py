@@ -14,7 +14,7 @@ from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, Unreachable
 from omni_operator.planning.autoscale import StageLoad
-from omni_operator.planning.topology import CLUSTER_HEAD, LOOPBACK
+from omni_operator.planning.topology.records import CLUSTER_HEAD, LOOPBACK
 
 PATH = "/v1/omni/topology"
 SECONDS = 2.0

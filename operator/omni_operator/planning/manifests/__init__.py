@@ -10,7 +10,7 @@ from omni_operator.planning.manifests.monitors import pod_monitors
 from omni_operator.planning.manifests.network import network_policies
 from omni_operator.planning.manifests.prefetch import prefetch_jobs
 from omni_operator.planning.manifests.services import api_service, head_service
-from omni_operator.planning.topology import Topology
+from omni_operator.planning.topology.records import Topology
 
 
 def children(pipeline: OmniPipeline, topology: Topology, worker_image: str, secret: str) -> list[Object]:

@@ -11,7 +11,7 @@ from omni_operator.crd.spec.parts import Storage
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import RETAINED, child
-from omni_operator.planning.topology import Process
+from omni_operator.planning.topology.records import Process
 
 CACHE_DIR = "/cache"
 CACHE = "model-cache"

@@ -6,7 +6,8 @@ from omni_operator.crd.objects import Object
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import child
-from omni_operator.planning.topology import KEYS_FILE, STAGE_CONFIG_FILE, Topology
+from omni_operator.planning.topology.files import KEYS_FILE, STAGE_CONFIG_FILE
+from omni_operator.planning.topology.records import Topology
 
 
 def config_map(pipeline: OmniPipeline, topology: Topology) -> Object:

@@ -7,7 +7,7 @@ from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import child
 from omni_operator.planning.manifests.pod import pod_template
-from omni_operator.planning.topology import Process, Topology
+from omni_operator.planning.topology.records import Process, Topology
 
 DEADLINE_MARGIN_SECONDS = 120
 

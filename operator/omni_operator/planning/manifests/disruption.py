@@ -8,7 +8,7 @@ from omni_operator.crd.objects import Object
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import child
-from omni_operator.planning.topology import Process
+from omni_operator.planning.topology.records import Process
 
 
 def disruption_budget(pipeline: OmniPipeline, process: Process) -> Object:

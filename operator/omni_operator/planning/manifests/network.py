@@ -10,7 +10,7 @@ from omni_operator.crd.objects import Object
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import child
-from omni_operator.planning.topology import CLUSTER_HEAD, CLUSTER_REPLICA
+from omni_operator.planning.topology.records import CLUSTER_HEAD, CLUSTER_REPLICA
 
 OPERATOR_LABELS = {"app.kubernetes.io/name": "omnipipeline-operator"}
 

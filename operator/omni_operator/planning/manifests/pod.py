@@ -10,18 +10,16 @@ from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.claims import CACHE, CACHE_DIR, VIDEOS, cache_of, videos_of
 from omni_operator.planning.manifests.config import keys_name
 from omni_operator.planning.manifests.ownership import content_hash
-from omni_operator.planning.topology import (
+from omni_operator.planning.topology.files import (
     API_KEYS_DIR,
     API_KEYS_FILE,
-    CLUSTER_HEAD,
     KEYS_DIR,
-    MODELS_DIR,
     STAGE_CONFIG_DIR,
     TLS_DIR,
     VIDEOS_DIR,
-    Process,
-    Topology,
 )
+from omni_operator.planning.topology.model_sources import MODELS_DIR
+from omni_operator.planning.topology.records import CLUSTER_HEAD, Process, Topology
 
 CONFIG_HASH = "omnipipeline.dev/config-hash"
 KEYS_HASH = "omnipipeline.dev/keys-hash"

@@ -11,7 +11,7 @@ from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.claims import CACHE, CACHE_DIR, cache_name
 from omni_operator.planning.manifests.ownership import child, content_hash
 from omni_operator.planning.manifests.pod import confined_container, confined_pod, hub_environment
-from omni_operator.planning.topology import is_on_hub
+from omni_operator.planning.topology.model_sources import is_on_hub
 
 ATTEMPTS = 1000
 

@@ -7,7 +7,7 @@ from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests import labels
 from omni_operator.planning.manifests.ownership import child
 from omni_operator.planning.manifests.pod import control_ports
-from omni_operator.planning.topology import CLUSTER_HEAD, Topology
+from omni_operator.planning.topology.records import CLUSTER_HEAD, Topology
 
 
 def api_service(pipeline: OmniPipeline) -> Object:

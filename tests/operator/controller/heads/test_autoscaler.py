@@ -13,7 +13,7 @@ from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.autoscale import StageLoad
 from omni_operator.planning.manifests import children
 from omni_operator.planning.plan import make_plan, reference
-from omni_operator.planning.topology import in_cluster
+from omni_operator.planning.topology.cluster import cluster_topology
 from tests.operator.edits import edited
 
 KEY = ("gallery", "digits")
@@ -111,7 +111,7 @@ def test_the_target_counts_replicas_and_not_pods(digits: dict[str, Any]) -> None
 
 
 def deployment_of(pipeline: OmniPipeline, pods: int) -> dict[str, Any]:
-    wanted = children(pipeline, in_cluster(pipeline, {"painter": pods}), "worker:test", "secret")
+    wanted = children(pipeline, cluster_topology(pipeline, {"painter": pods}), "worker:test", "secret")
     return dict(next(child for child in wanted if reference(child) == ("Deployment", "digits-painter")))
 
 
@@ -148,10 +148,10 @@ def test_a_count_that_we_let_go_of_stays_as_it_is(digits: dict[str, Any], row: s
 
 
 def test_the_head_is_told_how_long_requests_wait_for_a_stage_that_may_be_at_zero(digits: dict[str, Any]) -> None:
-    idle = in_cluster(scaled(digits, BOUNDS | {"minReplicas": 0}), {"painter": 0})
+    idle = cluster_topology(scaled(digits, BOUNDS | {"minReplicas": 0}), {"painter": 0})
     assert '"wake_seconds": 600' in idle.stage_config
-    assert idle.unasked == ()
-    assert "wake_seconds" not in in_cluster(scaled(digits)).stage_config
+    assert idle.stages_without_replicas == ()
+    assert "wake_seconds" not in cluster_topology(scaled(digits)).stage_config
 
 
 # name: (what is written, the field, part of what is said about it)

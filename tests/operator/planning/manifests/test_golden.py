@@ -12,7 +12,7 @@ import pytest
 
 from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests import children
-from omni_operator.planning.topology import in_cluster
+from omni_operator.planning.topology.cluster import cluster_topology
 from tests.operator.conftest import EXAMPLES, from_cluster
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -21,7 +21,7 @@ NAMES = sorted(file.stem for file in EXAMPLES.glob("*.yaml"))
 
 def pod_templates(name: str) -> dict[str, Any]:
     pipeline = parse(from_cluster(name))
-    made = children(pipeline, in_cluster(pipeline), "worker:golden", "secret")
+    made = children(pipeline, cluster_topology(pipeline), "worker:golden", "secret")
     return {child["metadata"]["name"]: child["spec"]["template"] for child in made if child["kind"] == "Deployment"}
 
 

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from omni_operator.crd.parsing import parse
-from omni_operator.planning.topology import Process, in_cluster, on_this_machine
+from omni_operator.planning.topology.cluster import cluster_topology
+from omni_operator.planning.topology.local import local_topology
+from omni_operator.planning.topology.records import Process
 from omni_worker.commands import serve
 from omni_worker.config.api import ApiConfig, Certificate, Limits
 from omni_worker.config.flags import from_arguments
 from omni_worker.config.records import ServeConfig
 from tests.operator.edits import edited
-from tests.operator.planning.test_topology import consecutive_ports
+from tests.operator.planning.topology.test_topology import consecutive_ports
 
 THINKER = {"name": "thinker", "engine": "autoregressive"}
 READER = {"name": "painter", "engine": "diffusion", "input": "hidden-states"}
@@ -82,7 +84,7 @@ def test_what_is_said_of_the_api_and_of_videos_reaches_the_head(digits: dict[str
     stages = tmp_path / "stages.json"
 
     def told(row: str) -> ApiConfig:
-        topology = in_cluster(parse(edited(digits, PIPELINES[row])))
+        topology = cluster_topology(parse(edited(digits, PIPELINES[row])))
         stages.write_text(topology.stage_config)
         head = understood(topology.head, stages).head
         assert head
@@ -101,7 +103,7 @@ def test_what_is_said_of_the_api_and_of_videos_reaches_the_head(digits: dict[str
 def test_the_worker_understands_every_command_line(digits: dict[str, Any], row: str, tmp_path: Path) -> None:
     pipeline = parse(edited(digits, PIPELINES[row]))
     stages = tmp_path / "stages.json"
-    for topology in (in_cluster(pipeline), on_this_machine(pipeline, 8000, consecutive_ports(), tmp_path)):
+    for topology in (cluster_topology(pipeline), local_topology(pipeline, 8000, consecutive_ports(), tmp_path)):
         stages.write_text(topology.stage_config)
         for process in topology.processes:
             config = understood(process, stages)

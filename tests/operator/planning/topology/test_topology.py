@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omni_operator.crd.parsing import parse
-from omni_operator.planning.topology import Process, Topology, in_cluster, on_this_machine
+from omni_operator.planning.topology.cluster import cluster_topology
+from omni_operator.planning.topology.local import local_topology
+from omni_operator.planning.topology.records import Process, Topology
 from tests.operator.edits import edited
 
 
@@ -35,24 +37,24 @@ def flag(process: Process, name: str) -> str | None:
 
 
 def locally(manifest: dict[str, Any]) -> Topology:
-    return on_this_machine(parse(manifest), 8000, consecutive_ports(), PurePath("/run/digits"))
+    return local_topology(parse(manifest), 8000, consecutive_ports(), PurePath("/run/digits"))
 
 
 def test_a_cluster_runs_one_head_and_one_kind_of_replica_pod_a_stage(digits: dict[str, Any]) -> None:
-    topology = in_cluster(parse(digits))
+    topology = cluster_topology(parse(digits))
     assert topology.head.name == "digits-head"
     assert topology.head.arguments[:2] == ("serve", "builtin://digits")
     assert [(process.name, process.copies) for process in topology.replicas] == [("digits-painter", 2)]
 
 
 def test_a_suspended_pipeline_has_the_same_processes_and_no_copy_of_any(digits: dict[str, Any]) -> None:
-    suspended, running = (in_cluster(parse(edited(digits, {"spec.suspend": value}))) for value in (True, False))
+    suspended, running = (cluster_topology(parse(edited(digits, {"spec.suspend": value}))) for value in (True, False))
     assert [process.copies for process in suspended.processes] == [0, 0]
     assert [process.arguments for process in suspended.processes] == [one.arguments for one in running.processes]
 
 
 def test_replicas_in_a_cluster_find_the_head_by_its_service_name(digits: dict[str, Any]) -> None:
-    (painter,) = in_cluster(parse(digits)).replicas
+    (painter,) = cluster_topology(parse(digits)).replicas
     assert "--headless" in painter.arguments
     assert flag(painter, "--omni-master-address") == "digits-head.gallery.svc"
     assert flag(painter, "--omni-master-port") == "9000"
@@ -69,14 +71,14 @@ def test_devices_are_those_of_all_replicas_in_the_process(digits: dict[str, Any]
             "spec.stages.0.parallelism.cfg": 4,
         },
     )
-    topology = in_cluster(parse(manifest))
+    topology = cluster_topology(parse(manifest))
     assert topology.head.devices == 4
     assert topology.replicas[0].devices == 8
     assert topology.replicas[0].data_ports == (9100, 9101)
 
 
 def test_a_head_without_replicas_has_neither_devices_nor_engine_flags(digits: dict[str, Any]) -> None:
-    head = in_cluster(parse(digits)).head
+    head = cluster_topology(parse(digits)).head
     assert head.devices == 0
     assert flag(head, "--omni-dp-size-local") == "0"
     assert flag(head, "--max-num-seqs") is None
@@ -108,20 +110,20 @@ SETTINGS = {
 @pytest.mark.parametrize("row", SETTINGS)
 def test_a_setting_reaches_the_command_line_in_both_backends(digits: dict[str, Any], row: str) -> None:
     edits, role, name, expected = SETTINGS[row]
-    for topology in (in_cluster(parse(edited(digits, edits))), locally(edited(digits, edits))):
+    for topology in (cluster_topology(parse(edited(digits, edits))), locally(edited(digits, edits))):
         process = topology.head if role == "head" else topology.replicas[0]
         assert flag(process, name) == expected
 
 
 def test_a_claim_is_a_folder_to_the_worker(digits: dict[str, Any]) -> None:
     manifest = edited(digits, {"spec.model.source": "pvc://weights/qwen/image"})
-    assert in_cluster(parse(manifest)).replicas[0].arguments[1] == "/models/weights/qwen/image"
+    assert cluster_topology(parse(manifest)).replicas[0].arguments[1] == "/models/weights/qwen/image"
     manifest = edited(digits, {"spec.model.source": "pvc://weights"})
-    assert in_cluster(parse(manifest)).replicas[0].arguments[1] == "/models/weights"
+    assert cluster_topology(parse(manifest)).replicas[0].arguments[1] == "/models/weights"
 
 
 def test_the_stage_config_names_the_stages_and_no_counts(digits: dict[str, Any]) -> None:
-    one, three = in_cluster(parse(digits)), in_cluster(parse(edited(digits, {"spec.replicas": 3})))
+    one, three = cluster_topology(parse(digits)), cluster_topology(parse(edited(digits, {"spec.replicas": 3})))
     assert json.loads(one.stage_config) == {"stages": [{"id": 0, "name": "painter", "engine": "diffusion"}]}
     assert one.stage_config == three.stage_config
     assert one.head == three.head
@@ -135,13 +137,13 @@ REWRITER = {"name": "rewriter", "engine": "autoregressive"}
 
 
 def test_each_stage_has_a_kind_of_pod_and_a_count_of_its_own(two: dict[str, Any]) -> None:
-    topology = in_cluster(parse(edited(two, {"spec.stages.1.replicas": 3})))
+    topology = cluster_topology(parse(edited(two, {"spec.stages.1.replicas": 3})))
     assert [(process.name, process.copies) for process in topology.replicas] == [("two-thinker", 1), ("two-painter", 3)]
     assert [flag(process, "--engine") for process in topology.replicas] == ["autoregressive", "diffusion"]
 
 
 def test_the_stage_config_tells_what_stages_take_and_do_in_their_order(two: dict[str, Any]) -> None:
-    assert json.loads(in_cluster(parse(two)).stage_config)["stages"] == [
+    assert json.loads(cluster_topology(parse(two)).stage_config)["stages"] == [
         {"id": 1, "name": "thinker", "engine": "autoregressive"},
         {"id": 0, "name": "painter", "engine": "diffusion", "input": "hidden-states"},
     ]
@@ -149,20 +151,20 @@ def test_the_stage_config_tells_what_stages_take_and_do_in_their_order(two: dict
 
 def test_the_stage_config_names_the_models_that_are_not_the_pipelines(two: dict[str, Any]) -> None:
     own = {"spec.stages.0.model": {"source": "hf://Qwen/Qwen3-0.6B", "revision": "v1"}}
-    thinker, painter = json.loads(in_cluster(parse(edited(two, own))).stage_config)["stages"]
+    thinker, painter = json.loads(cluster_topology(parse(edited(two, own))).stage_config)["stages"]
     assert (thinker["model"], thinker["revision"]) == ("hf://Qwen/Qwen3-0.6B", "v1")
     assert not {"model", "revision"} & painter.keys()
 
 
 def test_a_stage_added_in_front_changes_no_command_line_behind_it(digits: dict[str, Any]) -> None:
-    alone = in_cluster(parse(digits)).replicas[0]
-    behind = in_cluster(parse(edited(digits, {"spec.stages": [REWRITER, *digits["spec"]["stages"]]}))).replicas[1]
+    alone = cluster_topology(parse(digits)).replicas[0]
+    behind = cluster_topology(parse(edited(digits, {"spec.stages": [REWRITER, *digits["spec"]["stages"]]}))).replicas[1]
     assert behind.arguments == alone.arguments
 
 
-@pytest.mark.parametrize("backend", [in_cluster, locally], ids=["cluster", "machine"])
+@pytest.mark.parametrize("backend", [cluster_topology, locally], ids=["cluster", "machine"])
 def test_numbers_in_the_stage_config_are_those_of_the_command_lines(two: dict[str, Any], backend: Any) -> None:
-    topology = backend(parse(two) if backend is in_cluster else two)
+    topology = backend(parse(two) if backend is cluster_topology else two)
     numbers = {stage["name"]: str(stage["id"]) for stage in json.loads(topology.stage_config)["stages"]}
     for process in topology.processes:
         assert flag(process, "--stage-id") == numbers[process.stage.name]
@@ -180,14 +182,14 @@ TEXT_ENCODERS = {
 def test_who_loads_a_text_encoder(two: dict[str, Any], row: str) -> None:
     stages, expected = TEXT_ENCODERS[row]
     in_head = {"spec.stages": stages, "spec.head": {"stage": "painter", "localReplicas": 1}}
-    topology = in_cluster(parse(edited(two, in_head)))
+    topology = cluster_topology(parse(edited(two, in_head)))
     for process in (topology.head, topology.replicas[-1]):
         assert flag(process, "--no-text-encoder") == expected
 
 
 def test_a_model_of_a_stages_own_is_served_by_its_pods_alone(two: dict[str, Any]) -> None:
     own = {"source": "hf://Qwen/Qwen3-0.6B", "revision": "v1", "tokenSecretRef": {"name": "qwen"}}
-    topology = in_cluster(parse(edited(two, {"spec.stages.0.model": own, "spec.head.stage": "painter"})))
+    topology = cluster_topology(parse(edited(two, {"spec.stages.0.model": own, "spec.head.stage": "painter"})))
     thinker, painter = topology.replicas
     assert (thinker.arguments[1], flag(thinker, "--revision")) == ("hf://Qwen/Qwen3-0.6B", "v1")
     assert thinker.token is not None
@@ -202,7 +204,7 @@ def test_each_pod_has_the_claims_it_reads_and_the_head_has_all(two: dict[str, An
         "spec.model.source": "pvc://weights/painter",
         "spec.stages.0.model": {"source": "pvc://language/qwen"},
     }
-    topology = in_cluster(parse(edited(two, claims)))
+    topology = cluster_topology(parse(edited(two, claims)))
     thinker, painter = topology.replicas
     assert (thinker.claims, thinker.arguments[1]) == (("language",), "/models/language/qwen")
     assert (painter.claims, painter.arguments[1]) == (("weights",), "/models/weights/painter")
@@ -213,7 +215,7 @@ def test_each_pod_has_the_claims_it_reads_and_the_head_has_all(two: dict[str, An
 def test_the_engines_have_flags_of_their_own(two: dict[str, Any]) -> None:
     spread = {"accelerator": {"count": 2}, "parallelism": {"pipeline": 2}}
     stages = [{**REWRITER, **spread}, {**PAINTER, "accelerator": {"count": 4}, "parallelism": {"cfg": 4}}]
-    rewriter, painter = in_cluster(parse(edited(two, {"spec.stages": stages}))).replicas
+    rewriter, painter = cluster_topology(parse(edited(two, {"spec.stages": stages}))).replicas
     assert (flag(rewriter, "--pipeline-parallel-size"), flag(painter, "--pipeline-parallel-size")) == ("2", None)
     assert (flag(rewriter, "--cfg-parallel-size"), flag(painter, "--cfg-parallel-size")) == (None, "4")
     assert (flag(rewriter, "--step-execution"), flag(painter, "--step-execution")) == (None, "")
@@ -221,7 +223,7 @@ def test_the_engines_have_flags_of_their_own(two: dict[str, Any]) -> None:
 
 
 def test_the_head_runs_replicas_of_the_stage_it_is_told(two: dict[str, Any]) -> None:
-    topology = in_cluster(parse(edited(two, {"spec.head": {"stage": "painter", "localReplicas": 2}})))
+    topology = cluster_topology(parse(edited(two, {"spec.head": {"stage": "painter", "localReplicas": 2}})))
     assert (flag(topology.head, "--stage-id"), flag(topology.head, "--omni-dp-size-local")) == ("0", "2")
     assert flag(topology.head, "--step-execution") == ""
 
@@ -229,7 +231,7 @@ def test_the_head_runs_replicas_of_the_stage_it_is_told(two: dict[str, Any]) -> 
 def test_the_head_has_time_for_requests_in_every_stage(two: dict[str, Any]) -> None:
     slow = {"spec.stages.0.drain": {"timeoutSeconds": 20}, "spec.stages.1.drain": {"timeoutSeconds": 300}}
     slow |= {"spec.stages.0.startupTimeoutSeconds": 30, "spec.stages.1.startupTimeoutSeconds": 1800}
-    head = in_cluster(parse(edited(two, slow))).head
+    head = cluster_topology(parse(edited(two, slow))).head
     assert (head.drain_seconds, head.startup_seconds) == (320, 1800)
 
 
@@ -247,8 +249,8 @@ UNASKED = {
 @pytest.mark.parametrize("row", UNASKED)
 def test_stages_of_which_no_replica_is_asked_for(two: dict[str, Any], row: str) -> None:
     edits, expected = UNASKED[row]
-    assert in_cluster(parse(edited(two, edits))).unasked == expected
-    assert locally(edited(two, edits)).unasked == expected
+    assert cluster_topology(parse(edited(two, edits))).stages_without_replicas == expected
+    assert locally(edited(two, edits)).stages_without_replicas == expected
 
 
 # ---- one machine
@@ -256,7 +258,7 @@ def test_stages_of_which_no_replica_is_asked_for(two: dict[str, Any], row: str) 
 
 def test_all_processes_have_the_secret(two: dict[str, Any]) -> None:
     for topology, file in (
-        (in_cluster(parse(two)), "/etc/omnipipeline-keys/secret"),
+        (cluster_topology(parse(two)), "/etc/omnipipeline-keys/secret"),
         (locally(two), "/run/digits/secret"),
     ):
         assert {flag(process, "--omni-secret-file") for process in topology.processes} == {file}
