@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from omni_operator.controller.metrics import OperatorMetrics
 from omni_worker.api.app import create_app
-from omni_worker.commands.cli import GROUP
+from omni_worker.commands.cli import GROUP, CommandParser
 from omni_worker.coordinator.coordinator import Traffic
 from omni_worker.coordinator.metrics_collector import MembershipCollector
 from omni_worker.orchestrator.metrics_collector import PoolCollector
@@ -89,7 +89,7 @@ def the_commands() -> Iterator[str]:
     yield "## The commands\n"
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         command = entry.load()
-        parser = argparse.ArgumentParser(add_help=False)
+        parser = CommandParser(add_help=False)
         command.configure(parser)
         yield f"### omni {entry.name}\n\n{command.HELP.splitlines()[0]}\n"
         yield "| flag | what it does |\n|---|---|"

@@ -16,6 +16,7 @@ from omni_operator.crd.parsing import parse
 from omni_operator.crd.spec.pipeline import KIND
 from omni_operator.crd.status_types import Conditions
 from omni_operator.planning import pod_trouble, status
+from omni_worker.commands.cli import CommandParser
 
 PROJECT = Path(__file__).parents[2]
 BESIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "charts/omnipipeline/README.md")
@@ -79,7 +80,7 @@ def patched(base: Any, patch: Any) -> Any:
 
 
 def parser(command: str) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=f"omni {command}", exit_on_error=False)
+    made = CommandParser(prog=f"omni {command}", exit_on_error=False)
     import_module(COMMANDS[command]).configure(made)
     return made
 

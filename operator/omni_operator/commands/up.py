@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from omni_operator.client import local_runs
-from omni_operator.commands import flag_types
 from omni_operator.controller.pipeline_secret import new_secret
 from omni_operator.crd import manifest_file
 from omni_operator.crd.pod_template import CONTAINER
@@ -48,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--port", type=_port, default=8000, help="port of the API; 0 takes any free one (default: 8000)"
     )
     parser.add_argument(
-        "--timeout", type=flag_types.seconds, metavar="SECONDS", help="time to become ready (default: the stages' own)"
+        "--timeout", type="seconds", metavar="SECONDS", help="time to become ready (default: the stages' own)"
     )
 
 

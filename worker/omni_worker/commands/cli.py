@@ -1,7 +1,8 @@
 """The command `omni`: finds its subcommands as entry points and runs one of them.
 
 It imports nothing but the module of the command that was asked for, so `omni generate` never waits for torch and the
-two planes stay apart. A command is a module with `HELP`, `configure(parser)` and `run(args) -> exit code`.
+two planes stay apart. A command is a module with `HELP`, `configure(parser)` and `run(args) -> exit code`; its parser
+is a `CommandParser`.
 Exit codes: 0 done, 1 failure, 2 usage.
 """
 
@@ -11,6 +12,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
+from typing import Any
+
+from omni_worker.config.flag_types import NAMED_TYPES
 
 GROUP = "omni.commands"
 
@@ -35,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         command = load(commands[name])
-        parser = argparse.ArgumentParser(
+        parser = CommandParser(
             prog=f"omni {name}", description=command.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         command.configure(parser)
@@ -51,6 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"omni {name}: {error}", file=sys.stderr)
         return int(code)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of a command. It knows the flag types by name, so that every package can use them: `type="seconds"`.
+
+    Argument groups share these types, and sub-parsers are of this class too.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, convert in NAMED_TYPES.items():
+            self.register("type", name, convert)
 
 
 def overview(commands: dict[str, EntryPoint]) -> str:

@@ -5,7 +5,7 @@ from importlib.metadata import entry_points
 
 import shtab
 
-from omni_worker.commands.cli import GROUP, MissingExtra, load
+from omni_worker.commands.cli import GROUP, CommandParser, MissingExtra, load
 
 HELP = """Print a script that completes `omni` in bash or zsh.
 
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
 def every_command() -> argparse.ArgumentParser:
     """One parser of all commands that are installed here."""
-    parser = argparse.ArgumentParser(prog="omni")
+    parser = CommandParser(prog="omni")
     parser.add_argument("--version", action="store_true", help="name the version")
     commands = parser.add_subparsers(metavar="COMMAND")
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):

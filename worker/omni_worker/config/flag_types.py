@@ -1,42 +1,52 @@
-"""What flags are made of: converters for argparse, each with what to give in place of what it cannot read."""
+"""Converters for argparse. Each rejects a bad value with a message that says what to give instead.
+
+`omni serve` uses the functions. Commands of other packages, which must not import this one, use NAMED_TYPES by name.
+"""
 
 import argparse
 from collections.abc import Callable
 
 
 def port(text: str) -> int:
-    """A port."""
+    """A TCP port, 1 to 65535."""
     if not text.isdigit() or not 0 < int(text) < 65536:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 1 to 65535")
     return int(text)
 
 
-def seconds(text: str) -> float:
-    """A time."""
-    return _above_zero(text, " is not a time: give seconds above 0")
+def above_zero(complaint: str) -> Callable[[str], float]:
+    """A converter for finite numbers above 0. Its error is the text in quotes, followed by `complaint`."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r}{complaint}")
+        return value
+
+    return convert
 
 
-def positive(text: str) -> float:
-    """A number."""
-    return _above_zero(text, ": give a number above 0")
+seconds = above_zero(" is not a time: give seconds above 0")
+positive = above_zero(": give a number above 0")
 
 
-def _above_zero(text: str, complaint: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}{complaint}")
-    return value
+def at_least(minimum: int) -> Callable[[str], int]:
+    """A converter for whole numbers from `minimum`."""
 
-
-def at_least(bound: int) -> Callable[[str], int]:
-    """A converter of counts."""
-
-    def count(text: str) -> int:
-        if not text.isdecimal() or int(text) < bound:
-            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {bound}")
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {minimum}")
         return int(text)
 
-    return count
+    return convert
+
+
+# Converters by the name under which `cli.CommandParser` registers them: `add_argument(…, type="seconds")`. The commands
+# that use them word these two errors differently from `omni serve`.
+NAMED_TYPES: dict[str, Callable[[str], float]] = {
+    "seconds": above_zero(" is not a time; give seconds, more than 0"),
+    "positive": above_zero(": expected a number more than 0"),
+}

@@ -21,7 +21,6 @@ from omni_operator.commands.bench import figures, plot, work
 from omni_operator.commands.bench.figures import Report
 from omni_operator.commands.bench.load import Round, Sample, send
 from omni_operator.commands.bench.work import BadWork, Work
-from omni_operator.commands.flag_types import positive
 from omni_operator.commands.models import Served
 from omni_operator.commands.table import columns
 
@@ -53,16 +52,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--concurrency", type=_count, default=4, metavar="N", help="closed loop: requests under way (default: 4)"
     )
-    how.add_argument("--rate", type=positive, metavar="R", help="open loop: requests a second, as a Poisson process")
+    how.add_argument("--rate", type="positive", metavar="R", help="open loop: requests a second, as a Poisson process")
     how.add_argument("--trace", type=Path, metavar="FILE", help="replay the requests of a JSONL file at their times")
-    parser.add_argument("--speed", type=positive, default=1.0, metavar="X", help="a trace's speed (default: 1)")
+    parser.add_argument("--speed", type="positive", default=1.0, metavar="X", help="a trace's speed (default: 1)")
     parser.add_argument(
         "--mix", metavar="LIST", help="sizes and steps: STEPSxWxH[:WEIGHT],… (default: the model's own)"
     )
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn by chance (default: 0)")
     parser.add_argument("--requests", type=_count, metavar="N", help="requests in all, each pipeline (default: 100)")
-    parser.add_argument("--duration", type=positive, metavar="SECONDS", help="or time in all, each pipeline")
+    parser.add_argument("--duration", type="positive", metavar="SECONDS", help="or time in all, each pipeline")
     parser.add_argument(
         "--rounds", type=_count, metavar="N", help="turns of each pipeline (default: 1, or 4 where there are two)"
     )
