@@ -1,4 +1,4 @@
-"""A pipeline's HTTP API as the commands use it: finds the endpoint, sends requests, reads answers and errors.
+"""A pipeline's HTTP API, as the commands use it: finds the API, sends requests, and reads responses and errors.
 
-It must not print or parse flags; that is for `commands`.
+Nothing here may parse flags or print results. A progress bar for a long request is the only output.
 """

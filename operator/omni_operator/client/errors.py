@@ -1,4 +1,4 @@
-"""What an API answers when it does not give what was asked for, as one error with a message for people."""
+"""Failed requests to a pipeline's API, as exceptions with a message for people."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,55 +8,60 @@ import httpx
 
 from omni_operator.client.endpoint import Endpoint
 
-OF_ANOTHER_KIND = ("modalities", "model")  # what an error is about where the pipeline gives something else
+MAX_MESSAGE_LENGTH = 300
+# The API names one of these parameters in its error if the pipeline generates another kind of output.
+WRONG_OUTPUT_PARAMS = ("modalities", "model")
 
 
-class GenerationFailed(Exception):
-    """The pipeline answered with an error, or not at all."""
+class RequestFailed(Exception):
+    """The API returned an error, or did not respond."""
 
     exit_code = 1
 
 
-class NotAPipeline(GenerationFailed):
-    """Something else answers at the address."""
+class NotAPipeline(RequestFailed):
+    """The server at the address is not the API of a pipeline."""
 
-    def __init__(self, where: Endpoint) -> None:
-        super().__init__(f"{where.url} does not answer like a pipeline; is the address right?")
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(f"{endpoint.url} does not answer like a pipeline; is the address right?")
 
 
 @contextmanager
-def connection(where: Endpoint) -> Iterator[None]:
-    """Tells a connection that cannot be made, or breaks, as GenerationFailed."""
+def connection_errors(endpoint: Endpoint) -> Iterator[None]:
+    """Turns httpx errors into RequestFailed: connections that cannot be opened, and those that break."""
     try:
         yield
     except httpx.ConnectError as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             remedy = "set SSL_CERT_FILE to a file with the certificate of its authority"
-            raise GenerationFailed(f"the certificate of {where.url} is not trusted ({error}); {remedy}") from None
-        raise GenerationFailed(f"nothing answers at {where.url}; is the pipeline running?") from None
+            raise RequestFailed(f"the certificate of {endpoint.url} is not trusted ({error}); {remedy}") from None
+        raise RequestFailed(f"nothing answers at {endpoint.url}; is the pipeline running?") from None
     except httpx.HTTPError as error:
-        raise GenerationFailed(f"the connection to {where.description} broke: {error}") from None
+        raise RequestFailed(f"the connection to {endpoint.description} broke: {error}") from None
 
 
-def require_success(where: Endpoint, response: httpx.Response, remedies: Mapping[str, str] | None = None) -> None:
-    """Raise GenerationFailed, with the server's own words, for any status but 200. The body must have been read.
+def require_success(endpoint: Endpoint, response: httpx.Response, remedies: Mapping[str, str] | None = None) -> None:
+    """Raise RequestFailed with the server's message unless the status is 200. The body must have been read.
 
-    `remedies` are what to do, by what an error is about.
+    `remedies` maps the parameter that an error is about to what the user can do. It is added to the message.
     """
     if response.status_code != 200:
-        said, param = message(response)
+        message, param = error_message(response)
         if response.status_code == 401:
-            said = f"{said.rstrip('.')}; {where.without_key}"
+            message = f"{message.rstrip('.')}; {endpoint.unauthorized_hint}"
         elif remedy := (remedies or {}).get(param or ""):
-            said = f"{said}; {remedy}"
-        raise GenerationFailed(f"{where.description} answers {response.status_code}: {said}")
+            message = f"{message}; {remedy}"
+        raise RequestFailed(f"{endpoint.description} answers {response.status_code}: {message}")
 
 
-def message(response: httpx.Response) -> tuple[str, str | None]:
-    """The error of a response, and what it is about: OpenAI's form, the API server's, or the text itself."""
+def error_message(response: httpx.Response) -> tuple[str, str | None]:
+    """The message of an error response, and the parameter that it is about.
+
+    Reads errors in OpenAI's form and in the API server's form. For anything else, the message is the text itself.
+    """
     try:
         content: dict[str, Any] = response.json()
         error = content.get("error") or content
         return str(error["message"]), error.get("param")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return response.text.strip()[:300] or response.reason_phrase, None
+        return response.text.strip()[:MAX_MESSAGE_LENGTH] or response.reason_phrase, None

@@ -1,28 +1,24 @@
-"""A pipeline as its head tells of it at one moment: its stages, their replicas, and the requests under way."""
+"""A pipeline at one moment, as its head reports it: its stages, their replicas, and the running requests.
+
+`omni status --output json` prints these records, so their fields are part of the command's output.
+"""
 
 import time
-from typing import TypeVar
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from omni_operator.client.endpoint import Endpoint
-from omni_operator.client.errors import NotAPipeline, connection, message, require_success
+from omni_operator.client.errors import NotAPipeline, connection_errors, error_message, require_success
+from omni_operator.client.responses import RESPONSE_SECONDS, ApiRecord, fetch
 
 AUTOREGRESSIVE, DIFFUSION = "autoregressive", "diffusion"
 UP = "UP"
-ANSWER_SECONDS = 10.0
 NOT_READY = 503
 
 
-class Reported(BaseModel):
-    """What an API gave; fields that newer heads add are passed over."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Replica(Reported):
-    """A replica, and its own account of its work; `step_ms` is the mean of its last model calls."""
+class ReplicaView(ApiRecord):
+    """A replica and its load; `step_ms` is the mean duration of its last model calls in milliseconds."""
 
     id: str
     state: str
@@ -35,10 +31,11 @@ class Replica(Reported):
     step_ms: float
 
 
-class Stage(Reported):
-    """A stage; `pipeline` is the class of its model, once a replica told.
+class StageView(ApiRecord):
+    """A stage and its replicas.
 
-    `tokens` and `images` count what it made since the head began; None where the head does not count them.
+    `pipeline` is the class of its model, None until a replica has registered. `tokens` and `images` count what the
+    stage has generated since the head started, None if the head does not count them.
     """
 
     name: str
@@ -50,21 +47,20 @@ class Stage(Reported):
     requests: int
     tokens: int | None = None
     images: int | None = None
-    replicas: list[Replica]
+    replicas: list[ReplicaView]
 
     @property
-    def writes(self) -> bool:
-        """Whether its steps are tokens of text."""
+    def generates_text(self) -> bool:
         return self.engine == AUTOREGRESSIVE and self.task != "encode"
 
     @property
-    def up(self) -> int:
-        """How many of its replicas take requests."""
+    def up_count(self) -> int:
+        """How many of its replicas accept requests."""
         return sum(replica.state == UP for replica in self.replicas)
 
 
-class Running(Reported):
-    """A request under way; `total_steps` is 0 until known."""
+class RequestView(ApiRecord):
+    """A running request; `total_steps` is 0 until known."""
 
     id: str
     stage: str
@@ -74,68 +70,54 @@ class Running(Reported):
     state: str
 
 
-class Topology(Reported):
-    """The stages, in the order in which requests go through them."""
+class TopologyResponse(ApiRecord):
+    """GET /v1/omni/topology: the stages in the order in which requests pass them."""
 
     model: str
-    stages: list[Stage]
+    stages: list[StageView]
 
 
-class Requests(Reported):
-    """The requests under way, in order of arrival."""
+class RequestsResponse(ApiRecord):
+    """GET /omni/requests: the running requests in order of arrival."""
 
-    requests: list[Running]
+    requests: list[RequestView]
 
 
-class View(Reported):
-    """All of it. `reason` says why it is not ready; `at` is when it was looked at, in seconds of a monotonic clock."""
+class PipelineView(ApiRecord):
+    """The whole pipeline at one moment.
+
+    `reason` says why it is not ready. `at` is when it was fetched, in seconds of the monotonic clock.
+    """
 
     is_ready: bool
     reason: str | None
     model: str
-    stages: list[Stage]
-    requests: list[Running]
+    stages: list[StageView]
+    requests: list[RequestView]
     at: float = Field(default_factory=time.monotonic)
 
 
-Kind = TypeVar("Kind", bound=Reported)
-
-
-def look(client: httpx.Client, where: Endpoint) -> View:
-    """Ask the head. Raises GenerationFailed where nothing answers, or something else does."""
-    with connection(where):
-        probe = client.get("/readyz", timeout=ANSWER_SECONDS)
-    if probe.status_code == 404:
-        raise NotAPipeline(where)
-    if probe.status_code not in (200, NOT_READY):
-        require_success(where, probe)
-    topology = fetch(client, where, "/v1/omni/topology", Topology)
-    requests = fetch(client, where, "/omni/requests", Requests)
-    return View(
-        is_ready=probe.status_code == 200,
-        reason=None if probe.status_code == 200 else why_not(probe),
+def fetch_view(client: httpx.Client, endpoint: Endpoint) -> PipelineView:
+    """Fetch the view from the head. Raises RequestFailed, or NotAPipeline if another server responds."""
+    with connection_errors(endpoint):
+        readiness = client.get("/readyz", timeout=RESPONSE_SECONDS)
+    if readiness.status_code == 404:
+        raise NotAPipeline(endpoint)
+    if readiness.status_code not in (200, NOT_READY):
+        require_success(endpoint, readiness)
+    topology = fetch(client, endpoint, "/v1/omni/topology", TopologyResponse)
+    requests = fetch(client, endpoint, "/omni/requests", RequestsResponse)
+    return PipelineView(
+        is_ready=readiness.status_code == 200,
+        reason=None if readiness.status_code == 200 else _not_ready_reason(readiness),
         model=topology.model,
         stages=topology.stages,
         requests=requests.requests,
     )
 
 
-def fetch(client: httpx.Client, where: Endpoint, path: str, kind: type[Kind]) -> Kind:
-    """GET a path of the API, as a record. Raises GenerationFailed."""
-    with connection(where):
-        response = client.get(path, timeout=ANSWER_SECONDS)
-    if response.status_code == 404:
-        raise NotAPipeline(where)
-    require_success(where, response)
+def _not_ready_reason(readiness: httpx.Response) -> str:
     try:
-        return kind.model_validate_json(response.content)
-    except ValidationError:
-        raise NotAPipeline(where) from None
-
-
-def why_not(probe: httpx.Response) -> str:
-    """What a probe gives as its reason."""
-    try:
-        return str(probe.json()["reason"])
+        return str(readiness.json()["reason"])
     except (ValueError, KeyError, TypeError):
-        return message(probe)[0]
+        return error_message(readiness)[0]

@@ -1,6 +1,6 @@
-"""The folder that each running `omni up` keeps on this machine: its logs, and a note of where its API is.
+"""The folder of each running `omni up` on this machine: its logs, and a file with the address of its API.
 
-`omni generate` finds a running pipeline through these notes. A note is believed only while its process lives.
+The commands find a running pipeline through these files. A file counts only while its process lives.
 """
 
 import json
@@ -11,56 +11,58 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-NOTE = "run.json"
+RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
-class Run:
-    """A pipeline served by an `omni up`."""
+class LocalRun:
+    """A pipeline that an `omni up` serves; `pid` is that of `omni up`."""
 
     pid: int
     pipeline: str
     url: str
 
 
-def root() -> Path:
+def runs_folder() -> Path:
+    """The folder with the folders of all runs of this user."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
     return Path(state) / "omnipipeline" / "up"
 
 
-def new_folder(pipeline: str) -> Path:
-    """A folder of this process's own. Those of processes that are gone are removed, logs of failures included."""
-    root().mkdir(parents=True, exist_ok=True)
-    for old in root().iterdir():
-        if not is_alive(owner(old)):
-            shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-{pipeline}-", dir=root()))
+def new_run_folder(pipeline: str) -> Path:
+    """Create the folder of this process, and delete those of processes that have ended, with their logs."""
+    runs_folder().mkdir(parents=True, exist_ok=True)
+    for folder in runs_folder().iterdir():
+        if not _is_alive(_pid_of(folder)):
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-{pipeline}-", dir=runs_folder()))
 
 
-def announce(folder: Path, run: Run) -> None:
-    """Let others on this machine find the pipeline; the note appears whole or not at all."""
-    draft = folder / f"{NOTE}.new"
+def publish(folder: Path, run: LocalRun) -> None:
+    """Let other commands on this machine find the pipeline. The file appears atomically."""
+    draft = folder / f"{RUN_FILE}.new"
     draft.write_text(json.dumps(asdict(run)))
-    draft.replace(folder / NOTE)
+    draft.replace(folder / RUN_FILE)
 
 
-def running() -> Iterator[Run]:
+def live_runs() -> Iterator[LocalRun]:
     """Every pipeline that an `omni up` of this user serves now."""
-    for note in sorted(root().glob(f"*/{NOTE}")):
+    for file in sorted(runs_folder().glob(f"*/{RUN_FILE}")):
         try:
-            run = Run(**json.loads(note.read_text()))
+            run = LocalRun(**json.loads(file.read_text()))
         except (OSError, ValueError, TypeError):
             continue
-        if is_alive(run.pid):
+        if _is_alive(run.pid):
             yield run
 
 
-def owner(folder: Path) -> int:
+def _pid_of(folder: Path) -> int:
+    """The process that created a folder; 0 if the name does not say."""
     pid = folder.name.partition("-")[0]
     return int(pid) if pid.isdigit() else 0
 
 
-def is_alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     if pid <= 0:
         return False
     try:

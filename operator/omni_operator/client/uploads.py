@@ -1,4 +1,4 @@
-"""Pictures that go with a request: read, and known to be pictures, before anything is sent."""
+"""Image files that are sent with a request. They are read and checked before anything is sent."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,44 +7,44 @@ from typing import Any
 
 import httpx
 
-GIVE_ONE = "give --image FILE"
-# How files of the kinds that a pipeline takes begin.
-KINDS = {
+IMAGE_REQUIRED = "give --image FILE"
+# The first bytes of a file, by media type.
+SIGNATURES = {
     "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
     "image/jpeg": re.compile(rb"\xff\xd8\xff"),
     "image/webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
 }
 
-# Field of the form, and its file: name, content, media type.
 Upload = tuple[str, tuple[str, bytes, str]]
+"""A field of a multipart form, and its file: name, content, media type."""
 
 
-class BadPicture(Exception):
-    """A file cannot be sent."""
+class UnusableImage(Exception):
+    """An image file cannot be read, or has no accepted format."""
 
     exit_code = 2
 
 
-def upload(field: str, flag: str, file: str) -> Upload:
-    """A file that `flag` names, as `field` of a form. Raises BadPicture."""
+def read_upload(field: str, flag: str, file: str) -> Upload:
+    """Read the image file of a flag, as `field` of a form. Raises UnusableImage."""
     try:
         content = Path(file).read_bytes()
     except OSError as error:
-        raise BadPicture(f"{flag} {file}: cannot be read: {error.strerror}") from None
-    for kind, beginning in KINDS.items():
-        if beginning.match(content):
-            return field, (Path(file).name, content, kind)
-    raise BadPicture(f"{flag} {file}: not a picture in PNG, JPEG or WebP")
+        raise UnusableImage(f"{flag} {file}: cannot be read: {error.strerror}") from None
+    for media_type, signature in SIGNATURES.items():
+        if signature.match(content):
+            return field, (Path(file).name, content, media_type)
+    raise UnusableImage(f"{flag} {file}: not a picture in PNG, JPEG or WebP")
 
 
-def send(
+def post(
     client: httpx.Client,
     path: str,
     request: dict[str, Any],
     uploads: Sequence[Upload],
     headers: Mapping[str, str] | None = None,
 ) -> httpx.Response:
-    """POST a request: as a form where files go with it, and in JSON otherwise."""
+    """POST a request: as a multipart form if it has uploads, as JSON otherwise."""
     if uploads:
         return client.post(path, data=request, files=uploads, headers=headers)
     return client.post(path, json=request, headers=headers)

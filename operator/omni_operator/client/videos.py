@@ -1,4 +1,4 @@
-"""A video from a running pipeline: a job that is asked after until it is done, and then downloaded."""
+"""Generates a video with a running pipeline: starts a job, polls it until it ends, and downloads the file."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -9,52 +9,58 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from omni_operator.client.endpoint import Endpoint
-from omni_operator.client.errors import OF_ANOTHER_KIND, GenerationFailed, NotAPipeline, connection, require_success
-from omni_operator.client.uploads import GIVE_ONE, Upload, send
+from omni_operator.client.errors import (
+    WRONG_OUTPUT_PARAMS,
+    NotAPipeline,
+    RequestFailed,
+    connection_errors,
+    require_success,
+)
+from omni_operator.client.uploads import IMAGE_REQUIRED, Upload, post
 
 VIDEOS = "/v1/videos"
-REMEDIES = dict.fromkeys(OF_ANOTHER_KIND, "give -o FILE.png for a picture")
+REMEDIES = dict.fromkeys(WRONG_OUTPUT_PARAMS, "give -o FILE.png for a picture")
 POLL_SECONDS = 0.5
 
 
-def filmed(
-    where: Endpoint, request: dict[str, Any], uploads: Sequence[Upload], console: Console
+def generate_video(
+    endpoint: Endpoint, request: dict[str, Any], uploads: Sequence[Upload], console: Console
 ) -> tuple[bytes, int | None]:
-    """The MP4 file that a request gives, and its seed; shows how far it is. Raises GenerationFailed.
+    """The MP4 file of a request, and its seed. Raises RequestFailed.
 
-    A job that is no longer waited for is deleted, and so is one that has been downloaded.
+    Shows the progress on the console. Deletes the job afterwards, whether it was downloaded, failed or interrupted.
     """
     columns = (TextColumn("filming"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    remedies = REMEDIES if uploads else REMEDIES | {"input_reference": IMAGE_REQUIRED}
     with (
-        connection(where),
-        where.client() as client,
+        connection_errors(endpoint),
+        endpoint.client() as client,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
-        remedies = REMEDIES if uploads else REMEDIES | {"input_reference": GIVE_ONE}
-        job = asked(where, send(client, VIDEOS, request, uploads), remedies)
+        job = _parse_job(endpoint, post(client, VIDEOS, request, uploads), remedies)
         try:
             task = progress.add_task("filming", total=100)
             while job["status"] in ("queued", "in_progress"):
                 time.sleep(POLL_SECONDS)
-                job = asked(where, client.get(f"{VIDEOS}/{job['id']}"), REMEDIES)
+                job = _parse_job(endpoint, client.get(f"{VIDEOS}/{job['id']}"), REMEDIES)
                 progress.update(task, completed=job.get("progress", 0))
             if job["status"] != "completed":
                 reason = (job.get("error") or {}).get("message", job["status"])
-                raise GenerationFailed(f"{where.description} could not make the video: {reason}")
-            answer = client.get(f"{VIDEOS}/{job['id']}/content")
-            require_success(where, answer)
-            return answer.content, job.get("seed")
+                raise RequestFailed(f"{endpoint.description} could not make the video: {reason}")
+            file = client.get(f"{VIDEOS}/{job['id']}/content")
+            require_success(endpoint, file)
+            return file.content, job.get("seed")
         finally:
             client.delete(f"{VIDEOS}/{job['id']}")
 
 
-def asked(where: Endpoint, answer: httpx.Response, remedies: Mapping[str, str]) -> dict[str, Any]:
-    """A job, as it is told. Raises GenerationFailed."""
-    require_success(where, answer, remedies)
+def _parse_job(endpoint: Endpoint, response: httpx.Response, remedies: Mapping[str, str]) -> dict[str, Any]:
+    """The job in a response, with at least `id` and `status`. Raises RequestFailed."""
+    require_success(endpoint, response, remedies)
     try:
-        job: dict[str, Any] = answer.json()
+        job: dict[str, Any] = response.json()
         if not (isinstance(job["id"], str) and isinstance(job["status"], str)):
             raise ValueError
     except (ValueError, KeyError, TypeError):
-        raise NotAPipeline(where) from None
+        raise NotAPipeline(endpoint) from None
     return job

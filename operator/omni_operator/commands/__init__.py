@@ -1,4 +1,4 @@
-"""The operator's subcommands of `omni`, one module each: HELP, configure(parser), run(args) -> exit code.
+"""The operator's subcommands of `omni`. Each is a module with HELP, configure(parser) and run(args) -> exit code.
 
-They parse flags and print. What they do is elsewhere, so nothing imports this package.
+They parse flags, call the packages below, and print. Nothing outside this package may import them.
 """

@@ -9,6 +9,7 @@ import base64
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httpx
@@ -21,79 +22,87 @@ from omni_operator.kube.resources import PIPELINES, Resource
 from omni_operator.planning.topology.records import CLUSTER_HEAD
 
 POLL_SECONDS = 2.0
-PNG = b"\x89PNG"
+IMAGE_SECONDS = 120.0
+PNG_SIGNATURE = b"\x89PNG"
 PROMPT = "a red three on black background"
 
 
-class Failed(Exception):
-    """The installation does not serve; the text says what it was waiting for."""
+class HelmTestFailed(Exception):
+    """The installation does not serve. The message says what the test was waiting for."""
 
 
-class Pipelines(Protocol):
-    """What of a Cluster is used here."""
+class ObjectClient(Protocol):
+    """The methods of a Cluster that the test needs."""
 
     def apply(self, resource: Resource, child: Mapping[str, Any], force: bool) -> Object: ...
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None: ...
     def delete(self, resource: Resource, child: Mapping[str, Any]) -> None: ...
 
 
-def manifest(namespace: str, name: str) -> Object:
-    stage = {"name": "painter", "engine": "diffusion", "startupTimeoutSeconds": 300}
-    spec = {"model": {"source": "builtin://digits"}, "stages": [stage], "replicas": 1}
-    metadata = {"name": name, "namespace": namespace}
-    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
+@dataclass(frozen=True)
+class HelmTest:
+    """Creates a pipeline, generates an image with it, and deletes it.
+
+    `timeout` is in seconds. `generate_image` gets the address of the pipeline's API. `report` gets each step, as text.
+    """
+
+    cluster: ObjectClient
+    namespace: str
+    name: str
+    timeout: float
+    generate_image: Callable[[str], bytes]
+    report: Callable[[str], None]
+
+    def run(self) -> None:
+        """Raises HelmTestFailed if no image arrives in time. Deletes the pipeline in any case."""
+        pipeline = self.cluster.apply(PIPELINES, self.manifest(), force=True)
+        self.report(f"made pipeline {self.name} in namespace {self.namespace}")
+        try:
+            self.wait_ready()
+            image = self.generate_image(f"http://{self.name}.{self.namespace}.svc:{CLUSTER_HEAD.api}")
+            if not image.startswith(PNG_SIGNATURE):
+                raise HelmTestFailed(f"{self.name} answered with something that is not a PNG: {image[:40]!r}")
+            self.report(f"{self.name} drew a picture of {len(image)} bytes")
+        finally:
+            self.cluster.delete(PIPELINES, pipeline)
+
+    def manifest(self) -> Object:
+        stage = {"name": "painter", "engine": "diffusion", "startupTimeoutSeconds": 300}
+        spec = {"model": {"source": "builtin://digits"}, "stages": [stage], "replicas": 1}
+        metadata = {"name": self.name, "namespace": self.namespace}
+        return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
+
+    def wait_ready(self) -> None:
+        """Return once the pipeline is ready. Reports each reason once. Raises HelmTestFailed after the timeout."""
+        deadline, reported = time.monotonic() + self.timeout, ""
+        while True:
+            ready = ready_condition(self.cluster.get(PIPELINES, self.namespace, self.name) or {})
+            if ready.get("status") == "True":
+                return
+            message = ready.get("message") or "the operator has not looked at it; is it running?"
+            if message != reported:
+                self.report(message)
+                reported = message
+            if time.monotonic() > deadline:
+                raise HelmTestFailed(f"pipeline {self.name} does not serve: {message}")
+            time.sleep(POLL_SECONDS)
 
 
-def check(
-    cluster: Pipelines,
-    namespace: str,
-    name: str,
-    seconds: float,
-    draw: Callable[[str], bytes],
-    say: Callable[[str], None],
-) -> None:
-    """Raises Failed where no picture comes in time. Leaves nothing behind either way."""
-    made = cluster.apply(PIPELINES, manifest(namespace, name), force=True)
-    say(f"made pipeline {name} in namespace {namespace}")
-    try:
-        wait_ready(cluster, namespace, name, time.monotonic() + seconds, say)
-        picture = draw(f"http://{name}.{namespace}.svc:{CLUSTER_HEAD.api}")
-        if not picture.startswith(PNG):
-            raise Failed(f"{name} answered with something that is not a PNG: {picture[:40]!r}")
-        say(f"{name} drew a picture of {len(picture)} bytes")
-    finally:
-        cluster.delete(PIPELINES, made)
-
-
-def wait_ready(cluster: Pipelines, namespace: str, name: str, deadline: float, say: Callable[[str], None]) -> None:
-    told = ""
-    while True:
-        ready = condition(cluster.get(PIPELINES, namespace, name) or {})
-        if ready.get("status") == "True":
-            return
-        message = ready.get("message") or "the operator has not looked at it; is it running?"
-        if message != told:
-            say(message)
-            told = message
-        if time.monotonic() > deadline:
-            raise Failed(f"pipeline {name} does not serve: {message}")
-        time.sleep(POLL_SECONDS)
-
-
-def condition(pipeline: Mapping[str, Any]) -> Mapping[str, Any]:
+def ready_condition(pipeline: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The condition Ready of a pipeline's status; empty if the operator has not written it."""
     conditions = (pipeline.get("status") or {}).get("conditions") or []
-    return next((one for one in conditions if one["type"] == "Ready"), {})
+    return next((condition for condition in conditions if condition["type"] == "Ready"), {})
 
 
-def draw(url: str) -> bytes:
-    """A picture, as the pipeline at an address draws it. Raises Failed."""
-    body = {"prompt": PROMPT, "response_format": "b64_json", "num_inference_steps": 4}
+def generate_image(url: str) -> bytes:
+    """An image from the pipeline at an address. Raises HelmTestFailed."""
+    request = {"prompt": PROMPT, "response_format": "b64_json", "num_inference_steps": 4}
     try:
-        answer = httpx.post(f"{url}/v1/images/generations", json=body, timeout=120.0, trust_env=False)
-        answer.raise_for_status()
-        return base64.b64decode(answer.json()["data"][0]["b64_json"])
+        response = httpx.post(f"{url}/v1/images/generations", json=request, timeout=IMAGE_SECONDS, trust_env=False)
+        response.raise_for_status()
+        return base64.b64decode(response.json()["data"][0]["b64_json"])
     except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
-        raise Failed(f"{url} gave no picture: {error}") from error
+        raise HelmTestFailed(f"{url} gave no picture: {error}") from error
 
 
 def main() -> int:
@@ -102,9 +111,13 @@ def main() -> int:
     parser.add_argument("--name", default="helm-test")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS")
     args = parser.parse_args()
+
+    def report(text: str) -> None:
+        print(text, flush=True)
+
     try:
-        check(Cluster(), args.namespace, args.name, args.timeout, draw, lambda text: print(text, flush=True))
-    except (Failed, ApiError, Unreachable) as error:
+        HelmTest(Cluster(), args.namespace, args.name, args.timeout, generate_image, report).run()
+    except (HelmTestFailed, ApiError, Unreachable) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -1,6 +1,6 @@
-"""What is known of a model before it is served: its class, whether that steps, and in which phases.
+"""What is known about a model before it is served: its class, whether it runs step by step, and its phases.
 
-Classes of diffusers were tried by `make survey`, which wrote `model_survey.json`.
+`make survey` tries the classes of diffusers and writes `model_survey.json`.
 """
 
 import difflib
@@ -12,22 +12,27 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from omni_operator.commands import hub_files
+from omni_operator.commands.hub_files import read_hub_file
 
-HF = "hf://"
-BUILTIN = {"builtin://digits": "QwenImagePipeline"}
-INDEXES = ("model_index.json", "config.json")
+HUB_PREFIX = "hf://"
+BUILTIN_CLASSES = {"builtin://digits": "QwenImagePipeline"}
+INDEX_FILES = ("model_index.json", "config.json")
 
 
 class UnknownModel(Exception):
-    """Nothing is known of it; the message says why."""
+    """Nothing is known about the model. The message says why."""
 
     exit_code = 1
 
 
-class Known(BaseModel):
-    """`steps`: whether it runs step by step, None if nobody tried, and then `alike`: what was tried of similar names;
-    `shares`: whether the models that it calls in every step run several requests as one."""
+class ModelInfo(BaseModel):
+    """What is known about a model. `omni models MODEL --output json` prints these fields.
+
+    pipeline: its class
+    steps: whether it runs step by step; None if its class was not tried
+    alike: the tried classes with similar names, if its own was not tried
+    shares: the models that it calls in every step, and whether several requests share one of their calls
+    """
 
     model: str
     pipeline: str
@@ -38,15 +43,15 @@ class Known(BaseModel):
     alike: list[str] = []
     shares: dict[str, bool] = {}
 
-    def lines(self) -> Iterator[tuple[str, str]]:
+    def properties(self) -> Iterator[tuple[str, str]]:
         """Names and values, for people."""
         yield "class", self.pipeline
         if self.family:
             yield "family", f"{self.family}, {self.task}"
         elif self.task:
             yield "task", self.task
-        untried = f"not tried; tried were {', '.join(self.alike)}" if self.alike else "not tried"
-        yield "steps", {True: "yes", False: "no: it runs in request mode", None: untried}[self.steps]
+        not_tried = f"not tried; tried were {', '.join(self.alike)}" if self.alike else "not tried"
+        yield "steps", {True: "yes", False: "no: it runs in request mode", None: not_tried}[self.steps]
         if self.phases:
             yield "phases", " → ".join(self.phases)
         for name, is_shared in self.shares.items():
@@ -54,43 +59,47 @@ class Known(BaseModel):
 
 
 @cache
-def surveyed() -> dict[str, dict[str, Any]]:
-    """What the survey found, by class."""
-    found: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "model_survey.json").read_text())
-    return found
+def survey_results() -> dict[str, dict[str, Any]]:
+    """The results of the survey, by class."""
+    results: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "model_survey.json").read_text())
+    return results
 
 
-def known(model: str) -> Known:
-    """What is known of a class, a folder or a model of the hub. Raises UnknownModel, HubError."""
-    name = class_of(model)
-    if entry := surveyed().get(name):
-        loop = " + ".join(entry["shares"]) or "denoise"
-        phases = ["encode", f"({loop} → step) × steps", "decode"] if entry["steps"] else ["the whole of it"]
-        return Known(model=model, pipeline=name, phases=phases, **entry)
+def model_info(model: str) -> ModelInfo:
+    """What is known about a class, a folder or a model on the hub. Raises UnknownModel or HubError."""
+    name = pipeline_class(model)
+    if entry := survey_results().get(name):
+        step_models = " + ".join(entry["shares"]) or "denoise"
+        phases = ["encode", f"({step_models} → step) × steps", "decode"] if entry["steps"] else ["the whole of it"]
+        return ModelInfo(model=model, pipeline=name, phases=phases, **entry)
     if name.endswith(("ForCausalLM", "ForConditionalGeneration")):
-        return Known(model=model, pipeline=name, task="text", steps=True, phases=["prefill", "(decode) × tokens"])
+        return ModelInfo(model=model, pipeline=name, task="text", steps=True, phases=["prefill", "(decode) × tokens"])
     if name == model and not name.endswith("Pipeline"):
         raise UnknownModel(f"{model!r} is not a model; give a class like FluxPipeline, a folder, or hf://org/name")
-    return Known(model=model, pipeline=name, alike=difflib.get_close_matches(name, surveyed()))
+    return ModelInfo(model=model, pipeline=name, alike=difflib.get_close_matches(name, survey_results()))
 
 
-def class_of(model: str) -> str:
-    """The class that a model's index names. Raises UnknownModel, HubError."""
-    if model in BUILTIN:
-        return BUILTIN[model]
-    if model.startswith(HF):
-        name = model.removeprefix(HF)
+def pipeline_class(model: str) -> str:
+    """The class that a model's index file names; a text that names no model is returned as it is.
+
+    Raises UnknownModel or HubError.
+    """
+    if model in BUILTIN_CLASSES:
+        return BUILTIN_CLASSES[model]
+    if model.startswith(HUB_PREFIX):
+        name = model.removeprefix(HUB_PREFIX)
         if name.count("/") != 1 or not all(name.split("/")):
             raise UnknownModel(f"{model}: a model on the hub is named hf://org/name")
-        return _named(model, (hub_files.read(name, index) for index in INDEXES))
+        return _first_class_in(model, (read_hub_file(name, index) for index in INDEX_FILES))
     if Path(model).is_dir():
-        files = [Path(model) / index for index in INDEXES]
-        return _named(model, (file.read_text() if file.is_file() else None for file in files))
+        files = [Path(model) / index for index in INDEX_FILES]
+        return _first_class_in(model, (file.read_text() if file.is_file() else None for file in files))
     return model
 
 
-def _named(model: str, indexes: Iterable[str | None]) -> str:
-    for text in indexes:
+def _first_class_in(model: str, index_files: Iterable[str | None]) -> str:
+    """The first class that the content of an index file names. Raises UnknownModel if none does."""
+    for text in index_files:
         try:
             index = json.loads(text or "{}")
             names = [index.get("_class_name"), *(index.get("architectures") or [])]
@@ -99,4 +108,4 @@ def _named(model: str, indexes: Iterable[str | None]) -> str:
         for name in names:
             if isinstance(name, str):
                 return name
-    raise UnknownModel(f"{model}: neither {' nor '.join(INDEXES)} names a class")
+    raise UnknownModel(f"{model}: neither {' nor '.join(INDEX_FILES)} names a class")

@@ -1,12 +1,13 @@
-"""The command `omni models`: what a running pipeline runs; or what is known of a model before it is served."""
+"""The command `omni models`: prints the models of a running pipeline, or what is known about a model beforehand."""
 
 import argparse
 import json
+from collections import Counter
 
-from omni_operator.client.live_view import Reported, fetch
+from omni_operator.client.model_cards import ReplicaModel, fetch_model_names, fetch_replica_models
 from omni_operator.commands import flags
-from omni_operator.commands.model_survey import Known, known
-from omni_operator.commands.table import columns
+from omni_operator.commands.model_survey import ModelInfo, model_info
+from omni_operator.commands.table import format_table
 
 HELP = """Show what models a running pipeline serves, what they take, and their defaults; or whether a MODEL steps.
 
@@ -19,106 +20,50 @@ MODEL is a class of diffusers, a folder, or hf://org/name, of which only the ind
 HEADER = ("STAGE", "MODEL", "MODE", "REPLICAS", "STEPS", "GUIDANCE", "SIZE", "TAKES")
 
 
-class Defaults(Reported):
-    """What a model is served with where a request says nothing."""
-
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    width: int | None = None
-    height: int | None = None
-
-
-class Card(Reported):
-    """What a model can do."""
-
-    context_length: int | None = None
-    defaults: Defaults = Defaults()
-    negative_prompt: bool = False
-    guidance: bool = False
-    sized: bool = False
-    size_multiple: int = 1
-    image: str = "none"
-    needs_image: bool = False
-    mask: bool = False
-    strength: bool = False
-    steps: int | None = None
-    video: bool = False
-
-
-class Runs(Reported):
-    """A replica, by what it runs."""
-
-    stage: str
-    pipeline: str
-    mode: str
-    card: Card = Card()
-
-
-class Replicas(Reported):
-    replicas: list[Runs]
-
-
-class Model(Reported):
-    id: str
-
-
-class Served(Reported):
-    """The names under which the pipeline answers."""
-
-    data: list[Model]
-
-
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a model to tell about (default: those that run)")
-    flags.add_pipeline(parser)
-    flags.add_output(parser)
+    flags.add_pipeline_flags(parser)
+    flags.add_output_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    """Print one model's information, or the models that run."""
     if args.model:
-        found = known(args.model)
-        print(json.dumps(found.model_dump(), indent=2) if args.output == "json" else described(found))
-        return 0
-    where = flags.find(args)
-    with where.client() as client:
-        names = [model.id for model in fetch(client, where, "/v1/models", Served).data]
-        replicas = fetch(client, where, "/omni/replicas", Replicas).replicas
-    alike: dict[Runs, int] = {}
-    for replica in replicas:
-        alike[replica] = alike.get(replica, 0) + 1
-    if args.output == "json":
-        stages = [{**one.model_dump(), "takes": takes(one.card), "replicas": count} for one, count in alike.items()]
-        print(json.dumps({"models": names, "stages": stages}, indent=2))
-        return 0
-    print(f"served as {', '.join(names)}" + ("" if replicas else "; no replica is up yet"))
-    if alike:
-        print(columns(HEADER, [row(one, count) for one, count in alike.items()]))
+        print_model_info(model_info(args.model), args.output)
+    else:
+        print_running_models(args)
     return 0
 
 
-def row(one: Runs, count: int) -> tuple[object, ...]:
-    """A line of the table."""
-    card, own = one.card, one.card.defaults
-    steps = own.num_inference_steps or card.steps
-    size = f"{own.width}x{own.height}" if own.width and own.height else None
-    what = ", ".join(takes(card)) or None
-    return one.stage, one.pipeline, one.mode, count, steps, own.guidance_scale, size, what
+def print_model_info(info: ModelInfo, output: str) -> None:
+    if output == "json":
+        print(json.dumps(info.model_dump(), indent=2))
+        return
+    print("\n".join(f"{name:<9} {value}" for name, value in info.properties()))
 
 
-def takes(card: Card) -> list[str]:
-    """What of a request it heeds, beside the prompt."""
-    offered = {
-        "guidance": card.guidance,
-        "negative prompt": card.negative_prompt,
-        f"size (multiples of {card.size_multiple})" if card.size_multiple > 1 else "size": card.sized,
-        "several images" if card.image == "several" else "an image": card.image != "none",
-        "mask": card.mask,
-        "strength": card.strength,
-        f"{card.context_length} tokens": card.context_length is not None,
-    }
-    return [name for name, is_taken in offered.items() if is_taken]
+def print_running_models(args: argparse.Namespace) -> None:
+    endpoint = flags.find_endpoint(args)
+    with endpoint.client() as client:
+        names = fetch_model_names(client, endpoint)
+        replica_counts = Counter(fetch_replica_models(client, endpoint))
+    if args.output == "json":
+        stages = [
+            {**model.model_dump(), "takes": model.card.accepts(), "replicas": count}
+            for model, count in replica_counts.items()
+        ]
+        print(json.dumps({"models": names, "stages": stages}, indent=2))
+        return
+    print(f"served as {', '.join(names)}" + ("" if replica_counts else "; no replica is up yet"))
+    if replica_counts:
+        print(format_table(HEADER, [table_row(model, count) for model, count in replica_counts.items()]))
 
 
-def described(found: Known) -> str:
-    """What is known of a class, in lines."""
-    return "\n".join(f"{name:<9} {value}" for name, value in found.lines())
+def table_row(model: ReplicaModel, replica_count: int) -> tuple[object, ...]:
+    """The cells of HEADER for the replicas that run the same model in the same mode."""
+    card, defaults = model.card, model.card.defaults
+    steps = defaults.num_inference_steps or card.steps
+    size = f"{defaults.width}x{defaults.height}" if defaults.width and defaults.height else None
+    accepted = ", ".join(card.accepts()) or None
+    return model.stage, model.pipeline, model.mode, replica_count, steps, defaults.guidance_scale, size, accepted

@@ -1,15 +1,15 @@
-"""What a pipeline gets done in a second, from what its head told at several moments. Pure."""
+"""The throughput of a stage, from several views of its pipeline. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from omni_operator.client.live_view import DIFFUSION, Replica, Stage, View
+from omni_operator.client.live_view import DIFFUSION, PipelineView, ReplicaView, StageView
 
 
 @dataclass(frozen=True)
 class Rate:
-    """So many `unit` a second."""
+    """`value` is in units per second."""
 
     value: float
     unit: str
@@ -18,39 +18,41 @@ class Rate:
         return f"{self.value:.1f} {self.unit}/s"
 
 
-def rate(name: str, views: Sequence[View]) -> Rate | None:
-    """What the stage of this name gets done, from the first view to the last; None where time has not passed, or the
-    head does not tell."""
-    stages = [stage for view in views for stage in view.stages if stage.name == name]
+def stage_rate(stage_name: str, views: Sequence[PipelineView]) -> Rate | None:
+    """The throughput of a stage between the first view and the last, in tokens, images or requests per second.
+
+    None if no time has passed, or if the head does not report the counts.
+    """
+    stages = [stage for view in views for stage in view.stages if stage.name == stage_name]
     seconds = views[-1].at - views[0].at
     if len(stages) < 2 or seconds <= 0:
         return None
-    if stages[-1].writes:
-        return _of_counts([stage.tokens for stage in stages], seconds, "tokens")
+    if stages[-1].generates_text:
+        return _rate_of_counts([stage.tokens for stage in stages], seconds, "tokens")
     if stages[-1].engine == DIFFUSION:
-        return _of_counts([stage.images for stage in stages], seconds, "pictures")
-    return Rate(sum(completed(*pair) for pair in pairwise(stages)) / seconds, "requests")
+        return _rate_of_counts([stage.images for stage in stages], seconds, "pictures")
+    return Rate(sum(_completed_between(*pair) for pair in pairwise(stages)) / seconds, "requests")
 
 
-def completed(before: Stage, after: Stage) -> int:
-    """Requests that its replicas completed in between."""
-    known = {replica.id: replica for replica in before.replicas}
-    return sum(_more(known.get(replica.id), replica) for replica in after.replicas)
+def _completed_between(before: StageView, after: StageView) -> int:
+    """The requests that the replicas of a stage completed between two views."""
+    earlier = {replica.id: replica for replica in before.replicas}
+    return sum(_completed_by_replica(earlier.get(replica.id), replica) for replica in after.replicas)
 
 
-def _more(before: Replica | None, after: Replica) -> int:
+def _completed_by_replica(before: ReplicaView | None, after: ReplicaView) -> int:
     if before is None:
-        return 0  # a replica that the head did not know has done its work for others
-    return _grown(before.completed, after.completed)
+        return 0  # a replica that has just joined completed its requests before the first view, or for another head
+    return _increase(before.completed, after.completed)
 
 
-def _of_counts(counts: Sequence[int | None], seconds: float, unit: str) -> Rate | None:
-    told = [count for count in counts if count is not None]
-    if len(told) < len(counts):
+def _rate_of_counts(counts: Sequence[int | None], seconds: float, unit: str) -> Rate | None:
+    reported = [count for count in counts if count is not None]
+    if len(reported) < len(counts):
         return None
-    return Rate(sum(_grown(*pair) for pair in pairwise(told)) / seconds, unit)
+    return Rate(sum(_increase(*pair) for pair in pairwise(reported)) / seconds, unit)
 
 
-def _grown(before: int, after: int) -> int:
-    """What a count grew by; whoever starts again counts from 0 again."""
+def _increase(before: int, after: int) -> int:
+    """The increase of a counter. A counter that went down has restarted from 0."""
     return after - before if after >= before else after

@@ -1,11 +1,11 @@
-"""The command `omni status`: a pipeline's stages and replicas, their states and loads, once."""
+"""The command `omni status`: prints a pipeline's stages and replicas, with their states and loads."""
 
 import argparse
 import json
 
-from omni_operator.client.live_view import View, look
+from omni_operator.client.live_view import PipelineView, fetch_view
 from omni_operator.commands import flags
-from omni_operator.commands.table import columns
+from omni_operator.commands.table import format_table
 
 HELP = """Show a running pipeline's stages and replicas, their states and loads.
 
@@ -18,32 +18,34 @@ HEADER = ("STAGE", "MODEL", "REPLICA", "STATE", "HOST", "RUNNING", "QUEUED", "CA
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    flags.add_pipeline(parser)
-    flags.add_output(parser)
+    """Declare the flags."""
+    flags.add_pipeline_flags(parser)
+    flags.add_output_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    where = flags.find(args)
-    with where.client() as client:
-        view = look(client, where)
-    print(json.dumps(view.model_dump(exclude={"at"}), indent=2) if args.output == "json" else text(view))
+    """Print the view; 0 if the pipeline is ready."""
+    endpoint = flags.find_endpoint(args)
+    with endpoint.client() as client:
+        view = fetch_view(client, endpoint)
+    print(json.dumps(view.model_dump(exclude={"at"}), indent=2) if args.output == "json" else as_table(view))
     return 0 if view.is_ready else 1
 
 
-def text(view: View) -> str:
-    """The view, for people: one line of a table a replica."""
-    verdict = "ready" if view.is_ready else f"not ready: {view.reason}"
+def as_table(view: PipelineView) -> str:
+    """A summary, and a table with one line for each replica."""
+    readiness = "ready" if view.is_ready else f"not ready: {view.reason}"
     count = len(view.requests)
-    lines = [f"{view.model}: {verdict}; {count} request{'' if count == 1 else 's'} under way"]
+    summary = f"{view.model}: {readiness}; {count} request{'' if count == 1 else 's'} under way"
     rows: list[tuple[object, ...]] = []
     for stage in view.stages:
         if not stage.replicas:
             rows.append((stage.name, stage.pipeline, None, "no replica", *[None] * (len(HEADER) - 4)))
         rows.extend(
             (
-                stage.name, stage.pipeline, each.id, each.state, each.host, each.running, each.queue_length,
-                each.capacity, each.completed, f"{each.step_ms:.1f} ms",
+                stage.name, stage.pipeline, replica.id, replica.state, replica.host, replica.running,
+                replica.queue_length, replica.capacity, replica.completed, f"{replica.step_ms:.1f} ms",
             )
-            for each in stage.replicas
+            for replica in stage.replicas
         )  # fmt: skip
-    return "\n".join([*lines, columns(HEADER, rows)])
+    return f"{summary}\n{format_table(HEADER, rows)}"

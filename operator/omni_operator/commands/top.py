@@ -1,27 +1,24 @@
-"""The command `omni top`: a running pipeline, live: stages, replicas, queues, rates, and the requests under way."""
+"""The command `omni top`: shows a running pipeline live: stages, replicas, queues, rates, and running requests."""
 
 import argparse
 import json
-import os
-import select
-import sys
-import termios
 import time
-import tty
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
+import httpx
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from omni_operator.client.errors import GenerationFailed
-from omni_operator.client.live_view import UP, View, look
+from omni_operator.client.endpoint import Endpoint
+from omni_operator.client.errors import RequestFailed
+from omni_operator.client.live_view import UP, PipelineView, fetch_view
 from omni_operator.commands import flags
-from omni_operator.commands.rates import rate
+from omni_operator.commands.rates import stage_rate
+from omni_operator.commands.terminal_keys import single_keys
 
 HELP = """Watch a running pipeline: its stages, replicas, queues, step times, rates, and the requests under way.
 
@@ -30,21 +27,24 @@ Rates are of the last ten seconds. q or Ctrl-C ends it; --once prints one frame,
   omni top
   omni top --once --output json"""
 
-WINDOW_SECONDS = 10.0
+RATE_WINDOW_SECONDS = 10.0
 BAR_WIDTH = 24
-SHOWN = 16
+MAX_REQUEST_ROWS = 16
+REQUEST_ID_WIDTH = 24
+PLAIN_WIDTH = 120
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    flags.add_pipeline(parser)
-    flags.add_output(parser)
+    """Declare the flags."""
+    flags.add_pipeline_flags(parser)
+    flags.add_output_flag(parser)
     parser.add_argument("--once", action="store_true", help="print one frame, with the rates of one interval, and end")
     parser.add_argument(
-        "--interval", type=interval, default=1.0, metavar="SECONDS", help="time between two looks (default: 1)"
+        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="time between two looks (default: 1)"
     )
 
 
-def interval(text: str) -> float:
+def _interval(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -55,71 +55,79 @@ def interval(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    where = flags.find(args)
+    """Print one frame, or follow the pipeline on the terminal until q."""
+    endpoint = flags.find_endpoint(args)
     console = Console(highlight=False)
-    with where.client() as client:
-        views = deque([look(client, where)])
+    with endpoint.client() as client:
+        views = deque([fetch_view(client, endpoint)])
         if args.once or args.output == "json" or not console.is_terminal:
             time.sleep(args.interval)
-            views.append(look(client, where))
+            views.append(fetch_view(client, endpoint))
             print_once(console, views, args.output)
-            return 0
-        with keys() as pressed, Live(frame(views, True), console=console, screen=True, auto_refresh=False) as live:
-            while not pressed(args.interval):
-                try:
-                    views.append(look(client, where))
-                except GenerationFailed as failure:
-                    live.update(Group(frame(views, True), Text(str(failure), "bold red")), refresh=True)
-                    continue
-                while views[-1].at - views[0].at > WINDOW_SECONDS and len(views) > 2:
-                    views.popleft()
-                live.update(frame(views, True), refresh=True)
+        else:
+            follow(console, client, endpoint, views, args.interval)
     return 0
 
 
-def print_once(console: Console, views: Sequence[View], output: str) -> None:
-    """One frame on standard output, as wide as it needs to be where that is no terminal."""
+def print_once(console: Console, views: Sequence[PipelineView], output: str) -> None:
+    """Print one frame. If the output is no terminal, it has a fixed width."""
     if output == "json":
-        found = {stage.name: rate(stage.name, views) for stage in views[-1].stages}
-        rates = {name: {"value": round(one.value, 3), "unit": one.unit} for name, one in found.items() if one}
+        by_stage = {stage.name: stage_rate(stage.name, views) for stage in views[-1].stages}
+        rates = {name: {"value": round(rate.value, 3), "unit": rate.unit} for name, rate in by_stage.items() if rate}
         print(json.dumps({**views[-1].model_dump(exclude={"at"}), "rates": rates}, indent=2))
         return
     if not console.is_terminal:
-        console = Console(highlight=False, width=120)
-    console.print(frame(views, False))
+        console = Console(highlight=False, width=PLAIN_WIDTH)
+    console.print(frame(views, is_live=False))
 
 
-def frame(views: Sequence[View], is_live: bool) -> RenderableType:
-    """All that is shown, from the last views."""
+def follow(
+    console: Console, client: httpx.Client, endpoint: Endpoint, views: deque[PipelineView], interval: float
+) -> None:
+    """Refresh the screen every `interval` seconds until q. A failed request is shown below the last view."""
+    with single_keys() as keys, Live(frame(views, True), console=console, screen=True, auto_refresh=False) as live:
+        while not keys.wait_for_quit(interval):
+            try:
+                views.append(fetch_view(client, endpoint))
+            except RequestFailed as failure:
+                live.update(Group(frame(views, True), Text(str(failure), "bold red")), refresh=True)
+                continue
+            while views[-1].at - views[0].at > RATE_WINDOW_SECONDS and len(views) > 2:
+                views.popleft()
+            live.update(frame(views, True), refresh=True)
+
+
+def frame(views: Sequence[PipelineView], is_live: bool) -> RenderableType:
+    """The whole screen: the last view, with rates from all views."""
     view = views[-1]
-    verdict = Text("ready", "green") if view.is_ready else Text(f"not ready: {view.reason}", "bold red")
-    title = Text.assemble((view.model, "bold"), "  ", verdict, f"  {len(view.requests)} under way")
-    parts: list[RenderableType] = [title, Text(), stages(views), Text(), replicas(view)]
+    readiness = Text("ready", "green") if view.is_ready else Text(f"not ready: {view.reason}", "bold red")
+    title = Text.assemble((view.model, "bold"), "  ", readiness, f"  {len(view.requests)} under way")
+    parts: list[RenderableType] = [title, Text(), stage_table(views), Text(), replica_table(view)]
     if view.requests:
-        parts += [Text(), requests(view)]
+        parts += [Text(), request_table(view)]
     if is_live:
         parts += [Text(), Text("q ends", "dim")]
     return Group(*parts)
 
 
-def stages(views: Sequence[View]) -> Table:
-    """A line a stage."""
+def stage_table(views: Sequence[PipelineView]) -> Table:
+    """One line for each stage."""
     table = _table("stage", "model", "up", ">requests", ">queued", ">running", ">rate")
     for stage in views[-1].stages:
         table.add_row(
             stage.name,
             stage.pipeline or "-",
-            f"{stage.up} of {len(stage.replicas)}",
+            f"{stage.up_count} of {len(stage.replicas)}",
             str(stage.requests),
             str(sum(replica.queue_length for replica in stage.replicas)),
             str(sum(replica.running for replica in stage.replicas)),
-            str(rate(stage.name, views) or "-"),
+            str(stage_rate(stage.name, views) or "-"),
         )
     return table
 
 
-def replicas(view: View) -> Table:
-    """A line a replica, with how full it is."""
+def replica_table(view: PipelineView) -> Table:
+    """One line for each replica, with a bar for its load."""
     table = _table("replica", "state", "host", "load", ">queued", ">running", ">completed", ">step")
     for stage in view.stages:
         for replica in stage.replicas:
@@ -136,58 +144,27 @@ def replicas(view: View) -> Table:
     return table
 
 
-def requests(view: View) -> Table:
-    """A line a request, with how far it is; those that came first, where there are many."""
+def request_table(view: PipelineView) -> Table:
+    """One line for each running request, with a bar for its progress. If there are many, only the oldest."""
     table = _table("request", "stage", "replica", "state", "progress", ">step")
-    for one in view.requests[:SHOWN]:
-        known = one.total_steps or None
+    for request in view.requests[:MAX_REQUEST_ROWS]:
+        total = request.total_steps or None
         table.add_row(
-            one.id[:24],
-            one.stage,
-            one.replica or "-",
-            one.state,
-            ProgressBar(known or 1, one.step if known else 0, width=BAR_WIDTH),
-            f"{one.step}/{known}" if known else str(one.step),
+            request.id[:REQUEST_ID_WIDTH],
+            request.stage,
+            request.replica or "-",
+            request.state,
+            ProgressBar(total or 1, request.step if total else 0, width=BAR_WIDTH),
+            f"{request.step}/{total}" if total else str(request.step),
         )
-    if len(view.requests) > SHOWN:
-        table.add_row(f"and {len(view.requests) - SHOWN} more")
+    if len(view.requests) > MAX_REQUEST_ROWS:
+        table.add_row(f"and {len(view.requests) - MAX_REQUEST_ROWS} more")
     return table
 
 
-def _table(*names: str) -> Table:
+def _table(*columns: str) -> Table:
+    """An empty table. A column whose name starts with `>` is aligned to the right."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in names:
-        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", no_wrap=True)
+    for column in columns:
+        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
     return table
-
-
-class _Pressed:
-    """Waits for a key on standard input, where that is a terminal; and only waits, where not."""
-
-    def __init__(self, is_terminal: bool) -> None:
-        self._is_terminal = is_terminal
-
-    def __call__(self, seconds: float) -> bool:
-        """Whether q was pressed within so many seconds; other keys end the wait early."""
-        if not self._is_terminal:
-            time.sleep(seconds)
-            return False
-        readable, _, _ = select.select([sys.stdin], [], [], seconds)
-        if not readable:
-            return False
-        typed = os.read(sys.stdin.fileno(), 64)
-        return not typed or b"q" in typed.lower()
-
-
-@contextmanager
-def keys() -> Iterator[_Pressed]:
-    """Reads single keys while it lasts, and leaves the terminal as it was."""
-    if not sys.stdin.isatty():
-        yield _Pressed(False)
-        return
-    before = termios.tcgetattr(sys.stdin)
-    tty.setcbreak(sys.stdin)
-    try:
-        yield _Pressed(True)
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from omni_operator.client.chat import written
+from omni_operator.client.chat import stream_text
 from omni_operator.client.endpoint import Endpoint
-from omni_operator.client.errors import GenerationFailed
+from omni_operator.client.errors import RequestFailed
 from tests.loopback import Loopback, QuietHandler
 
 QUESTION = {"messages": [{"role": "user", "content": "two plus five, in blue"}]}
@@ -52,7 +52,7 @@ USAGE = event({"choices": [], "usage": {"total_tokens": 7}})
 
 def test_the_pieces_come_as_they_are_written(answering: Answer) -> None:
     where = answering(200, START + piece("a blue") + piece(" seven") + FINISH + USAGE + event("[DONE]"))
-    assert list(written(where, QUESTION)) == ["a blue", " seven"]
+    assert list(stream_text(where, QUESTION)) == ["a blue", " seven"]
 
 
 REFUSED: dict[str, tuple[int, str, str]] = {
@@ -76,6 +76,6 @@ REFUSED: dict[str, tuple[int, str, str]] = {
 @pytest.mark.parametrize("row", REFUSED)
 def test_what_goes_wrong_is_told(answering: Answer, row: str) -> None:
     status, body, expected = REFUSED[row]
-    with pytest.raises(GenerationFailed) as caught:
-        list(written(answering(status, body), QUESTION))
+    with pytest.raises(RequestFailed) as caught:
+        list(stream_text(answering(status, body), QUESTION))
     assert expected in str(caught.value)

@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from omni_operator.client.errors import GenerationFailed
-from omni_operator.commands.bench.figures import percentile, report
+from omni_operator.client.errors import RequestFailed
+from omni_operator.commands.bench.figures import build_report, percentile
 from omni_operator.commands.bench.load import Round, Sample
-from omni_operator.commands.bench.work import BadWork, Kind, arriving, endless, parse_mix, read_trace
+from omni_operator.commands.bench.workload import (
+    BadWorkload,
+    RequestKind,
+    parse_mix,
+    random_requests,
+    read_trace,
+    with_poisson_arrivals,
+)
 from tests.loopback import Loopback
 from tests.operator.commands.conftest import Omni
 from tests.operator.commands.stand_in_head import StandInHead
@@ -56,7 +63,7 @@ def test_errors_are_counted_and_told(omni: Omni) -> None:
         assert (code, text.splitlines()[1].split()[1:4]) == (0, ["all", "10", "5"])
         assert text.splitlines()[-1] == f"{full.url}: 5 × 429: all queues are full"
         assert omni(BENCH, always.url, "--requests", "2", "--no-warm-up")[0] == 1
-        with pytest.raises(GenerationFailed, match="cannot be measured"):
+        with pytest.raises(RequestFailed, match="cannot be measured"):
             omni(BENCH, always.url, "--requests", "2")
     finally:
         full.close()
@@ -77,7 +84,7 @@ def test_where_no_pipeline_answers_nothing_is_measured(
             (nobody, "nothing answers at {}; is the pipeline running?"),
             (files.url, "{} does not answer like a pipeline; is the address right?"),
         ):
-            with pytest.raises(GenerationFailed) as caught:
+            with pytest.raises(RequestFailed) as caught:
                 omni(BENCH, head.url, url, *flags)
             assert (str(caught.value), caught.value.exit_code) == (said.format(url), 1)
     finally:
@@ -96,8 +103,10 @@ def test_a_trace_is_replayed_with_a_plot(head: StandInHead, omni: Omni, tmp_path
 
 
 def test_the_same_seed_gives_the_same_requests_and_times() -> None:
-    kinds = [Kind(4, 32, 32, 3.0), Kind(20, 64, 64)]
-    one, two = (list(islice(arriving(endless(kinds, ["a", "b"], 7), 5.0, 7), 2000)) for _ in range(2))
+    kinds = [RequestKind(4, 32, 32, 3.0), RequestKind(20, 64, 64)]
+    one, two = (
+        list(islice(with_poisson_arrivals(random_requests(kinds, ["a", "b"], 7), 5.0, 7), 2000)) for _ in range(2)
+    )
     assert one == two
     assert one[-1].due == pytest.approx(400, rel=0.1)
     assert sum(work.kind == kinds[0].name for work in one) == pytest.approx(1500, rel=0.1)
@@ -113,20 +122,20 @@ REFUSED = {
 @pytest.mark.parametrize("row", REFUSED)
 def test_mixes_that_cannot_be(row: str) -> None:
     text, expected = REFUSED[row]
-    with pytest.raises(BadWork, match=expected):
+    with pytest.raises(BadWorkload, match=expected):
         parse_mix(text)
 
 
 @pytest.mark.parametrize("line", ["", "[]", '{"prompt": "a"}', '{"at": -1, "prompt": "a"}', '{"at": 1}', "{"])
 def test_traces_that_cannot_be(tmp_path: Path, line: str) -> None:
     (tmp_path / "trace").write_text(line)
-    with pytest.raises(BadWork, match="--trace"):
+    with pytest.raises(BadWorkload, match="--trace"):
         read_trace(tmp_path / "trace", 1.0)
 
 
 def test_figures() -> None:
     samples = [Sample("a", i, float(i)) for i in range(1, 101)] + [Sample("a", 1, 9.0, error="429: full")]
-    found = report("u", [Round(samples[:50], 30.0), Round(samples[50:], 20.0)])
+    found = build_report("u", [Round(samples[:50], 30.0), Round(samples[50:], 20.0)])
     assert (found.all.p50, found.all.p95, found.all.p99, found.all.mean) == (50, 95, 99, 50.5)
     assert (found.all.requests, found.all.errors, found.all.throughput) == (101, 1, 2.0)
     assert found.failures == {"429: full": 1}

@@ -51,7 +51,7 @@ def run(cluster: OnePipeline, picture: bytes = PICTURE, seconds: float = 0.05) -
         asked.append(url)
         return picture
 
-    helm_test.check(cluster, "team-a", "helm-test", seconds, draw, said.append)
+    helm_test.HelmTest(cluster, "team-a", "helm-test", seconds, draw, said.append).run()
     assert asked == ["http://helm-test.team-a.svc:8000"]
     return said
 
@@ -76,7 +76,7 @@ FAILURES: dict[str, tuple[OnePipeline, bytes, str]] = {
 @pytest.mark.parametrize("row", FAILURES)
 def test_a_failure_says_why_and_leaves_nothing_behind(row: str) -> None:
     cluster, picture, expected = FAILURES[row]
-    with pytest.raises(helm_test.Failed) as caught:
+    with pytest.raises(helm_test.HelmTestFailed) as caught:
         run(cluster, picture)
     assert expected in str(caught.value)
     assert cluster.pipeline is None

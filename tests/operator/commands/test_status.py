@@ -5,10 +5,10 @@ from http.server import SimpleHTTPRequestHandler
 
 import pytest
 
-from omni_operator.client.endpoint import NoEndpoint
-from omni_operator.client.errors import GenerationFailed
-from omni_operator.client.live_view import View
-from omni_operator.commands.rates import rate
+from omni_operator.client.endpoint import EndpointNotFound
+from omni_operator.client.errors import RequestFailed
+from omni_operator.client.live_view import PipelineView
+from omni_operator.commands.rates import stage_rate
 from tests.loopback import Loopback
 from tests.operator.commands.conftest import Omni
 from tests.operator.commands.stand_in_head import PAINTER, THINKER, StandInHead, replica, running, stage
@@ -47,16 +47,16 @@ def test_status_as_json_is_what_the_head_told(head: StandInHead, omni: Omni) -> 
 
 
 def test_status_of_nothing_says_so(omni: Omni) -> None:
-    with pytest.raises(GenerationFailed, match="nothing answers at"):
+    with pytest.raises(RequestFailed, match="nothing answers at"):
         omni(STATUS, "--url", "http://127.0.0.1:1")
-    with pytest.raises(NoEndpoint, match="is not an address"):
+    with pytest.raises(EndpointNotFound, match="is not an address"):
         omni(STATUS, "--url", "digits")
 
 
 def test_status_of_another_server_says_so(omni: Omni) -> None:
     server = Loopback(SimpleHTTPRequestHandler)  # it has files, and no probe
     try:
-        with pytest.raises(GenerationFailed, match="does not answer like a pipeline; is the address right"):
+        with pytest.raises(RequestFailed, match="does not answer like a pipeline; is the address right"):
             omni(STATUS, "--url", server.url)
     finally:
         server.close()
@@ -76,15 +76,15 @@ def test_top_as_json_has_the_rates(head: StandInHead, omni: Omni) -> None:
     assert json.loads(text)["rates"] == {"painter": {"value": 0.0, "unit": "pictures"}}
 
 
-def seen(at: float, *replicas: dict, kind: dict = PAINTER) -> View:
+def seen(at: float, *replicas: dict, kind: dict = PAINTER) -> PipelineView:
     """A view at a moment."""
     stages = [stage(kind, *replicas)]
-    return View.model_validate(
+    return PipelineView.model_validate(
         {"is_ready": True, "reason": None, "model": "m", "stages": stages, "requests": [], "at": at}
     )
 
 
-def made(at: float, kind: dict, **counts: int | None) -> View:
+def made(at: float, kind: dict, **counts: int | None) -> PipelineView:
     """A stage that made so much by then."""
     return seen(at, kind={**kind, **counts})
 
@@ -135,4 +135,4 @@ RATES = {
 @pytest.mark.parametrize("row", RATES)
 def test_rates(row: str) -> None:
     views, expected = RATES[row]
-    assert str(rate(views[0].stages[0].name, views)) == expected
+    assert str(stage_rate(views[0].stages[0].name, views)) == expected

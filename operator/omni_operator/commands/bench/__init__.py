@@ -1,1 +1,1 @@
-"""The command `omni bench`: loads one or two running pipelines through their API, as any client does, and measures."""
+"""The command `omni bench`: sends load to one or two running pipelines through their API, and measures them."""

@@ -1,10 +1,12 @@
-"""The command `omni bench`: reads its flags, runs the rounds, and prints what came out."""
+"""The command `omni bench`: reads its flags, runs the rounds, and prints the results."""
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from omni_operator.client import endpoint
+from omni_operator.client.discovery import find_endpoint
 from omni_operator.client.endpoint import Endpoint
-from omni_operator.client.errors import GenerationFailed
-from omni_operator.client.live_view import fetch
-from omni_operator.commands import flags as finding
-from omni_operator.commands.bench import figures, plot, work
+from omni_operator.client.errors import RequestFailed
+from omni_operator.client.model_cards import fetch_model_names
+from omni_operator.commands import flags
+from omni_operator.commands.bench import figures, plot, workload
 from omni_operator.commands.bench.figures import Report
-from omni_operator.commands.bench.load import Round, Sample, send
-from omni_operator.commands.bench.work import BadWork, Work
-from omni_operator.commands.models import Served
-from omni_operator.commands.table import columns
+from omni_operator.commands.bench.load import Round, Sample, run_round
+from omni_operator.commands.bench.workload import BadWorkload, BenchRequest
+from omni_operator.commands.table import format_table
 
 HELP = """Load one or two running pipelines through their API, and measure throughput and latency.
 
@@ -39,21 +40,41 @@ A line of a trace is the body of a request with its time in seconds:
   {"at": 0.5, "prompt": "a red three", "size": "32x32", "num_inference_steps": 4, "seed": 7}"""
 
 HEADER = ("PIPELINE", "REQUESTS OF", "COUNT", "ERRORS", "PER SECOND", "MEAN", "P50", "P95", "P99")
-ROUNDS_OF_TWO = 4
+ROUNDS_OF_TWO_PIPELINES = 4
 DEFAULT_REQUESTS = 100
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much load each pipeline gets.
+
+    concurrency: requests that run at a time, in a closed loop
+    rounds: turns of each pipeline
+    round_seconds: after which a round ends; None if only the number of requests ends it
+    total: requests for each pipeline in all rounds; None if only the time ends them
+    """
+
+    concurrency: int
+    rounds: int
+    round_seconds: float | None
+    total: int | None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
     parser.add_argument(
         "urls", nargs="*", metavar="URL", help="one or two addresses of an API (default: found, or $OMNI_URL)"
     )
-    finding.add_name(parser)
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument(
+    flags.add_name_flags(parser)
+    timing = parser.add_mutually_exclusive_group()
+    timing.add_argument(
         "--concurrency", type=_count, default=4, metavar="N", help="closed loop: requests under way (default: 4)"
     )
-    how.add_argument("--rate", type="positive", metavar="R", help="open loop: requests a second, as a Poisson process")
-    how.add_argument("--trace", type=Path, metavar="FILE", help="replay the requests of a JSONL file at their times")
+    timing.add_argument(
+        "--rate", type="positive", metavar="R", help="open loop: requests a second, as a Poisson process"
+    )
+    timing.add_argument("--trace", type=Path, metavar="FILE", help="replay the requests of a JSONL file at their times")
     parser.add_argument("--speed", type="positive", default=1.0, metavar="X", help="a trace's speed (default: 1)")
     parser.add_argument(
         "--mix", metavar="LIST", help="sizes and steps: STEPSxWxH[:WEIGHT],… (default: the model's own)"
@@ -66,147 +87,156 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=_count, metavar="N", help="turns of each pipeline (default: 1, or 4 where there are two)"
     )
     parser.add_argument("--no-warm-up", action="store_true", help="do not begin with an uncounted request of each kind")
-    finding.add_output(parser)
+    flags.add_output_flag(parser)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the latencies, as .png or .svg")
-
-
-def run(args: argparse.Namespace) -> int:
-    require_usable(args)
-    kinds = work.parse_mix(args.mix) if args.mix else []
-    prompts = args.prompt or list(work.PROMPTS)
-    trace = work.read_trace(args.trace, args.speed) if args.trace else None
-    pipelines = found(args)
-    if not args.no_warm_up:
-        warm_up(pipelines, work.one_of_each(kinds, prompts) if trace is None else trace[:1])
-    rounds = args.rounds or (1 if trace or len(pipelines) == 1 else ROUNDS_OF_TWO)
-    seconds = args.duration / rounds if args.duration else None
-    requests = None if args.duration and not args.requests else (args.requests or DEFAULT_REQUESTS)
-
-    def works(number: int) -> Iterator[Work]:
-        if trace is not None:
-            return islice(trace, args.requests)
-        own = work.endless(kinds, prompts, args.seed + number)
-        own = work.arriving(own, args.rate, args.seed + number) if args.rate else own
-        return islice(own, share(requests, rounds, number))
-
-    total = len(trace[: args.requests]) * rounds if trace is not None else requests
-    results = alternate(pipelines, works, args.concurrency, rounds, seconds, total)
-    reports = [figures.report(where.url, of) for where, of in zip(pipelines, results, strict=True)]
-    if args.plot:
-        plot.plot(args.plot, list(zip(labels(reports), results, strict=True)))
-    print(as_json(args, reports) if args.output == "json" else as_table(reports))
-    return 0 if all(one.all.requests > one.all.errors for one in reports) else 1
-
-
-def require_usable(args: argparse.Namespace) -> None:
-    """Raise BadWork for flags that cannot be used together."""
-    if len(args.urls) > 2:
-        raise BadWork(f"{len(args.urls)} addresses: give one, or two to compare")
-    if args.trace and args.mix:
-        raise BadWork("--mix: a trace has its own sizes and steps; leave it out")
-    if args.plot:
-        plot.require_matplotlib()
-        if args.plot.suffix not in (".png", ".svg", ".pdf"):
-            raise BadWork(f"--plot {args.plot}: give a name that ends in .png, .svg or .pdf")
-        if not args.plot.absolute().parent.is_dir():
-            raise BadWork(f"--plot {args.plot}: there is no folder {args.plot.parent}; make it first")
-
-
-def found(args: argparse.Namespace) -> list[Endpoint]:
-    """The pipelines that are meant. Raises NoEndpoint, or GenerationFailed for an address where none answers."""
-    pipelines = [endpoint.find(finding.wanted(args, url), 0.0, print) for url in (args.urls or [None])]
-    for where in pipelines:
-        with where.client() as client:
-            fetch(client, where, "/v1/models", Served)
-    return pipelines
-
-
-def share(total: int | None, rounds: int, number: int) -> int | None:
-    """How many requests a round has, so that all have about as many."""
-    return None if total is None else total // rounds + (number < total % rounds)
-
-
-def warm_up(pipelines: list[Endpoint], works: list[Work]) -> None:
-    """Have each pipeline answer once, a request after the other. Raises GenerationFailed where one does not."""
-    for where in pipelines:
-        ready = [Work(one.kind, one.path, one.body) for one in works]
-        for sample in send(where, iter(ready), 1, None, lambda _: None).samples:
-            if sample.error:
-                raise GenerationFailed(f"{where.description} cannot be measured ({sample.kind}): {sample.error}")
-
-
-def alternate(
-    pipelines: list[Endpoint],
-    works: Callable[[int], Iterator[Work]],
-    concurrency: int,
-    rounds: int,
-    seconds: float | None,
-    total: int | None,
-) -> list[list[Round]]:
-    """Each pipeline's rounds, run in turns: forward, then backward, so that a drift of the machine hits both alike."""
-    results: list[list[Round]] = [[] for _ in pipelines]
-    console = Console(stderr=True)
-    text = TextColumn("{task.description} {task.completed:.0f} answered, {task.fields[errors]} errors")
-    begin = time.monotonic()
-    with Progress(text, BarColumn(), TimeElapsedColumn(), console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("bench:", total=None if total is None else total * len(pipelines), errors=0)
-        errors = 0
-
-        def heard(sample: Sample) -> None:
-            nonlocal errors
-            errors += sample.error is not None
-            progress.update(task, advance=1, errors=errors)
-
-        for number in range(rounds):
-            order = range(len(pipelines)) if number % 2 == 0 else reversed(range(len(pipelines)))
-            for index in order:
-                results[index].append(send(pipelines[index], works(number), concurrency, seconds, heard))
-    if not console.is_terminal:
-        count = sum(len(one.samples) for of in results for one in of)
-        print(f"{count} requests answered in {time.monotonic() - begin:.1f} s", file=sys.stderr)
-    return results
-
-
-def labels(reports: list[Report]) -> list[str]:
-    """A name for each pipeline: its address, told apart where they are the same."""
-    urls = [one.url for one in reports]
-    return urls if len(set(urls)) == len(urls) else [f"{url} ({number})" for number, url in enumerate(urls, 1)]
-
-
-def as_json(args: argparse.Namespace, reports: list[Report]) -> str:
-    """All figures, and what was asked for."""
-    flags = ("rate", "mix", "seed", "requests", "duration", "rounds", "speed")
-    asked: dict[str, Any] = {name: getattr(args, name) for name in flags}
-    asked["concurrency"] = None if args.rate or args.trace else args.concurrency
-    asked["trace"] = str(args.trace) if args.trace else None
-    content: dict[str, Any] = {"asked": asked, "pipelines": [one.model_dump() for one in reports]}
-    if len(reports) == 2:
-        content["second_to_first"] = figures.ratios(*reports)
-    return json.dumps(content, indent=2)
-
-
-def as_table(reports: list[Report]) -> str:
-    """All figures, for people; with two pipelines, what the second is of the first; and what went wrong."""
-    rows: list[tuple[object, ...]] = [
-        (
-            label, one.kind, one.requests, one.errors, f"{one.throughput:.2f}",
-            *(None if value is None else f"{value:.3f} s" for value in (one.mean, one.p50, one.p95, one.p99)),
-        )
-        for label, report in zip(labels(reports), reports, strict=True)
-        for one in report.figures
-    ]  # fmt: skip
-    if len(reports) == 2:
-        ratios = [None if value is None else f"{value:.2f}×" for value in figures.ratios(*reports).values()]
-        rows.append(("second / first", figures.ALL, None, None, *ratios))
-    lines = [columns(HEADER, rows)]
-    for label, report in zip(labels(reports), reports, strict=True):
-        lines += [f"{label}: {count} × {failure}" for failure, count in report.failures.items()]
-        if report.all.tokens_per_second:
-            lines.append(f"{label}: {report.all.tokens_per_second:.1f} tokens per second")
-    return "\n".join(lines)
 
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a count; give a whole number, 1 or more")
     return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the benchmark; 0 if each pipeline answered at least one request."""
+    require_usable_flags(args)
+    kinds = workload.parse_mix(args.mix) if args.mix else []
+    prompts = args.prompt or list(workload.PROMPTS)
+    trace = workload.read_trace(args.trace, args.speed) if args.trace else None
+    endpoints = find_endpoints(args)
+    if not args.no_warm_up:
+        warm_up(endpoints, workload.warm_up_requests(kinds, prompts) if trace is None else trace[:1])
+    plan = make_plan(args, len(endpoints), trace)
+
+    def requests_of_round(number: int) -> Iterator[BenchRequest]:
+        if trace is not None:
+            return islice(trace, args.requests)
+        seed = args.seed + number
+        requests = workload.random_requests(kinds, prompts, seed)
+        if args.rate:
+            requests = workload.with_poisson_arrivals(requests, args.rate, seed)
+        return islice(requests, requests_in_round(plan, number))
+
+    results = alternate(endpoints, requests_of_round, plan)
+    reports = [figures.build_report(endpoint.url, rounds) for endpoint, rounds in zip(endpoints, results, strict=True)]
+    if args.plot:
+        plot.plot(args.plot, list(zip(labels(reports), results, strict=True)))
+    print(as_json(args, reports) if args.output == "json" else as_table(reports))
+    return 0 if all(report.all.requests > report.all.errors for report in reports) else 1
+
+
+def require_usable_flags(args: argparse.Namespace) -> None:
+    """Raise BadWorkload for flags that cannot be used together, before anything is sent."""
+    if len(args.urls) > 2:
+        raise BadWorkload(f"{len(args.urls)} addresses: give one, or two to compare")
+    if args.trace and args.mix:
+        raise BadWorkload("--mix: a trace has its own sizes and steps; leave it out")
+    if args.plot:
+        plot.require_matplotlib()
+        if args.plot.suffix not in PLOT_SUFFIXES:
+            raise BadWorkload(f"--plot {args.plot}: give a name that ends in .png, .svg or .pdf")
+        if not args.plot.absolute().parent.is_dir():
+            raise BadWorkload(f"--plot {args.plot}: there is no folder {args.plot.parent}; make it first")
+
+
+def find_endpoints(args: argparse.Namespace) -> list[Endpoint]:
+    """The APIs of the pipelines. Raises EndpointNotFound, or RequestFailed if one does not respond."""
+    endpoints = [find_endpoint(flags.selector(args, url), 0.0, print) for url in (args.urls or [None])]
+    for endpoint in endpoints:
+        with endpoint.client() as client:
+            fetch_model_names(client, endpoint)
+    return endpoints
+
+
+def warm_up(endpoints: list[Endpoint], requests: list[BenchRequest]) -> None:
+    """Send each request to each pipeline, one after the other. Raises RequestFailed if one fails."""
+    requests = [dataclasses.replace(request, due=None) for request in requests]
+    for endpoint in endpoints:
+        for sample in run_round(endpoint, iter(requests), 1, None, lambda _: None).samples:
+            if sample.error:
+                raise RequestFailed(f"{endpoint.description} cannot be measured ({sample.kind}): {sample.error}")
+
+
+def make_plan(args: argparse.Namespace, pipeline_count: int, trace: list[BenchRequest] | None) -> Plan:
+    """How much load the flags ask for."""
+    rounds = args.rounds or (1 if trace or pipeline_count == 1 else ROUNDS_OF_TWO_PIPELINES)
+    round_seconds = args.duration / rounds if args.duration else None
+    if trace is not None:
+        return Plan(args.concurrency, rounds, round_seconds, len(trace[: args.requests]) * rounds)
+    total = None if args.duration and not args.requests else (args.requests or DEFAULT_REQUESTS)
+    return Plan(args.concurrency, rounds, round_seconds, total)
+
+
+def requests_in_round(plan: Plan, number: int) -> int | None:
+    """The requests of a round; the total is spread evenly over the rounds."""
+    if plan.total is None:
+        return None
+    return plan.total // plan.rounds + (number < plan.total % plan.rounds)
+
+
+def alternate(
+    endpoints: list[Endpoint], requests_of_round: Callable[[int], Iterator[BenchRequest]], plan: Plan
+) -> list[list[Round]]:
+    """Run the pipelines' rounds in turns: forward, then backward, so that a drift of the machine affects both alike."""
+    results: list[list[Round]] = [[] for _ in endpoints]
+    console = Console(stderr=True)
+    text = TextColumn("{task.description} {task.completed:.0f} answered, {task.fields[errors]} errors")
+    start = time.monotonic()
+    with Progress(text, BarColumn(), TimeElapsedColumn(), console=console, disable=not console.is_terminal) as progress:
+        total = None if plan.total is None else plan.total * len(endpoints)
+        task = progress.add_task("bench:", total=total, errors=0)
+        errors = 0
+
+        def show(sample: Sample) -> None:
+            nonlocal errors
+            errors += sample.error is not None
+            progress.update(task, advance=1, errors=errors)
+
+        for number in range(plan.rounds):
+            order = range(len(endpoints)) if number % 2 == 0 else reversed(range(len(endpoints)))
+            for index in order:
+                requests = requests_of_round(number)
+                results[index].append(run_round(endpoints[index], requests, plan.concurrency, plan.round_seconds, show))
+    if not console.is_terminal:
+        count = sum(len(each.samples) for rounds in results for each in rounds)
+        print(f"{count} requests answered in {time.monotonic() - start:.1f} s", file=sys.stderr)
+    return results
+
+
+def labels(reports: list[Report]) -> list[str]:
+    """The address of each pipeline, numbered if both are the same."""
+    urls = [report.url for report in reports]
+    return urls if len(set(urls)) == len(urls) else [f"{url} ({number})" for number, url in enumerate(urls, 1)]
+
+
+def as_json(args: argparse.Namespace, reports: list[Report]) -> str:
+    """All figures, with the flags that produced them."""
+    names = ("rate", "mix", "seed", "requests", "duration", "rounds", "speed")
+    flag_values: dict[str, Any] = {name: getattr(args, name) for name in names}
+    flag_values["concurrency"] = None if args.rate or args.trace else args.concurrency
+    flag_values["trace"] = str(args.trace) if args.trace else None
+    content: dict[str, Any] = {"asked": flag_values, "pipelines": [report.model_dump() for report in reports]}
+    if len(reports) == 2:
+        content["second_to_first"] = figures.ratios(*reports)
+    return json.dumps(content, indent=2)
+
+
+def as_table(reports: list[Report]) -> str:
+    """All figures as a table, the ratios of two pipelines, and then the failures and the tokens per second."""
+    rows: list[tuple[object, ...]] = [
+        (
+            label, each.kind, each.requests, each.errors, f"{each.throughput:.2f}",
+            *(None if value is None else f"{value:.3f} s" for value in (each.mean, each.p50, each.p95, each.p99)),
+        )
+        for label, report in zip(labels(reports), reports, strict=True)
+        for each in report.figures
+    ]  # fmt: skip
+    if len(reports) == 2:
+        ratios = [None if value is None else f"{value:.2f}×" for value in figures.ratios(*reports).values()]
+        rows.append(("second / first", figures.ALL_KINDS, None, None, *ratios))
+    lines = [format_table(HEADER, rows)]
+    for label, report in zip(labels(reports), reports, strict=True):
+        lines += [f"{label}: {count} × {failure}" for failure, count in report.failures.items()]
+        if report.all.tokens_per_second:
+            lines.append(f"{label}: {report.all.tokens_per_second:.1f} tokens per second")
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What a benchmark found, in figures: throughput, latencies and errors, of all requests and of each kind. Pure."""
+"""The results of a benchmark in figures: throughput, latencies and errors, for all requests and for each kind. Pure."""
 
 import math
 import statistics
@@ -10,12 +10,14 @@ from pydantic import BaseModel
 
 from omni_operator.commands.bench.load import Round, Sample
 
-ALL = "all"
+ALL_KINDS = "all"
 
 
 class Figures(BaseModel):
-    """Of one kind of request, or of all. Times are seconds; None where no request succeeded. Throughput counts requests
-    that succeeded, a second."""
+    """The figures of one kind of request, or of all.
+
+    `throughput` counts requests that succeeded, per second. Times are in seconds, None if no request succeeded.
+    """
 
     kind: str
     requests: int
@@ -29,7 +31,7 @@ class Figures(BaseModel):
 
 
 class Report(BaseModel):
-    """What one pipeline did: of all first, then by kind."""
+    """The results of one pipeline. The first figures are those of all requests, the others those of each kind."""
 
     url: str
     seconds: float
@@ -41,20 +43,20 @@ class Report(BaseModel):
         return self.figures[0]
 
 
-def report(url: str, rounds: Sequence[Round]) -> Report:
-    """The figures of a pipeline's rounds together."""
-    samples = [sample for one in rounds for sample in one.samples]
-    seconds = sum(one.seconds for one in rounds)
+def build_report(url: str, rounds: Sequence[Round]) -> Report:
+    """The results of all rounds of a pipeline together."""
+    samples = [sample for each in rounds for sample in each.samples]
+    seconds = sum(each.seconds for each in rounds)
     kinds = sorted({sample.kind for sample in samples})
-    figures = [of(ALL, samples, seconds)]
+    figures = [figures_of(ALL_KINDS, samples, seconds)]
     if len(kinds) > 1:
-        figures += [of(kind, [sample for sample in samples if sample.kind == kind], seconds) for kind in kinds]
+        figures += [figures_of(kind, [sample for sample in samples if sample.kind == kind], seconds) for kind in kinds]
     failures = Counter(sample.error for sample in samples if sample.error)
     return Report(url=url, seconds=seconds, figures=figures, failures=dict(failures.most_common()))
 
 
-def of(kind: str, samples: Sequence[Sample], seconds: float) -> Figures:
-    """The figures of these samples."""
+def figures_of(kind: str, samples: Sequence[Sample], seconds: float) -> Figures:
+    """The figures of these samples, which were taken in `seconds`."""
     latencies = sorted(sample.latency for sample in samples if sample.error is None)
     return Figures(
         kind=kind,
@@ -70,12 +72,12 @@ def of(kind: str, samples: Sequence[Sample], seconds: float) -> Figures:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float | None:
-    """The smallest value that so many percent are not above (nearest rank)."""
+    """The percentile of sorted values by the nearest-rank method; None if there are no values."""
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else None
 
 
 def ratios(first: Report, second: Report) -> dict[str, Any]:
-    """The second pipeline's figures as multiples of the first's."""
+    """The second pipeline's figures divided by the first's; None if that is not possible."""
     names = ("throughput", "mean", "p50", "p95", "p99")
     pairs = {name: (getattr(first.all, name), getattr(second.all, name)) for name in names}
-    return {name: theirs / own if own and theirs is not None else None for name, (own, theirs) in pairs.items()}
+    return {name: after / before if before and after is not None else None for name, (before, after) in pairs.items()}

@@ -1,6 +1,7 @@
-"""Sends the requests of a benchmark: closed loop, where so many are always under way, or open loop, where each is due.
+"""Sends the requests of a benchmark, as a closed loop or as an open loop.
 
-Latency counts from when a request was due, not from when it could be sent, so a server that falls behind shows it.
+A closed loop keeps a fixed number of requests running. An open loop sends each request when it is due. Latency counts
+from that time, even if the request could only be sent later, so a server that falls behind shows it.
 """
 
 import asyncio
@@ -11,15 +12,19 @@ from dataclasses import dataclass
 import httpx
 
 from omni_operator.client.endpoint import Endpoint
-from omni_operator.client.errors import message
-from omni_operator.commands.bench.work import Work
+from omni_operator.client.errors import error_message
+from omni_operator.commands.bench.workload import BenchRequest
 
-Heard = Callable[["Sample"], None]
+CONNECT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What became of a request: `at` is its end from the beginning of its round, both in seconds; `tokens` of text."""
+    """The result of a request.
+
+    `at` is when it ended, in seconds since its round started. `latency` is in seconds. `error` is None if it
+    succeeded. `tokens` counts generated text.
+    """
 
     kind: str
     at: float
@@ -30,73 +35,90 @@ class Sample:
 
 @dataclass(frozen=True)
 class Round:
-    """The samples of one stretch of load on one pipeline, and how long it took until the last answer."""
+    """The samples of one period of load on one pipeline, and its seconds until the last response."""
 
     samples: list[Sample]
     seconds: float
 
 
-def send(where: Endpoint, works: Iterator[Work], concurrency: int, seconds: float | None, heard: Heard) -> Round:
-    """Run until `works` or `seconds` end, and what is under way then is answered. `concurrency` is the closed loop's;
-    requests that are due take no notice of it."""
-    return asyncio.run(_send(where, works, concurrency, seconds, heard))
+OnSample = Callable[[Sample], None]
 
 
-async def _send(where: Endpoint, works: Iterator[Work], concurrency: int, seconds: float | None, heard: Heard) -> Round:
+def run_round(
+    endpoint: Endpoint,
+    requests: Iterator[BenchRequest],
+    concurrency: int,
+    seconds: float | None,
+    on_sample: OnSample,
+) -> Round:
+    """Send requests until they or `seconds` run out, and wait for the responses to those that still run.
+
+    If the first request has a due time, this is an open loop. Otherwise `concurrency` requests run at a time.
+    """
+    return asyncio.run(_run_round(endpoint, requests, concurrency, seconds, on_sample))
+
+
+async def _run_round(
+    endpoint: Endpoint,
+    requests: Iterator[BenchRequest],
+    concurrency: int,
+    seconds: float | None,
+    on_sample: OnSample,
+) -> Round:
     samples: list[Sample] = []
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    timeout = httpx.Timeout(None, connect=30.0)
+    timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
     async with httpx.AsyncClient(
-        base_url=where.url, verify=where.verify, headers=where.headers, timeout=timeout, limits=limits
+        base_url=endpoint.url, verify=endpoint.verify, headers=endpoint.headers, timeout=timeout, limits=limits
     ) as client:
-        begin = time.monotonic()
-        end = float("inf") if seconds is None else begin + seconds
+        start = time.monotonic()
+        end = float("inf") if seconds is None else start + seconds
 
-        async def ask(work: Work, due: float) -> None:
-            error, tokens = await _ask(client, work)
+        async def send(request: BenchRequest, due: float) -> None:
+            error, tokens = await _send(client, request)
             now = time.monotonic()
-            samples.append(Sample(work.kind, now - begin, now - due, error, tokens))
-            heard(samples[-1])
+            samples.append(Sample(request.kind, now - start, now - due, error, tokens))
+            on_sample(samples[-1])
 
-        async def after_another() -> None:
-            for work in works:
-                await ask(work, time.monotonic())
+        async def send_one_after_another() -> None:
+            for request in requests:
+                await send(request, time.monotonic())
                 if time.monotonic() >= end:
                     return
 
         async with asyncio.TaskGroup() as group:
-            first = next(works, None)
+            first = next(requests, None)
             if first is None:
                 return Round([], 0.0)
+            requests = _prepend(first, requests)
             if first.due is None:
-                works = _again(first, works)
                 for _ in range(concurrency):
-                    group.create_task(after_another())
+                    group.create_task(send_one_after_another())
             else:
-                for work in _again(first, works):
-                    due = begin + (work.due or 0.0)
+                for request in requests:
+                    due = start + (request.due or 0.0)
                     if due >= end:
                         break
                     await asyncio.sleep(max(0.0, due - time.monotonic()))
-                    group.create_task(ask(work, due))
-        return Round(samples, time.monotonic() - begin)
+                    group.create_task(send(request, due))
+        return Round(samples, time.monotonic() - start)
 
 
-def _again(first: Work, rest: Iterator[Work]) -> Iterator[Work]:
+def _prepend(first: BenchRequest, rest: Iterator[BenchRequest]) -> Iterator[BenchRequest]:
     yield first
     yield from rest
 
 
-async def _ask(client: httpx.AsyncClient, work: Work) -> tuple[str | None, int]:
-    """Why it failed, or None; and the tokens that were written."""
+async def _send(client: httpx.AsyncClient, request: BenchRequest) -> tuple[str | None, int]:
+    """Why a request failed, or None, and the number of generated tokens."""
     try:
-        response = await client.post(work.path, json=work.body)
+        response = await client.post(request.path, json=request.body)
     except httpx.HTTPError as error:
         return f"{type(error).__name__}: {error}".rstrip(": "), 0
     if response.status_code != 200:
-        return f"{response.status_code}: {message(response)[0]}", 0
+        return f"{response.status_code}: {error_message(response)[0]}", 0
     try:
-        answer = response.json()
-        return None, int((answer.get("usage") or {}).get("completion_tokens", 0)) if "choices" in answer else 0
+        content = response.json()
+        return None, int((content.get("usage") or {}).get("completion_tokens", 0)) if "choices" in content else 0
     except (ValueError, AttributeError, TypeError):
         return "the answer is not JSON", 0
