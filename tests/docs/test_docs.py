@@ -14,8 +14,8 @@ import yaml
 
 from omni_operator.crd.parsing import parse
 from omni_operator.crd.spec.pipeline import KIND
-from omni_operator.crd.status_types import Conditions
-from omni_operator.planning import pod_trouble, status
+from omni_operator.crd.status_types import ConditionType
+from omni_operator.planning import conditions, observed, pod_trouble, status
 from omni_worker.commands.cli import CommandParser
 
 PROJECT = Path(__file__).parents[2]
@@ -153,8 +153,8 @@ def test_targets_of_make_are_there() -> None:
 
 def test_every_reason_that_the_operator_gives_is_told_of() -> None:
     """Others are a cluster's own words."""
-    source = "".join(Path(str(module.__file__)).read_text() for module in (status, pod_trouble))
-    kinds = "|".join(get_args(Conditions))
+    source = "".join(Path(str(module.__file__)).read_text() for module in (status, conditions, observed, pod_trouble))
+    kinds = "|".join(get_args(ConditionType))
     given = re.findall(rf'"(?:{kinds})", (?:True|False), "(\w+)"', source)
     given += re.findall(r'Trouble\(\w+, "(\w+)"', source)
     told = (PROJECT / "docs/troubleshooting.md").read_text()

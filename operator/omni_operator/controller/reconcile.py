@@ -27,13 +27,14 @@ from omni_operator.crd.status_types import Status
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError
 from omni_operator.kube.resources import EVENTS, OPTIONAL_KINDS, PIPELINES, PODS, Resource
-from omni_operator.planning.events import event, news
+from omni_operator.planning.events import event_object, status_events
 from omni_operator.planning.manifests import children
 from omni_operator.planning.manifests.ownership import is_ours
+from omni_operator.planning.observed import Failure, Observed, is_pod_of
 from omni_operator.planning.plan import Plan, make_plan, reference, with_metadata
-from omni_operator.planning.rollout import is_head_to_wait, waiting_for_prefetch
-from omni_operator.planning.scale_down import COST, is_honoured, marks
-from omni_operator.planning.status import Failure, Observed, accepted_status, belongs, rejected_status
+from omni_operator.planning.rollout import head_must_wait, waiting_for_prefetch
+from omni_operator.planning.scale_down import DELETION_COST, deletion_cost_changes, is_deletion_cost_supported
+from omni_operator.planning.status import accepted_status, rejected_status
 from omni_operator.planning.topology.cluster import cluster_topology
 from omni_operator.planning.topology.records import Topology
 
@@ -178,7 +179,7 @@ def converge(
     if plan.has_work:
         confirm()
     rehearse(cluster, pipeline, topology, plan)
-    if is_head_to_wait(wanted, live):
+    if head_must_wait(wanted, live):
         plan = plan.without(("Deployment", topology.head.name))
     waiting = waiting_for_prefetch(wanted, live)
     for held in waiting:
@@ -191,12 +192,12 @@ def converge(
 def require_current(cluster: Cluster, read: Object) -> None:
     """Raise Outdated where the pipeline has another spec than was read, or is gone."""
     now = cluster.get(PIPELINES, read["metadata"]["namespace"], read["metadata"]["name"])
-    marks = [
+    versions = [
         (one["metadata"]["uid"], one["metadata"].get("generation"), one["metadata"].get("deletionTimestamp"))
         for one in (read, now)
         if one
     ]
-    if marks[1:] != marks[:1]:
+    if versions[1:] != versions[:1]:
         raise Outdated(now)
 
 
@@ -244,13 +245,13 @@ def mark_victims(
         kept = wanted.get(ref)
         if not kept or ref not in live or kept >= live[ref]["spec"].get("replicas", 1):
             continue
-        own = {pod["metadata"]["name"]: pod for pod in pods if belongs(pod, process)}
+        own = {pod["metadata"]["name"]: pod for pod in pods if is_pod_of(pod, process)}
         try:
-            if not is_honoured(cluster.version):
+            if not is_deletion_cost_supported(cluster.version):
                 return
             loads = read_pods(cluster, pipeline, process.stage.name)
-            for name, mark in marks(list(own.values()), loads, kept).items():
-                metadata = {"uid": own[name]["metadata"]["uid"], "annotations": {COST: mark}}
+            for name, mark in deletion_cost_changes(list(own.values()), loads, kept).items():
+                metadata = {"uid": own[name]["metadata"]["uid"], "annotations": {DELETION_COST: mark}}
                 cluster.merge(PODS, pipeline.namespace, name, {"metadata": metadata})
                 logger.info("marked Pod %s/%s: %s", pipeline.namespace, name, mark or "stays")
         except (ApiError, UnknownLoad) as error:
@@ -339,8 +340,8 @@ def report(
     took = seconds_to_ready(found, status)
     if took is not None:
         metrics.ready.observe(took)
-    for told in news(found.get("status") or {}, status):
+    for told in status_events(found.get("status") or {}, status):
         try:
-            cluster.create(EVENTS, event(found, told, now))
+            cluster.create(EVENTS, event_object(found, told, now))
         except ApiError as error:  # of no consequence: the status says the same
             logger.info("no Event of %s: %s", told.reason, error)

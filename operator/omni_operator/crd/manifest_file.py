@@ -11,42 +11,42 @@ from omni_operator.crd.problems import InvalidSpec
 from omni_operator.crd.spec.pipeline import KIND, OmniPipeline
 
 
-class BadDocument(Exception):
+class ManifestError(Exception):
     """The file cannot be used as it is; the message says why and what to do."""
 
     exit_code = 2
 
 
 def load(path: str) -> OmniPipeline:
-    """The pipeline in a file of one or more YAML documents; other kinds are passed over. Raises BadDocument."""
+    """The pipeline in a file of one or more YAML documents; other kinds are passed over. Raises ManifestError."""
     candidates = [d for d in documents(path) if isinstance(d, Mapping) and d.get("kind") == KIND]
     if not candidates:
-        raise BadDocument(f"{path}: there is no {KIND} in it; expected a document with `kind: {KIND}`")
+        raise ManifestError(f"{path}: there is no {KIND} in it; expected a document with `kind: {KIND}`")
     if len(candidates) > 1:
-        raise BadDocument(f"{path}: there are {len(candidates)} {KIND}s in it; keep one to a file")
+        raise ManifestError(f"{path}: there are {len(candidates)} {KIND}s in it; keep one to a file")
     try:
         return parse(candidates[0])
     except InvalidSpec as invalid:
         problems = [str(problem) for problem in invalid.problems]
         if len(problems) == 1:
-            raise BadDocument(f"{path}: {problems[0]}") from None
-        raise BadDocument("\n  - ".join([f"{path}: {len(problems)} problems", *problems])) from None
+            raise ManifestError(f"{path}: {problems[0]}") from None
+        raise ManifestError("\n  - ".join([f"{path}: {len(problems)} problems", *problems])) from None
 
 
 def documents(path: str) -> list[Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise BadDocument(f"{path}: there is no such file; give the path of an {KIND} manifest") from None
+        raise ManifestError(f"{path}: there is no such file; give the path of an {KIND} manifest") from None
     except UnicodeDecodeError as error:
-        raise BadDocument(f"{path}: not text: {error.reason} at byte {error.start}; expected YAML in UTF-8") from None
+        raise ManifestError(f"{path}: not text: {error.reason} at byte {error.start}; expected YAML in UTF-8") from None
     except OSError as error:
-        raise BadDocument(f"{path}: {error.strerror}; give the path of an {KIND} manifest") from None
+        raise ManifestError(f"{path}: {error.strerror}; give the path of an {KIND} manifest") from None
     try:
         return list(yaml.safe_load_all(text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise BadDocument(f"{path}: not YAML: {where}{error.problem or error.context}") from None
+        raise ManifestError(f"{path}: not YAML: {where}{error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise BadDocument(f"{path}: not YAML: {error}") from None
+        raise ManifestError(f"{path}: not YAML: {error}") from None

@@ -16,7 +16,7 @@ SUFFIXES = {
 SUFFIXES |= {f"{letter}i": str(1024**power) for power, letter in enumerate("KMGTP", start=1)}
 
 
-def quantity(text: str) -> Decimal | None:
+def parse_quantity(text: str) -> Decimal | None:
     """Its value; None where that is none."""
     number = text.rstrip("numkMGTPKi")
     factor = SUFFIXES.get(text[len(number) :])
@@ -28,8 +28,8 @@ def quantity(text: str) -> Decimal | None:
         return None
 
 
-def whole(text: str) -> int:
+def integer_quantity(text: str) -> int:
     """Its value as a whole number, rounded up, of a text that is known to be a quantity."""
-    value = quantity(text)
+    value = parse_quantity(text)
     assert value is not None
     return int(value.to_integral_value(rounding="ROUND_CEILING"))

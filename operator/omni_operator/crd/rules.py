@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from omni_operator.crd import pod_template
 from omni_operator.crd.patterns import DNS_LABEL, HEAD
 from omni_operator.crd.problems import Problem
-from omni_operator.crd.quantities import whole
+from omni_operator.crd.quantities import integer_quantity
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.crd.spec.stage import Stage
 
@@ -82,7 +82,7 @@ def sizes_leave_room(pipeline: OmniPipeline) -> Iterable[Problem]:
         ("spec.api.limits.bodySize", pipeline.spec.api.limits.body_size),
         ("spec.videos.maxSize", pipeline.spec.videos.max_size),
     ):
-        if size is not None and not whole(size):
+        if size is not None and not integer_quantity(size):
             yield Problem(path, f"is {size}, which leaves room for nothing; leave it out for the default")
 
 

@@ -1,28 +1,27 @@
-"""The types of an `OmniPipeline`'s status, and how a condition changes. Pure; the time is given, never read.
+"""The types of an `OmniPipeline`'s status. Pure.
 
-A status carries no clock but `lastTransitionTime`, which moves only when a condition changes its status. So an
-unchanged pipeline has an unchanged status, and nothing is written.
+The only time in a status is `lastTransitionTime`, which changes only with the status of its condition. So an unchanged
+pipeline has an unchanged status, and nothing is written.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
 from omni_operator.crd.base import Record
 
-Conditions = Literal["Accepted", "HeadReady", "Ready", "Progressing", "Degraded", "Suspended", "ScalingActive"]
+ConditionType = Literal["Accepted", "HeadReady", "Ready", "Progressing", "Degraded", "Suspended", "ScalingActive"]
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
 class Report(Record):
-    """Base of the types of the status, which code makes by its own names, and reads back in camelCase."""
+    """Base of the status types. Code constructs them by field name; in the cluster their keys are camelCase."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
 
 class Condition(Report):
-    type: Conditions = Field(
+    type: ConditionType = Field(
         description="Accepted, HeadReady, Ready, Progressing, Degraded, Suspended or ScalingActive."
     )
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
@@ -54,31 +53,3 @@ class Status(Report):
     conditions: tuple[Condition, ...] = Field(
         default=(), description="What can be said of it, each thing once.", strict=False
     )
-
-
-def updated_conditions(
-    previous: Sequence[Mapping[str, Any]],
-    wanted: Sequence[tuple[Conditions, bool, str, str]],
-    generation: int,
-    now: str,
-) -> tuple[Condition, ...]:
-    """`wanted` as (type, is true, reason, message), each keeping its time unless its status changes.
-
-    Conditions of `previous` that `wanted` does not name stay as they are.
-    """
-    before = {str(condition.get("type")): condition for condition in previous}
-    changed = {}
-    for kind, is_true, reason, message in wanted:
-        status: Literal["True", "False"] = "True" if is_true else "False"
-        old = before.get(kind, {})
-        since = old.get("lastTransitionTime") if old.get("status") == status else None
-        changed[kind] = Condition(
-            type=kind,
-            status=status,
-            reason=reason,
-            message=message,
-            observed_generation=generation,
-            last_transition_time=since or now,
-        )
-    kept = [Condition.model_validate(condition) for kind, condition in before.items() if kind not in changed]
-    return (*changed.values(), *kept)

@@ -15,12 +15,12 @@ from omni_operator.planning.topology.records import Topology
 def require_local_models(pipeline: OmniPipeline) -> None:
     """Check that this machine can read every model.
 
-    Raises BadDocument for a model in a volume of a cluster, and LocalFailure for a folder that does not exist.
+    Raises ManifestError for a model in a volume of a cluster, and LocalFailure for a folder that does not exist.
     """
     for path, model in pipeline.models.items():
         source = model.source
         if source.startswith(PVC):
-            raise manifest_file.BadDocument(
+            raise manifest_file.ManifestError(
                 f"{path}.source: {source} is a volume of a cluster; give `omni up` a folder of this machine, builtin://"
                 " or hf://"
             )

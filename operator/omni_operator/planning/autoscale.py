@@ -1,8 +1,8 @@
-"""How many pods a stage should have for the requests at it: a decision, from numbers, with the clock given. Pure.
+"""Decides how many pods a stage should have for its current requests. Pure: the caller passes the time.
 
-Up at once, in bounded steps; down only to the most that was wished for within a window, so that a load that comes and
-goes moves nothing. The window begins with the count that is found, and a load that is not known counts as the one that
-keeps the present count: after a restart, or a gap, the count is held for one whole window.
+Scaling up starts at once, in limited steps. Scaling down goes only to the highest count that was desired within the
+stabilization window, so a load that comes and goes moves nothing. After a restart the window starts with the existing
+count, and an unknown load counts as a desire for it: the count stays for at least one window.
 """
 
 from collections.abc import Sequence
@@ -10,92 +10,105 @@ from dataclasses import dataclass
 from math import ceil
 
 TOLERANCE = 0.1
-"""Part of the target by which the load may miss it while the count stays."""
+"""The count stays while the requests differ from the target by at most this part of it."""
 STEP_SECONDS = 15.0
-"""Time between two steps, in which the first one may show what it does."""
+"""Time between two steps, so that the first one shows its effect."""
 STEP_PODS = 4
-"""A step up doubles the count, or adds this many where that is more; a step down takes half of it away."""
+"""A step up doubles the count, or adds this many pods if that is more. A step down removes half of the pods."""
 
 
 @dataclass(frozen=True)
-class Policy:
-    """What the user asked for.
+class ScalingPolicy:
+    """The user's settings for one stage.
 
-    requests_per_pod: requests at a pod, running and waiting, that the count aims at
-    elsewhere: requests that replicas outside these pods are to take, those inside the head
-    window: seconds for which a higher wish keeps the count up
+    min_pods, max_pods: bounds of the count
+    requests_per_pod: target of running and waiting requests at a pod
+    requests_in_head: requests for which the replicas inside the head are enough; the pods serve the rest
+    window_seconds: time for which a higher desired count keeps the count up
     """
 
-    least: int
-    most: int
+    min_pods: int
+    max_pods: int
     requests_per_pod: int
-    elsewhere: int = 0
-    window: float = 300.0
+    requests_in_head: int = 0
+    window_seconds: float = 300.0
 
     def bounded(self, pods: int) -> int:
-        return min(max(pods, self.least), self.most)
+        return min(max(pods, self.min_pods), self.max_pods)
 
 
 @dataclass(frozen=True)
 class StageLoad:
-    """What the head tells of a stage.
+    """The load of a stage, as the head reports it.
 
-    requests: those at the stage: running, waiting at a replica, and waiting for one
-    anywhere: those in all stages, which may come here next
-    running: those that run at its replicas
-    capacity: how many of them a pod can run at one time
+    requests: at the stage: running, waiting at a replica, and waiting for a replica
+    requests_in_pipeline: in all stages; they may reach this stage next
+    running: running at the stage's replicas
+    capacity: requests that a pod can run at a time
     """
 
     requests: int
-    anywhere: int = 0
+    requests_in_pipeline: int = 0
     running: int = 0
     capacity: int = 1
 
 
+DesiredCount = tuple[float, int]
+"""When a count was desired (monotonic, in seconds), and the count."""
+
+
 @dataclass(frozen=True)
-class Memory:
-    """The wishes of the window, each with its time, and when the last step was."""
+class ScalingHistory:
+    """The desired counts within the window, the oldest first, and the time of the last step."""
 
-    wishes: tuple[tuple[float, int], ...]
-    stepped: float = float("-inf")
-
-
-def beginning(pods: int, now: float) -> Memory:
-    """What is known of a stage that was just found with this many pods."""
-    return Memory(((now, pods),))
+    desired: tuple[DesiredCount, ...]
+    last_step: float = float("-inf")
 
 
-def decide(policy: Policy, pods: int, load: StageLoad | None, memory: Memory, now: float) -> tuple[int, Memory]:
-    """The count that a stage of `pods` pods is to have from now on, and what to remember. `load` None: not known."""
-    wish = wished(policy, pods, load)
-    wishes = (*recent(memory.wishes, now - policy.window), (now, wish))
-    aim = wish if wish > pods else min(pods, max(count for _, count in wishes))
-    target = step(policy, pods, aim)
-    if policy.bounded(pods) == pods and pods and now - memory.stepped < STEP_SECONDS:
-        target = pods
-    return target, Memory(wishes, memory.stepped if target == pods else now)
+def initial_history(pods: int, now: float) -> ScalingHistory:
+    """The history of a stage that the operator has just found with this many pods."""
+    return ScalingHistory(((now, pods),))
 
 
-def wished(policy: Policy, pods: int, load: StageLoad | None) -> int:
-    """The count that would be right for this load alone."""
+def decide(
+    policy: ScalingPolicy, pods: int, load: StageLoad | None, history: ScalingHistory, now: float
+) -> tuple[int, ScalingHistory]:
+    """The new count of a stage that has `pods` pods, and the history for the next call. `load` None: unknown."""
+    desired = desired_pods(policy, pods, load)
+    within_window = (*relevant_counts(history.desired, now - policy.window_seconds), (now, desired))
+    stabilized = desired if desired > pods else min(pods, max(count for _, count in within_window))
+    is_within_bounds = policy.bounded(pods) == pods
+    has_just_stepped = now - history.last_step < STEP_SECONDS
+    # Bounds hold at once, and a stage without pods wakes at once. All else waits for the effect of the last step.
+    must_wait = is_within_bounds and pods > 0 and has_just_stepped
+    target = pods if must_wait else limited_step(policy, pods, stabilized)
+    return target, ScalingHistory(within_window, history.last_step if target == pods else now)
+
+
+def desired_pods(policy: ScalingPolicy, pods: int, load: StageLoad | None) -> int:
+    """The right count for this load alone."""
     if load is None:
         return policy.bounded(pods)
-    here = max(0, load.requests - policy.elsewhere)
-    aim = policy.requests_per_pod * pods
-    if abs(here - aim) <= TOLERANCE * aim and pods:
+    requests = max(0, load.requests - policy.requests_in_head)
+    if pods and is_near_target(requests, policy.requests_per_pod * pods):
         return policy.bounded(pods)
-    enough = ceil(here / policy.requests_per_pod)
-    if load.anywhere and not policy.elsewhere:
-        enough = max(enough, 1)
-    # Those that run now could not run side by side in fewer; more than there are they do not need.
-    busy = ceil(max(0, load.running - policy.elsewhere) / max(1, load.capacity))
-    return policy.bounded(max(enough, min(busy, pods)))
+    for_requests = ceil(requests / policy.requests_per_pod)
+    if load.requests_in_pipeline and not policy.requests_in_head:
+        for_requests = max(for_requests, 1)
+    # Fewer pods could not run the running requests side by side. They never need more pods than there are.
+    running = max(0, load.running - policy.requests_in_head)
+    for_running = min(ceil(running / max(1, load.capacity)), pods)
+    return policy.bounded(max(for_requests, for_running))
 
 
-def recent(wishes: Sequence[tuple[float, int]], since: float) -> tuple[tuple[float, int], ...]:
-    """Those that count in a maximum from now on: not the old ones, and not those that a later one has reached."""
-    kept: list[tuple[float, int]] = []
-    for when, count in reversed(wishes):
+def is_near_target(requests: int, target: int) -> bool:
+    return abs(requests - target) <= TOLERANCE * target
+
+
+def relevant_counts(desired: Sequence[DesiredCount], since: float) -> tuple[DesiredCount, ...]:
+    """The counts that can still be a window's maximum: newer than `since`, and above every later one."""
+    kept: list[DesiredCount] = []
+    for when, count in reversed(desired):
         if when <= since:
             break
         if not kept or count > kept[-1][1]:
@@ -103,7 +116,7 @@ def recent(wishes: Sequence[tuple[float, int]], since: float) -> tuple[tuple[flo
     return tuple(reversed(kept))
 
 
-def step(policy: Policy, pods: int, target: int) -> int:
-    """As far towards the target as one step may go; into the bounds at once, since the user said so."""
+def limited_step(policy: ScalingPolicy, pods: int, target: int) -> int:
+    """The count after one step towards the target. A count outside the bounds moves into them at once."""
     lowest, highest = pods - max(1, pods // 2), pods + max(STEP_PODS, pods)
     return policy.bounded(min(max(target, lowest), highest))

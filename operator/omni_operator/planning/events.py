@@ -18,7 +18,7 @@ MESSAGE = 1000
 
 
 @dataclass(frozen=True)
-class News:
+class Event:
     """One Event: a word, a sentence, and whether a person should look."""
 
     reason: str
@@ -26,32 +26,32 @@ class News:
     is_warning: bool = False
 
 
-def news(before: Object, status: Status) -> Iterator[News]:
+def status_events(before: Object, status: Status) -> Iterator[Event]:
     """What there is to tell when `status` takes the place of the one `before`, as it was read."""
     old = {one["type"]: one for one in before.get("conditions") or []}
     new = {str(one.type): one for one in status.conditions}
     if not old and is_true(new.get("Accepted")):
-        yield News("Created", "the pipeline is accepted, and its objects are made")
+        yield Event("Created", "the pipeline is accepted, and its objects are made")
     counts = {stage["name"]: stage.get("desired", 0) for stage in before.get("stages") or []}
     for stage in status.stages:
         if stage.name in counts and stage.desired != counts[stage.name]:
-            yield News("Scaled", f"stage {stage.name}: from {counts[stage.name]} to {stage.desired} pods")
+            yield Event("Scaled", f"stage {stage.name}: from {counts[stage.name]} to {stage.desired} pods")
     progressing = new.get("Progressing")
     if (
         progressing
         and (old.get("Progressing") or {}).get("reason") == "RollingOut"
         and progressing.reason == "Complete"
     ):
-        yield News("RolledOut", "every pod runs the present spec")
+        yield Event("RolledOut", "every pod runs the present spec")
     ready, accepted = new.get("Ready"), new.get("Accepted")
     if accepted and not is_true(accepted):
         if differs(accepted, old.get("Accepted"), by_message=True):
-            yield News(accepted.reason, accepted.message, is_warning=True)
+            yield Event(accepted.reason, accepted.message, is_warning=True)
     elif is_true(ready) and (old.get("Ready") or {}).get("status") != "True":
         assert ready is not None
-        yield News("Ready", ready.message)
+        yield Event("Ready", ready.message)
     elif ready and not is_true(ready) and ready.reason not in PATIENT and differs(ready, old.get("Ready")):
-        yield News(ready.reason, ready.message, is_warning=True)
+        yield Event(ready.reason, ready.message, is_warning=True)
 
 
 def is_true(condition: Condition | None) -> bool:
@@ -63,7 +63,7 @@ def differs(new: Condition, old: Object | None, by_message: bool = False) -> boo
     return new.reason != seen.get("reason") or (by_message and new.message != seen.get("message"))
 
 
-def event(pipeline: Object, told: News, now: str) -> Object:
+def event_object(pipeline: Object, told: Event, now: str) -> Object:
     """The Event of a pipeline, as it is to be made. Its name follows from what it tells, and when."""
     metadata = pipeline["metadata"]
     name = f"{metadata['name']}.{content_hash([metadata['uid'], told.reason, told.message, now])}"

@@ -19,22 +19,22 @@ Step = Literal["create", "renew", "take", "wait"]
 
 
 @dataclass(frozen=True)
-class Seen:
+class LeaseVersion:
     """A version of the Lease, and when it was first seen, on the clock of the one who looks."""
 
     version: str
     since: float
 
 
-def seen(lease: Object | None, before: Seen | None, now: float) -> Seen | None:
+def observe_lease(lease: Object | None, before: LeaseVersion | None, now: float) -> LeaseVersion | None:
     """What is known of the Lease after another look at it."""
     if lease is None:
         return None
     version = str(lease["metadata"].get("resourceVersion", ""))
-    return before if before and before.version == version else Seen(version, now)
+    return before if before and before.version == version else LeaseVersion(version, now)
 
 
-def next_step(lease: Object | None, known: Seen | None, identity: str, now: float) -> Step:
+def next_step(lease: Object | None, known: LeaseVersion | None, identity: str, now: float) -> Step:
     """`known`: what `seen` says of this lease."""
     if lease is None or known is None:
         return "create"
@@ -43,7 +43,7 @@ def next_step(lease: Object | None, known: Seen | None, identity: str, now: floa
     return "wait" if is_held(lease, known, now) else "take"
 
 
-def is_held(lease: Object, known: Seen, now: float) -> bool:
+def is_held(lease: Object, known: LeaseVersion, now: float) -> bool:
     """Whether somebody holds the Lease, as far as `known`, what `seen` says of it, goes."""
     spec = lease.get("spec") or {}
     valid = spec.get("leaseDurationSeconds") or LEASE_SECONDS
@@ -55,7 +55,7 @@ def is_leading(renewed: float | None, now: float) -> bool:
     return renewed is not None and now - renewed < RENEW_SECONDS
 
 
-def written(lease: Object | None, name: str, namespace: str, holder: str, time: str) -> Object:
+def lease_object(lease: Object | None, name: str, namespace: str, holder: str, time: str) -> Object:
     """The Lease as this holder writes it; `time` in RFC 3339 with microseconds. No holder: for whoever comes first."""
     before = (lease or {}).get("spec") or {}
     is_new_holder = before.get("holderIdentity") != holder

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from omni_operator.crd.objects import FIELD_MANAGER, Object, Reference
-from omni_operator.crd.quantities import quantity
+from omni_operator.crd.quantities import parse_quantity
 from omni_operator.planning.manifests.ownership import SPEC_HASH, controller_uid, is_ours
 
 
@@ -64,7 +64,7 @@ def make_plan(wanted: Sequence[Object], live: Sequence[Object], uid: str, pipeli
         handed_over={
             reference(child): found[reference(child)]
             for child in wanted
-            if reference(child) in found and lets_go_of_the_count(child, found[reference(child)])
+            if reference(child) in found and releases_replicas(child, found[reference(child)])
         },
     )
 
@@ -74,7 +74,7 @@ def is_deletable(child: Object, uid: str) -> bool:
     return controller_uid(child) == uid and not child["metadata"].get("deletionTimestamp")
 
 
-def lets_go_of_the_count(wanted: Object, live: Object) -> bool:
+def releases_replicas(wanted: Object, live: Object) -> bool:
     """Whether a Deployment had its count from us, and is to have it from elsewhere."""
     if wanted["kind"] != "Deployment" or "replicas" in wanted["spec"] or "replicas" not in live["spec"]:
         return False
@@ -123,5 +123,5 @@ def same_quantity(one: Any, other: Any) -> bool:
     """Whether two Kubernetes quantities are equal: 1000m is 1, 1024Mi is 1Gi."""
     if not isinstance(one, str | int | float) or not isinstance(other, str | int | float):
         return False
-    amount = quantity(str(one))
-    return amount is not None and amount == quantity(str(other))
+    amount = parse_quantity(str(one))
+    return amount is not None and amount == parse_quantity(str(other))

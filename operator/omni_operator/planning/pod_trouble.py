@@ -48,7 +48,7 @@ def pod_trouble(pod: Object) -> Trouble | None:
     return min(found, key=lambda trouble: trouble.rank, default=None)
 
 
-def ending_trouble(pod: Object, now: str) -> Trouble | None:
+def termination_trouble(pod: Object, now: str) -> Trouble | None:
     """The trouble of a pod that should be gone, `now` in RFC 3339: its node is silent, and nobody knows if it runs."""
     by = pod["metadata"].get("deletionTimestamp")
     if by is None or datetime.fromisoformat(now) < datetime.fromisoformat(by) + LEEWAY:
@@ -65,20 +65,20 @@ def container_trouble(pod: str, container: Object) -> Trouble | None:
     waiting, ended = state.get("waiting"), state.get("terminated")
     last = (container.get("lastState") or {}).get("terminated")
     if waiting and waiting.get("reason") == "CrashLoopBackOff":
-        return Trouble(CRASHING, "CrashLoopBackOff", f"{where} keeps ending: {ending(last)}")
+        return Trouble(CRASHING, "CrashLoopBackOff", f"{where} keeps ending: {exit_description(last)}")
     if waiting and waiting.get("reason") in IMAGE:
         cannot = f"the image {container.get('image', '')} cannot be pulled; check its name and access"
         return Trouble(NO_IMAGE, "ImagePullBackOff", f"{where}: {cannot}")
     if waiting and waiting.get("reason") not in (*PATIENT, None):
         return Trouble(NOT_MADE, waiting["reason"], f"{where}: {waiting.get('message') or waiting['reason']}")
     if ended and ended.get("exitCode"):
-        return Trouble(ENDED, "Crashed", f"{where} ended: {ending(ended)}")
+        return Trouble(ENDED, "Crashed", f"{where} ended: {exit_description(ended)}")
     if last and last.get("exitCode"):
-        return Trouble(RESTARTED, "Restarted", f"{where} starts again; before, it ended: {ending(last)}")
+        return Trouble(RESTARTED, "Restarted", f"{where} starts again; before, it ended: {exit_description(last)}")
     return None
 
 
-def ending(terminated: Object | None) -> str:
+def exit_description(terminated: Object | None) -> str:
     """How a container ended, with the last line it wrote, where the kubelet kept it."""
     if not terminated:
         return "no details are known"

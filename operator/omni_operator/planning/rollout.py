@@ -17,7 +17,7 @@ from omni_operator.planning.manifests.labels import HEAD, ROLE
 from omni_operator.planning.plan import contains, differs, reference
 
 
-def is_head_to_wait(wanted: Sequence[Object], live: Sequence[Object]) -> bool:
+def head_must_wait(wanted: Sequence[Object], live: Sequence[Object]) -> bool:
     """Whether the head keeps its image for now."""
     found = {reference(child): child for child in live}
     deployments = [child for child in wanted if child["kind"] == "Deployment"]

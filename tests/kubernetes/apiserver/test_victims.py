@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from omni_operator.planning.scale_down import COST
+from omni_operator.planning.scale_down import DELETION_COST
 from tests.kubernetes.apiserver.faults import FaultyServer
 from tests.kubernetes.apiserver.kubelet import Kubelet
 from tests.kubernetes.apiserver.operators import LABEL, Kubectl, StartOperator, eventually
@@ -65,7 +65,7 @@ def test_the_least_loaded_pod_is_marked_right_before_one_goes(
         order = [call.path for call in way.calls if call.method == "PATCH"]
         mark = next(i for i, path in enumerate(order) if is_write_of_a_pod(path))
         assert "/deployments/digits-painter" in order[mark + 1], "right before the count is lowered"
-        costs = [(pod["metadata"].get("annotations") or {}).get(COST) for pod in kubectl.items("pods", LABEL)]
+        costs = [(pod["metadata"].get("annotations") or {}).get(DELETION_COST) for pod in kubectl.items("pods", LABEL)]
         assert set(costs) <= {None, "-1"}
 
 
@@ -93,7 +93,7 @@ def test_of_six_the_two_least_loaded_go_with_time_to_finish_and_the_others_stay(
     after = painters_of(kubectl)
     assert {name: one["uid"] for name, one in after.items()} == {name: one["uid"] for name, one in before.items()}
     assert [one["deletionGracePeriodSeconds"] for one in ending()] == [120, 120]
-    marked = {name for name, one in after.items() if COST in one.get("annotations", {})}
+    marked = {name for name, one in after.items() if DELETION_COST in one.get("annotations", {})}
     assert sorted(loads[name] for name in marked) == [0, 1]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from omni_operator.crd.manifest_file import BadDocument, load
+from omni_operator.crd.manifest_file import ManifestError, load
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
 GOOD = """
@@ -36,7 +36,7 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, row: str) -> None:
     content, expected = BAD[row]
     file = tmp_path / "pipeline.yaml"
     file.write_text(content)
-    with pytest.raises(BadDocument) as caught:
+    with pytest.raises(ManifestError) as caught:
         load(str(file))
     assert str(caught.value).startswith(f"{file}: ")
     assert expected in str(caught.value)
@@ -44,19 +44,19 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, row: str) -> None:
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
-    with pytest.raises(BadDocument, match="there is no such file"):
+    with pytest.raises(ManifestError, match="there is no such file"):
         load(str(tmp_path / "missing.yaml"))
 
 
 def test_a_folder_is_no_manifest(tmp_path: Path) -> None:
-    with pytest.raises(BadDocument, match="Is a directory"):
+    with pytest.raises(ManifestError, match="Is a directory"):
         load(str(tmp_path))
 
 
 def test_bytes_are_no_manifest(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.yaml"
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadDocument, match="expected YAML in UTF-8"):
+    with pytest.raises(ManifestError, match="expected YAML in UTF-8"):
         load(str(file))
 
 

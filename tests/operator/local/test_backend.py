@@ -203,10 +203,10 @@ from pathlib import Path
 from omni_operator.local.backend import LocalBackend
 from omni_operator.local.ports import FreePorts
 from omni_operator.crd.parsing import parse
-from omni_operator.planning.topology.records import on_this_machine
+from omni_operator.planning.topology.local import local_topology
 manifest = yaml.safe_load(Path({str(Path(__file__).parents[3] / "examples/digits.yaml")!r}).read_text())
 ports = FreePorts()
-topology = on_this_machine(parse(manifest), ports(1), ports, Path())
+topology = local_topology(parse(manifest), ports(1), ports, Path())
 environment = {{"STAND_IN_JOURNAL": {str(journal.file)!r}}}
 backend = LocalBackend(topology, Path({str(tmp_path)!r}), {COMMAND!r}, environment)
 backend.start()

@@ -10,28 +10,28 @@ from hypothesis import strategies as st
 from omni_operator.planning.autoscale import (
     STEP_PODS,
     STEP_SECONDS,
-    Policy,
+    ScalingPolicy,
     StageLoad,
-    beginning,
     decide,
-    recent,
-    wished,
+    desired_pods,
+    initial_history,
+    relevant_counts,
 )
 
 POLL = 3.0
 
 
-def policy(least: int = 1, most: int = 8, target: int = 4, elsewhere: int = 0, window: float = 60.0) -> Policy:
-    return Policy(least, most, target, elsewhere, window)
+def policy(least: int = 1, most: int = 8, target: int = 4, elsewhere: int = 0, window: float = 60.0) -> ScalingPolicy:
+    return ScalingPolicy(least, most, target, elsewhere, window)
 
 
-def load(requests: int, running: int = 0, capacity: int = 32, anywhere: int | None = None) -> StageLoad:
-    return StageLoad(requests, requests if anywhere is None else anywhere, running, capacity)
+def load(requests: int, running: int = 0, capacity: int = 32, in_pipeline: int | None = None) -> StageLoad:
+    return StageLoad(requests, requests if in_pipeline is None else in_pipeline, running, capacity)
 
 
-def counts(rules: Policy, trace: Iterable[StageLoad | None], pods: int = 1) -> list[int]:
+def counts(rules: ScalingPolicy, trace: Iterable[StageLoad | None], pods: int = 1) -> list[int]:
     """What is decided at every poll of a trace, in which the pods always are as many as decided."""
-    memory, result = beginning(pods, 0.0), []
+    memory, result = initial_history(pods, 0.0), []
     for number, each in enumerate(trace, start=1):
         pods, memory = decide(rules, pods, each, memory, number * POLL)
         result.append(pods)
@@ -41,7 +41,7 @@ def counts(rules: Policy, trace: Iterable[StageLoad | None], pods: int = 1) -> l
 # ---- one look
 
 # name: (policy, pods there are, load, the count that would be right)
-WISHES: dict[str, tuple[Policy, int, StageLoad | None, int]] = {
+DESIRED: dict[str, tuple[ScalingPolicy, int, StageLoad | None, int]] = {
     "no load wants the least": (policy(), 3, load(0), 1),
     "five requests need two pods of four": (policy(), 1, load(5), 2),
     "more than the most is not wanted": (policy(), 1, load(1000), 8),
@@ -50,8 +50,8 @@ WISHES: dict[str, tuple[Policy, int, StageLoad | None, int]] = {
     "an unknown load keeps the bounds all the same": (policy(most=3), 5, None, 3),
     "nothing anywhere lets the last pod go": (policy(least=0), 1, load(0), 0),
     "one request wakes a stage": (policy(least=0), 0, load(1), 1),
-    "a request at another stage wakes this one too": (policy(least=0), 0, load(0, anywhere=1), 1),
-    "a request at another stage keeps the last pod": (policy(least=0), 1, load(0, anywhere=1), 1),
+    "a request at another stage wakes this one too": (policy(least=0), 0, load(0, in_pipeline=1), 1),
+    "a request at another stage keeps the last pod": (policy(least=0), 1, load(0, in_pipeline=1), 1),
     "replicas in the head take the first requests": (policy(least=0, elsewhere=4), 0, load(3), 0),
     "what the head's replicas cannot take needs a pod": (policy(least=0, elsewhere=4), 0, load(5), 1),
     "pods that run one request each stay while they do": (policy(), 3, load(3, running=3, capacity=1), 3),
@@ -60,10 +60,10 @@ WISHES: dict[str, tuple[Policy, int, StageLoad | None, int]] = {
 }
 
 
-@pytest.mark.parametrize("row", WISHES)
+@pytest.mark.parametrize("row", DESIRED)
 def test_the_right_count_for_a_load(row: str) -> None:
-    rules, pods, seen, expected = WISHES[row]
-    assert wished(rules, pods, seen) == expected
+    rules, pods, seen, expected = DESIRED[row]
+    assert desired_pods(rules, pods, seen) == expected
 
 
 # ---- traces
@@ -71,7 +71,7 @@ def test_the_right_count_for_a_load(row: str) -> None:
 QUIET, BUSY = [load(0)], [load(32)]
 
 # name: (policy, pods to begin with, trace, the counts in the order in which they were decided, without repetitions)
-TRACES: dict[str, tuple[Policy, int, Sequence[StageLoad | None], list[int]]] = {
+TRACES: dict[str, tuple[ScalingPolicy, int, Sequence[StageLoad | None], list[int]]] = {
     "a steady load moves nothing": (policy(), 2, [load(8)] * 50, [2]),
     "a burst is followed in steps": (policy(most=20), 1, [load(80)] * 50, [5, 10, 20]),
     "the end of a burst is followed a window later": (policy(), 1, BUSY * 20 + QUIET * 60, [5, 8, 4, 2, 1]),
@@ -107,7 +107,7 @@ LOADS = st.one_of(
     st.none(), st.builds(load, st.integers(0, 200), st.integers(0, 40), st.integers(1, 32), st.integers(0, 9))
 )
 POLICIES = st.builds(
-    lambda least, more, target, elsewhere, window: Policy(least, least + more, target, elsewhere, window),
+    lambda least, more, target, elsewhere, window: ScalingPolicy(least, least + more, target, elsewhere, window),
     st.integers(0, 4),
     st.integers(1, 30),
     st.integers(1, 10),
@@ -118,10 +118,10 @@ POLICIES = st.builds(
 
 @given(POLICIES, st.integers(0, 40), st.lists(LOADS, max_size=80))
 def test_on_any_trace_the_bounds_and_the_steps_are_kept(
-    rules: Policy, pods: int, trace: list[StageLoad | None]
+    rules: ScalingPolicy, pods: int, trace: list[StageLoad | None]
 ) -> None:
     seen = [rules.bounded(pods), *counts(rules, trace, pods)]
-    assert all(rules.least <= count <= rules.most for count in seen)
+    assert all(rules.min_pods <= count <= rules.max_pods for count in seen)
     for before, now in pairwise(seen):
         assert now - before <= max(STEP_PODS, before)
         assert before - now <= max(1, before // 2)
@@ -129,39 +129,41 @@ def test_on_any_trace_the_bounds_and_the_steps_are_kept(
 
 @given(POLICIES, st.integers(0, 40), st.lists(LOADS, max_size=80))
 def test_on_any_trace_a_count_that_rose_stays_for_a_window(
-    rules: Policy, pods: int, trace: list[StageLoad | None]
+    rules: ScalingPolicy, pods: int, trace: list[StageLoad | None]
 ) -> None:
     seen = [rules.bounded(pods), *counts(rules, trace, pods)]
     for rise in (n for n in range(1, len(seen)) if seen[n] > seen[n - 1]):
-        within = int(max(0.0, rules.window - 0.1) / POLL)
+        within = int(max(0.0, rules.window_seconds - 0.1) / POLL)
         assert min(seen[rise : rise + within + 1]) >= seen[rise]
 
 
 @given(POLICIES, st.integers(0, 40), st.lists(LOADS, max_size=40), LOADS)
 def test_under_a_steady_load_the_count_comes_to_rest(
-    rules: Policy, pods: int, before: list[StageLoad | None], steady: StageLoad | None
+    rules: ScalingPolicy, pods: int, before: list[StageLoad | None], steady: StageLoad | None
 ) -> None:
-    long = int((rules.window + 8 * STEP_SECONDS) / POLL)
+    long = int((rules.window_seconds + 8 * STEP_SECONDS) / POLL)
     seen = counts(rules, [*before, *[steady] * (2 * long)], pods)[len(before) + long :]
     assert len(set(seen)) == 1
-    assert steady is None or seen[-1] >= wished(rules, seen[-1], steady)
+    assert steady is None or seen[-1] >= desired_pods(rules, seen[-1], steady)
 
 
 @given(POLICIES, st.integers(0, 12), st.lists(LOADS, max_size=80))
-def test_on_any_trace_what_runs_keeps_its_place(rules: Policy, pods: int, trace: list[StageLoad | None]) -> None:
-    memory, count = beginning(pods, 0.0), pods
+def test_on_any_trace_what_runs_keeps_its_place(rules: ScalingPolicy, pods: int, trace: list[StageLoad | None]) -> None:
+    memory, count = initial_history(pods, 0.0), pods
     for number, each in enumerate(trace, start=1):
         now, memory = decide(rules, count, each, memory, number * POLL)
-        if each is not None and now < count <= rules.most:
-            assert now * each.capacity >= min(each.running - rules.elsewhere, count * each.capacity, rules.most)
+        if each is not None and now < count <= rules.max_pods:
+            assert now * each.capacity >= min(
+                each.running - rules.requests_in_head, count * each.capacity, rules.max_pods
+            )
         count = now
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 9)), max_size=30))
 def test_what_is_remembered_is_short_and_keeps_the_maximum(pairs: list[tuple[int, int]]) -> None:
-    wishes = [(float(when), count) for when, count in sorted(pairs)]
+    desired = [(float(when), count) for when, count in sorted(pairs)]
     for since in range(-1, 101, 10):
-        counting = [count for when, count in wishes if when > since]
-        kept = recent(wishes, since)
+        counting = [count for when, count in desired if when > since]
+        kept = relevant_counts(desired, since)
         assert max((count for _, count in kept), default=None) == max(counting, default=None)
         assert len(kept) <= 10

@@ -6,7 +6,7 @@ import pytest
 
 from omni_operator.controller.metrics import OperatorMetrics, seconds_to_ready
 from omni_operator.crd.status_types import Condition, StageStatus, Status
-from omni_operator.planning.events import event, news
+from omni_operator.planning.events import event_object, status_events
 
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:30Z"
 
@@ -51,16 +51,16 @@ ROWS: dict[str, tuple[Status | None, Status, list[str]]] = {
 @pytest.mark.parametrize("row", ROWS)
 def test_what_is_news(row: str) -> None:
     before, now, reasons = ROWS[row]
-    assert [told.reason for told in news(written(before), now)] == reasons
+    assert [told.reason for told in status_events(written(before), now)] == reasons
 
 
 def test_an_event_is_about_its_pipeline_and_of_its_namespace() -> None:
     pipeline = {"metadata": {"name": "digits", "namespace": "gallery", "uid": "u", "resourceVersion": "7"}}
-    (told,) = news(written(status(2)), status(5))
-    content = event(pipeline, told, NOW)
+    (told,) = status_events(written(status(2)), status(5))
+    content = event_object(pipeline, told, NOW)
     assert (content["involvedObject"]["uid"], content["metadata"]["namespace"]) == ("u", "gallery")
     assert content["message"] == "stage painter: from 2 to 5 pods"
-    assert content == event(pipeline, told, NOW)
+    assert content == event_object(pipeline, told, NOW)
 
 
 # name: (the status before, the status now, the seconds that it took)

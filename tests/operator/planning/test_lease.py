@@ -7,13 +7,13 @@ import pytest
 from omni_operator.planning.lease import (
     LEASE_SECONDS,
     RENEW_SECONDS,
-    Seen,
+    LeaseVersion,
     Step,
     is_held,
     is_leading,
+    lease_object,
     next_step,
-    seen,
-    written,
+    observe_lease,
 )
 
 NOW = "2026-01-01T00:00:00.000000Z"
@@ -42,14 +42,14 @@ ROWS: dict[str, tuple[dict[str, Any] | None, float, Step]] = {
 @pytest.mark.parametrize("row", ROWS)
 def test_what_to_do_about_a_lease(row: str) -> None:
     found, age, expected = ROWS[row]
-    assert next_step(found, Seen("1", 100.0) if found else None, "us", 100.0 + age) == expected
+    assert next_step(found, LeaseVersion("1", 100.0) if found else None, "us", 100.0 + age) == expected
 
 
 def test_only_a_change_of_the_lease_counts_and_not_what_its_clock_says() -> None:
-    first = seen(lease("other", "1"), None, 10.0)
-    assert seen(lease("other", "1"), first, 20.0) == Seen("1", 10.0)
-    assert seen(lease("other", "2"), first, 20.0) == Seen("2", 20.0)
-    assert seen(None, first, 20.0) is None
+    first = observe_lease(lease("other", "1"), None, 10.0)
+    assert observe_lease(lease("other", "1"), first, 20.0) == LeaseVersion("1", 10.0)
+    assert observe_lease(lease("other", "2"), first, 20.0) == LeaseVersion("2", 20.0)
+    assert observe_lease(None, first, 20.0) is None
 
 
 def test_a_holder_stops_before_another_begins() -> None:
@@ -60,25 +60,25 @@ def test_a_holder_stops_before_another_begins() -> None:
 
 
 def test_a_new_holder_is_counted_and_a_renewal_keeps_since_when_it_holds() -> None:
-    first = written(None, "omni-operator", "gallery", "us", NOW)
+    first = lease_object(None, "omni-operator", "gallery", "us", NOW)
     assert first["spec"]["leaseTransitions"] == 1
-    again = written(first, "omni-operator", "gallery", "us", LATER)
+    again = lease_object(first, "omni-operator", "gallery", "us", LATER)
     assert again["spec"] == {**first["spec"], "renewTime": LATER}
-    given_back = written(again, "omni-operator", "gallery", "", LATER)
+    given_back = lease_object(again, "omni-operator", "gallery", "", LATER)
     assert given_back["spec"]["leaseTransitions"] == 1
-    other = written(given_back, "omni-operator", "gallery", "other", LATER)
+    other = lease_object(given_back, "omni-operator", "gallery", "other", LATER)
     assert (other["spec"]["acquireTime"], other["spec"]["leaseTransitions"]) == (LATER, 2)
 
 
 def test_a_write_carries_the_version_that_was_read() -> None:
-    assert written(lease("other", "7"), "n", "ns", "us", NOW)["metadata"]["resourceVersion"] == "7"
+    assert lease_object(lease("other", "7"), "n", "ns", "us", NOW)["metadata"]["resourceVersion"] == "7"
 
 
 @pytest.mark.parametrize("row", [row for row, (found, _, _) in ROWS.items() if found])
 def test_it_is_held_while_it_is_renewed_whoever_looks(row: str) -> None:
     found, unchanged, step = ROWS[row]
     assert found is not None
-    known = Seen("1", 100.0)
+    known = LeaseVersion("1", 100.0)
     assert is_held(found, known, 100.0 + unchanged) is (
         step == "wait" or (step == "renew" and unchanged < LEASE_SECONDS)
     )

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from omni_operator.planning.pod_trouble import ending_trouble, pod_trouble
-from omni_operator.planning.status import deployment_troubles
+from omni_operator.planning.observed import deployment_troubles
+from omni_operator.planning.pod_trouble import pod_trouble, termination_trouble
 
 NAME = "digits-painter-6d4c9f7b8d-x2x4q"
 
@@ -186,7 +186,7 @@ LINGERING: dict[str, tuple[dict[str, Any], str, str | None]] = {
 def test_a_pod_that_does_not_end_in_time(row: str) -> None:
     metadata, now, reason = LINGERING[row]
     found = {**pod({"phase": "Running", "conditions": conditions(ready=True)}, **metadata), "spec": {"nodeName": "b1"}}
-    trouble = ending_trouble(found, now)
+    trouble = termination_trouble(found, now)
     assert (trouble and trouble.reason) == reason
     if trouble:
         assert "should have ended by 2026-01-01T12:00:00Z, and its node b1 does not" in trouble.message

@@ -7,7 +7,7 @@ import pytest
 from omni_operator.crd.objects import Object
 from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests import children
-from omni_operator.planning.rollout import is_head_to_wait, waiting_for_prefetch
+from omni_operator.planning.rollout import head_must_wait, waiting_for_prefetch
 from omni_operator.planning.topology.cluster import cluster_topology
 from tests.operator.edits import REMOVED, edited
 
@@ -53,21 +53,21 @@ def test_a_head_that_serves_takes_a_new_image_last(digits: dict[str, Any], row: 
     edits, counts, runs, head_counts, waits = ROWS[row]
     old, current = deployments(edited(digits, OLD)), deployments(edited(digits, runs))
     live = [running(old["digits-head"], **head_counts), running(current["digits-painter"], **counts)]
-    assert is_head_to_wait(wanted(edited(digits, edits)), live) is waits
+    assert head_must_wait(wanted(edited(digits, edits)), live) is waits
 
 
 def test_a_stage_that_is_not_there_yet_is_waited_for_only_where_the_head_knows_it(two: dict[str, Any]) -> None:
     alone = edited(two, {**OLD, "spec.stages.0": REMOVED, "spec.stages.0.input": REMOVED})
     live = [running(child) for child in deployments(alone).values()]
-    assert not is_head_to_wait(wanted(edited(two, NEW)), live), "a head of one stage would refuse the other's replicas"
+    assert not head_must_wait(wanted(edited(two, NEW)), live), "a head of one stage would refuse the other's replicas"
 
 
 def test_both_stages_are_waited_for(two: dict[str, Any]) -> None:
     old, new = deployments(edited(two, OLD)), deployments(edited(two, NEW))
     live = [running(old["two-head"]), running(new["two-thinker"]), running(old["two-painter"])]
-    assert is_head_to_wait(wanted(edited(two, NEW)), live)
+    assert head_must_wait(wanted(edited(two, NEW)), live)
     live[2] = running(new["two-painter"])
-    assert not is_head_to_wait(wanted(edited(two, NEW)), live)
+    assert not head_must_wait(wanted(edited(two, NEW)), live)
 
 
 PREFETCHED = {"spec.model": {"source": "hf://a/b", "cache": {"size": "1Gi", "prefetch": True}}}

@@ -10,7 +10,8 @@ import pytest
 
 from omni_operator.crd.parsing import parse
 from omni_operator.crd.problems import InvalidSpec
-from omni_operator.planning.status import Failure, Observed, accepted_status, rejected_status
+from omni_operator.planning.observed import Failure, Observed
+from omni_operator.planning.status import accepted_status, rejected_status
 from omni_operator.planning.topology.cluster import cluster_topology
 from tests.operator.edits import edited
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from omni_operator.controller.heads.head_api import UnknownLoad
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.crd.spec.stage import Autoscaling, Stage
-from omni_operator.planning.autoscale import Memory, Policy, StageLoad, beginning, decide
+from omni_operator.planning.autoscale import ScalingHistory, ScalingPolicy, StageLoad, decide, initial_history
 
 UNKNOWN_SECONDS = 15.0
 """How long a load may be unknown before the status says so: a head that starts anew tells nothing for a while."""
@@ -35,7 +35,7 @@ class Scaled:
 
     pipeline: OmniPipeline
     pods: dict[str, int]
-    memories: dict[str, Memory]
+    memories: dict[str, ScalingHistory]
     heard: float
     problem: str = ""
     is_unknown: bool = False
@@ -67,7 +67,7 @@ class Scaler:
             for stage in ours:
                 if stage.name not in known.pods:
                     known.pods[stage.name] = live.get(stage.name, pipeline.replicas_of(stage))
-                    known.memories[stage.name] = beginning(known.pods[stage.name], now)
+                    known.memories[stage.name] = initial_history(known.pods[stage.name], now)
                 known.pods[stage.name] = policy_of(pipeline, stage).bounded(known.pods[stage.name])
             pods = {stage.name: known.pods[stage.name] for stage in ours}
             return Counts(elsewhere | pods, known.problem if known.is_unknown else None)
@@ -123,15 +123,15 @@ def moved(known: Scaled, loads: Mapping[str, StageLoad], problem: str, now: floa
     return known.pods != before or known.is_unknown is not was
 
 
-def policy_of(pipeline: OmniPipeline, stage: Stage) -> Policy:
+def policy_of(pipeline: OmniPipeline, stage: Stage) -> ScalingPolicy:
     wanted = stage.autoscaling
     assert isinstance(wanted, Autoscaling)
     is_head_stage = pipeline.spec.stages[pipeline.head_stage] is stage
     in_head = pipeline.spec.head.local_replicas if is_head_stage else 0
-    return Policy(
-        least=wanted.min_replicas,
-        most=wanted.max_replicas,
+    return ScalingPolicy(
+        min_pods=wanted.min_replicas,
+        max_pods=wanted.max_replicas,
         requests_per_pod=wanted.target_queue_length * stage.local_replicas,
-        elsewhere=wanted.target_queue_length * in_head,
-        window=wanted.scale_down_stabilization_seconds,
+        requests_in_head=wanted.target_queue_length * in_head,
+        window_seconds=wanted.scale_down_stabilization_seconds,
     )

@@ -72,7 +72,7 @@ def load_of(content: Mapping[str, Any], stage: Mapping[str, Any], local_replicas
     serving = [replica for replica in stage["replicas"] if replica["state"] in ("UP", "DRAINING")]
     return StageLoad(
         requests=int(stage["requests"]),
-        anywhere=int(content["requests"]),
+        requests_in_pipeline=int(content["requests"]),
         running=sum(int(replica["running"]) for replica in serving),
         capacity=local_replicas * max((int(replica["capacity"]) for replica in serving), default=1),
     )

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, Unreachable
 from omni_operator.kube.resources import LEASES
-from omni_operator.planning.lease import RETRY_SECONDS, Seen, is_leading, next_step, seen, written
+from omni_operator.planning.lease import RETRY_SECONDS, LeaseVersion, is_leading, lease_object, next_step, observe_lease
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Leader:
 
     def __init__(self, cluster: Cluster, namespace: str, name: str, identity: str) -> None:
         self._cluster, self._namespace, self._name, self._identity = cluster, namespace, name, identity
-        self._seen: Seen | None = None
+        self._seen: LeaseVersion | None = None
         self._renewed: float | None = None
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -62,13 +62,13 @@ class Leader:
         began = time.monotonic()
         try:
             lease = self._cluster.get(LEASES, self._namespace, self._name)
-            self._seen = seen(lease, self._seen, began)
+            self._seen = observe_lease(lease, self._seen, began)
             step = next_step(lease, self._seen, self._identity, began)
             if step == "wait" or (is_last and step != "renew"):
                 self._renewed = None
                 return
             moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            content = written(lease, self._name, self._namespace, "" if is_last else self._identity, moment)
+            content = lease_object(lease, self._name, self._namespace, "" if is_last else self._identity, moment)
             # Refused where another wrote since it was read: the version is in it.
             (self._cluster.create if step == "create" else self._cluster.replace)(LEASES, content)
             if not is_last:

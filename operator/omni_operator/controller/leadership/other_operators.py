@@ -13,7 +13,7 @@ from typing import Any
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, Unreachable
 from omni_operator.kube.resources import LEASES
-from omni_operator.planning.lease import RETRY_SECONDS, Seen, is_held, seen
+from omni_operator.planning.lease import RETRY_SECONDS, LeaseVersion, is_held, observe_lease
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Neighbours:
 
     def __init__(self, cluster: Cluster, lease: str) -> None:
         self._cluster, self._lease = cluster, lease
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, LeaseVersion] = {}
         self._served: frozenset[str] | None = None
         self._trouble = ""
 
@@ -59,6 +59,6 @@ class Neighbours:
 
     def _held(self, leases: Iterable[Mapping[str, Any]], now: float) -> list[str]:
         looks = {lease["metadata"]["namespace"]: lease for lease in leases}
-        known = {namespace: seen(lease, self._seen.get(namespace), now) for namespace, lease in looks.items()}
+        known = {namespace: observe_lease(lease, self._seen.get(namespace), now) for namespace, lease in looks.items()}
         self._seen = {namespace: one for namespace, one in known.items() if one}
         return [namespace for namespace, one in self._seen.items() if is_held(looks[namespace], one, now)]

@@ -7,7 +7,7 @@ flag, so the worker chooses it, and an upgrade of the operator restarts no pod.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from omni_operator.crd.quantities import whole
+from omni_operator.crd.quantities import integer_quantity
 from omni_operator.crd.spec.parts import Model
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.crd.spec.stage import Stage
@@ -114,7 +114,7 @@ def api_flags(pipeline: OmniPipeline, files: ProcessFiles) -> list[str]:
         "--max-frames": settings.limits.frames,
         "--max-n": settings.limits.answers,
         "--max-prompt-length": settings.limits.prompt_length,
-        "--max-body-bytes": whole(settings.limits.body_size) if settings.limits.body_size else None,
+        "--max-body-bytes": integer_quantity(settings.limits.body_size) if settings.limits.body_size else None,
     }
     return [
         *([f"--ssl-certfile={files.tls[0]}", f"--ssl-keyfile={files.tls[1]}"] if files.tls else []),
@@ -132,7 +132,7 @@ def video_flags(pipeline: OmniPipeline, files: ProcessFiles) -> list[str]:
             "--data-dir": files.videos,
             "--video-jobs": settings.jobs,
             "--video-max-age": settings.max_age_hours,
-            "--video-max-bytes": whole(settings.max_size) if settings.max_size else None,
+            "--video-max-bytes": integer_quantity(settings.max_size) if settings.max_size else None,
         }
     )
 

@@ -104,7 +104,7 @@ def test_a_pipeline_that_is_no_longer_scaled_is_not_asked(digits: dict[str, Any]
 def test_the_target_counts_replicas_and_not_pods(digits: dict[str, Any]) -> None:
     pipeline = scaled(digits, **{"spec.stages.0.localReplicas": 2, "spec.head.localReplicas": 3})
     policy = policy_of(pipeline, pipeline.spec.stages[0])
-    assert (policy.requests_per_pod, policy.elsewhere) == (8, 12)
+    assert (policy.requests_per_pod, policy.requests_in_head) == (8, 12)
 
 
 # ---- what others scale

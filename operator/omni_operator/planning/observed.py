@@ -1,0 +1,159 @@
+"""What was observed of a pipeline in its cluster, and the state of each of its Deployments that follows. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from omni_operator.crd.objects import Object
+from omni_operator.planning.manifests.labels import PREFETCH, REPLICA, ROLE, STAGE
+from omni_operator.planning.pod_trouble import (
+    REFUSED,
+    REPLICA_DOWN,
+    TOO_LATE,
+    Trouble,
+    pod_trouble,
+    termination_trouble,
+)
+from omni_operator.planning.topology.records import Process
+
+LATE = "DeadlineExceeded"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A child that could not be applied or deleted.
+
+    reason: one CamelCase word
+    is_minor: whether the pipeline serves as well without the child
+    """
+
+    reason: str
+    message: str
+    is_minor: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was found in the cluster after the plan was applied.
+
+    deployments: by name
+    pods: every pod of the pipeline
+    left_out: kinds of children that the API server does not have
+    unknown_load: why the load is unknown, if autoscaling needs it
+    is_prefetching: whether Deployments wait for the download of the models
+    serving_in_head: replicas inside the head that serve; None if that is unknown
+    """
+
+    deployments: Mapping[str, Object]
+    pods: Sequence[Object]
+    failures: Sequence[Failure] = ()
+    left_out: Sequence[str] = ()
+    unknown_load: str | None = None
+    is_prefetching: bool = False
+    serving_in_head: int | None = None
+
+    @property
+    def major_failures(self) -> Sequence[Failure]:
+        """The failures that keep the pipeline from being ready."""
+        return [failure for failure in self.failures if not failure.is_minor]
+
+
+@dataclass(frozen=True)
+class DeploymentState:
+    """The pods of one Deployment, counted, and its trouble.
+
+    replicas, ready, updated: pods that exist, are ready, and run the current spec
+    is_current: whether the counts are about the current generation; older counts say nothing about it
+    trouble: the most urgent one
+    is_late: whether a rollout has passed its deadline
+    has_all_replicas: whether no replica inside a ready pod is missing, as far as that is known
+    """
+
+    process: Process
+    replicas: int
+    ready: int
+    updated: int
+    is_current: bool
+    trouble: Trouble | None
+    is_late: bool
+    has_all_replicas: bool
+
+    @property
+    def title(self) -> str:
+        return "the head" if self.process.is_head else f"stage {self.process.stage.name}"
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether exactly the desired pods exist, run the current spec and serve."""
+        has_desired_pods = self.replicas == self.ready == self.updated == self.process.copies
+        return self.is_current and self.has_all_replicas and has_desired_pods
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it makes no progress until a person acts."""
+        return self.is_late or (self.trouble is not None and self.trouble.needs_a_person)
+
+    @property
+    def is_rolling(self) -> bool:
+        return self.is_current and self.updated < min(self.replicas, self.process.copies)
+
+
+def deployment_state(process: Process, observed: Observed, now: str) -> DeploymentState:
+    """The state of the Deployment of a process, which may not exist yet. `now` is RFC 3339."""
+    deployment = observed.deployments.get(process.name) or {}
+    counts = deployment.get("status") or {}
+    is_current = bool(deployment) and counts.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    missing = missing_in_head(process, observed)
+    pods = [pod for pod in observed.pods if is_pod_of(pod, process)]
+    pods.sort(key=lambda pod: str(pod["metadata"]["name"]))  # so that the same pods give the same message
+    return DeploymentState(
+        process=process,
+        replicas=counts.get("replicas", 0),
+        ready=counts.get("readyReplicas", 0),
+        updated=counts.get("updatedReplicas", 0) if is_current else 0,
+        is_current=is_current,
+        trouble=most_urgent_trouble(pods, deployment, missing, now),
+        is_late=any(trouble.reason == LATE for trouble in deployment_troubles(deployment)),
+        has_all_replicas=not missing,
+    )
+
+
+def missing_in_head(process: Process, observed: Observed) -> int:
+    """Replicas inside the head that do not serve. The head can be ready without them, while others serve."""
+    if not process.is_head or observed.serving_in_head is None:
+        return 0
+    return max(0, len(process.data_ports) - observed.serving_in_head)
+
+
+def is_pod_of(pod: Object, process: Process) -> bool:
+    """Whether a pod of the pipeline is one of this process."""
+    labels = pod["metadata"].get("labels") or {}
+    role = labels.get(ROLE)
+    if process.is_head:
+        return role not in (REPLICA, PREFETCH)
+    return role == REPLICA and labels.get(STAGE) == process.stage.name
+
+
+def most_urgent_trouble(pods: Sequence[Object], deployment: Object, missing: int, now: str) -> Trouble | None:
+    """The most urgent trouble of a Deployment, its pods, and the `missing` replicas inside them."""
+    troubles = [trouble for pod in pods if (trouble := pod_trouble(pod) or termination_trouble(pod, now))]
+    troubles += deployment_troubles(deployment)
+    if missing:
+        what = "a replica inside it does" if missing == 1 else f"{missing} replicas inside it do"
+        troubles.append(Trouble(REPLICA_DOWN, "ReplicaDown", f"{what} not serve; it starts them again, see its log"))
+    return min(troubles, key=lambda trouble: trouble.rank, default=None)
+
+
+def deployment_troubles(deployment: Object) -> Iterator[Trouble]:
+    """The troubles in the conditions of a Deployment."""
+    for condition in (deployment.get("status") or {}).get("conditions") or []:
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            yield Trouble(REFUSED, "PodsRefused", f"the cluster refuses its pods: {condition.get('message', '')}")
+        if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
+            yield Trouble(TOO_LATE, LATE, "its pods did not become ready in time; see their logs")
+
+
+def prefetch_trouble(observed: Observed) -> Trouble | None:
+    """The most urgent trouble of the Job that downloads the models."""
+    fetching = [pod for pod in observed.pods if (pod["metadata"].get("labels") or {}).get(ROLE) == PREFETCH]
+    troubles = [trouble for pod in fetching if (trouble := pod_trouble(pod))]
+    return min(troubles, key=lambda trouble: trouble.rank, default=None)
