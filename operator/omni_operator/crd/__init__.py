@@ -1,4 +1,5 @@
-"""The custom resource: its types, the rules across its fields, its status, and the schema generated from them.
+"""The custom resource: the types of its spec and status, the rules across its fields, and the generated schema.
 
-Pure: no I/O, no clock, no randomness, and no decision about pods.
+Pure, except that `manifest_file` reads a file: no clock, no randomness, and no decision about pods. `parsing` turns a
+manifest into a valid pipeline: it checks the types in `spec`, and then the `rules`, which the types do not know.
 """

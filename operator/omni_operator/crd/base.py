@@ -1,10 +1,10 @@
-"""The base of every type of the object. Pure."""
+"""The base class of the types of spec and status. Pure."""
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 
 class Record(BaseModel):
-    """Frozen, camelCase in YAML, no unknown keys, no silent conversion of types."""
+    """Frozen and strict: keys are camelCase in YAML, unknown keys are errors, and values are never converted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, alias_generator=to_camel)

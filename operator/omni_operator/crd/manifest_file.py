@@ -1,4 +1,4 @@
-"""Reads the one `OmniPipeline` out of a YAML file, for commands that take a manifest. Every failure names the file."""
+"""Reads the only `OmniPipeline` of a YAML file, for commands that take a manifest. Every error names the file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +12,13 @@ from omni_operator.crd.spec.pipeline import KIND, OmniPipeline
 
 
 class ManifestError(Exception):
-    """The file cannot be used as it is; the message says why and what to do."""
+    """The file has no valid pipeline. The message says why, and what to do."""
 
     exit_code = 2
 
 
 def load(path: str) -> OmniPipeline:
-    """The pipeline in a file of one or more YAML documents; other kinds are passed over. Raises ManifestError."""
+    """Return the pipeline of a file with one or more YAML documents. Other kinds are ignored. Raises ManifestError."""
     candidates = [d for d in documents(path) if isinstance(d, Mapping) and d.get("kind") == KIND]
     if not candidates:
         raise ManifestError(f"{path}: there is no {KIND} in it; expected a document with `kind: {KIND}`")
@@ -34,6 +34,7 @@ def load(path: str) -> OmniPipeline:
 
 
 def documents(path: str) -> list[Any]:
+    """Parse every YAML document of a file. Raises ManifestError if it cannot be read or is not YAML."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -3,9 +3,10 @@
 from pydantic import ValidationError
 
 from omni_operator.crd.objects import Object
-from omni_operator.crd.problems import InvalidSpec, explain
+from omni_operator.crd.problems import InvalidSpec
 from omni_operator.crd.rules import RULES
 from omni_operator.crd.spec.pipeline import OmniPipeline
+from omni_operator.crd.validation_errors import explain
 
 
 def parse(manifest: Object) -> OmniPipeline:

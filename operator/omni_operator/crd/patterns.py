@@ -1,4 +1,4 @@
-"""How things may be named: the patterns that the types and the rules across them share."""
+"""The patterns and reserved names that the types and the rules share. Pure."""
 
 DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 MODEL_SOURCE = (
@@ -13,4 +13,4 @@ QUALIFIED_NAME = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]
 DURATION = r"^[1-9][0-9]*(ms|s|m|h)$"
 ORIGIN = r"^(\*|https?://[^/\s]+)$"
 HEAD = "head"
-"""What no stage may be called: it is the pipeline's own head."""
+"""Reserved: no stage may have this name."""

@@ -1,7 +1,6 @@
-"""The user's patch over a pod template: a strategic merge, as `kubectl patch` does it, of the parts that matter here.
+"""Applies the user's patch to a pod template: the part of `kubectl patch`'s strategic merge that pods need. Pure.
 
-Mappings merge key by key, null removes a key, and the lists in MERGE_KEYS merge item by item; other lists are replaced.
-Pure.
+Mappings merge key by key, and null removes a key. The lists in MERGE_KEYS merge item by item; other lists are replaced.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 from omni_operator.crd.problems import Problem
 
 CONTAINER = "omni"
-"""Name of our container in every pod."""
+"""Name of the worker's container in every pod."""
 
 MERGE_KEYS = {
     "containers": "name",
@@ -24,7 +23,7 @@ ROOTS = ("metadata", "spec")
 
 
 def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `patch` over it; neither is changed."""
+    """A new mapping: `base` with `patch` applied. Neither is modified."""
     result = dict(base)
     for key, value in patch.items():
         if value is None:
@@ -40,15 +39,15 @@ def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged_list(base: list[Any], patch: list[Any], by: str) -> list[Any]:
-    """Items of `base` in their order, each with the patch of the same `by` over it, then the new ones."""
+    """The items of `base`, each patched by the item of `patch` with the same key `by`, then the new items."""
     patches = {item[by]: item for item in patch}
-    known = {item[by] for item in base}
-    changed = [merged(item, patches[item[by]]) if item[by] in patches else item for item in base]
-    return changed + [merged({}, item) for item in patch if item[by] not in known]
+    existing = {item[by] for item in base}
+    patched = [merged(item, patches[item[by]]) if item[by] in patches else item for item in base]
+    return patched + [merged({}, item) for item in patch if item[by] not in existing]
 
 
 def problems(template: Any, path: str) -> Iterator[Problem]:
-    """What keeps a template from being merged. Whether it makes a valid pod is for the API server to say."""
+    """Why a template cannot be merged. The API server judges whether the result is a valid pod."""
     for key in template:
         if key not in ROOTS:
             yield Problem(f"{path}.{key}", f"is not part of a pod template; expected one of: {', '.join(ROOTS)}")
@@ -59,6 +58,7 @@ def problems(template: Any, path: str) -> Iterator[Problem]:
 
 
 def list_problems(value: Any, path: str) -> Iterator[Problem]:
+    """The problems of all lists below a value."""
     if isinstance(value, Mapping):
         for key, below in value.items():
             if key in MERGE_KEYS and below is not None:
@@ -68,6 +68,7 @@ def list_problems(value: Any, path: str) -> Iterator[Problem]:
 
 
 def keyed_list_problems(value: Any, path: str, by: str) -> Iterator[Problem]:
+    """The problems of one list whose items are merged by their key `by`, and of the lists below it."""
     if not isinstance(value, list):
         yield Problem(path, f"{value!r} is not a list; expected items with a {by} each")
         return

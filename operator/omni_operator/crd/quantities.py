@@ -1,4 +1,4 @@
-"""Kubernetes' quantities: 1000m is 1, 1024Mi is 1Gi. Pure."""
+"""Kubernetes quantities as numbers: `1000m` equals `1`, and `1024Mi` equals `1Gi`. Pure."""
 
 from decimal import Decimal, InvalidOperation
 
@@ -17,7 +17,7 @@ SUFFIXES |= {f"{letter}i": str(1024**power) for power, letter in enumerate("KMGT
 
 
 def parse_quantity(text: str) -> Decimal | None:
-    """Its value; None where that is none."""
+    """The value of a quantity; None if the text is not a quantity."""
     number = text.rstrip("numkMGTPKi")
     factor = SUFFIXES.get(text[len(number) :])
     if factor is None:
@@ -29,7 +29,7 @@ def parse_quantity(text: str) -> Decimal | None:
 
 
 def integer_quantity(text: str) -> int:
-    """Its value as a whole number, rounded up, of a text that is known to be a quantity."""
+    """The value of a valid quantity, rounded up to an integer."""
     value = parse_quantity(text)
     assert value is not None
     return int(value.to_integral_value(rounding="ROUND_CEILING"))

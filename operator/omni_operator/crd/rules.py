@@ -1,10 +1,11 @@
-"""The rules across the fields of an `OmniPipeline`, each a function that tells every problem it finds. Pure.
+"""The rules across the fields of an `OmniPipeline`: each is a function that yields every problem it finds. Pure.
 
-What a single field may say is for the types in `spec.py`. A problem names the field, its value, and what to do.
+The types in `spec` check single fields. A problem names the field, its value, and what to do.
 """
 
 import re
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 from omni_operator.crd import pod_template
 from omni_operator.crd.patterns import DNS_LABEL, HEAD
@@ -14,7 +15,7 @@ from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.crd.spec.stage import Stage
 
 
-def names_make_services(pipeline: OmniPipeline) -> Iterable[Problem]:
+def name_fits_services(pipeline: OmniPipeline) -> Iterable[Problem]:
     if not re.match(DNS_LABEL, pipeline.name) or len(pipeline.name) > 50:
         yield Problem(
             "metadata.name",
@@ -23,7 +24,7 @@ def names_make_services(pipeline: OmniPipeline) -> Iterable[Problem]:
         )
 
 
-def hub_settings_need_the_hub(pipeline: OmniPipeline) -> Iterable[Problem]:
+def hub_settings_need_a_hub_model(pipeline: OmniPipeline) -> Iterable[Problem]:
     for path, model in pipeline.models.items():
         if not model.source.startswith("hf://"):
             for key, value in (("revision", model.revision), ("tokenSecretRef", model.token_secret_ref)):
@@ -47,7 +48,7 @@ def one_cache_serves_all_models(pipeline: OmniPipeline) -> Iterable[Problem]:
         yield Problem("spec.model.cache", "is for models of the hub, and no stage takes one from there; remove it")
 
 
-def claims_are_named_or_made(pipeline: OmniPipeline) -> Iterable[Problem]:
+def claims_have_a_name_or_a_size(pipeline: OmniPipeline) -> Iterable[Problem]:
     for path, storage in (
         ("spec.model.cache", pipeline.spec.model.cache),
         ("spec.videos.storage", pipeline.spec.videos.storage),
@@ -67,7 +68,7 @@ def claims_are_named_or_made(pipeline: OmniPipeline) -> Iterable[Problem]:
                     )
 
 
-def videos_have_one_place(pipeline: OmniPipeline) -> Iterable[Problem]:
+def videos_have_one_storage(pipeline: OmniPipeline) -> Iterable[Problem]:
     videos = pipeline.spec.videos
     if videos.storage is not None and videos.database_url_secret_ref is not None:
         yield Problem(
@@ -77,7 +78,7 @@ def videos_have_one_place(pipeline: OmniPipeline) -> Iterable[Problem]:
         )
 
 
-def sizes_leave_room(pipeline: OmniPipeline) -> Iterable[Problem]:
+def sizes_are_above_zero(pipeline: OmniPipeline) -> Iterable[Problem]:
     for path, size in (
         ("spec.api.limits.bodySize", pipeline.spec.api.limits.body_size),
         ("spec.videos.maxSize", pipeline.spec.videos.max_size),
@@ -103,69 +104,78 @@ def stage_names_are_unique(pipeline: OmniPipeline) -> Iterable[Problem]:
 
 
 def stages_fit_together(pipeline: OmniPipeline) -> Iterable[Problem]:
-    """What a stage takes must be what the one before it gives."""
-    before: Stage | None = None
-    for index, stage in enumerate(pipeline.spec.stages):
-        if before is None:
-            if stage.input is not None:
-                yield Problem(
-                    f"spec.stages[{index}].input",
-                    f"is {stage.input}, and the first stage takes the request itself; remove it",
-                )
-        elif not before.is_autoregressive:
-            yield Problem(
-                f"spec.stages[{index}]",
-                f"{stage.name!r} comes after {before.name!r}, a diffusion stage, whose pictures no stage can take; make"
-                f" {before.name!r} the last stage",
-            )
-        elif stage.takes_hidden_states and stage.is_autoregressive:
-            yield Problem(
-                f"spec.stages[{index}].input",
-                "is hidden-states, and an autoregressive stage takes text only; set it to text",
-            )
-        elif before.only_encodes and not stage.takes_hidden_states:
-            or_take = "" if stage.is_autoregressive else "input to hidden-states, or "
-            yield Problem(
-                f"spec.stages[{index}].input",
-                f"is text, and {before.name!r} before it only encodes and gives no text; set {or_take}the task of"
-                f" {before.name!r} to generate",
-            )
-        before = stage
-    if before and before.is_autoregressive and before.only_encodes:
+    """The input of a stage must be the output of the stage before it."""
+    stages = pipeline.spec.stages
+    if stages[0].input is not None:
         yield Problem(
-            f"spec.stages[{len(pipeline.spec.stages) - 1}].task",
-            f"is encode, and no stage comes after {before.name!r}, so that no request would get an answer; set it to"
+            "spec.stages[0].input", f"is {stages[0].input}, and the first stage takes the request itself; remove it"
+        )
+    for index, (before, stage) in enumerate(pairwise(stages), start=1):
+        yield from input_problems(index, stage, before)
+    last = stages[-1]
+    if last.is_autoregressive and last.only_encodes:
+        yield Problem(
+            f"spec.stages[{len(stages) - 1}].task",
+            f"is encode, and no stage comes after {last.name!r}, so that no request would get an answer; set it to"
             " generate, or add a diffusion stage with input hidden-states",
+        )
+
+
+def input_problems(index: int, stage: Stage, before: Stage) -> Iterable[Problem]:
+    """Why a stage cannot follow the stage before it: at most one problem."""
+    if not before.is_autoregressive:
+        yield Problem(
+            f"spec.stages[{index}]",
+            f"{stage.name!r} comes after {before.name!r}, a diffusion stage, whose pictures no stage can take; make"
+            f" {before.name!r} the last stage",
+        )
+    elif stage.takes_hidden_states and stage.is_autoregressive:
+        yield Problem(
+            f"spec.stages[{index}].input",
+            "is hidden-states, and an autoregressive stage takes text only; set it to text",
+        )
+    elif before.only_encodes and not stage.takes_hidden_states:
+        or_take = "" if stage.is_autoregressive else "input to hidden-states, or "
+        yield Problem(
+            f"spec.stages[{index}].input",
+            f"is text, and {before.name!r} before it only encodes and gives no text; set {or_take}the task of"
+            f" {before.name!r} to generate",
         )
 
 
 def settings_suit_the_engine(pipeline: OmniPipeline) -> Iterable[Problem]:
     for index, stage in enumerate(pipeline.spec.stages):
-        path = f"spec.stages[{index}]"
-        if stage.is_autoregressive:
-            if stage.parallelism.cfg > 1:
-                yield Problem(
-                    f"{path}.parallelism.cfg",
-                    f"is {stage.parallelism.cfg}, and an autoregressive stage has no guidance to divide; use"
-                    " parallelism.pipeline, which spreads its layers",
-                )
-            if stage.scheduling.mode == "request":
-                yield Problem(
-                    f"{path}.scheduling.mode",
-                    "is request, and an autoregressive stage always runs token by token; remove it",
-                )
-        else:
-            if stage.task is not None:
-                yield Problem(f"{path}.task", f"is {stage.task}, and tasks are for autoregressive stages; remove it")
-            if stage.parallelism.pipeline > 1:
-                yield Problem(
-                    f"{path}.parallelism.pipeline",
-                    f"is {stage.parallelism.pipeline}, and the layers of a diffusion stage are not spread; use"
-                    " parallelism.cfg",
-                )
+        problems = autoregressive_problems if stage.is_autoregressive else diffusion_problems
+        yield from problems(stage, f"spec.stages[{index}]")
 
 
-def only_writers_are_told_how_to_write(pipeline: OmniPipeline) -> Iterable[Problem]:
+def autoregressive_problems(stage: Stage, path: str) -> Iterable[Problem]:
+    """Settings of an autoregressive stage that only diffusion stages have."""
+    if stage.parallelism.cfg > 1:
+        yield Problem(
+            f"{path}.parallelism.cfg",
+            f"is {stage.parallelism.cfg}, and an autoregressive stage has no guidance to divide; use"
+            " parallelism.pipeline, which spreads its layers",
+        )
+    if stage.scheduling.mode == "request":
+        yield Problem(
+            f"{path}.scheduling.mode",
+            "is request, and an autoregressive stage always runs token by token; remove it",
+        )
+
+
+def diffusion_problems(stage: Stage, path: str) -> Iterable[Problem]:
+    """Settings of a diffusion stage that only autoregressive stages have."""
+    if stage.task is not None:
+        yield Problem(f"{path}.task", f"is {stage.task}, and tasks are for autoregressive stages; remove it")
+    if stage.parallelism.pipeline > 1:
+        yield Problem(
+            f"{path}.parallelism.pipeline",
+            f"is {stage.parallelism.pipeline}, and the layers of a diffusion stage are not spread; use parallelism.cfg",
+        )
+
+
+def only_generators_have_generation_settings(pipeline: OmniPipeline) -> Iterable[Problem]:
     for index, stage in enumerate(pipeline.spec.stages):
         if stage.is_autoregressive and not stage.only_encodes:
             continue
@@ -204,7 +214,7 @@ def devices_are_used(pipeline: OmniPipeline) -> Iterable[Problem]:
             )
 
 
-def rollout_can_move(pipeline: OmniPipeline) -> Iterable[Problem]:
+def rollout_can_start(pipeline: OmniPipeline) -> Iterable[Problem]:
     for index, stage in enumerate(pipeline.spec.stages):
         if all(value in (0, "0%") for value in (stage.rollout.max_unavailable, stage.rollout.max_surge)):
             yield Problem(
@@ -237,19 +247,19 @@ def templates_can_be_merged(pipeline: OmniPipeline) -> Iterable[Problem]:
 
 # In the order in which problems are reported.
 RULES: tuple[Callable[[OmniPipeline], Iterable[Problem]], ...] = (
-    names_make_services,
-    hub_settings_need_the_hub,
+    name_fits_services,
+    hub_settings_need_a_hub_model,
     one_cache_serves_all_models,
-    claims_are_named_or_made,
-    videos_have_one_place,
-    sizes_leave_room,
+    claims_have_a_name_or_a_size,
+    videos_have_one_storage,
+    sizes_are_above_zero,
     stage_names_are_unique,
     stages_fit_together,
     head_stage_exists,
     settings_suit_the_engine,
-    only_writers_are_told_how_to_write,
+    only_generators_have_generation_settings,
     devices_are_used,
-    rollout_can_move,
+    rollout_can_start,
     counts_have_one_writer,
     templates_can_be_merged,
 )

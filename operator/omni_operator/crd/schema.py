@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from omni_operator.crd.spec.pipeline import GROUP, KIND, PLURAL, VERSION, Spec
 from omni_operator.crd.status_types import Status
 
-# What a JSON Schema may say that a structural schema may not, or that says nothing here.
+# Keywords of JSON Schema that a structural schema does not have, or that say nothing here.
 DROPPED = ("title", "$defs", "additionalProperties", "examples")
-# Lists whose items have a name of their own: patches merge them, and the API server refuses duplicates.
+# Lists whose items have names. Patches merge them by name, and the API server rejects duplicates.
 LIST_KEYS: Mapping[tuple[str, ...], str] = {
     ("spec", "stages"): "name",
     ("status", "conditions"): "type",
@@ -54,6 +54,7 @@ def definition() -> dict[str, Any]:
 
 
 def version() -> dict[str, Any]:
+    """The only version of the definition."""
     return {
         "name": VERSION,
         "served": True,
@@ -88,48 +89,76 @@ def version() -> dict[str, Any]:
 
 
 def schema_of(model: type[BaseModel], name: str) -> dict[str, Any]:
+    """The structural schema of a type that is at the key `name` of the object."""
     schema = model.model_json_schema(by_alias=True)
     return structural(schema, schema.get("$defs", {}), (name,))
 
 
 def structural(node: Mapping[str, Any], definitions: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON Schema node as a structural one: references put in place, `null` taken out, defaults made nested."""
-    if "$ref" in node:
-        target = definitions[node["$ref"].rpartition("/")[2]]
-        node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
-    if "anyOf" in node:
-        kinds = [kind for kind in node["anyOf"] if kind != {"type": "null"}]
-        if len(kinds) != 1:
-            raise TypeError(f"{'.'.join(path)}: a structural schema cannot choose between {kinds}")
-        rest = {key: value for key, value in node.items() if key != "anyOf"}
-        return structural({**kinds[0], **rest}, definitions, path)
-    result = {key: value for key, value in node.items() if key not in DROPPED}
-    if "const" in result:
-        result["enum"] = [result.pop("const")]
-    if result.get("default", ...) in (None, []):
-        del result["default"]
-    if result.get("type") == "integer":
-        result["format"] = "int32" if not path[-1].endswith("Generation") else "int64"
+    """A node of pydantic's JSON Schema, and all nodes below it, as a structural schema. `path`: the keys above it."""
+    node = resolved(node, definitions, path)
+    result = own_keywords(node, path)
     if "properties" in node:
-        result["properties"] = {
-            key: with_default(below, structural(below, definitions, (*path, key)), key in node.get("required", ()))
-            for key, below in node["properties"].items()
-        }
-    if isinstance(node.get("additionalProperties"), Mapping):  # any key; false says what the API server does anyway
+        result["properties"] = structural_properties(node, definitions, path)
+    if isinstance(node.get("additionalProperties"), Mapping):  # any key; `false` is the API server's default
         result["additionalProperties"] = node["additionalProperties"]
     if "items" in node:
         result["items"] = structural(node["items"], definitions, (*path, "items"))
-        key = LIST_KEYS.get(path)
-        if key:
+        if key := LIST_KEYS.get(path):
             result |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
     if path[0] == "status":
         result.pop("default", None)
     return result
 
 
+def resolved(node: Mapping[str, Any], definitions: Mapping[str, Any], path: tuple[str, ...]) -> Mapping[str, Any]:
+    """The node with its `$ref` replaced by the definition, and with `X` for a choice of `X` and null.
+
+    Raises TypeError for any other choice: a structural schema has none.
+    """
+    while "$ref" in node or "anyOf" in node:
+        if "$ref" in node:
+            target = definitions[node["$ref"].rpartition("/")[2]]
+            node = {**target, **without(node, "$ref")}
+        else:
+            kinds = [kind for kind in node["anyOf"] if kind != {"type": "null"}]
+            if len(kinds) != 1:
+                raise TypeError(f"{'.'.join(path)}: a structural schema cannot choose between {kinds}")
+            node = {**kinds[0], **without(node, "anyOf")}
+    return node
+
+
+def without(node: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in node.items() if name != key}
+
+
+def own_keywords(node: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """The keywords of one node, without those that a structural schema does not have or that say nothing."""
+    result = {key: value for key, value in node.items() if key not in DROPPED}
+    if "const" in result:
+        result["enum"] = [result.pop("const")]
+    if result.get("default", ...) in (None, []):
+        del result["default"]
+    if result.get("type") == "integer":
+        result["format"] = "int64" if path[-1].endswith("Generation") else "int32"
+    return result
+
+
+def structural_properties(
+    node: Mapping[str, Any], definitions: Mapping[str, Any], path: tuple[str, ...]
+) -> dict[str, Any]:
+    required = node.get("required", ())
+    return {
+        key: with_default(below, structural(below, definitions, (*path, key)), key in required)
+        for key, below in node["properties"].items()
+    }
+
+
 def with_default(node: Mapping[str, Any], schema: dict[str, Any], is_required: bool) -> dict[str, Any]:
-    """The schema of a property. A mapping that is made of defaults where it is absent gets an empty one, which the API
-    server then fills in key by key; one that may stay absent (its default is null) does not."""
+    """The schema of a property, with `{}` as default if the property is a mapping of defaults.
+
+    The API server then fills in its keys. A property with the default null has no such default: it may stay absent.
+    """
     if "properties" in schema and not is_required and "default" not in node:
         return {**schema, "default": {}}
     return schema

@@ -21,7 +21,7 @@ class Tls(Record):
 
 
 class Limits(Record):
-    """What one request may ask for; more is answered with 400, or 413 for the body."""
+    """Limits of one request. The API rejects larger ones with 400, or 413 for the body."""
 
     pixels: int | None = Field(
         default=None,

@@ -8,7 +8,7 @@ from omni_operator.crd.base import Record
 from omni_operator.crd.patterns import MODEL_SOURCE, QUANTITY
 
 Labels = Annotated[dict[str, str], WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}})]
-# Left to the API server to check: a schema of the whole pod template would be a megabyte in every cluster.
+# The API server checks it: a schema of the whole pod template would be a megabyte in every cluster.
 PodTemplate = Annotated[
     dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
 ]
@@ -26,7 +26,7 @@ class SecretUrl(SecretKey):
 
 
 class Storage(Record):
-    """A volume for one pod: a claim of the user's own, or one that is made."""
+    """A volume: the name of an existing claim, or the size of a claim that the operator creates."""
 
     claim_name: str | None = Field(
         default=None,

@@ -156,7 +156,7 @@ class Spec(Record):
 
 
 class Metadata(BaseModel):
-    """The part of the object's metadata that is read here; everything else in it is the cluster's."""
+    """The metadata that the operator reads. All other keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -167,7 +167,7 @@ class Metadata(BaseModel):
 
 
 class OmniPipeline(BaseModel):
-    """A whole, valid pipeline."""
+    """A pipeline. `crd.parsing` returns only valid ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -194,21 +194,21 @@ class OmniPipeline(BaseModel):
 
     @property
     def speaks_tls(self) -> bool:
-        """Whether the API in a cluster speaks HTTPS; that of `omni up`, which has no Secrets, does not."""
+        """Whether the API speaks HTTPS in a cluster. With `omni up`, which has no Secrets, it never does."""
         return self.spec.api.tls is not None
 
     @property
     def models(self) -> dict[str, Model]:
-        """Every model that is named, by its field."""
-        own = {f"spec.stages[{i}].model": stage.model for i, stage in enumerate(self.spec.stages) if stage.model}
-        return {"spec.model": self.spec.model, **own}
+        """Every model of the spec, by the path of its field."""
+        of_stages = {f"spec.stages[{i}].model": stage.model for i, stage in enumerate(self.spec.stages) if stage.model}
+        return {"spec.model": self.spec.model, **of_stages}
 
     def replicas_of(self, stage: Stage) -> int:
-        """Headless pods wanted of a stage, suspended or not; of one that is scaled, those to begin with."""
-        wanted = self.spec.replicas if stage.replicas is None else stage.replicas
+        """Headless pods of a stage, as if it were not suspended. For a stage with autoscaling: the initial count."""
+        count = self.spec.replicas if stage.replicas is None else stage.replicas
         bounds = stage.autoscaling
-        return wanted if bounds is None else min(max(wanted, bounds.min_replicas), bounds.max_replicas)
+        return count if bounds is None else min(max(count, bounds.min_replicas), bounds.max_replicas)
 
     def model_of(self, stage: Stage) -> Model:
-        """What a stage serves."""
+        """The model that a stage serves."""
         return self.spec.model if stage.model is None else stage.model

@@ -25,7 +25,7 @@ def _count_or_percent(value: object) -> object:
     raise ValueError("expected a whole number of 0 or more, or a percentage like '25%'")
 
 
-def _of_no_type(schema: dict[str, Any]) -> None:
+def _without_type(schema: dict[str, Any]) -> None:
     del schema["type"]
     schema["x-kubernetes-preserve-unknown-fields"] = True
 
@@ -114,10 +114,10 @@ class Scheduling(Record):
 
 
 class Autoscaling(Record):
-    """Bounds and aim of the operator's own scaling; of `external` scaling, nothing in it counts."""
+    """Bounds and target of the operator's own scaling. They mean nothing if scaling is `external`."""
 
-    # An object, or the word `external`: a schema that is to be installed cannot tell both types.
-    model_config = ConfigDict(json_schema_extra=_of_no_type)
+    # A mapping, or the word `external`. A structural schema cannot choose between two types, so it names none.
+    model_config = ConfigDict(json_schema_extra=_without_type)
 
     min_replicas: int = Field(
         default=1,
@@ -142,7 +142,7 @@ class Autoscaling(Record):
 
 
 class External(Autoscaling):
-    """The word `external`: another autoscaler writes the count."""
+    """The word `external`: another autoscaler writes the count of pods."""
 
     max_replicas: int = 10000
 
@@ -248,17 +248,17 @@ class Stage(Record):
 
     @property
     def is_scaled_elsewhere(self) -> bool:
-        """Whether the count of its pods is for others to write."""
+        """Whether another autoscaler writes the count of its pods."""
         return isinstance(self.autoscaling, External)
 
     @property
     def is_autoscaled(self) -> bool:
-        """Whether the operator chooses the count of its pods."""
+        """Whether the operator decides the count of its pods."""
         return self.autoscaling is not None and not self.is_scaled_elsewhere
 
     @property
     def may_be_at_zero(self) -> bool:
-        """Whether it has no pod while nobody asks."""
+        """Whether autoscaling may remove its last pod."""
         return self.is_autoscaled and self.autoscaling is not None and self.autoscaling.min_replicas == 0
 
     @property
