@@ -1,7 +1,7 @@
-"""The failures that users see: each carries what every layer above needs to report it.
+"""The errors that users see. Each carries what the layers above need to report it.
 
-A `CommandError` ends a command with a message and an exit code. A `RequestError` ends one request, and crosses the
-wire between replica and head as its fields.
+A `CommandError` ends a command with a message and an exit code. A `RequestError` ends one request; replicas send its
+fields to the head.
 """
 
 import pickle
@@ -9,33 +9,33 @@ from typing import Any
 
 
 class CommandError(Exception):
-    """A command cannot go on; the message says why and what to do."""
+    """A command cannot continue; the message says why and what to do."""
 
     exit_code = 1
 
 
 class UsageError(CommandError):
-    """The command was given something it cannot use."""
+    """An argument or a file given to the command is not usable."""
 
     exit_code = 2
 
 
 class LoadError(CommandError):
-    """The model cannot be loaded; the message says which one and why."""
+    """A model cannot be loaded; the message says which one and why."""
 
 
 class RequestError(Exception):
     """One request failed. `kind` decides what happens next:
 
     - `invalid`: the request itself is wrong; never retried (HTTP 400, `param` names the field)
-    - `failed`: the model failed on it; never retried, since it would fail elsewhere too (HTTP 500)
-    - `refused`: the replica takes nothing new, for it drains; retried on another one
-    - `busy`: the replica's queue is full; tried on the others, and once all are (HTTP 429, to come again in
-      `retry_after` seconds) given up
-    - `unavailable`: no replica could take it in time (HTTP 503)
-    - `aborted`: somebody asked for its end
+    - `failed`: the model failed on it; never retried, since it would fail on other replicas too (HTTP 500)
+    - `refused`: the replica drains and accepts no new requests; retried on another replica
+    - `busy`: the replica's queue is full; retried on the others, and if all are full, HTTP 429 with `retry_after` in
+      seconds
+    - `unavailable`: no replica accepted it in time (HTTP 503)
+    - `aborted`: the client or the head aborted it
 
-    `stage` is the name of the stage at which it happened, where it happened at one.
+    `stage` is the name of the stage at which the request failed; None if it failed outside of a stage.
     """
 
     stage: str | None = None
@@ -52,9 +52,9 @@ class RequestError(Exception):
 
 
 class ReplicaLost(Exception):
-    """The replica went away while it held a request, which runs again elsewhere.
+    """A replica was lost while it ran a request, which therefore restarts on another one.
 
-    `reason`: it `crashed` (it was there, and its connection closed), `stalled` (it fell silent), or `left`.
+    `reason`: the replica `crashed` (its connection closed), `stalled` (it became silent) or `left` (it deregistered).
     """
 
     def __init__(self, message: str, reason: str = "left") -> None:
@@ -63,7 +63,7 @@ class ReplicaLost(Exception):
 
 
 def portable(error: Exception) -> Exception:
-    """The error, in a form that pickle brings to another process: itself, or a RuntimeError that names it."""
+    """An error that pickle can send to another process: `error`, or else a RuntimeError with its type and text."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -122,12 +122,3 @@ def bind(host: str, port: int) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
-
-
-async def wait_for_stop(stop: asyncio.Event, *tasks: "asyncio.Task[Any]") -> None:
-    """Return when `stop` is set or the first of `tasks` ends. Raises what that task raised."""
-    stopping = asyncio.ensure_future(stop.wait())
-    ended, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    for task in ended - {stopping}:
-        task.result()

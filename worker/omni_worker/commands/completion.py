@@ -1,4 +1,4 @@
-"""The command `omni completion`: prints a script that has a shell complete commands, flags and file names."""
+"""The command `omni completion`: prints a shell script that completes commands, flags and file names."""
 
 import argparse
 from importlib.metadata import entry_points
@@ -22,12 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    print(shtab.complete(every_command(), args.shell))
+    print(shtab.complete(build_parser(), args.shell))
     return 0
 
 
-def every_command() -> argparse.ArgumentParser:
-    """One parser of all commands that are installed here."""
+def build_parser() -> argparse.ArgumentParser:
+    """One parser with every installed command as a subcommand."""
     parser = CommandParser(prog="omni")
     parser.add_argument("--version", action="store_true", help="name the version")
     commands = parser.add_subparsers(metavar="COMMAND")
@@ -37,9 +37,9 @@ def every_command() -> argparse.ArgumentParser:
         except MissingExtra:
             continue
         summary = command.HELP.splitlines()[0]
-        own = commands.add_parser(entry.name, help=summary, description=summary)
-        command.configure(own)
-        for action in own._actions:
+        subparser = commands.add_parser(entry.name, help=summary, description=summary)
+        command.configure(subparser)
+        for action in subparser._actions:
             if action.metavar == "FILE":
-                action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab's way to be told
+                action.complete = shtab.FILE  # type: ignore[attr-defined]  # how shtab learns of file names
     return parser

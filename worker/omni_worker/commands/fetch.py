@@ -17,32 +17,32 @@ from omni_worker.config.model_source import ModelSource
 from omni_worker.errors import UsageError
 from omni_worker.telemetry.logs import configure_logging
 
-LANGUAGE_MODEL = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+LANGUAGE_MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Download them one after the other. 1, and a message that names the model, where that cannot be done."""
+    """Download the models one after the other. Returns 1, with a message that names the model, if one fails."""
     parser = argparse.ArgumentParser(prog="python -m omni_worker.commands.fetch", description=__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="hf://org/name, or hf://org/name@revision")
     args = parser.parse_args(arguments)
     configure_logging("info", "fetch")
-    for chatty in ("httpx", "httpx2"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for library in ("httpx", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     for text in args.models:
         name, _, revision = text.partition("@")
         try:
             log.info("downloading %s", text)
             log.info("%s is in %s", text, download(model_source.parse(name, revision or None)))
-        except Exception as error:  # the libraries raise whatever the connection raised
+        except Exception as error:  # the libraries pass on any error of the connection
             print(f"{text} cannot be downloaded: {error}", file=sys.stderr)
             return 1
     return 0
 
 
 def download(source: ModelSource) -> str:
-    """The folder in which it is now: a pipeline of diffusers, or a language model of transformers."""
-    import huggingface_hub  # here, so that a wrong argument need not wait for them
+    """Download a diffusers pipeline or a transformers model. Returns the folder that contains it."""
+    import huggingface_hub  # here, so that wrong arguments fail fast
 
     if source.is_local:
         raise UsageError("it is on this machine already; give one of the hub, like hf://org/name")
@@ -51,7 +51,7 @@ def download(source: ModelSource) -> str:
 
         return str(diffusers.DiffusionPipeline.download(source.location, revision=source.revision))
     return huggingface_hub.snapshot_download(
-        source.location, revision=source.revision, allow_patterns=list(LANGUAGE_MODEL)
+        source.location, revision=source.revision, allow_patterns=list(LANGUAGE_MODEL_FILES)
     )
 
 

@@ -1,14 +1,14 @@
-"""A head process: HTTP API, orchestrator, master, coordinator, and its own replicas as child processes."""
+"""Composes a head process: HTTP API, orchestrator, master, coordinator, and local replicas as child processes."""
 
 import asyncio
 import functools
-import signal
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from omni_worker.api.app import create_app
 from omni_worker.api.probes import Probes
-from omni_worker.api.server import HttpServer, wait_for_stop
+from omni_worker.api.server import HttpServer
+from omni_worker.commands.stop_signals import stop_on_signals, wait_for_stop
 from omni_worker.config.records import HeadConfig, ServeConfig
 from omni_worker.coordinator.coordinator import Coordinator
 from omni_worker.coordinator.hub import Hub
@@ -28,19 +28,17 @@ from omni_worker.transport.sockets import allow_many
 
 
 async def run_head(config: ServeConfig, head: HeadConfig) -> None:
-    """Serve until SIGTERM has been obeyed. Raises CommandError where it cannot start."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    """Serve until SIGTERM or SIGINT, and then drain. Raises CommandError if it cannot start."""
+    stop = stop_on_signals()
     allow_many()
     secret = keys.read(config.secret_file)
-    fleet = Registry(
+    replica_registry = Registry(
         {id: model.digest for id, model in head.models.items()},
         {stage.id: stage.engine for stage in head.stages},
         head.heartbeat_timeout,
     )
     coordinator = Coordinator(
-        fleet,
+        replica_registry,
         head.master_address,
         config.master_port,
         head.coordinator_port,
@@ -49,21 +47,21 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
         secret,
     )
     pools = [StagePool(stage, make_balancer(head.lb_policy), coordinator.lost, secret) for stage in head.stages]
-    publisher = f"tcp://{_loopback(head.master_address)}:{head.coordinator_pub_port}"
-    hub = Hub(publisher, functools.partial(_route, pools), secret)
+    publisher = f"tcp://{_connectable(head.master_address)}:{head.coordinator_pub_port}"
+    hub = Hub(publisher, functools.partial(_update_pools, pools), secret)
     supervisor = Supervisor(config)
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    registry.register(PoolCollector(pools, fleet.silence))
-    registry.register(MembershipCollector(coordinator, hub))
-    registry.register(ChildCollector(supervisor.children))
-    told = tracing.start(config.traces_endpoint, "head")
-    orchestrator = Orchestrator(pools, HeadMetrics(registry, [stage.name for stage in head.stages]), told)
+    metrics = CollectorRegistry()
+    ProcessCollector(registry=metrics)
+    metrics.register(PoolCollector(pools, replica_registry.silence))
+    metrics.register(MembershipCollector(coordinator, hub))
+    metrics.register(ChildCollector(supervisor.children))
+    spans = tracing.start(config.traces_endpoint, "head")
+    orchestrator = Orchestrator(pools, HeadMetrics(metrics, [stage.name for stage in head.stages]), spans)
     probes = Probes(
         started=lambda: None,  # the ports are bound before the first request is answered
         ready=lambda: "draining" if stop.is_set() else _why_not_ready(pools),
     )
-    app = create_app(orchestrator, config.served_model_name, probes.routes(registry), head.api, told)
+    app = create_app(orchestrator, config.served_model_name, probes.routes(metrics), head.api, spans)
     server = HttpServer(app, config.host, config.port, config.drain_timeout, head.api.certificate)
     coordinator.start()
     hub.start()
@@ -81,10 +79,11 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
             await pool.close()
         await hub.stop()
         await coordinator.stop()
-        await asyncio.to_thread(told.close)
+        await asyncio.to_thread(spans.close)
 
 
-def _route(pools: list[StagePool], changed: list[Replica]) -> None:
+def _update_pools(pools: list[StagePool], changed: list[Replica]) -> None:
+    """Pass changed replicas from the hub to the pools of their stages."""
     by_stage = {pool.stage.id: pool for pool in pools}
     for replica in changed:
         if replica.stage_id in by_stage:
@@ -92,9 +91,11 @@ def _route(pools: list[StagePool], changed: list[Replica]) -> None:
 
 
 def _why_not_ready(pools: list[StagePool]) -> str | None:
+    """The reason why the head cannot answer requests; None if it can."""
     waiting = [pool.stage.name for pool in pools if not pool.is_ready]
     return f"no replica is up for: {', '.join(waiting)}" if waiting else None
 
 
-def _loopback(address: str) -> str:
+def _connectable(address: str) -> str:
+    """The address at which this process reaches a socket that listens on `address`."""
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "*": "127.0.0.1"}.get(address, address)

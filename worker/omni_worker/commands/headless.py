@@ -1,32 +1,30 @@
-"""A headless process: replicas of one stage, and probes. It joins its head, before or after that one starts."""
+"""Composes a headless process: replicas of one stage, and probes. It may start before the heads that it joins."""
 
 import asyncio
-import signal
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.applications import Starlette
 
 from omni_worker.api.probes import Probes
-from omni_worker.api.server import HttpServer, wait_for_stop
+from omni_worker.api.server import HttpServer
+from omni_worker.commands.stop_signals import stop_on_signals, wait_for_stop
 from omni_worker.config.records import ServeConfig
 from omni_worker.replica.metrics_collector import ChildCollector
 from omni_worker.replica.supervisor import Supervisor
 
 
 async def run_headless(config: ServeConfig) -> None:
-    """Serve until SIGTERM has been obeyed. Raises CommandError where it cannot start."""
+    """Serve until SIGTERM or SIGINT, and then drain. Raises CommandError if it cannot start."""
     supervisor = Supervisor(config)
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    registry.register(ChildCollector(supervisor.children))
+    metrics = CollectorRegistry()
+    ProcessCollector(registry=metrics)
+    metrics.register(ChildCollector(supervisor.children))
     probes = Probes(
         started=lambda: None if supervisor.are_loaded else "the model is being loaded",
         ready=lambda: _why_not_ready(supervisor),
     )
-    server = HttpServer(Starlette(routes=probes.routes(registry)), config.host, config.port, config.drain_timeout)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = HttpServer(Starlette(routes=probes.routes(metrics)), config.host, config.port, config.drain_timeout)
+    stop = stop_on_signals()
     replicas = asyncio.create_task(supervisor.run())
     probing = asyncio.create_task(server.run())
     try:
@@ -40,6 +38,7 @@ async def run_headless(config: ServeConfig) -> None:
 
 
 def _why_not_ready(supervisor: Supervisor) -> str | None:
+    """The reason why the process serves nothing yet or any more; None if all its replicas are registered."""
     for child in supervisor.children:
         if child.phase == "draining":
             return "draining"

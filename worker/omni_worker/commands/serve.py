@@ -1,4 +1,4 @@
-"""The command `omni serve`: one process of a pipeline, a head or a headless one."""
+"""The command `omni serve`: runs one process of a pipeline, a head or a headless one."""
 
 import argparse
 import asyncio
@@ -19,18 +19,18 @@ examples:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags."""
+    """Add the flags."""
     add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM; 0 after a clean drain."""
+    """Serve until SIGTERM. Returns 0 after a clean drain."""
     config = from_arguments(args)
     configure_logging(config.log_level, "head" if config.head else "headless")
     keys.check(config.secret_file)
     if args.replica_id is not None:
         logging.getLogger(__name__).warning("--replica-id is deprecated and ignored: the master gives out the ids")
-    from omni_worker.commands.head import run_head  # here, so that `omni serve --help` need not wait for them
+    from omni_worker.commands.head import run_head  # here, so that `omni serve --help` is fast
     from omni_worker.commands.headless import run_headless
 
     asyncio.run(run_head(config, config.head) if config.head else run_headless(config))

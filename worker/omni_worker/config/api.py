@@ -1,4 +1,4 @@
-"""The flags of the HTTP API: what it allows, who may ask, and where it keeps its videos."""
+"""The configuration of a head's HTTP API and its flags: TLS, API keys, limits of requests, storage of videos."""
 
 import argparse
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from omni_worker.errors import UsageError
 MIB, GIB = 2**20, 2**30
 HOUR = 3600.0
 DATABASE_URL = "OMNI_DATABASE_URL"
-"""The environment variable with the database of videos: a URL may hold a password, and command lines can be read."""
+"""Alternative to --database-url: a URL can contain a password, and other users can read command lines."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for.
+    """The most that one request may ask for.
 
-    pixels: of a picture or of a frame of a video, asked for or sent
+    pixels: of an image or of one frame of a video, generated or sent
     frames: of a video
-    count: answers to one request, its `n`
-    prompt: characters
-    body: bytes
+    count: results of one request, its `n`
+    prompt: length in characters
+    body: length in bytes
     """
 
     pixels: int = 4096 * 4096
@@ -35,12 +35,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """Where videos are kept, and for how long.
+    """Where videos are stored, and for how long.
 
-    folder, database: a folder for an SQLite file, or the SQLAlchemy URL of a database; with neither they are kept in a
-        temporary folder, and end with the head
-    jobs: videos that are made at one time
-    seconds, size: age and bytes in all after which finished ones are deleted, the oldest first
+    folder, database: a folder for an SQLite file, or the SQLAlchemy URL of a database; with neither, videos are stored
+        in a temporary folder, which the head deletes when it ends
+    jobs: videos that are generated at one time
+    seconds: how long a finished video is kept
+    size: bytes of all finished videos; above this the oldest are deleted
     """
 
     folder: str | None = None
@@ -52,7 +53,7 @@ class VideoConfig:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The files, in PEM, of what a server proves with who it is: its certificate with those above it, and its key."""
+    """The PEM files of a server's certificate chain and its private key; None if the chain's file contains the key."""
 
     chain: str
     key: str | None = None
@@ -60,7 +61,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class ApiConfig:
-    """Everything that the HTTP API was told."""
+    """The configuration of the HTTP API. `origins` are the web origins whose pages may call it (CORS)."""
 
     certificate: Certificate | None = None
     limits: Limits = field(default_factory=Limits)
@@ -71,8 +72,14 @@ class ApiConfig:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `omni serve` that a head's API goes by."""
-    limits = Limits()
+    """Add the flags of the API to those of `omni serve`."""
+    _add_access_flags(parser)
+    _add_limit_flags(parser)
+    _add_video_flags(parser)
+
+
+def _add_access_flags(parser: argparse.ArgumentParser) -> None:
+    """TLS, API keys, web origins and the playground."""
     parser.add_argument(
         "--ssl-certfile",
         metavar="FILE",
@@ -100,7 +107,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="head: serve a page for people at / (default: do)",
     )
-    for flag, default, what in (
+
+
+def _add_limit_flags(parser: argparse.ArgumentParser) -> None:
+    """The limits of one request."""
+    limits = Limits()
+    for flag, default, unit in (
         ("--max-pixels", limits.pixels, "pixels of a picture or of a frame, asked for or sent"),
         ("--max-steps", limits.steps, "denoising steps of a request"),
         ("--max-frames", limits.frames, "frames of a video"),
@@ -109,8 +121,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--max-body-bytes", limits.body, "bytes of a request's body; longer ones get HTTP 413"),
     ):
         parser.add_argument(
-            flag, type=at_least(1), default=default, metavar="N", help=f"head: {what} (default: {default})"
+            flag, type=at_least(1), default=default, metavar="N", help=f"head: {unit} (default: {default})"
         )
+
+
+def _add_video_flags(parser: argparse.ArgumentParser) -> None:
+    """How many videos are generated at one time, and where and how long they are stored."""
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
@@ -143,13 +159,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def from_arguments(args: argparse.Namespace, environment: Mapping[str, str]) -> ApiConfig:
-    """The configuration. Raises UsageError, naming the flag and the remedy."""
+    """The configuration from the parsed flags. Raises UsageError, naming the flag and what to do."""
     database = args.database_url or environment.get(DATABASE_URL) or None
     if args.data_dir is not None and Path(args.data_dir).exists() and not Path(args.data_dir).is_dir():
         raise UsageError(f"--data-dir {args.data_dir}: is no folder")
     if args.data_dir is not None and database is not None:
-        named = "--database-url" if args.database_url else f"${DATABASE_URL}"
-        raise UsageError(f"--data-dir and {named} exclude each other: videos are kept in one of them")
+        source = "--database-url" if args.database_url else f"${DATABASE_URL}"
+        raise UsageError(f"--data-dir and {source} exclude each other: videos are kept in one of them")
     if args.ssl_keyfile is not None and args.ssl_certfile is None:
         raise UsageError("--ssl-keyfile needs --ssl-certfile: a key without its certificate proves nothing")
     return ApiConfig(

@@ -1,6 +1,6 @@
-"""Where a model comes from: reads the MODEL argument, and tells whether two processes mean the same model.
+"""Where a model comes from: parses the MODEL argument, and computes a digest that identifies the model.
 
-Nothing here loads weights or imports torch, so a head can use it.
+This module never loads weights or imports torch, so that a head can use it.
 """
 
 import hashlib
@@ -14,13 +14,17 @@ from omni_worker.errors import LoadError, UsageError
 
 BUILTIN_MODELS = Path(__file__).parents[1] / "models"
 DEFAULTS_FILE = "omni.json"
-"""Beside a model's own files: the defaults it is served with, and the language model it brings."""
+"""In a model's folder: the defaults it is served with, and the language model that belongs to it."""
 FORMS = "give builtin://digits, hf://org/name, or a folder that save_pretrained of diffusers or transformers wrote"
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """`location` is a folder, or the name of a repository on the hub at `revision`."""
+    """A model to load.
+
+    text: the MODEL argument
+    location: a folder, or a repository of the hub (`org/name`) at `revision`
+    """
 
     text: str
     location: str
@@ -29,7 +33,7 @@ class ModelSource:
 
     @property
     def is_language_model(self) -> bool:
-        """Whether this is a folder with a transformers model, and not with a diffusers pipeline."""
+        """Whether this is a folder with a transformers model rather than a diffusers pipeline."""
         return self.is_local and not self.is_diffusers_folder and (Path(self.location) / "config.json").is_file()
 
     @property
@@ -39,7 +43,7 @@ class ModelSource:
 
     @property
     def defaults_file(self) -> Path:
-        """Where a folder's `omni.json` is, if it has one."""
+        """The path of the folder's `omni.json`, which may not exist."""
         return Path(self.location) / DEFAULTS_FILE
 
     def defaults(self) -> dict[str, Any] | None:
@@ -54,7 +58,10 @@ class ModelSource:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits; equal where two processes would load the same model. For a folder: its configuration files."""
+        """16 hex digits, equal for two processes that load the same model.
+
+        Of a folder: its JSON files, and the names and sizes of its weights. Of the hub: the repository and revision.
+        """
         hasher = hashlib.sha256()
         if self.is_local:
             root = Path(self.location)
@@ -68,12 +75,12 @@ class ModelSource:
 
 
 def parse(text: str, revision: str | None = None) -> ModelSource:
-    """Read a MODEL argument. Raises UsageError, with the forms that there are, where it names nothing usable."""
+    """Parse a MODEL argument. Raises UsageError if it names no model; the message lists the valid forms."""
     scheme, separator, rest = text.partition("://")
     if separator and scheme == "builtin":
         if not (BUILTIN_MODELS / rest / "model_index.json").is_file():
-            known = sorted(f"builtin://{path.parent.name}" for path in BUILTIN_MODELS.glob("*/model_index.json"))
-            raise UsageError(f"MODEL {text!r}: no such built-in model; there are: {', '.join(known)}")
+            available = sorted(f"builtin://{path.parent.name}" for path in BUILTIN_MODELS.glob("*/model_index.json"))
+            raise UsageError(f"MODEL {text!r}: no such built-in model; there are: {', '.join(available)}")
         return ModelSource(text, str(BUILTIN_MODELS / rest), is_local=True)
     if separator and scheme == "hf":
         if rest.count("/") != 1 or not all(rest.split("/")):

@@ -60,9 +60,8 @@ class VideoStore:
     def get(self, id: str) -> Video | None:
         """A job; None if there is none with this id, or it has expired."""
         with self._engine.begin() as connection:
-            row = (
-                connection.execute(sql.select(*COLUMNS).where(videos.c.id == id, _has_not_expired())).mappings().first()
-            )
+            query = sql.select(*COLUMNS).where(videos.c.id == id, _has_not_expired())
+            row = connection.execute(query).mappings().first()
         return Video(**row) if row else None
 
     def page(self, limit: int, after: str | None, newest_first: bool) -> list[Video] | None:
