@@ -32,7 +32,7 @@ from omni_operator.planning.manifests import children
 from omni_operator.planning.manifests.ownership import is_ours
 from omni_operator.planning.observed import Failure, Observed, is_pod_of
 from omni_operator.planning.plan import Plan, make_plan, reference, with_metadata
-from omni_operator.planning.rollout import head_must_wait, waiting_for_prefetch
+from omni_operator.planning.rollout import deployments_waiting_for_prefetch, head_must_wait
 from omni_operator.planning.scale_down import DELETION_COST, deletion_cost_changes, is_deletion_cost_supported
 from omni_operator.planning.status import accepted_status, rejected_status
 from omni_operator.planning.topology.cluster import cluster_topology
@@ -181,7 +181,7 @@ def converge(
     rehearse(cluster, pipeline, topology, plan)
     if head_must_wait(wanted, live):
         plan = plan.without(("Deployment", topology.head.name))
-    waiting = waiting_for_prefetch(wanted, live)
+    waiting = deployments_waiting_for_prefetch(wanted, live)
     for held in waiting:
         plan = plan.without(held)
     mark_victims(cluster, pipeline, topology, plan, live, pods)

@@ -10,7 +10,7 @@ from typing import Literal
 from omni_operator.crd.objects import Object
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.crd.status_types import Condition, ConditionType
-from omni_operator.planning.observed import LATE, DeploymentState, Observed, is_pod_of, prefetch_trouble
+from omni_operator.planning.observed import DEADLINE_EXCEEDED, DeploymentState, Observed, is_pod_of, prefetch_trouble
 from omni_operator.planning.topology.records import Topology
 
 DesiredCondition = tuple[ConditionType, bool, str, str]
@@ -147,7 +147,7 @@ def progressing_condition(
         return "Progressing", False, "Complete", "everything runs as the spec says"
     for deployment in unsettled:
         if deployment.trouble and deployment.is_stuck:
-            reason = LATE if deployment.is_late else deployment.trouble.reason
+            reason = DEADLINE_EXCEEDED if deployment.is_late else deployment.trouble.reason
             return "Progressing", False, reason, join(ready_counts(stages), deployment.trouble.message)
     titles = ", ".join(deployment.title for deployment in unsettled)
     is_rolling = any(deployment.is_rolling for deployment in unsettled)

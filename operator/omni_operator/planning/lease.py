@@ -1,7 +1,7 @@
-"""Which of several operators acts: what to do about the Lease they share, from what it says and since when. Pure.
+"""Leader election: decides what an operator does about the Lease that several operators share. Pure.
 
-The clocks of two machines are never compared. A holder is gone when its Lease has not changed for as long as it is
-valid, by the clock of the one who looks; and a holder that could not renew stops acting well before that.
+The clocks of two machines are never compared. An operator considers a holder dead if the Lease has not changed for its
+duration, by the operator's own clock. A holder that cannot renew stops acting well before that.
 """
 
 from dataclasses import dataclass
@@ -10,55 +10,56 @@ from typing import Literal
 from omni_operator.crd.objects import Object
 
 LEASE_SECONDS = 15
-"""Time for which a Lease is valid, if nobody renews it."""
+"""How long a Lease is valid without renewal."""
 RENEW_SECONDS = 10.0
-"""Time after its last renewal at which the holder stops acting."""
+"""Time after its last successful renewal at which a holder stops acting."""
 RETRY_SECONDS = 2.0
+"""Time between two looks at the Lease."""
 
 Step = Literal["create", "renew", "take", "wait"]
 
 
 @dataclass(frozen=True)
 class LeaseVersion:
-    """A version of the Lease, and when it was first seen, on the clock of the one who looks."""
+    """A version of the Lease, and when this operator first saw it (monotonic, in seconds)."""
 
     version: str
-    since: float
+    first_seen: float
 
 
 def observe_lease(lease: Object | None, before: LeaseVersion | None, now: float) -> LeaseVersion | None:
-    """What is known of the Lease after another look at it."""
+    """The version of a Lease that was just read; None if there is no Lease. `before`: the result of the last call."""
     if lease is None:
         return None
     version = str(lease["metadata"].get("resourceVersion", ""))
     return before if before and before.version == version else LeaseVersion(version, now)
 
 
-def next_step(lease: Object | None, known: LeaseVersion | None, identity: str, now: float) -> Step:
-    """`known`: what `seen` says of this lease."""
-    if lease is None or known is None:
+def next_step(lease: Object | None, observed: LeaseVersion | None, identity: str, now: float) -> Step:
+    """What the operator `identity` does about a Lease. `observed`: the result of `observe_lease` for it."""
+    if lease is None or observed is None:
         return "create"
     if (lease.get("spec") or {}).get("holderIdentity") == identity:
         return "renew"
-    return "wait" if is_held(lease, known, now) else "take"
+    return "wait" if is_held(lease, observed, now) else "take"
 
 
-def is_held(lease: Object, known: LeaseVersion, now: float) -> bool:
-    """Whether somebody holds the Lease, as far as `known`, what `seen` says of it, goes."""
+def is_held(lease: Object, observed: LeaseVersion, now: float) -> bool:
+    """Whether the Lease has a holder that has renewed it in time. `observed`: the result of `observe_lease` for it."""
     spec = lease.get("spec") or {}
-    valid = spec.get("leaseDurationSeconds") or LEASE_SECONDS
-    return bool(spec.get("holderIdentity")) and now - known.since < valid
+    duration = spec.get("leaseDurationSeconds") or LEASE_SECONDS
+    return bool(spec.get("holderIdentity")) and now - observed.first_seen < duration
 
 
 def is_leading(renewed: float | None, now: float) -> bool:
-    """Whether a holder that renewed last at that time, or never, may act."""
+    """Whether a holder may act that last renewed at `renewed`; None for never."""
     return renewed is not None and now - renewed < RENEW_SECONDS
 
 
 def lease_object(lease: Object | None, name: str, namespace: str, holder: str, time: str) -> Object:
-    """The Lease as this holder writes it; `time` in RFC 3339 with microseconds. No holder: for whoever comes first."""
-    before = (lease or {}).get("spec") or {}
-    is_new_holder = before.get("holderIdentity") != holder
+    """The Lease to write for a holder; an empty holder releases it. `time` is RFC 3339 with microseconds."""
+    previous = (lease or {}).get("spec") or {}
+    is_new_holder = previous.get("holderIdentity") != holder
     metadata = dict((lease or {}).get("metadata") or {"name": name, "namespace": namespace})
     return {
         "apiVersion": "coordination.k8s.io/v1",
@@ -67,8 +68,8 @@ def lease_object(lease: Object | None, name: str, namespace: str, holder: str, t
         "spec": {
             "holderIdentity": holder,
             "leaseDurationSeconds": LEASE_SECONDS,
-            "acquireTime": time if is_new_holder else before.get("acquireTime", time),
+            "acquireTime": time if is_new_holder else previous.get("acquireTime", time),
             "renewTime": time,
-            "leaseTransitions": before.get("leaseTransitions", 0) + (1 if is_new_holder and holder else 0),
+            "leaseTransitions": previous.get("leaseTransitions", 0) + (1 if is_new_holder and holder else 0),
         },
     }

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from omni_operator.crd.objects import Object
 from omni_operator.planning.manifests.labels import PREFETCH, REPLICA, ROLE, STAGE
 from omni_operator.planning.pod_trouble import (
+    LATE,
     REFUSED,
     REPLICA_DOWN,
-    TOO_LATE,
     Trouble,
     pod_trouble,
     termination_trouble,
 )
 from omni_operator.planning.topology.records import Process
 
-LATE = "DeadlineExceeded"
+DEADLINE_EXCEEDED = "DeadlineExceeded"
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def deployment_state(process: Process, observed: Observed, now: str) -> Deployme
         updated=counts.get("updatedReplicas", 0) if is_current else 0,
         is_current=is_current,
         trouble=most_urgent_trouble(pods, deployment, missing, now),
-        is_late=any(trouble.reason == LATE for trouble in deployment_troubles(deployment)),
+        is_late=any(trouble.reason == DEADLINE_EXCEEDED for trouble in deployment_troubles(deployment)),
         has_all_replicas=not missing,
     )
 
@@ -149,7 +149,7 @@ def deployment_troubles(deployment: Object) -> Iterator[Trouble]:
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             yield Trouble(REFUSED, "PodsRefused", f"the cluster refuses its pods: {condition.get('message', '')}")
         if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
-            yield Trouble(TOO_LATE, LATE, "its pods did not become ready in time; see their logs")
+            yield Trouble(LATE, DEADLINE_EXCEEDED, "its pods did not become ready in time; see their logs")
 
 
 def prefetch_trouble(observed: Observed) -> Trouble | None:

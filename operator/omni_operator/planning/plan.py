@@ -1,7 +1,7 @@
-"""What to do about one pipeline's children: which to apply, which to delete, which are not ours to touch. Pure.
+"""Plans what to do about one pipeline's children: which to apply, which to delete, which are not ours to change. Pure.
 
-An object is applied when what is wanted changed (its hash), or when the live one lacks something that is wanted. Fields
-that others own are none of our business. So a settled pipeline plans nothing.
+An object is applied if its desired content has changed (by hash), or if the live object lacks a part of it. Fields that
+others own do not matter. So the plan of a settled pipeline is empty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,14 @@ from omni_operator.planning.manifests.ownership import SPEC_HASH, controller_uid
 
 @dataclass(frozen=True)
 class Plan:
-    """`adopted` tells which of `apply` exist and are ours, so that our fields may be forced, and their uids;
-    `handed_over`, which live Deployments have their count from us and are no longer to."""
+    """What the controller executes, in this order.
+
+    apply: the desired objects that do not exist or differ
+    adopted: the uid of each desired object that exists; applying one that is ours may take over our fields by force
+    delete: live objects of ours that are no longer desired
+    conflicts: desired objects whose name belongs to somebody else
+    handed_over: live Deployments whose replicas we set so far, and from now on an autoscaler sets
+    """
 
     apply: tuple[Object, ...]
     adopted: Mapping[Reference, str]
@@ -29,17 +35,17 @@ class Plan:
         return bool(self.apply or self.delete)
 
     def bound(self, child: Object) -> Object:
-        """A child to apply, with the uid of the one that was seen: no other of its name may be changed."""
+        """An object to apply, with the uid of the live one, so that no other object of the same name is changed."""
         uid = self.adopted.get(reference(child))
         return with_metadata(child, uid=uid) if uid else child
 
-    def without(self, held: Reference) -> "Plan":
-        """The plan that leaves one object as it is for now."""
-        return replace(self, apply=tuple(child for child in self.apply if reference(child) != held))
+    def without(self, ref: Reference) -> "Plan":
+        """The plan without applying one object."""
+        return replace(self, apply=tuple(child for child in self.apply if reference(child) != ref))
 
 
 def with_metadata(child: Object, **metadata: str) -> Object:
-    """The same object with more in its metadata."""
+    """A copy with these keys in its metadata."""
     return {**child, "metadata": {**child["metadata"], **metadata}}
 
 
@@ -47,80 +53,88 @@ def reference(child: Object) -> Reference:
     return child["kind"], child["metadata"]["name"]
 
 
-def make_plan(wanted: Sequence[Object], live: Sequence[Object], uid: str, pipeline: str) -> Plan:
-    """`live`: every object of the pipeline's labels, and every one that has the name of a wanted one."""
-    found = {reference(child): child for child in live}
-    names = {reference(child) for child in wanted}
-    conflicts = [ref for ref in map(reference, wanted) if ref in found and not is_ours(found[ref], uid, pipeline)]
+def make_plan(desired: Sequence[Object], live: Sequence[Object], uid: str, pipeline: str) -> Plan:
+    """The plan for the pipeline with this uid and name.
+
+    `live`: every object with the pipeline's labels, and every object with the kind and name of a desired one.
+    """
+    live_by_reference = {reference(child): child for child in live}
+    desired_by_reference = {reference(child): child for child in desired}
+    existing = [ref for ref in desired_by_reference if ref in live_by_reference]
+    conflicts = [ref for ref in existing if not is_ours(live_by_reference[ref], uid, pipeline)]
     return Plan(
         apply=tuple(
             child
-            for child in wanted
-            if reference(child) not in conflicts and differs(child, found.get(reference(child)))
+            for ref, child in desired_by_reference.items()
+            if ref not in conflicts and differs(child, live_by_reference.get(ref))
         ),
-        adopted={ref: str(found[ref]["metadata"].get("uid", "")) for ref in names if ref in found},
-        delete=tuple(child for ref, child in found.items() if ref not in names and is_deletable(child, uid)),
+        adopted={ref: str(live_by_reference[ref]["metadata"].get("uid", "")) for ref in existing},
+        delete=tuple(
+            child
+            for ref, child in live_by_reference.items()
+            if ref not in desired_by_reference and is_deletable(child, uid)
+        ),
         conflicts=tuple(conflicts),
         handed_over={
-            reference(child): found[reference(child)]
-            for child in wanted
-            if reference(child) in found and releases_replicas(child, found[reference(child)])
+            ref: live_by_reference[ref]
+            for ref in existing
+            if releases_replicas(desired_by_reference[ref], live_by_reference[ref])
         },
     )
 
 
 def is_deletable(child: Object, uid: str) -> bool:
-    """Whether a child that is no longer wanted is the pipeline's to delete: not what is to outlive it."""
+    """Whether the pipeline with this uid may delete a child: it owns it, and nobody deletes it already."""
     return controller_uid(child) == uid and not child["metadata"].get("deletionTimestamp")
 
 
-def releases_replicas(wanted: Object, live: Object) -> bool:
-    """Whether a Deployment had its count from us, and is to have it from elsewhere."""
-    if wanted["kind"] != "Deployment" or "replicas" in wanted["spec"] or "replicas" not in live["spec"]:
+def releases_replicas(desired: Object, live: Object) -> bool:
+    """Whether we set the replicas of a live Deployment, and the desired one leaves them to an autoscaler."""
+    if desired["kind"] != "Deployment" or "replicas" in desired["spec"] or "replicas" not in live["spec"]:
         return False
     ours = [entry for entry in live["metadata"].get("managedFields") or [] if entry.get("manager") == FIELD_MANAGER]
     return any("f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {}) for entry in ours)
 
 
-def differs(wanted: Object, live: Object | None) -> bool:
+def differs(desired: Object, live: Object | None) -> bool:
+    """Whether an object must be applied."""
     if live is None:
         return True
     annotations = live["metadata"].get("annotations") or {}
-    if annotations.get(SPEC_HASH) != wanted["metadata"]["annotations"][SPEC_HASH]:
-        return True
-    return not contains(live, wanted)
+    has_same_hash = annotations.get(SPEC_HASH) == desired["metadata"]["annotations"][SPEC_HASH]
+    return not has_same_hash or not contains(live, desired)
 
 
-def contains(live: Any, wanted: Any) -> bool:
-    """Whether all that is wanted is there. The server may add fields, drop empty ones, and rewrite quantities."""
-    if isinstance(wanted, Mapping):
+def contains(live: Any, desired: Any) -> bool:
+    """Whether a live value has all of a desired one. The server may add fields, drop empty ones, rewrite quantities."""
+    if isinstance(desired, Mapping):
         if not isinstance(live, Mapping):
-            return not wanted and live is None
-        return all(contains(live.get(key), value) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        return contains_items(live or [], wanted)
-    if not wanted:
+            return not desired and live is None
+        return all(contains(live.get(key), value) for key, value in desired.items())
+    if isinstance(desired, list):
+        return contains_items(live or [], desired)
+    if not desired:
         return not live
-    return bool(live == wanted) or same_quantity(live, wanted)
+    return bool(live == desired) or same_quantity(live, desired)
 
 
-def contains_items(live: Any, wanted: list[Any]) -> bool:
-    """Items that have an identity may stand among others; a list of plain values is wanted whole."""
+def contains_items(live: Any, desired: list[Any]) -> bool:
+    """Items with an identity may be among others. A list of plain values must be equal."""
     if not isinstance(live, list):
         return False
-    if wanted and all(isinstance(item, Mapping) and any(identity(item)) for item in wanted):
-        there = {identity(item): item for item in live if isinstance(item, Mapping)}
-        return all(contains(there.get(identity(item)), item) for item in wanted)
-    return len(live) == len(wanted) and all(map(contains, live, wanted))
+    if desired and all(isinstance(item, Mapping) and any(identity(item)) for item in desired):
+        live_items = {identity(item): item for item in live if isinstance(item, Mapping)}
+        return all(contains(live_items.get(identity(item)), item) for item in desired)
+    return len(live) == len(desired) and all(map(contains, live, desired))
 
 
-def identity(item: Object) -> tuple[Any, ...]:
-    """What tells an item of a list from its neighbours, as far as pods, Services and owner references have it."""
+def identity(item: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What identifies an item in a list of a pod, a Service, or owner references."""
     return tuple(item.get(key) for key in ("uid", "name", "mountPath"))
 
 
 def same_quantity(one: Any, other: Any) -> bool:
-    """Whether two Kubernetes quantities are equal: 1000m is 1, 1024Mi is 1Gi."""
+    """Whether two Kubernetes quantities are equal: `1000m` equals `1`, and `1024Mi` equals `1Gi`."""
     if not isinstance(one, str | int | float) or not isinstance(other, str | int | float):
         return False
     amount = parse_quantity(str(one))

@@ -1,6 +1,7 @@
-"""What keeps a pod from serving, read from its status, in words a person can act on. Pure.
+"""The trouble that keeps a pod from serving, read from its status, in words that a person can act on. Pure.
 
-Only facts that stay the same while the trouble does go into a message, so that a status is not rewritten without news.
+Messages have no restart counts and no back-off times, which change while the trouble stays the same. They do quote the
+scheduler, the kubelet and the last line of a log. If those change, the pipeline's status is written again.
 """
 
 from dataclasses import dataclass
@@ -8,18 +9,18 @@ from datetime import datetime, timedelta
 
 from omni_operator.crd.objects import Object
 
-# Ranks, the most urgent first.
-REFUSED, NOT_ENDING, NO_ROOM, NO_IMAGE, CRASHING, NOT_MADE, FAILED, ENDED, RESTARTED, REPLICA_DOWN, TOO_LATE = range(11)
-# What the kubelet says while all is well.
-PATIENT = ("ContainerCreating", "PodInitializing")
-# What a pod is given to end, beyond its grace period, before its node is doubted.
-LEEWAY = timedelta(seconds=30)
-IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+# Ranks, the most urgent one first.
+REFUSED, STUCK, UNSCHEDULABLE, NO_IMAGE, CRASHING, NOT_CREATED, FAILED, ENDED, RESTARTED, REPLICA_DOWN, LATE = range(11)
+# Reasons of a waiting container that only needs time.
+NORMAL_REASONS = ("ContainerCreating", "PodInitializing")
+# How long after its deadline a terminating pod counts as stuck.
+TERMINATION_MARGIN = timedelta(seconds=30)
+IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """`rank` orders troubles: the lower, the more it needs a person."""
+    """`rank` orders troubles: the lowest is the most urgent. `reason` is one CamelCase word."""
 
     rank: int
     reason: str
@@ -27,12 +28,12 @@ class Trouble:
 
     @property
     def needs_a_person(self) -> bool:
-        """Whether waiting is no cure. What fits nowhere may fit later; what ended once may run the next time."""
-        return self.rank in (REFUSED, NO_IMAGE, CRASHING, NOT_MADE)
+        """Whether it cannot pass by itself. A pod without a node may fit later, and one that crashed may run again."""
+        return self.rank in (REFUSED, NO_IMAGE, CRASHING, NOT_CREATED)
 
 
 def pod_trouble(pod: Object) -> Trouble | None:
-    """The trouble of a pod; None where it serves, ends, or only needs time."""
+    """The trouble of a pod; None if it serves, terminates, or only needs time."""
     name = pod["metadata"]["name"]
     status = pod.get("status") or {}
     if pod["metadata"].get("deletionTimestamp") or is_pod_ready(pod):
@@ -42,35 +43,40 @@ def pod_trouble(pod: Object) -> Trouble | None:
         return Trouble(FAILED, status.get("reason") or "PodFailed", f"pod {name} failed: {why}")
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return Trouble(NO_ROOM, "Unschedulable", f"pod {name} fits on no node: {condition.get('message', '')}")
+            return Trouble(
+                UNSCHEDULABLE, "Unschedulable", f"pod {name} fits on no node: {condition.get('message', '')}"
+            )
     containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
-    found = [trouble for container in containers if (trouble := container_trouble(name, container))]
-    return min(found, key=lambda trouble: trouble.rank, default=None)
+    troubles = [trouble for container in containers if (trouble := container_trouble(name, container))]
+    return min(troubles, key=lambda trouble: trouble.rank, default=None)
 
 
 def termination_trouble(pod: Object, now: str) -> Trouble | None:
-    """The trouble of a pod that should be gone, `now` in RFC 3339: its node is silent, and nobody knows if it runs."""
-    by = pod["metadata"].get("deletionTimestamp")
-    if by is None or datetime.fromisoformat(now) < datetime.fromisoformat(by) + LEEWAY:
+    """The trouble of a pod that should have terminated. On a lost node it may still run. `now` is RFC 3339."""
+    deadline = pod["metadata"].get("deletionTimestamp")
+    if deadline is None or datetime.fromisoformat(now) < datetime.fromisoformat(deadline) + TERMINATION_MARGIN:
         return None
     node = (pod.get("spec") or {}).get("nodeName") or "none"
     remedy = "see to the node, or delete the pod with --force once you know that it runs no more"
-    said = f"pod {pod['metadata']['name']} should have ended by {by}, and its node {node} does not say that it has"
-    return Trouble(NOT_ENDING, "StuckTerminating", f"{said}; {remedy}")
+    what = (
+        f"pod {pod['metadata']['name']} should have ended by {deadline}, and its node {node} does not say that it has"
+    )
+    return Trouble(STUCK, "StuckTerminating", f"{what}; {remedy}")
 
 
 def container_trouble(pod: str, container: Object) -> Trouble | None:
+    """The trouble of one container status of the pod with that name."""
     where = f"container {container['name']} of pod {pod}"
     state = container.get("state") or {}
     waiting, ended = state.get("waiting"), state.get("terminated")
     last = (container.get("lastState") or {}).get("terminated")
     if waiting and waiting.get("reason") == "CrashLoopBackOff":
         return Trouble(CRASHING, "CrashLoopBackOff", f"{where} keeps ending: {exit_description(last)}")
-    if waiting and waiting.get("reason") in IMAGE:
+    if waiting and waiting.get("reason") in IMAGE_REASONS:
         cannot = f"the image {container.get('image', '')} cannot be pulled; check its name and access"
         return Trouble(NO_IMAGE, "ImagePullBackOff", f"{where}: {cannot}")
-    if waiting and waiting.get("reason") not in (*PATIENT, None):
-        return Trouble(NOT_MADE, waiting["reason"], f"{where}: {waiting.get('message') or waiting['reason']}")
+    if waiting and waiting.get("reason") not in (*NORMAL_REASONS, None):
+        return Trouble(NOT_CREATED, waiting["reason"], f"{where}: {waiting.get('message') or waiting['reason']}")
     if ended and ended.get("exitCode"):
         return Trouble(ENDED, "Crashed", f"{where} ended: {exit_description(ended)}")
     if last and last.get("exitCode"):
@@ -79,7 +85,7 @@ def container_trouble(pod: str, container: Object) -> Trouble | None:
 
 
 def exit_description(terminated: Object | None) -> str:
-    """How a container ended, with the last line it wrote, where the kubelet kept it."""
+    """How a container ended, with the last line of its log if the kubelet kept it."""
     if not terminated:
         return "no details are known"
     reason = terminated.get("reason")

@@ -1,11 +1,10 @@
-"""In which order a change reaches the processes of a pipeline: what has to wait for what. Pure.
+"""The order in which a change reaches the processes of a pipeline: which Deployments must wait for what. Pure.
 
-The head is there once, and is never rolled: a new head that does not start serves nobody. So where only its image
-changes, it comes last, when every stage runs the new one; a broken image then stops at the first replica, and the old
-head goes on serving with the rest. Every other change reaches the head at once: its replicas join by what it knows of
-stages, models and secrets, and could not become ready before it does.
+A new head that does not start would serve nobody. So if only its image changes, the head comes last, after every stage
+runs the new image: a broken image stops at the first replica, and the old head continues to serve with the others.
+Every other change reaches the head at once: replicas could not join a head with other stages, models or secrets.
 
-And a pipeline that has its models downloaded first makes no pod before they are there.
+A pipeline that downloads its models first creates no pods before they are there.
 """
 
 from collections.abc import Sequence
@@ -17,52 +16,50 @@ from omni_operator.planning.manifests.labels import HEAD, ROLE
 from omni_operator.planning.plan import contains, differs, reference
 
 
-def head_must_wait(wanted: Sequence[Object], live: Sequence[Object]) -> bool:
-    """Whether the head keeps its image for now."""
-    found = {reference(child): child for child in live}
-    deployments = [child for child in wanted if child["kind"] == "Deployment"]
+def head_must_wait(desired: Sequence[Object], live: Sequence[Object]) -> bool:
+    """Whether the head keeps its old image until the stages have the new one."""
+    live_by_reference = {reference(child): child for child in live}
+    deployments = [child for child in desired if child["kind"] == "Deployment"]
     head = next(child for child in deployments if is_head(child))
-    current = found.get(reference(head))
-    return (
-        current is not None
-        and serves(current)
-        and changes_only_its_image(head, current)
-        and not all(has_arrived(child, found.get(reference(child))) for child in deployments if not is_head(child))
-    )
+    live_head = live_by_reference.get(reference(head))
+    if live_head is None or not has_ready_pod(live_head) or not differs_only_in_image(head, live_head):
+        return False
+    stages = [child for child in deployments if not is_head(child)]
+    return not all(is_rolled_out(child, live_by_reference.get(reference(child))) for child in stages)
 
 
-def waiting_for_prefetch(wanted: Sequence[Object], live: Sequence[Object]) -> list[Reference]:
-    """The Deployments that are not made yet, since what their pods load is still being downloaded."""
-    found = {reference(child): child for child in live}
-    jobs = [child for child in wanted if child["kind"] == "Job"]
-    if all(is_complete(found.get(reference(job))) for job in jobs):
+def deployments_waiting_for_prefetch(desired: Sequence[Object], live: Sequence[Object]) -> list[Reference]:
+    """The Deployments that are not created yet because their models are still being downloaded."""
+    live_by_reference = {reference(child): child for child in live}
+    jobs = [child for child in desired if child["kind"] == "Job"]
+    if all(is_complete(live_by_reference.get(reference(job))) for job in jobs):
         return []
-    deployments = [reference(child) for child in wanted if child["kind"] == "Deployment"]
-    return [ref for ref in deployments if ref not in found]
+    deployments = [reference(child) for child in desired if child["kind"] == "Deployment"]
+    return [ref for ref in deployments if ref not in live_by_reference]
 
 
 def is_complete(job: Object | None) -> bool:
     conditions = ((job or {}).get("status") or {}).get("conditions") or []
-    return any(one["type"] == "Complete" and one["status"] == "True" for one in conditions)
+    return any(condition["type"] == "Complete" and condition["status"] == "True" for condition in conditions)
 
 
 def is_head(child: Object) -> bool:
     return bool(child["metadata"]["labels"][ROLE] == HEAD)
 
 
-def serves(deployment: Object) -> bool:
+def has_ready_pod(deployment: Object) -> bool:
     return bool((deployment.get("status") or {}).get("readyReplicas"))
 
 
-def changes_only_its_image(wanted: Object, live: Object) -> bool:
-    """Whether the wanted Deployment has another image, and is as the live one in all else."""
-    images = {one["name"]: one["image"] for one in containers(wanted)}
-    if all(images.get(one["name"]) == one["image"] for one in containers(live)):
+def differs_only_in_image(desired: Object, live: Object) -> bool:
+    """Whether the desired Deployment has another image, and equals the live one in everything else."""
+    images = {container["name"]: container["image"] for container in containers(desired)}
+    if all(images.get(container["name"]) == container["image"] for container in containers(live)):
         return False
-    with_image: dict[str, Any] = deepcopy(dict(live))
-    for one in containers(with_image):
-        one["image"] = images.get(one["name"], one["image"])
-    return contains(with_image["spec"], wanted["spec"])
+    with_new_image: dict[str, Any] = deepcopy(dict(live))
+    for container in containers(with_new_image):
+        container["image"] = images.get(container["name"], container["image"])
+    return contains(with_new_image["spec"], desired["spec"])
 
 
 def containers(deployment: Object) -> list[dict[str, Any]]:
@@ -70,9 +67,9 @@ def containers(deployment: Object) -> list[dict[str, Any]]:
     return found
 
 
-def has_arrived(wanted: Object, live: Object | None) -> bool:
-    """Whether all that is wanted of a Deployment runs and is ready."""
-    if live is None or differs(wanted, live):
+def is_rolled_out(desired: Object, live: Object | None) -> bool:
+    """Whether every pod of a Deployment exists, runs the desired spec and is ready."""
+    if live is None or differs(desired, live):
         return False
     counts = live.get("status") or {}
     if counts.get("observedGeneration", 0) < live["metadata"].get("generation", 0):

@@ -7,7 +7,7 @@ import pytest
 from omni_operator.crd.objects import Object
 from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests import children
-from omni_operator.planning.rollout import head_must_wait, waiting_for_prefetch
+from omni_operator.planning.rollout import deployments_waiting_for_prefetch, head_must_wait
 from omni_operator.planning.topology.cluster import cluster_topology
 from tests.operator.edits import REMOVED, edited
 
@@ -80,8 +80,8 @@ def test_no_pod_is_made_before_the_models_are_there_and_none_is_held_that_was_ma
     failing = {**job, "status": {"conditions": [{"type": "Failed", "status": "True"}]}}
     complete = {**job, "status": {"conditions": [{"type": "Complete", "status": "True"}]}}
     for live in ([], [job], [failing]):
-        assert waiting_for_prefetch(wanted(manifest), live) == EVERY_POD
-    assert waiting_for_prefetch(wanted(manifest), [complete]) == []
+        assert deployments_waiting_for_prefetch(wanted(manifest), live) == EVERY_POD
+    assert deployments_waiting_for_prefetch(wanted(manifest), [complete]) == []
     made = [running(child) for child in deployments(digits).values()]
-    assert waiting_for_prefetch(wanted(manifest), made) == [], "what serves another model goes on"
-    assert waiting_for_prefetch(wanted(digits), []) == [], "nothing is to be downloaded first"
+    assert deployments_waiting_for_prefetch(wanted(manifest), made) == [], "what serves another model goes on"
+    assert deployments_waiting_for_prefetch(wanted(digits), []) == [], "nothing is to be downloaded first"
