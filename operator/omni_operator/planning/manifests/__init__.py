@@ -1,4 +1,4 @@
-"""From a Topology to Kubernetes objects, one module a kind of object. Pure, and the same for the same input."""
+"""Builds the Kubernetes objects of a pipeline: one module for each kind. Pure: equal input gives equal objects."""
 
 from omni_operator.crd.objects import Object
 from omni_operator.crd.spec.pipeline import OmniPipeline
@@ -14,7 +14,10 @@ from omni_operator.planning.topology.records import Topology
 
 
 def children(pipeline: OmniPipeline, topology: Topology, worker_image: str, secret: str) -> list[Object]:
-    """Every object that a pipeline needs but its Secret, whose content is `secret`; in the order to make them."""
+    """Every object of a pipeline except its Secret, in the order in which to create them.
+
+    `secret`: the Secret's content, whose hash restarts the pods when it changes
+    """
     return [
         service_account(pipeline),
         config_map(pipeline, topology),

@@ -1,7 +1,6 @@
-"""The volumes of a pipeline that are made for it, or named by it: for what it downloads from the hub, and for videos.
+"""The PersistentVolumeClaims of a pipeline: for models from the hub and for videos, its own or the user's.
 
-A claim that is to be retained has no owner, so that the cluster's garbage collection passes it by. The pipeline of the
-same name finds it again by its labels.
+A retained claim has no owner, so it outlives the pipeline. A new pipeline of the same name finds it by its labels.
 """
 
 from typing import Any
@@ -20,15 +19,15 @@ ONE_NODE = "ReadWriteOnce"
 
 
 def claims(pipeline: OmniPipeline) -> list[Object]:
-    """Those that are made."""
+    """The claims to create. A claim that the user names is not one of them."""
     cache, videos = pipeline.spec.model.cache, pipeline.spec.videos.storage
-    found = [claim(pipeline, cache_name(pipeline, cache), cache, cache.access_mode)] if cache else []
-    found += [claim(pipeline, videos_name(pipeline, videos), videos, ONE_NODE)] if videos else []
-    return [one for one in found if one]
+    created = [new_claim(pipeline, cache_claim_name(pipeline, cache), cache, cache.access_mode)] if cache else []
+    created += [new_claim(pipeline, videos_claim_name(pipeline, videos), videos, ONE_NODE)] if videos else []
+    return [claim for claim in created if claim]
 
 
-def claim(pipeline: OmniPipeline, name: str, storage: Storage, access_mode: str) -> Object | None:
-    """None where it is the user's own."""
+def new_claim(pipeline: OmniPipeline, name: str, storage: Storage, access_mode: str) -> Object | None:
+    """The claim to create; None if the user names an existing one."""
     if storage.size is None:
         return None
     spec: dict[str, Any] = {
@@ -37,7 +36,7 @@ def claim(pipeline: OmniPipeline, name: str, storage: Storage, access_mode: str)
     }
     if storage.storage_class is not None:
         spec["storageClassName"] = storage.storage_class
-    made = child(
+    claim = child(
         pipeline,
         "v1",
         "PersistentVolumeClaim",
@@ -47,25 +46,25 @@ def claim(pipeline: OmniPipeline, name: str, storage: Storage, access_mode: str)
         annotations={RETAINED: "true"} if storage.retain else {},
     )
     if storage.retain:
-        del made["metadata"]["ownerReferences"]
-    return made
+        del claim["metadata"]["ownerReferences"]
+    return claim
 
 
-def cache_name(pipeline: OmniPipeline, cache: Storage) -> str:
+def cache_claim_name(pipeline: OmniPipeline, cache: Storage) -> str:
     return cache.claim_name or f"{pipeline.name}-models"
 
 
-def videos_name(pipeline: OmniPipeline, videos: Storage) -> str:
+def videos_claim_name(pipeline: OmniPipeline, videos: Storage) -> str:
     return videos.claim_name or f"{pipeline.name}-videos"
 
 
 def cache_of(pipeline: OmniPipeline, process: Process) -> str | None:
-    """The claim that a process downloads to, if it downloads anything."""
+    """The claim that a process downloads models to; None if it has none."""
     cache = pipeline.spec.model.cache
-    return cache_name(pipeline, cache) if cache and process.downloads else None
+    return cache_claim_name(pipeline, cache) if cache and process.downloads else None
 
 
 def videos_of(pipeline: OmniPipeline, process: Process) -> str | None:
-    """The claim that a process keeps videos in, if it keeps any."""
+    """The claim in which a process keeps videos; None if it has none."""
     videos = pipeline.spec.videos.storage
-    return videos_name(pipeline, videos) if videos and process.is_head else None
+    return videos_claim_name(pipeline, videos) if videos and process.is_head else None

@@ -1,4 +1,4 @@
-"""The ConfigMap that tells the head its stages, the pods' Secret, and their ServiceAccount, which may do nothing."""
+"""The ConfigMap with the stages for the head, the Secret of all pods, and their ServiceAccount, which has no rights."""
 
 import base64
 
@@ -16,7 +16,7 @@ def config_map(pipeline: OmniPipeline, topology: Topology) -> Object:
 
 
 def keys_secret(pipeline: OmniPipeline, secret: str) -> Object:
-    """What the pods of the pipeline know of each other, and nobody else does."""
+    """The Secret from which the pods derive the keys of their connections."""
     content = {"type": "Opaque", "data": {KEYS_FILE: base64.b64encode(secret.encode()).decode()}}
     return child(pipeline, "v1", "Secret", keys_name(pipeline), labels.common(pipeline.name), content)
 

@@ -1,4 +1,4 @@
-"""The Deployments of a pipeline: the head's, which is never there twice, and one a stage, frugal with devices."""
+"""The Deployments of a pipeline: one for the head, and one for each stage."""
 
 from typing import Any
 
@@ -10,10 +10,11 @@ from omni_operator.planning.manifests.pod import pod_template
 from omni_operator.planning.topology.records import Process, Topology
 
 DEADLINE_MARGIN_SECONDS = 120
+"""Time that a rollout may take beyond the startup of a process."""
 
 
 def head_deployment(pipeline: OmniPipeline, topology: Topology, worker_image: str, secret: str) -> Object:
-    """Recreate: two heads at once would share one name, and replicas would join either."""
+    """Recreate, so that there are never two heads: they share one name, and each would get only some replicas."""
     return deployment(
         pipeline,
         topology.head,
@@ -26,6 +27,7 @@ def head_deployment(pipeline: OmniPipeline, topology: Topology, worker_image: st
 def stage_deployment(
     pipeline: OmniPipeline, topology: Topology, process: Process, worker_image: str, secret: str
 ) -> Object:
+    """RollingUpdate within the stage's own limits. By default it needs no extra devices."""
     rollout = process.stage.rollout
     return deployment(
         pipeline,

@@ -1,7 +1,7 @@
-"""The PodDisruptionBudget of a stage: how many of its pods the draining of nodes may take at one time.
+"""The PodDisruptionBudget of a stage: how many of its pods may be evicted at a time while nodes are drained.
 
-Written for policy/v1; a cluster that has only policy/v1beta1 takes the same. The head has none: there is one, and a
-budget that keeps one of one would keep its node from ever being drained.
+It is written for policy/v1, and policy/v1beta1 has the same fields. The head has none: a budget for a single pod would
+block the draining of its node forever.
 """
 
 from omni_operator.crd.objects import Object
@@ -12,7 +12,7 @@ from omni_operator.planning.topology.records import Process
 
 
 def disruption_budget(pipeline: OmniPipeline, process: Process) -> Object:
-    """As many as a rollout may take; but one at least, or no node could be drained that holds one."""
+    """The limit of the rollout, but at least one pod: otherwise a node with such a pod could never be drained."""
     stage, rollout = process.stage.name, process.stage.rollout
     unavailable = 1 if rollout.max_unavailable in (0, "0%") else rollout.max_unavailable
     return child(

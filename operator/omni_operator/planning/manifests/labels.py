@@ -1,4 +1,4 @@
-"""The labels that children carry, and the selectors over them, which are immutable and so hold nothing that changes."""
+"""The labels of a pipeline's children, and selectors by them. Selectors are immutable, so their labels never change."""
 
 from collections.abc import Mapping
 
@@ -26,7 +26,7 @@ def common(pipeline: str) -> dict[str, str]:
 
 
 def of_role(pipeline: str, role: str, stage: str) -> dict[str, str]:
-    """Labels of the objects of one role."""
+    """Labels of the objects of one role: HEAD, REPLICA or PREFETCH."""
     return {**common(pipeline), ROLE: role, STAGE: stage}
 
 

@@ -1,4 +1,4 @@
-"""The PodMonitor of a pipeline, by which the Prometheus Operator has its pods scraped. The chart's reads them alike."""
+"""The PodMonitor with which the Prometheus Operator scrapes a pipeline's pods. The chart's PodMonitor does the same."""
 
 from typing import Any
 
@@ -14,20 +14,20 @@ OWN_STAGE = "stage_of_pod"
 
 
 def pod_monitors(pipeline: OmniPipeline) -> list[Object]:
-    """One, or none where the pipeline asks for none."""
-    wanted = pipeline.spec.monitoring.pod_monitor
-    if wanted is None:
+    """One, or none if the pipeline asks for none."""
+    monitor = pipeline.spec.monitoring.pod_monitor
+    if monitor is None:
         return []
-    own_labels = {**wanted.labels, **labels.common(pipeline.name)}
+    own_labels = {**monitor.labels, **labels.common(pipeline.name)}
     spec = {
         "selector": {"matchLabels": dict(labels.pipeline_selector(pipeline.name))},
-        "podMetricsEndpoints": [{**endpoint(), **({"interval": wanted.interval} if wanted.interval else {})}],
+        "podMetricsEndpoints": [{**endpoint(), **({"interval": monitor.interval} if monitor.interval else {})}],
     }
     return [child(pipeline, "monitoring.coreos.com/v1", "PodMonitor", pipeline.name, own_labels, {"spec": spec})]
 
 
 def endpoint() -> dict[str, Any]:
-    """How a pod's metrics are read, and which labels they get."""
+    """How Prometheus reads a pod's metrics, and which labels it adds."""
     return {
         "port": "http",
         # The certificate of a head that speaks HTTPS is for the name by which clients know it.
@@ -39,7 +39,7 @@ def endpoint() -> dict[str, Any]:
                 for label, target in (("pipeline", "pipeline"), ("role", "role"), ("stage", OWN_STAGE))
             ),
         ],
-        # A head tells of all stages; what names no stage itself is of the pod's own.
+        # A head reports on all stages. A metric without a stage is about the stage of its pod.
         "metricRelabelings": [
             {"sourceLabels": ["stage", OWN_STAGE], "regex": ";(.+)", "targetLabel": "stage"},
             {"regex": OWN_STAGE, "action": "labeldrop"},

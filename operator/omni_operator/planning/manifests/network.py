@@ -1,7 +1,7 @@
-"""The NetworkPolicy of a pipeline: who may connect to its pods. What they connect to is not restricted.
+"""The NetworkPolicy of a pipeline: who may connect to its pods. Connections from its pods are not restricted.
 
-The ports by which a pipeline's processes speak with each other are open to its own pods alone. The HTTP port, with the
-API, the probes and the metrics, is open to everyone, or to the clients that the pipeline names, and to the operator.
+The ports between a pipeline's processes are open only to its own pods. The HTTP port, with the API, the probes and the
+metrics, is open to everyone; or, if the pipeline names clients, to those and the operator.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ OPERATOR_LABELS = {"app.kubernetes.io/name": "omnipipeline-operator"}
 
 
 def network_policies(pipeline: OmniPipeline) -> list[Object]:
-    """One, or none where the pipeline wants none."""
+    """One, or none if the pipeline asks for none."""
     if pipeline.spec.network_policy.mode == "none":
         return []
     spec = {

@@ -1,4 +1,4 @@
-"""Whose a child is: the reference by which it is deleted with its pipeline, and the hash of what was wanted."""
+"""Who owns a child: the owner reference, with which it is deleted with its pipeline, and the hash of its content."""
 
 import hashlib
 import json
@@ -10,7 +10,9 @@ from omni_operator.crd.spec.pipeline import API_VERSION, KIND, OmniPipeline
 from omni_operator.planning.manifests.labels import PIPELINE
 
 SPEC_HASH = "omnipipeline.dev/spec-hash"
+"""Annotation: the hash of what we applied, which tells a new desired content from a change by others."""
 RETAINED = "omnipipeline.dev/retained"
+"""Annotation of a claim that outlives its pipeline."""
 
 
 def owner_reference(pipeline: OmniPipeline) -> dict[str, Any]:
@@ -25,13 +27,13 @@ def owner_reference(pipeline: OmniPipeline) -> dict[str, Any]:
 
 
 def controller_uid(child: Object) -> str | None:
-    """The uid of the object that controls a child, if one does."""
+    """The uid of the object that controls a child; None if none does."""
     references = child["metadata"].get("ownerReferences") or []
     return next((str(reference["uid"]) for reference in references if reference.get("controller")), None)
 
 
 def is_ours(child: Object, uid: str, pipeline: str) -> bool:
-    """Whether a child is a pipeline's, whose uid that is: it owns it, or nobody does and it was retained for it."""
+    """Whether the pipeline with this uid and name owns a child, or nobody does and it was retained for the name."""
     metadata = child["metadata"]
     if (metadata.get("annotations") or {}).get(RETAINED) and not metadata.get("ownerReferences"):
         return bool((metadata.get("labels") or {}).get(PIPELINE) == pipeline)
@@ -39,7 +41,10 @@ def is_ours(child: Object, uid: str, pipeline: str) -> bool:
 
 
 def pipeline_of(child: Object) -> str | None:
-    """The name of the pipeline that a child belongs to: of its owner, or, for pods, of their label; its own, of one."""
+    """The name of the pipeline that an object belongs to: by its owner, or by its label, which pods have.
+
+    For a pipeline: its own name.
+    """
     metadata = child["metadata"]
     if child.get("kind") == KIND:
         return str(metadata["name"])
@@ -50,7 +55,7 @@ def pipeline_of(child: Object) -> str | None:
 
 
 def content_hash(content: Any) -> str:
-    """Ten hex digits that change with the content."""
+    """Ten hex digits that change with the content, which must be JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
@@ -63,8 +68,11 @@ def child(
     content: Mapping[str, Any],
     annotations: Mapping[str, str] | None = None,
 ) -> Object:
-    """A whole object, owned by the pipeline, whose annotation tells a change of what is wanted from drift."""
-    wanted = [dict(labels), dict(content), *([dict(annotations)] if annotations else [])]
+    """An object that the pipeline owns, with the hash of its content as an annotation.
+
+    `content`: all top-level keys except apiVersion, kind and metadata
+    """
+    hashed = [dict(labels), dict(content), *([dict(annotations)] if annotations else [])]
     return {
         "apiVersion": api_version,
         "kind": kind,
@@ -72,7 +80,7 @@ def child(
             "name": name,
             "namespace": pipeline.namespace,
             "labels": dict(labels),
-            "annotations": {**(annotations or {}), SPEC_HASH: content_hash(wanted)},
+            "annotations": {**(annotations or {}), SPEC_HASH: content_hash(hashed)},
             "ownerReferences": [owner_reference(pipeline)],
         },
         **content,

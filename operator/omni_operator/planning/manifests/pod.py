@@ -1,4 +1,4 @@
-"""The pod template of one process: its container, probes, devices, volumes and confinement."""
+"""The pod template of a process: its container, probes, devices, volumes and security settings."""
 
 import math
 from typing import Any
@@ -28,16 +28,18 @@ DATABASE_URL = "OMNI_DATABASE_URL"
 API_KEYS = "api-keys"
 TLS = "tls"
 USER = 65532
+"""User and group id of every container."""
 DRAIN_MARGIN_SECONDS = 30
+"""Time that a pod may take to end beyond the drain of its process."""
 STARTUP_PERIOD_SECONDS = 2
 
 
 def pod_template(
     pipeline: OmniPipeline, topology: Topology, process: Process, worker_image: str, secret: str
 ) -> dict[str, Any]:
-    """The template of a process's pods, with the user's patch over it.
+    """The template of a process's pods, with the user's patch applied.
 
-    It tells a change of the secret by its hash, so that pods restart which could no longer speak with each other.
+    It contains a hash of the secret: pods restart when the secret changes, because they could no longer connect.
     """
     role = labels.HEAD if process.is_head else labels.REPLICA
     own_labels = labels.of_role(pipeline.name, role, process.stage.name)
@@ -50,7 +52,7 @@ def pod_template(
     metadata = {"labels": own_labels, "annotations": annotations}
     base = {"metadata": metadata, "spec": pod_spec(pipeline, process, worker_image)}
     pod = template.merged(base, patch)
-    # Selectors and the watch depend on these, whatever the patch says.
+    # The patch must not change these: selectors and the watch depend on them.
     pod["metadata"] = {**(pod.get("metadata") or {})}
     pod["metadata"]["labels"] = {**(pod["metadata"].get("labels") or {}), **own_labels}
     return pod
@@ -75,7 +77,7 @@ def pod_spec(pipeline: OmniPipeline, process: Process, worker_image: str) -> dic
 
 
 def confined_pod(pipeline: OmniPipeline) -> dict[str, Any]:
-    """What the pods of a pipeline are, whatever they do: nobody in particular, without a token."""
+    """The settings of all pods of a pipeline: an unprivileged user, and no access to the Kubernetes API."""
     pull_secrets = [{"name": name} for name in pipeline.spec.image.pull_secrets]
     return {
         "serviceAccountName": pipeline.name,
@@ -93,6 +95,7 @@ def confined_pod(pipeline: OmniPipeline) -> dict[str, Any]:
 
 
 def confined_container(pipeline: OmniPipeline, worker_image: str) -> dict[str, Any]:
+    """The settings of all containers of a pipeline: the image, no privileges, and a read-only file system."""
     return {
         "image": pipeline.spec.image.name or worker_image,
         "imagePullPolicy": pipeline.spec.image.pull_policy,
@@ -102,7 +105,7 @@ def confined_container(pipeline: OmniPipeline, worker_image: str) -> dict[str, A
             "runAsNonRoot": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        # The end of the log becomes the message of a container that failed, and so reaches the pipeline's status.
+        # Puts the end of the log into the status of a container that failed. The pipeline's status quotes it.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
@@ -133,19 +136,19 @@ def environment(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]
         {"name": "HOME", "value": "/tmp"},
     ]
     if process.is_head and (database := pipeline.spec.videos.database_url_secret_ref):
-        variables.append(from_secret(DATABASE_URL, database))
+        variables.append(variable_from_secret(DATABASE_URL, database))
     return variables + hub_environment(CACHE_DIR if cache_of(pipeline, process) else None, process.token)
 
 
 def hub_environment(cache: str | None, token: SecretKey | None) -> list[dict[str, Any]]:
-    """What the libraries need to know of the model hub."""
+    """The variables with which the libraries download from the model hub."""
     variables: list[dict[str, Any]] = [{"name": "HF_HOME", "value": cache}] if cache else []
     if token:
-        variables.append(from_secret("HF_TOKEN", token))
+        variables.append(variable_from_secret("HF_TOKEN", token))
     return variables
 
 
-def from_secret(variable: str, secret: SecretKey) -> dict[str, Any]:
+def variable_from_secret(variable: str, secret: SecretKey) -> dict[str, Any]:
     return {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key}}}
 
 
@@ -158,7 +161,7 @@ def ports(process: Process) -> list[dict[str, Any]]:
 
 
 def control_ports() -> dict[str, int]:
-    """The ports at which a head meets its replicas."""
+    """The ports of a head to which replicas connect, by name."""
     return {
         "master": CLUSTER_HEAD.master,
         "coordinator": CLUSTER_HEAD.coordinator,
@@ -176,20 +179,21 @@ def probe(path: str, period: int, failures: int, scheme: str) -> dict[str, Any]:
 
 
 def startup_failures(process: Process) -> int:
+    """How many startup probes may fail until the process has used up its startup time."""
     return max(1, math.ceil(process.startup_seconds / STARTUP_PERIOD_SECONDS))
 
 
 def volumes(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = [
         {"name": "tmp", "emptyDir": {}},
-        {"name": "shm", "emptyDir": shared_memory(process)},
-        # Readable to the group that the pod's volumes are given to, and to nobody else.
+        {"name": "shm", "emptyDir": shared_memory_volume(process)},
+        # Readable only for the group of the pod (fsGroup).
         {"name": "keys", "secret": {"secretName": keys_name(pipeline), "defaultMode": 0o440}},
     ]
     if process.is_head:
         result.append({"name": "stages", "configMap": {"name": pipeline.name}})
-        result += api_keys(pipeline)
-        result += certificate(pipeline)
+        result += api_key_volumes(pipeline)
+        result += certificate_volumes(pipeline)
     if claim := cache_of(pipeline, process):
         result.append({"name": CACHE, "persistentVolumeClaim": {"claimName": claim}})
     if claim := videos_of(pipeline, process):
@@ -199,14 +203,14 @@ def volumes(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
     return result
 
 
-def shared_memory(process: Process) -> dict[str, Any]:
-    """/dev/shm, of the size that the stage asks for where it has replicas in the pod."""
+def shared_memory_volume(process: Process) -> dict[str, Any]:
+    """The volume of /dev/shm, with the stage's size if the pod has replicas of it."""
     size = process.stage.shm_size if process.data_ports else None
     return {"medium": "Memory", **({"sizeLimit": size} if size else {})}
 
 
-def api_keys(pipeline: OmniPipeline) -> list[dict[str, Any]]:
-    """The keys of the API's clients, as a file, so that the head can read them again."""
+def api_key_volumes(pipeline: OmniPipeline) -> list[dict[str, Any]]:
+    """The volume with the keys that the API accepts. It is a file, so that the head can reload it."""
     secret = pipeline.spec.api_key_secret_ref
     if secret is None:
         return []
@@ -214,8 +218,8 @@ def api_keys(pipeline: OmniPipeline) -> list[dict[str, Any]]:
     return [{"name": API_KEYS, "secret": {"secretName": secret.name, "defaultMode": 0o440, "items": items}}]
 
 
-def certificate(pipeline: OmniPipeline) -> list[dict[str, Any]]:
-    """The API's certificate, as files, so that the head can read it again."""
+def certificate_volumes(pipeline: OmniPipeline) -> list[dict[str, Any]]:
+    """The volume with the API's certificate. The head reloads its files when they change."""
     tls = pipeline.spec.api.tls
     return [{"name": TLS, "secret": {"secretName": tls.secret_name, "defaultMode": 0o440}}] if tls else []
 

@@ -1,4 +1,4 @@
-"""The Services of a pipeline: one for clients, one by which replicas find the head before it is ready."""
+"""The Services of a pipeline: one for clients, and one with which replicas find the head before it is ready."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from omni_operator.planning.topology.records import CLUSTER_HEAD, Topology
 def api_service(pipeline: OmniPipeline) -> Object:
     port = service_port("http", CLUSTER_HEAD.api)
     if pipeline.speaks_tls:
-        port["appProtocol"] = "https"  # what Ingresses and meshes go by; the name stays, which others refer to
+        port["appProtocol"] = "https"  # for Ingresses and meshes; the port keeps its name, which other objects refer to
     return child(
         pipeline,
         "v1",
@@ -32,7 +32,7 @@ def api_service(pipeline: OmniPipeline) -> Object:
 
 
 def head_service(pipeline: OmniPipeline, topology: Topology) -> Object:
-    """Publishes the head while it is not ready: it becomes ready only when replicas have found it."""
+    """Publishes the head even while it is not ready, because it becomes ready only after replicas have found it."""
     return child(
         pipeline,
         "v1",
