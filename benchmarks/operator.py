@@ -41,7 +41,7 @@ from benchmarks.operator_process import PATIENCE, Operator, wait_for
 from rich.table import Table
 
 from omni_operator.controller.operator import WORKERS
-from omni_operator.controller.reconcile import fitted
+from omni_operator.controller.reconcile import supported_children
 from omni_operator.crd.parsing import parse
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, Unreachable
@@ -220,7 +220,7 @@ def in_turns(cluster: Cluster, eye: Eye, bare_eye: Eye, batch: int) -> dict[str,
 
 
 def apply_all(cluster: Cluster, name: str) -> None:
-    for child in fitted(bare_children(name), cluster.child_resources)[0]:
+    for child in supported_children(bare_children(name), cluster.child_resources)[0]:
         cluster.apply(cluster.child_resources[child["kind"]], child, False, "bench")
 
 

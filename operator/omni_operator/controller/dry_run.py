@@ -1,7 +1,7 @@
-"""Asks the API server what it thinks of the pods that a user's templates make, before anything is changed.
+"""Asks the API server to validate pods that contain a user's template, before the pass changes anything.
 
-What a template may hold is for the server to say. So a Deployment that is to be applied, and has such a template, is
-applied first without being written; what the server has against it is told as a problem of the template's own field.
+Only the server knows what a pod template may contain. So a Deployment that includes such a template is applied as a dry
+run first, and each rejection is reported as a problem of the field in the user's template.
 """
 
 import json
@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from omni_operator.crd.objects import Object
 from omni_operator.crd.pod_template import MERGE_KEYS
 from omni_operator.crd.problems import InvalidSpec, Problem
 from omni_operator.crd.spec.pipeline import OmniPipeline
@@ -18,91 +19,100 @@ from omni_operator.planning.plan import Plan, reference
 from omni_operator.planning.topology.records import Topology
 
 KIND = "Deployment"
-PODS = "spec.template."
-# How server-side apply names a field that it cannot read: .spec.template.spec.containers[name="omni"].image: expected …
-UNTYPED = re.compile(r"\.(spec\.template\.[^\s:]+(?:\"[^\"]*\"\][^\s:]*)*): (.+)")
-STEP = re.compile(r"([^.\[\]]+)(?:\[([^\]]+)\])?")
+POD_TEMPLATE_PREFIX = "spec.template."
+# How server-side apply names a field whose type is wrong: .spec.template.spec.containers[name="omni"].image: expected …
+WRONG_TYPE = re.compile(r"\.(spec\.template\.[^\s:]+(?:\"[^\"]*\"\][^\s:]*)*): (.+)")
+PATH_STEP = re.compile(r"([^.\[\]]+)(?:\[([^\]]+)\])?")
 
 
-def rehearse(cluster: Cluster, pipeline: OmniPipeline, topology: Topology, plan: Plan) -> None:
-    """Raises InvalidSpec where the server would refuse a pod for what the user's template says."""
+def dry_run(cluster: Cluster, pipeline: OmniPipeline, topology: Topology, plan: Plan) -> None:
+    """Raises InvalidSpec if the server would reject a pod because of the user's template. Changes nothing."""
     templates = user_templates(pipeline, topology)
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for child in plan.apply:
         kind, name = reference(child)
         if kind != KIND or name not in templates:
             continue
         path, template = templates[name]
+        is_adopted = (kind, name) in plan.adopted
         try:
-            cluster.apply(
-                cluster.child_resources[kind], plan.bound(child), (kind, name) in plan.adopted, is_dry_run=True
-            )
+            cluster.apply(cluster.child_resources[kind], plan.bound(child), force=is_adopted, is_dry_run=True)
         except ApiError as error:
-            found += problems(error, child["spec"]["template"], template, path)
-    if found:
-        raise InvalidSpec(found)
+            problems += template_problems(error, child["spec"]["template"], template, path)
+    if problems:
+        raise InvalidSpec(problems)
 
 
-def user_templates(pipeline: OmniPipeline, topology: Topology) -> dict[str, tuple[str, Mapping[str, Any]]]:
-    """By the name of the Deployment: where its template is in the spec, and what it says. Only those that say much."""
+def user_templates(pipeline: OmniPipeline, topology: Topology) -> dict[str, tuple[str, Object]]:
+    """By Deployment name: the path of its template in the spec, and the template. Leaves out empty templates."""
     stages = {stage.name: index for index, stage in enumerate(pipeline.spec.stages)}
-    found: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    templates: dict[str, tuple[str, Object]] = {}
     for process in (topology.head, *topology.replicas):
-        where = "spec.head" if process.is_head else f"spec.stages[{stages[process.stage.name]}]"
+        owner = "spec.head" if process.is_head else f"spec.stages[{stages[process.stage.name]}]"
         template = pipeline.spec.head.template if process.is_head else process.stage.template
         if template:
-            found[process.name] = f"{where}.template", template
-    return found
+            templates[process.name] = f"{owner}.template", template
+    return templates
 
 
-def problems(error: ApiError, merged: Mapping[str, Any], template: Mapping[str, Any], path: str) -> Iterator[Problem]:
-    """What of a refusal is about the pods, each at the field of the user's template that it speaks of."""
+def template_problems(error: ApiError, merged: Object, template: Object, path: str) -> Iterator[Problem]:
+    """The problems of a user's template that a rejected Deployment shows; none if the rejection is about other fields.
+
+    `merged`: the pod template that the server saw; `path`: the path of the user's template in the spec.
+    """
     remedy = f"correct it, or remove it from {path}"
-    found = [(field.removeprefix(PODS), said) for field, said in told(error) if field.startswith(PODS)]
-    for field, said in found:
-        where, value = own_field(field, merged, template)
-        shown = "" if value is None else f"{json.dumps(value)} "
-        yield Problem(f"{path}.{where}", f"{shown}is refused by the API server: {said}; {remedy}")
-    if error.is_unreadable and not found:
+    pod_fields = [
+        (field.removeprefix(POD_TEMPLATE_PREFIX), message)
+        for field, message in field_messages(error)
+        if field.startswith(POD_TEMPLATE_PREFIX)
+    ]
+    for field, message in pod_fields:
+        user_field, value = field_in_template(field, merged, template)
+        shown_value = "" if value is None else f"{json.dumps(value)} "
+        yield Problem(f"{path}.{user_field}", f"{shown_value}is refused by the API server: {message}; {remedy}")
+    if error.is_unreadable and not pod_fields:
         yield Problem(path, f"makes pods that the API server cannot read: {error}; correct what it speaks of")
 
 
-def told(error: ApiError) -> Sequence[tuple[str, str]]:
-    """Fields of the object, and what the server says of each."""
+def field_messages(error: ApiError) -> Sequence[tuple[str, str]]:
+    """The object's fields that the error names, each with the server's message."""
     if error.causes:
         return [(field, message) for field, _, message in error.causes]
-    return [(field, message.partition(", got ")[0].strip()) for field, message in UNTYPED.findall(str(error))]
+    return [(field, message.partition(", got ")[0].strip()) for field, message in WRONG_TYPE.findall(str(error))]
 
 
-def own_field(field: str, merged: Mapping[str, Any], template: Mapping[str, Any]) -> tuple[str, Any]:
-    """A field of the merged pod as the user would find it in the template, where items stand at other places; and what
-    the template says there."""
-    there: Any = merged
-    own: Any = template
+def field_in_template(field: str, merged: Object, template: Object) -> tuple[str, Any]:
+    """The path of a field of the merged pod in the user's template, and its value there; None if it has none.
+
+    List items can have other indices in the template than in the merged pod, so they are found by their merge keys.
+    """
+    in_merged: Any = merged
+    in_template: Any = template
     path = ""
-    for name, place in STEP.findall(field):
-        there, own = below(there, name), below(own, name)
+    for name, selector in PATH_STEP.findall(field):
+        in_merged, in_template = member(in_merged, name), member(in_template, name)
         path += f".{name}"
-        if place:
-            index = place_of(there, place)
-            there = there[index] if index is not None else None
-            if name in MERGE_KEYS and isinstance(there, Mapping):
-                index = place_of(own, f"{MERGE_KEYS[name]}={there.get(MERGE_KEYS[name])}")
-            own = own[index] if isinstance(own, list) and index is not None and index < len(own) else None
-            path += f"[{place if index is None else index}]"
-    return path.removeprefix("."), own
+        if selector:
+            index = index_of(in_merged, selector)
+            in_merged = in_merged[index] if index is not None else None
+            if name in MERGE_KEYS and isinstance(in_merged, Mapping):
+                index = index_of(in_template, f"{MERGE_KEYS[name]}={in_merged.get(MERGE_KEYS[name])}")
+            has_item = isinstance(in_template, list) and index is not None and index < len(in_template)
+            in_template = in_template[index] if has_item else None
+            path += f"[{selector if index is None else index}]"
+    return path.removeprefix("."), in_template
 
 
-def below(value: Any, name: str) -> Any:
+def member(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, Mapping) else None
 
 
-def place_of(items: Any, place: str) -> int | None:
-    """Where a list has the item that is meant: by its number, or by what it says under its first key."""
+def index_of(items: Any, selector: str) -> int | None:
+    """The index of the item that a selector names: by a number, or by the value of its first key (`name="omni"`)."""
     if not isinstance(items, list):
         return None
-    if place.isdigit():
-        return int(place) if int(place) < len(items) else None
-    key, _, value = place.partition(",")[0].partition("=")
-    said = [str(one.get(key)) if isinstance(one, Mapping) else None for one in items]
-    return said.index(value.strip('"')) if value.strip('"') in said else None
+    if selector.isdigit():
+        return int(selector) if int(selector) < len(items) else None
+    key, _, value = selector.partition(",")[0].partition("=")
+    values = [str(one.get(key)) if isinstance(one, Mapping) else None for one in items]
+    return values.index(value.strip('"')) if value.strip('"') in values else None

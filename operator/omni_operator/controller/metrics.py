@@ -1,105 +1,111 @@
-"""What the operator tells Prometheus of its own work, and of the pipelines it looks after; served by a small server."""
+"""The operator's Prometheus metrics, about its own work and about its pipelines, and the HTTP server for them."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 
+from omni_operator.crd.objects import Object, PipelineKey
 from omni_operator.crd.status_types import Status
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 READY_SECONDS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
-KINDS = ("desired", "ready")
+STAGE_POD_KINDS = ("desired", "ready")
 PREFIX = "omni_operator"
 SUSPENDED = "Suspended"
 
 
 class OperatorMetrics:
-    """Every series of the operator, in a registry of its own."""
+    """All metrics of the operator, in a separate registry."""
 
     def __init__(self) -> None:
-        here = self.registry = CollectorRegistry()
-        ProcessCollector(registry=here)
-        self.reconcile = Histogram(
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.reconcile_seconds = Histogram(
             f"{PREFIX}_reconcile_seconds",
             "Time of one pass over a pipeline, by how it ended",
             ["result"],
             buckets=SECONDS,
-            registry=here,
+            registry=registry,
         )
-        self.calls = Counter(
+        self.api_calls = Counter(
             f"{PREFIX}_api_calls",
             "Calls of the API server, by verb and status; 0: no answer",
             ["verb", "code"],
-            registry=here,
+            registry=registry,
         )
-        self.queue_depth = Gauge(f"{PREFIX}_queue_depth", "Pipelines that wait for a pass", registry=here)
-        self.queue_age = Gauge(
-            f"{PREFIX}_queue_oldest_seconds", "How long the oldest has waited, or is worked on", registry=here
+        self.queue_depth = Gauge(f"{PREFIX}_queue_depth", "Pipelines that wait for a pass", registry=registry)
+        self.queue_oldest_seconds = Gauge(
+            f"{PREFIX}_queue_oldest_seconds", "How long the oldest has waited, or is worked on", registry=registry
         )
-        self.watch_age = Gauge(
-            f"{PREFIX}_watch_silence_seconds", "How long the most silent watch has heard nothing", registry=here
+        self.watch_silence_seconds = Gauge(
+            f"{PREFIX}_watch_silence_seconds", "How long the most silent watch has heard nothing", registry=registry
         )
-        self.leading = Gauge(f"{PREFIX}_leading", "1 where this operator acts", registry=here)
-        self.replicas = Gauge(
+        self.leading = Gauge(f"{PREFIX}_leading", "1 where this operator acts", registry=registry)
+        self.stage_pods = Gauge(
             f"{PREFIX}_stage_pods",
             "Headless pods of a stage: desired and ready",
             ["pipeline_namespace", "pipeline", "stage", "kind"],
-            registry=here,
+            registry=registry,
         )
-        self.pipelines = Gauge(
+        self.pipeline_ready = Gauge(
             f"{PREFIX}_pipeline_ready",
             "1 where the pipeline is Ready, and 0 where it is not; none where it is suspended",
             ["pipeline_namespace", "pipeline"],
-            registry=here,
+            registry=registry,
         )
-        self.ready = Histogram(
+        self.pipeline_ready_seconds = Histogram(
             f"{PREFIX}_pipeline_ready_seconds",
             "Time from not being Ready, or being made, to Ready",
             buckets=READY_SECONDS,
-            registry=here,
+            registry=registry,
         )
-        self._stages: dict[tuple[str, str], set[str]] = {}
+        self._stages: dict[PipelineKey, set[str]] = {}
+        """The stages of each pipeline that have series, so that a later status can remove them."""
 
     def serve(self, port: int) -> None:
+        """Start the HTTP server, in a thread."""
         start_http_server(port, registry=self.registry)
 
-    def heard(self, verb: str, code: int) -> None:
-        self.calls.labels(verb, str(code)).inc()
+    def count_call(self, verb: str, code: int) -> None:
+        """Count one call of the API server. `code`: the HTTP status, 0 without an answer."""
+        self.api_calls.labels(verb, str(code)).inc()
 
-    def show(self, namespace: str, pipeline: str, status: Status | None) -> None:
-        """The counts of a pipeline; None where it is gone."""
-        self._show_ready(namespace, pipeline, status)
+    def set_pipeline(self, namespace: str, name: str, status: Status | None) -> None:
+        """Set a pipeline's series from its status. None removes them: it was deleted, or another operator serves it."""
+        self._set_pipeline_ready(namespace, name, status)
         stages = {stage.name: stage for stage in status.stages} if status else {}
-        for name in self._stages.get((namespace, pipeline), set()) - set(stages):
-            for kind in KINDS:
-                self.replicas.remove(namespace, pipeline, name, kind)
-        for name, stage in stages.items():
-            self.replicas.labels(namespace, pipeline, name, "desired").set(stage.desired)
-            self.replicas.labels(namespace, pipeline, name, "ready").set(stage.ready)
+        for removed in self._stages.get((namespace, name), set()) - set(stages):
+            for kind in STAGE_POD_KINDS:
+                self.stage_pods.remove(namespace, name, removed, kind)
+        for stage in stages.values():
+            self.stage_pods.labels(namespace, name, stage.name, "desired").set(stage.desired)
+            self.stage_pods.labels(namespace, name, stage.name, "ready").set(stage.ready)
         if stages:
-            self._stages[namespace, pipeline] = set(stages)
+            self._stages[namespace, name] = set(stages)
         else:
-            self._stages.pop((namespace, pipeline), None)
+            self._stages.pop((namespace, name), None)
 
-    def _show_ready(self, namespace: str, pipeline: str, status: Status | None) -> None:
+    def _set_pipeline_ready(self, namespace: str, name: str, status: Status | None) -> None:
         ready = next((one for one in status.conditions if one.type == "Ready"), None) if status else None
         if ready is None or ready.reason == SUSPENDED:
-            self.pipelines.remove(namespace, pipeline)
+            self.pipeline_ready.remove(namespace, name)
         else:
-            self.pipelines.labels(namespace, pipeline).set(ready.status == "True")
+            self.pipeline_ready.labels(namespace, name).set(ready.status == "True")
 
 
-def seconds_to_ready(before: Mapping[str, Any], status: Status) -> float | None:
-    """How long a pipeline took that is Ready by this status and was not by its own; None where nothing changed."""
-    old = {one.get("type"): one for one in (before.get("status") or {}).get("conditions") or []}.get("Ready") or {}
+def seconds_to_ready(pipeline: Object, status: Status) -> float | None:
+    """Seconds that a pipeline took to become Ready, if the new `status` makes it Ready; otherwise None.
+
+    Counts from the time at which it stopped being Ready, or was created. `pipeline` carries the previous status.
+    """
+    conditions = (pipeline.get("status") or {}).get("conditions") or []
+    old: Object = next((one for one in conditions if one.get("type") == "Ready"), {})
     new = next((one for one in status.conditions if one.type == "Ready"), None)
     if new is None or new.status != "True" or old.get("status") == "True":
         return None
-    since = old.get("lastTransitionTime") or before["metadata"]["creationTimestamp"]
-    return max(0.0, (moment(new.last_transition_time) - moment(since)).total_seconds())
+    start = old.get("lastTransitionTime") or pipeline["metadata"]["creationTimestamp"]
+    return max(0.0, (parse_time(new.last_transition_time) - parse_time(start)).total_seconds())
 
 
-def moment(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))

@@ -1,40 +1,29 @@
-"""The command `omni operator`: wires the cluster's events to reconciliation, and does nothing else.
+"""The operator of one process: the queue and its workers, the resync, the polling of heads, and leadership.
 
-kopf's watch of pipelines, and our own watches of their children, only put names on a queue; workers take them off and
-reconcile. What a user changed goes first. A resync repeats that now and then, in case a watch missed something. Nothing
-here decides anything, and no finalizer, timer or daemon of kopf is used: a pipeline can be deleted while no operator
-runs.
+Events from the watches only put keys on the queue; workers take them off and make passes. Pipelines that a user changed
+come first. A resync queues all pipelines from time to time, in case a watch missed a change. Nothing here decides what
+to do about a pipeline.
 """
 
-import argparse
 import asyncio
 import logging
-import os
 import random
-import socket
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, repeat
-from typing import Any
 
-import kopf
-
-from omni_operator.controller.heads.autoscaler import Scaler
-from omni_operator.controller.heads.head_api import read, serving_in_head
-from omni_operator.controller.heads.head_poller import Heads
-from omni_operator.controller.leadership.leader import Leader
-from omni_operator.controller.leadership.other_operators import Neighbours
+from omni_operator.controller.errors import Incomplete, Unhealthy
+from omni_operator.controller.heads.autoscaler import Autoscaler
+from omni_operator.controller.heads.head_api import serving_in_head, stage_loads
+from omni_operator.controller.heads.head_poller import HeadPoller
+from omni_operator.controller.leadership.leader import CLUSTER_LEASE, NAMESPACE_LEASE, Leader
+from omni_operator.controller.leadership.other_operators import OtherOperators
 from omni_operator.controller.metrics import OperatorMetrics
-from omni_operator.controller.reconcile import Incomplete, reconcile
-from omni_operator.controller.watches.informers import Observer
-from omni_operator.controller.watches.object_cache import Key
-from omni_operator.controller.work_queue import KeyedQueue
-from omni_operator.crd.objects import Object
-from omni_operator.crd.spec.pipeline import GROUP, PLURAL, VERSION
+from omni_operator.controller.reconcile import Reconciler
+from omni_operator.controller.watches.informers import Informers
+from omni_operator.controller.work_queue import WorkQueue
+from omni_operator.crd.objects import Object, PipelineKey, Scope
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, NotLeading, Unreachable
 from omni_operator.kube.kubeconfig import current_namespace
@@ -42,392 +31,236 @@ from omni_operator.kube.resources import PIPELINES
 
 logger = logging.getLogger(__name__)
 
-HELP = """Run the operator: keeps the children of every OmniPipeline as its spec says.
-
-Talks to the cluster it runs in, or to the one of the current kubeconfig. Runs until SIGTERM. Of several operators for
-all namespaces one acts, and of several for the same one too; another takes over where it ends. One for all leaves the
-namespaces alone that another is for.
-
-  omni operator                                     all namespaces
-  omni operator --namespace team-a --namespace team-b"""
-
-DEFAULT_IMAGE = "ghcr.io/omnipipeline/worker:0.1.0"
 WORKERS = 8
-RESYNC_SECONDS = 120.0
-STUCK_SECONDS = 300.0
-LEASE = "omni-operator"
-LEASE_OF_ALL = "omni-operator-all"
-CRD_SECONDS = 2.0
-POLL_SECONDS = 3.0
+"""Passes that run at the same time."""
 POLLERS = 8
-MEASURE_SECONDS = 2.0
+"""Heads that are asked at the same time."""
+RESYNC_SECONDS = 120.0
+POLL_SECONDS = 3.0
+METRICS_SECONDS = 2.0
+STUCK_SECONDS = 300.0
+"""Age of a key in the queue after which the operator is unhealthy; a watch may be silent for twice as long."""
 RESULTS = {ApiError: "refused", Unreachable: "unreachable", Incomplete: "incomplete"}
-
-Scope = str | None
-"""A namespace that is watched, or all of them."""
+"""The metric's label for a pass that ended with such an error."""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--worker-image",
-        metavar="IMAGE",
-        default=os.environ.get("OMNI_WORKER_IMAGE", DEFAULT_IMAGE),
-        help="image of the pods, where a pipeline names none (default: $OMNI_WORKER_IMAGE, or %(default)s)",
-    )
-    parser.add_argument(
-        "--namespace",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="watch only this one; repeatable (default: all)",
-    )
-    parser.add_argument(
-        "--probe-port", type=int, default=8080, metavar="PORT", help="port of /healthz; 0 for none (default: 8080)"
-    )
-    parser.add_argument(
-        "--metrics-port", type=int, default=8081, metavar="PORT", help="port of /metrics; 0 for none (default: 8081)"
-    )
-    parser.add_argument(
-        "--leader-election",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help=f"act only while holding a Lease, so that of several operators one acts: {LEASE_OF_ALL} in this pod's"
-        f" namespace, or {LEASE} in each --namespace for that one alone (default: do so)",
-    )
-    parser.add_argument(
-        "--log-level",
-        choices=("debug", "info", "warning", "error"),
-        default="info",
-        help="what is logged (default: info)",
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    logging.basicConfig(
-        level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
-    for chatty in ("kopf", "aiohttp.access"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    for flag, port in (("--probe-port", args.probe_port), ("--metrics-port", args.metrics_port)):
-        if port:
-            require_free_port(flag, port)
-    cluster, namespaces = Cluster(), tuple(args.namespace)
-    operator = Operator(cluster, args.worker_image, namespaces)
-    if args.leader_election:
-        identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-        operator.leaders = {
-            scope: Leader(cluster, scope, LEASE, identity)
-            if scope
-            else Leader(cluster, current_namespace(), LEASE_OF_ALL, identity)
-            for scope in operator.scopes
-        }
-        if not namespaces:
-            operator.neighbours = Neighbours(cluster, LEASE)
-        cluster.may_write = lambda namespace: (
-            operator.leaders[operator.scope_of(namespace)].is_leading and not operator.is_left_out(namespace)
-        )
-    cluster.connection.on_call = operator.metrics.heard
-    if args.metrics_port:
-        operator.metrics.serve(args.metrics_port)
-    wait_for_definition(cluster, namespaces)
-    kopf.run(
-        registry=registry(operator),
-        settings=settings(),
-        standalone=True,
-        clusterwide=not args.namespace,
-        namespaces=args.namespace,
-        liveness_endpoint=f"http://0.0.0.0:{args.probe_port}/healthz" if args.probe_port else None,
-    )
-    return 0
-
-
-class PortInUse(Exception):
-    """The probes or the metrics have nowhere to be."""
-
-    exit_code = 1
-
-
-def require_free_port(flag: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", port))
-        except OSError as error:
-            raise PortInUse(f"{flag} {port}: {error.strerror}; choose another port, or 0 for none") from None
-
-
-def wait_for_definition(cluster: Cluster, namespaces: tuple[str, ...]) -> None:
-    """Return when the API server tells which kinds it has, and pipelines are one of them.
-
-    kopf would start without, and then never see one.
-    """
-    while True:
-        try:
-            next(cluster.pages(PIPELINES, namespaces[0] if namespaces else None))
-            logger.info("looks after %s", ", ".join(cluster.child_resources))
-            return
-        except (ApiError, Unreachable) as error:
-            if isinstance(error, ApiError) and error.status != 404 and not error.is_transient:
-                raise
-            is_missing = isinstance(error, ApiError) and error.status == 404
-            logger.warning("%s; waiting", "the CRD is not installed" if is_missing else error)
-            time.sleep(CRD_SECONDS)
-
-
-@dataclass
 class Operator:
-    """What runs in one operator process, all of it on kopf's event loop."""
+    """Everything that runs in one operator process, on kopf's event loop.
 
-    cluster: Cluster
-    worker_image: str
-    namespaces: tuple[str, ...]
-    leaders: Mapping[Scope, Leader] = field(default_factory=dict)
-    """Of each scope its own: the scopes of two operators may overlap. Without any, it acts in all of them."""
-    neighbours: Neighbours | None = None
-    """Those for single namespaces, where this one is for all."""
-    queue: KeyedQueue[Key] = field(default_factory=lambda: KeyedQueue[Key]())
-    acting: set[Scope] = field(default_factory=set)
-    """The scopes in which it acts."""
-    resting: dict[Scope, set[Key]] = field(default_factory=dict)
-    """What has changed in the others, to begin with when it comes to act there."""
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    `namespaces`: those that it serves; none for all. Without `require_leases` it acts in all of them at once.
+    """
 
-    def __post_init__(self) -> None:
-        self.scaler = Scaler(partial(read, self.cluster), time.monotonic)
-        self.heads = Heads(partial(serving_in_head, self.cluster))
+    def __init__(self, cluster: Cluster, worker_image: str, namespaces: tuple[str, ...]) -> None:
+        self.namespaces = namespaces
         self.metrics = OperatorMetrics()
-        self.has_seen_all = asyncio.Event()
-        self.loop: asyncio.AbstractEventLoop | None = None
+        cluster.connection.on_call = self.metrics.count_call
+        self._cluster, self._worker_image = cluster, worker_image
+        self._scopes: tuple[Scope, ...] = namespaces or (None,)
+        self._leaders: dict[Scope, Leader] = {}
+        """One for each scope, because the scopes of two operators can overlap."""
+        self._other_operators: OtherOperators | None = None
+        """The operators for single namespaces, if this one is for all."""
+        self._autoscaler = Autoscaler(partial(stage_loads, cluster), time.monotonic)
+        self._head_poller = HeadPoller(partial(serving_in_head, cluster))
+        self._pollers = (self._autoscaler, self._head_poller)
+        self._queue = WorkQueue[PipelineKey]()
+        self._active_scopes: set[Scope] = set()
+        """The scopes in which this operator acts now."""
+        self._postponed: dict[Scope, set[PipelineKey]] = {}
+        """Pipelines that changed while this operator did not act on them. They are queued when it does."""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._synced = asyncio.Event()
+        """Set when the watches have listed all objects. No pass starts before."""
 
-    @property
-    def scopes(self) -> tuple[Scope, ...]:
-        return self.namespaces or (None,)
+    # ---- life cycle
 
-    def scope_of(self, namespace: str) -> Scope:
-        return namespace if self.namespaces else None
-
-    def is_left_out(self, namespace: str) -> bool:
-        """Whether another operator acts in that namespace."""
-        return self.neighbours is not None and self.neighbours.serve(namespace)
+    def require_leases(self, identity: str) -> None:
+        """Act only while this process holds the Lease of a scope. Call it before `start`."""
+        self._leaders = {
+            scope: Leader(self._cluster, scope, NAMESPACE_LEASE, identity)
+            if scope
+            else Leader(self._cluster, current_namespace(), CLUSTER_LEASE, identity)
+            for scope in self._scopes
+        }
+        if not self.namespaces:
+            self._other_operators = OtherOperators(self._cluster, NAMESPACE_LEASE)
+        self._cluster.may_write = lambda namespace: (
+            self._leaders[self._scope_of(namespace)].is_leading and not self._is_served_by_another(namespace)
+        )
 
     def start(self) -> None:
-        loop = self.loop = asyncio.get_running_loop()
-        if self.neighbours:
-            self.neighbours.start(lambda: loop.call_soon_threadsafe(self.look_again))
+        """Start the watches, the elections and the tasks, on the running event loop."""
+        loop = self._loop = asyncio.get_running_loop()
+        if self._other_operators:
+            self._other_operators.start(lambda: loop.call_soon_threadsafe(self._on_other_operators_change))
         pool = ThreadPoolExecutor(WORKERS + 1, thread_name_prefix="reconcile")
-        self.observer = Observer(self.cluster, self.scopes, self.hear)
-        self.observer.start(whole=self.seen_all)
-        for scope in self.scopes:
-            if scope in self.leaders:
-                self.leaders[scope].start(self.lead_from(loop, scope))
+        self._informers = Informers(self._cluster, self._scopes, self._on_child_change)
+        self._reconciler = Reconciler(
+            self._cluster, self._informers, self._autoscaler, self._head_poller, self.metrics, self._worker_image
+        )
+        self._informers.start(on_synced=self._on_synced)
+        for scope in self._scopes:
+            if scope in self._leaders:
+                self._leaders[scope].start(self._leadership_callback(loop, scope))
             else:
-                self.lead(scope, True)
-        self.tasks = [asyncio.create_task(self.work(pool)) for _ in range(WORKERS)]
-        self.tasks.append(asyncio.create_task(self.resync(pool)))
-        self.tasks.append(asyncio.create_task(self.measure()))
-        self.tasks.append(asyncio.create_task(self.scale(ThreadPoolExecutor(POLLERS, thread_name_prefix="poll"))))
-
-    def lead(self, scope: Scope, acts: bool) -> None:
-        """Act in a scope from now on, or no more. What changes there meanwhile is kept for later."""
-        if acts:
-            self.acting.add(scope)
-            for key in self.resting.pop(scope, ()):
-                self.queue.add(key)
-        else:
-            self.acting.discard(scope)
-            for asked in (self.scaler, self.heads):
-                asked.forget_where(lambda namespace: self.scope_of(namespace) == scope)
-
-    def lead_from(self, loop: asyncio.AbstractEventLoop, scope: Scope) -> Callable[[bool], object]:
-        """What a leader calls, from its thread, when it comes to lead in a scope or ceases to."""
-        return lambda acts: loop.call_soon_threadsafe(self.lead, scope, acts)
-
-    def look_again(self) -> None:
-        """Begin in the namespaces that are left to nobody any more, and let go of those that are."""
-        for asked in (self.scaler, self.heads):
-            asked.forget_where(self.is_left_out)
-        for scope in self.acting:
-            for key in self.resting.pop(scope, ()):
-                self.queue.add(key)
+                self._set_active(scope, True)
+        poll_pool = ThreadPoolExecutor(POLLERS, thread_name_prefix="poll")
+        self._tasks = [asyncio.create_task(self._work(pool)) for _ in range(WORKERS)]
+        self._tasks.append(asyncio.create_task(self._resync(pool)))
+        self._tasks.append(asyncio.create_task(self._update_metrics()))
+        self._tasks.append(asyncio.create_task(self._poll_heads(poll_pool)))
 
     async def stop(self) -> None:
-        for task in self.tasks:
+        """Stop the tasks, and release the Leases."""
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         loop = asyncio.get_running_loop()
-        await asyncio.gather(*(loop.run_in_executor(None, leader.stop) for leader in self.leaders.values()))
+        await asyncio.gather(*(loop.run_in_executor(None, leader.stop) for leader in self._leaders.values()))
 
-    def seen_all(self) -> None:
-        """What the watches call once they have told all there was."""
-        if self.loop:
-            self.loop.call_soon_threadsafe(self.has_seen_all.set)
+    def require_healthy(self) -> None:
+        """Raises Unhealthy if a task has ended, or if the queue or a watch is stuck."""
+        if any(task.done() for task in self._tasks):
+            raise Unhealthy("a worker has ended")
+        if self._active_scopes and self._queue.oldest_age() > STUCK_SECONDS:
+            raise Unhealthy(f"a pipeline has waited for {self._queue.oldest_age():.0f} s")
+        silence = self._informers.longest_silence()
+        if silence > 2 * STUCK_SECONDS:
+            raise Unhealthy(f"a watch has been silent for {silence:.0f} s")
 
-    def hear(self, key: Key) -> None:
-        """What the watches call, from their threads, with the pipeline of a child that changed."""
-        if self.loop and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.queue.add, key)
+    # ---- scopes
 
-    def hear_pipeline(self, what: str | None, pipeline: Object) -> None:
-        """Take what kopf's watch tells of a pipeline: of a status that was written here it is no news."""
-        key = (pipeline["metadata"]["namespace"], pipeline["metadata"]["name"])
-        if not is_seen(pipeline):
-            self.queue.add(key, is_urgent=True)
-        if what == "DELETED":
-            self.observer.lost(pipeline)
+    def _scope_of(self, namespace: str) -> Scope:
+        return namespace if self.namespaces else None
+
+    def _is_served_by_another(self, namespace: str) -> bool:
+        """Whether another operator acts in that namespace."""
+        return self._other_operators is not None and self._other_operators.is_served(namespace)
+
+    def _set_active(self, scope: Scope, is_active: bool) -> None:
+        """Start or stop acting in a scope."""
+        if is_active:
+            self._active_scopes.add(scope)
+            self._queue_postponed(scope)
         else:
-            self.observer.saw(pipeline)
+            self._active_scopes.discard(scope)
+            for poller in self._pollers:
+                poller.forget_where(lambda namespace: self._scope_of(namespace) == scope)
 
-    async def work(self, pool: ThreadPoolExecutor) -> None:
+    def _leadership_callback(self, loop: asyncio.AbstractEventLoop, scope: Scope) -> Callable[[bool], object]:
+        """What a leader calls, from its thread, when it starts or stops leading in a scope."""
+        return lambda is_leading: loop.call_soon_threadsafe(self._set_active, scope, is_leading)
+
+    def _on_other_operators_change(self) -> None:
+        """Stop polling in namespaces that another operator serves now, and start in those that none serves any more."""
+        for poller in self._pollers:
+            poller.forget_where(self._is_served_by_another)
+        for scope in self._active_scopes:
+            self._queue_postponed(scope)
+
+    def _queue_postponed(self, scope: Scope) -> None:
+        for key in self._postponed.pop(scope, ()):
+            self._queue.add(key)
+
+    # ---- events
+
+    def _on_synced(self) -> None:
+        """Called by the informers, from a thread."""
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._synced.set)
+
+    def _on_child_change(self, key: PipelineKey) -> None:
+        """Called by the informers, from any thread, with the pipeline of the child."""
+        if self._loop and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._queue.add, key)
+
+    def on_pipeline_event(self, event_type: str | None, pipeline: Object) -> None:
+        """Take an event of kopf's watch. A change of the spec is urgent; our own write of the status is not."""
+        key = (pipeline["metadata"]["namespace"], pipeline["metadata"]["name"])
+        if not is_status_current(pipeline):
+            self._queue.add(key, is_urgent=True)
+        if event_type == "DELETED":
+            self._informers.remove_pipeline(pipeline)
+        else:
+            self._informers.put_pipeline(pipeline)
+
+    # ---- tasks
+
+    async def _work(self, pool: ThreadPoolExecutor) -> None:
+        """Take keys off the queue and make passes, one at a time."""
         loop = asyncio.get_running_loop()
-        await self.has_seen_all.wait()
+        await self._synced.wait()
         while True:
-            key = await self.queue.get()
-            if (scope := self.scope_of(key[0])) not in self.acting or self.is_left_out(key[0]):
-                self.queue.succeeded(key)
-                self.metrics.show(*key, None)
-                self.resting.setdefault(scope, set()).add(key)
+            key = await self._queue.get()
+            if (scope := self._scope_of(key[0])) not in self._active_scopes or self._is_served_by_another(key[0]):
+                self._queue.finish(key)
+                self.metrics.set_pipeline(*key, None)
+                self._postponed.setdefault(scope, set()).add(key)
                 continue
-            began, result = time.monotonic(), "done"
+            started, result = time.monotonic(), "done"
             try:
-                await loop.run_in_executor(
-                    pool,
-                    reconcile,
-                    self.cluster,
-                    self.observer,
-                    self.scaler,
-                    self.heads,
-                    self.metrics,
-                    *key,
-                    self.worker_image,
-                )
+                await loop.run_in_executor(pool, self._reconciler.reconcile, *key)
             except NotLeading:
                 result = "not-leading"
-                self.queue.failed(key)
+                self._queue.retry(key)
             except (ApiError, Unreachable, Incomplete) as error:
                 result = RESULTS[type(error)]
-                delay = self.queue.failed(key, getattr(error, "retry_after", 0.0))
+                delay = self._queue.retry(key, getattr(error, "retry_after", 0.0))
                 logger.warning("%s/%s: %s; again in %.1f s", *key, error, delay)
             except Exception:
                 result = "defect"
-                delay = self.queue.failed(key)
+                delay = self._queue.retry(key)
                 logger.exception("%s/%s: a defect of the operator; again in %.1f s", *key, delay)
             else:
-                self.queue.succeeded(key)
-            self.metrics.reconcile.labels(result).observe(time.monotonic() - began)
+                self._queue.finish(key)
+            self.metrics.reconcile_seconds.labels(result).observe(time.monotonic() - started)
 
-    async def measure(self) -> None:
-        """Keep those metrics up that are read off the event loop's own state."""
-        while True:
-            self.metrics.queue_depth.set(self.queue.depth())
-            self.metrics.queue_age.set(self.queue.age())
-            self.metrics.watch_age.set(self.observer.silence())
-            self.metrics.leading.set(bool(self.acting))
-            await asyncio.sleep(MEASURE_SECONDS)
-
-    async def resync(self, pool: ThreadPoolExecutor) -> None:
+    async def _resync(self, pool: ThreadPoolExecutor) -> None:
+        """List and queue all pipelines from time to time."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(RESYNC_SECONDS * random.uniform(0.8, 1.2))
-            for scope in self.scopes:
+            for scope in self._scopes:
                 try:
-                    keys = await loop.run_in_executor(pool, self.pipelines, scope)
-                    self.observer.only(scope, set(keys))
+                    keys = await loop.run_in_executor(pool, self._list_pipelines, scope)
+                    self._informers.keep_only_pipelines(scope, set(keys))
                     for key in keys:
-                        self.queue.add(key)
+                        self._queue.add(key)
                 except (ApiError, Unreachable) as error:
                     logger.warning("resync: %s", error)
 
-    def pipelines(self, scope: str | None) -> list[Key]:
-        """All pipelines of a namespace, or of all; the observer sees them, in case kopf's watch missed something."""
-        found = []
-        for page, _ in self.cluster.pages(PIPELINES, scope):
-            for one in page:
-                self.observer.saw(one, is_told=False)
-                found.append((one["metadata"]["namespace"], one["metadata"]["name"]))
-        return found
+    def _list_pipelines(self, scope: Scope) -> list[PipelineKey]:
+        """Read all pipelines of a scope into the cache. Returns their keys."""
+        keys = []
+        for page, _ in self._cluster.pages(PIPELINES, scope):
+            for pipeline in page:
+                self._informers.put_pipeline(pipeline, notify=False)
+                keys.append((pipeline["metadata"]["namespace"], pipeline["metadata"]["name"]))
+        return keys
 
-    async def scale(self, pool: ThreadPoolExecutor) -> None:
-        """Ask the heads of pipelines that are scaled, or have replicas in them; reconcile those that tell of news."""
+    async def _poll_heads(self, pool: ThreadPoolExecutor) -> None:
+        """Poll all heads that need it, and queue the pipelines whose answers changed something."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            asks = [(key, poll.poll) for poll in (self.scaler, self.heads) for key in poll.keys]
-            changes = await asyncio.gather(*(loop.run_in_executor(pool, ask, key) for key, ask in asks))
-            for (key, _), is_changed in zip(asks, changes, strict=True):
+            polls = [(key, poller.poll) for poller in self._pollers for key in poller.keys]
+            changes = await asyncio.gather(*(loop.run_in_executor(pool, poll, key) for key, poll in polls))
+            for (key, _), is_changed in zip(polls, changes, strict=True):
                 if is_changed:
-                    self.queue.add(key)
+                    self._queue.add(key)
 
-    def health(self) -> str:
-        """Raises kopf.PermanentError, which makes the probe fail, where work or a watch is stuck."""
-        if any(task.done() for task in self.tasks):
-            raise kopf.PermanentError("a worker has ended")
-        if self.acting and self.queue.age() > STUCK_SECONDS:
-            raise kopf.PermanentError(f"a pipeline has waited for {self.queue.age():.0f} s")
-        silence = self.observer.silence()
-        if silence > 2 * STUCK_SECONDS:
-            raise kopf.PermanentError(f"a watch has been silent for {silence:.0f} s")
-        return "ok"
+    async def _update_metrics(self) -> None:
+        """Keep the metrics of the queue, the watches and the leadership up to date."""
+        while True:
+            self.metrics.queue_depth.set(self._queue.depth())
+            self.metrics.queue_oldest_seconds.set(self._queue.oldest_age())
+            self.metrics.watch_silence_seconds.set(self._informers.longest_silence())
+            self.metrics.leading.set(bool(self._active_scopes))
+            await asyncio.sleep(METRICS_SECONDS)
 
 
-def settings() -> kopf.OperatorSettings:
-    result = kopf.OperatorSettings()
-    result.posting.enabled = False
-    result.scanning.disabled = True
-    result.persistence.diffbase_storage = NoEssence()
-    result.watching.server_timeout = 300
-    result.watching.connect_timeout = 30
-    result.networking.error_backoffs = Backoffs()
-    return result
-
-
-class NoEssence(kopf.DiffBaseStorage):
-    """kopf would copy every pipeline that it tells of, to compare it with another copy that it was to keep."""
-
-    def build(self, **_: Any) -> Any:
-        return {}
-
-    def fetch(self, **_: Any) -> None:
-        return None
-
-    def store(self, **_: Any) -> None:
-        return None
-
-
-class Backoffs:
-    """Delays after failed calls of kopf, without an end: it would give up the whole operator."""
-
-    def __iter__(self) -> Iterator[float]:
-        return chain((0.2, 0.5, 1.0, 2.0, 5.0), repeat(10.0))
-
-
-def registry(operator: Operator) -> kopf.OperatorRegistry:
-    """kopf's handlers, each a single line towards the operator."""
-    handlers = kopf.OperatorRegistry()
-
-    @kopf.on.login(registry=handlers)
-    def login(**kwargs: Any) -> Any:
-        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
-
-    @kopf.on.startup(registry=handlers)
-    async def start(**_: Any) -> None:
-        operator.start()
-
-    @kopf.on.cleanup(registry=handlers)
-    async def stop(**_: Any) -> None:
-        await operator.stop()
-
-    @kopf.on.probe(registry=handlers, id="operator")
-    async def probe(**_: Any) -> str:
-        return operator.health()
-
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
-    async def changed(event: kopf.RawEvent, **_: Any) -> None:
-        operator.hear_pipeline(event["type"], dict(event["object"]))
-
-    return handlers
-
-
-def is_seen(pipeline: Mapping[str, Any]) -> bool:
-    """Whether a pipeline's status is of its present spec."""
-    seen = (pipeline.get("status") or {}).get("observedGeneration")
-    return bool(seen == pipeline["metadata"].get("generation"))
+def is_status_current(pipeline: Object) -> bool:
+    """Whether a pipeline's status belongs to its current spec."""
+    observed = (pipeline.get("status") or {}).get("observedGeneration")
+    return bool(observed == pipeline["metadata"].get("generation"))

@@ -1,8 +1,7 @@
-"""The secret that the processes of one pipeline share: made once, at random, and kept in a Secret that it owns.
+"""The secret that the processes of one pipeline share: random, generated once, and kept in a Secret of the pipeline.
 
-The one place in the control plane that needs chance, and the one child that is only ever read and made: Secrets are
-neither listed nor watched. Whoever deletes or edits it gives the pipeline another secret, with which its pods start
-anew.
+The control plane needs randomness only here. Secrets are read and written by name, and never listed or watched. If
+somebody deletes or edits the Secret, the pipeline gets another secret, and its pods restart with it.
 """
 
 import base64
@@ -10,6 +9,7 @@ import logging
 import secrets
 from collections.abc import Callable
 
+from omni_operator.controller.errors import NameConflict
 from omni_operator.crd.objects import Object
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.kube.client import Cluster
@@ -20,37 +20,35 @@ from omni_operator.planning.topology.files import KEYS_FILE
 
 logger = logging.getLogger(__name__)
 
-BYTES = 32
-
-
-class NotOurs(Exception):
-    """Something else has the name of the pipeline's Secret."""
+SECRET_BYTES = 32
+"""Random bytes of a generated secret, and the least number of characters of any."""
 
 
 def new_secret() -> str:
-    """64 hexadecimal digits that nobody can guess."""
-    return secrets.token_hex(BYTES)
+    """64 random hexadecimal digits."""
+    return secrets.token_hex(SECRET_BYTES)
 
 
-def shared_secret(cluster: Cluster, pipeline: OmniPipeline, confirm: Callable[[], None] = lambda: None) -> str:
-    """The secret of a pipeline, made where there is none that serves, once `confirm` has not raised.
+def shared_secret(cluster: Cluster, pipeline: OmniPipeline, before_write: Callable[[], None] = lambda: None) -> str:
+    """The pipeline's secret. Generates one if there is no Secret, or if its content is too short.
 
-    Raises NotOurs, ApiError.
+    Calls `before_write` before it writes. Raises NameConflict if the Secret belongs to something else; ApiError; and
+    what `before_write` raises.
     """
     name = keys_name(pipeline)
-    found = cluster.get(SECRETS, pipeline.namespace, name)
-    if found and controller_uid(found) != pipeline.metadata.uid:
-        raise NotOurs(f"Secret {name} exists and is not ours; rename it, or the pipeline")
-    kept = content(found) if found else ""
-    if len(kept.strip()) >= BYTES:
-        return kept
-    confirm()
-    made = new_secret()
-    cluster.apply(SECRETS, keys_secret(pipeline, made), force=found is not None)
+    live = cluster.get(SECRETS, pipeline.namespace, name)
+    if live and controller_uid(live) != pipeline.metadata.uid:
+        raise NameConflict(f"Secret {name} exists and is not ours; rename it, or the pipeline")
+    current = content(live) if live else ""
+    if len(current.strip()) >= SECRET_BYTES:
+        return current
+    before_write()
+    generated = new_secret()
+    cluster.apply(SECRETS, keys_secret(pipeline, generated), force=live is not None)
     logger.info("applied Secret %s/%s", pipeline.namespace, name)
-    return made
+    return generated
 
 
-def content(found: Object) -> str:
-    """What a Secret holds for the pods; empty where that is nothing."""
-    return base64.b64decode((found.get("data") or {}).get(KEYS_FILE, "")).decode("latin-1")
+def content(secret: Object) -> str:
+    """The value that pods read from a Secret; empty if it has none."""
+    return base64.b64decode((secret.get("data") or {}).get(KEYS_FILE, "")).decode("latin-1")

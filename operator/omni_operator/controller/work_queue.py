@@ -1,8 +1,8 @@
-"""A queue of keys for level-triggered work: a key waits at most once, and is never worked on twice at a time.
+"""A queue of keys for level-triggered work: a key waits at most once, and only one worker works on it at a time.
 
-A key that is added while it is worked on is worked on again afterwards. What a user waits for goes before the rest.
-Failed keys come back after a delay that doubles with every failure in a row. It lives on one event loop, and is not
-thread-safe.
+A key that is added while a worker works on it is worked on again afterwards. Urgent keys, for changes that a user waits
+for, come first. A failed key returns after a delay that doubles with each failure in a row. The queue belongs to one
+event loop and is not thread-safe.
 """
 
 import asyncio
@@ -14,26 +14,27 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 
-class KeyedQueue(Generic[Key]):
-    """`first` and `most` bound the delay of a failed key, in seconds; a tenth is added or taken at random."""
+class WorkQueue(Generic[Key]):
+    """`first_delay` and `max_delay` bound the delay of a failed key, in seconds, before a random ±10 %."""
 
-    def __init__(self, first: float = 0.2, most: float = 30.0) -> None:
-        self._first, self._most = first, most
+    def __init__(self, first_delay: float = 0.2, max_delay: float = 30.0) -> None:
+        self._first_delay, self._max_delay = first_delay, max_delay
         self._waiting: deque[Key] = deque()
         self._urgent: deque[Key] = deque()
-        self._added: dict[Key, float] = {}
-        self._active: dict[Key, float] = {}
-        self._again: dict[Key, bool] = {}
+        self._added_at: dict[Key, float] = {}
+        self._active_since: dict[Key, float] = {}
+        self._added_while_active: dict[Key, bool] = {}
+        """Keys to add when their worker has finished, and whether they are urgent."""
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._has_work = asyncio.Event()
 
     def add(self, key: Key, is_urgent: bool = False) -> None:
-        """Have the key worked on, once, as soon as a worker is free; an urgent one before those that are not."""
-        if key in self._active:
-            self._again[key] = is_urgent or self._again.get(key, False)
-        elif key not in self._added:
-            self._added[key] = asyncio.get_running_loop().time()
+        """Queue the key, unless it waits already. An urgent one overtakes those that are not."""
+        if key in self._active_since:
+            self._added_while_active[key] = is_urgent or self._added_while_active.get(key, False)
+        elif key not in self._added_at:
+            self._added_at[key] = asyncio.get_running_loop().time()
             (self._urgent if is_urgent else self._waiting).append(key)
             self._has_work.set()
         elif is_urgent and key not in self._urgent:
@@ -45,48 +46,51 @@ class KeyedQueue(Generic[Key]):
         timer = self._timers.pop(key, None)
         if timer:
             timer.cancel()
-        self._timers[key] = asyncio.get_running_loop().call_later(seconds, self._due, key)
+        self._timers[key] = asyncio.get_running_loop().call_later(seconds, self._add_delayed, key)
 
     async def get(self) -> Key:
-        """The next key; it is active until `succeeded` or `failed`."""
+        """The next key. It is active until `finish` or `retry`."""
         while not (self._urgent or self._waiting):
             self._has_work.clear()
             await self._has_work.wait()
         key = (self._urgent or self._waiting).popleft()
-        del self._added[key]
-        self._active[key] = asyncio.get_running_loop().time()
+        del self._added_at[key]
+        self._active_since[key] = asyncio.get_running_loop().time()
         return key
 
-    def succeeded(self, key: Key) -> None:
+    def finish(self, key: Key) -> None:
+        """The work on an active key succeeded; forgets its failures and its delay."""
         self._failures.pop(key, None)
         timer = self._timers.pop(key, None)
         if timer:
             timer.cancel()
-        self._finish(key)
+        self._deactivate(key)
 
-    def failed(self, key: Key, least: float = 0.0) -> float:
-        """Returns the seconds until the key comes back, `least` of them or more."""
+    def retry(self, key: Key, min_delay: float = 0.0) -> float:
+        """The work on an active key failed; queues it again later. Returns the delay, at least `min_delay` seconds."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        delay = max(least, min(self._most, self._first * 2.0 ** min(failures, 30)) * random.uniform(0.9, 1.1))
-        self._finish(key)
+        backoff = min(self._max_delay, self._first_delay * 2.0 ** min(failures, 30)) * random.uniform(0.9, 1.1)
+        delay = max(min_delay, backoff)
+        self._deactivate(key)
         self.add_after(key, delay)
         return delay
 
     def depth(self) -> int:
-        """Keys that wait."""
+        """Number of keys that wait."""
         return len(self._urgent) + len(self._waiting)
 
-    def age(self) -> float:
-        """Seconds that the oldest key has waited or been worked on; 0 where there is none."""
+    def oldest_age(self) -> float:
+        """Seconds that the oldest key has waited, or has been worked on; 0 if the queue is empty."""
         now = asyncio.get_running_loop().time()
-        return max((now - since for since in [*self._added.values(), *self._active.values()]), default=0.0)
+        starts = [*self._added_at.values(), *self._active_since.values()]
+        return max((now - start for start in starts), default=0.0)
 
-    def _finish(self, key: Key) -> None:
-        del self._active[key]
-        if key in self._again:
-            self.add(key, self._again.pop(key))
+    def _deactivate(self, key: Key) -> None:
+        del self._active_since[key]
+        if key in self._added_while_active:
+            self.add(key, self._added_while_active.pop(key))
 
-    def _due(self, key: Key) -> None:
+    def _add_delayed(self, key: Key) -> None:
         self._timers.pop(key, None)
         self.add(key)

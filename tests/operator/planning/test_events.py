@@ -82,7 +82,7 @@ def test_a_pipeline_is_shown_ready_or_not_and_not_at_all_where_that_is_wanted() 
     metrics = OperatorMetrics()
 
     def shown(now: Status | None) -> float | None:
-        metrics.show("gallery", "digits", now)
+        metrics.set_pipeline("gallery", "digits", now)
         labels = {"pipeline_namespace": "gallery", "pipeline": "digits"}
         return metrics.registry.get_sample_value("omni_operator_pipeline_ready", labels)
 
@@ -92,8 +92,8 @@ def test_a_pipeline_is_shown_ready_or_not_and_not_at_all_where_that_is_wanted() 
 
 def test_the_counts_of_a_pipeline_go_with_it() -> None:
     metrics = OperatorMetrics()
-    metrics.show("gallery", "digits", status(5))
+    metrics.set_pipeline("gallery", "digits", status(5))
     labels = {"pipeline_namespace": "gallery", "pipeline": "digits", "stage": "painter", "kind": "desired"}
     assert metrics.registry.get_sample_value("omni_operator_stage_pods", labels) == 5
-    metrics.show("gallery", "digits", None)
+    metrics.set_pipeline("gallery", "digits", None)
     assert metrics.registry.get_sample_value("omni_operator_stage_pods", labels) is None

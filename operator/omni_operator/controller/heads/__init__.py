@@ -1,4 +1,4 @@
-"""What the operator asks heads over HTTP, and what it keeps from their answers: loads, serving replicas, stage sizes.
+"""Polls the heads of pipelines over HTTP: the load of stages that the operator scales, and the replicas inside heads.
 
-A head belongs to a tenant, so nothing it answers may stop the operator or delay other pipelines.
+A head belongs to a tenant, so nothing that it answers may stop the operator or delay other pipelines.
 """

@@ -1,137 +1,122 @@
-"""The counts of all stages that the operator scales: kept in memory, moved by `autoscale`, applied by `reconcile`.
+"""Autoscaling: the pod counts of all stages that the operator scales, kept in memory and moved by `planning.autoscale`.
 
-A reconciliation asks for the counts of its pipeline, which makes the pipeline known here; between reconciliations
-`poll` reads the loads, and says whether there is something to reconcile. After a restart counts begin with what is
-found in the cluster. Usable from many threads.
+A pass over a pipeline asks for its counts, and so registers it for polling. Each poll reads the load from the head and
+decides the counts; the next pass applies them. After a restart, counts start with those that the cluster has.
 """
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from omni_operator.controller.heads.head_api import UnknownLoad
+from omni_operator.controller.heads.head_api import HeadError
+from omni_operator.controller.heads.poller import PollEntry, Poller
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.crd.spec.stage import Autoscaling, Stage
 from omni_operator.planning.autoscale import ScalingHistory, ScalingPolicy, StageLoad, decide, initial_history
 
-UNKNOWN_SECONDS = 15.0
-"""How long a load may be unknown before the status says so: a head that starts anew tells nothing for a while."""
-
-Key = tuple[str, str]
-Read = Callable[[OmniPipeline], Mapping[str, StageLoad]]
+UNKNOWN_LOAD_SECONDS = 15.0
+"""Time without an answer after which the status reports it: a head that restarts does not answer for a while."""
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Pods of the stages whose count is not the spec's to say; and why a load is not known, where it is not."""
+class PodCounts:
+    """The pod counts of the stages with autoscaling, by stage name. `unknown`: why their load is not known, if so."""
 
     pods: Mapping[str, int] = field(default_factory=dict)
     unknown: str | None = None
 
 
 @dataclass
-class Scaled:
-    """A pipeline that is scaled. `heard`: when its load was last known; `problem`: why it has not been since."""
+class ScaledPipeline(PollEntry):
+    """A pipeline that the operator scales.
 
-    pipeline: OmniPipeline
-    pods: dict[str, int]
-    memories: dict[str, ScalingHistory]
-    heard: float
+    answered_at: when the head last answered, or when the operator began to scale the pipeline
+    problem: the latest reason why the head did not answer
+    is_unknown: whether the status must report the problem
+    """
+
+    answered_at: float
+    pods: dict[str, int] = field(default_factory=dict)
+    histories: dict[str, ScalingHistory] = field(default_factory=dict)
     problem: str = ""
     is_unknown: bool = False
 
 
-class Scaler:
-    """`read` asks a pipeline's head, and raises UnknownLoad; `clock` is monotonic, in seconds."""
+class Autoscaler(Poller[ScaledPipeline, Mapping[str, StageLoad]]):
+    """`read` returns the load of each stage, by name; `clock` is monotonic, in seconds."""
 
-    def __init__(self, read: Read, clock: Callable[[], float]) -> None:
-        self._read, self._clock = read, clock
-        self._lock = threading.Lock()
-        self._scaled: dict[Key, Scaled] = {}
+    def __init__(self, read: Callable[[OmniPipeline], Mapping[str, StageLoad]], clock: Callable[[], float]) -> None:
+        super().__init__(read)
+        self._clock = clock
 
-    def counts(self, pipeline: OmniPipeline, live: Mapping[str, int]) -> Counts:
-        """What each stage that is scaled is to have, by the operator or others; `live`: what each has now."""
+    def counts(self, pipeline: OmniPipeline, current_pods: Mapping[str, int]) -> PodCounts:
+        """The pod counts of all stages with autoscaling, and the reason if the load is unknown.
+
+        `current_pods`: pods in the Deployment of each stage that has one. A stage without one starts with the spec's
+        count. While the pipeline is suspended or paused, and for stages that something else scales, the counts stay.
+        """
+        counts = {
+            stage.name: current_pods.get(stage.name, pipeline.replicas_of(stage))
+            for stage in pipeline.spec.stages
+            if stage.autoscaling
+        }
         is_at_rest = pipeline.spec.suspend or pipeline.spec.paused
-        ours = [stage for stage in pipeline.spec.stages if stage.is_autoscaled and not is_at_rest]
-        others = [stage for stage in pipeline.spec.stages if stage.autoscaling and stage not in ours]
-        elsewhere = {stage.name: live.get(stage.name, pipeline.replicas_of(stage)) for stage in others}
+        scaled_stages = [] if is_at_rest else [stage for stage in pipeline.spec.stages if stage.is_autoscaled]
+        if not scaled_stages:
+            self.forget((pipeline.namespace, pipeline.name))
+            return PodCounts(counts)
+        with self._lock:
+            now = self._clock()
+            entry = self._entry_of(pipeline, now)
+            for stage in scaled_stages:
+                if stage.name not in entry.pods:
+                    entry.pods[stage.name] = counts[stage.name]
+                    entry.histories[stage.name] = initial_history(counts[stage.name], now)
+                entry.pods[stage.name] = policy_of(pipeline, stage).bounded(entry.pods[stage.name])
+                counts[stage.name] = entry.pods[stage.name]
+            return PodCounts(counts, entry.problem if entry.is_unknown else None)
+
+    def _entry_of(self, pipeline: OmniPipeline, now: float) -> ScaledPipeline:
+        """The entry of a pipeline, with its latest spec. A pipeline that was deleted and created again starts over."""
         key = (pipeline.namespace, pipeline.name)
-        if not ours:
-            self.forget(key)
-            return Counts(elsewhere)
-        with self._lock:
-            now, known = self._clock(), self._scaled.get(key)
-            if known is None or known.pipeline.metadata.uid != pipeline.metadata.uid:
-                known = self._scaled[key] = Scaled(pipeline, {}, {}, now)
-            known.pipeline = pipeline
-            for stage in ours:
-                if stage.name not in known.pods:
-                    known.pods[stage.name] = live.get(stage.name, pipeline.replicas_of(stage))
-                    known.memories[stage.name] = initial_history(known.pods[stage.name], now)
-                known.pods[stage.name] = policy_of(pipeline, stage).bounded(known.pods[stage.name])
-            pods = {stage.name: known.pods[stage.name] for stage in ours}
-            return Counts(elsewhere | pods, known.problem if known.is_unknown else None)
+        entry = self._entries.get(key)
+        if entry is None or entry.pipeline.metadata.uid != pipeline.metadata.uid:
+            entry = self._entries[key] = ScaledPipeline(pipeline, answered_at=now)
+        entry.pipeline = pipeline
+        return entry
 
-    def forget(self, key: Key) -> None:
-        with self._lock:
-            self._scaled.pop(key, None)
-
-    def forget_where(self, is_left: Callable[[str], bool]) -> None:
-        """Another operator decides from now on, in the namespaces of which that is so."""
-        with self._lock:
-            self._scaled = {key: scaled for key, scaled in self._scaled.items() if not is_left(key[0])}
-
-    @property
-    def keys(self) -> list[Key]:
-        """The pipelines to poll."""
-        with self._lock:
-            return list(self._scaled)
-
-    def poll(self, key: Key) -> bool:
-        """Read the load of one pipeline, and decide. True where there is something to reconcile."""
-        known = self._scaled.get(key)
-        if known is None:
-            return False
-        loads: Mapping[str, StageLoad] = {}
-        problem = ""
-        try:
-            loads = self._read(known.pipeline)
-        except UnknownLoad as error:
-            problem = str(error)
-        with self._lock:
-            if self._scaled.get(key) is not known:
-                return False
-            return moved(known, loads, problem, self._clock())
-
-
-def moved(known: Scaled, loads: Mapping[str, StageLoad], problem: str, now: float) -> bool:
-    """Take what was read, or why nothing was. True where a count, or what the status says, is another than before."""
-    if not problem:
-        known.heard = now
-    was, known.problem = known.is_unknown, problem or known.problem
-    known.is_unknown = bool(problem) and now - known.heard >= UNKNOWN_SECONDS
-    before = dict(known.pods)
-    for stage in known.pipeline.spec.stages:
-        if stage.is_autoscaled and stage.name in known.pods:
-            known.pods[stage.name], known.memories[stage.name] = decide(
-                policy_of(known.pipeline, stage),
-                known.pods[stage.name],
-                loads.get(stage.name),
-                known.memories[stage.name],
-                now,
-            )
-    return known.pods != before or known.is_unknown is not was
+    def _update(self, entry: ScaledPipeline, answer: Mapping[str, StageLoad] | HeadError) -> bool:
+        """Decide the counts. Needs a pass if a count changes, or if the load becomes unknown or known again."""
+        now = self._clock()
+        was_unknown = entry.is_unknown
+        loads: Mapping[str, StageLoad]
+        if isinstance(answer, HeadError):
+            loads, entry.problem = {}, str(answer)
+            entry.is_unknown = now - entry.answered_at >= UNKNOWN_LOAD_SECONDS
+        else:
+            loads, entry.answered_at, entry.is_unknown = answer, now, False
+        pods_before = dict(entry.pods)
+        for stage in entry.pipeline.spec.stages:
+            if stage.is_autoscaled and stage.name in entry.pods:
+                entry.pods[stage.name], entry.histories[stage.name] = decide(
+                    policy_of(entry.pipeline, stage),
+                    entry.pods[stage.name],
+                    loads.get(stage.name),
+                    entry.histories[stage.name],
+                    now,
+                )
+        return entry.pods != pods_before or entry.is_unknown is not was_unknown
 
 
 def policy_of(pipeline: OmniPipeline, stage: Stage) -> ScalingPolicy:
-    wanted = stage.autoscaling
-    assert isinstance(wanted, Autoscaling)
+    """How to scale a stage. The spec counts requests per replica; the policy counts them per pod."""
+    autoscaling = stage.autoscaling
+    assert isinstance(autoscaling, Autoscaling)
     is_head_stage = pipeline.spec.stages[pipeline.head_stage] is stage
-    in_head = pipeline.spec.head.local_replicas if is_head_stage else 0
+    replicas_in_head = pipeline.spec.head.local_replicas if is_head_stage else 0
     return ScalingPolicy(
-        min_pods=wanted.min_replicas,
-        max_pods=wanted.max_replicas,
-        requests_per_pod=wanted.target_queue_length * stage.local_replicas,
-        requests_in_head=wanted.target_queue_length * in_head,
-        window_seconds=wanted.scale_down_stabilization_seconds,
+        min_pods=autoscaling.min_replicas,
+        max_pods=autoscaling.max_replicas,
+        requests_per_pod=autoscaling.target_queue_length * stage.local_replicas,
+        requests_in_head=autoscaling.target_queue_length * replicas_in_head,
+        window_seconds=autoscaling.scale_down_stabilization_seconds,
     )

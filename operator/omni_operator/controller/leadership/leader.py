@@ -1,7 +1,7 @@
-"""Holds the Lease by which one of several operators acts: takes it, renews it from a thread, gives it back. Blocking.
+"""Holds the Lease that decides which of several operators acts: acquires it, renews it, and releases it. Blocking.
 
-`election` decides; here it is done. Every write of the operator asks `is_leading` first, so that one that was cut off
-stops before another begins.
+`planning.lease` decides; this module executes, in a thread. Before each write the operator asks `is_leading`, so an
+operator that lost its connection stops before another one starts.
 """
 
 import logging
@@ -17,65 +17,72 @@ from omni_operator.planning.lease import RETRY_SECONDS, LeaseVersion, is_leading
 
 logger = logging.getLogger(__name__)
 
+NAMESPACE_LEASE = "omni-operator"
+"""Name of the Lease of an operator for single namespaces, in each of them."""
+CLUSTER_LEASE = "omni-operator-all"
+"""Name of the Lease of an operator for all namespaces, in its own."""
+
 
 class Leader:
-    """`changed` is told, from the thread of the Lease, whether this operator acts from now on."""
+    """One operator's part in the election over one Lease. `identity`: this operator's name in the Lease."""
 
     def __init__(self, cluster: Cluster, namespace: str, name: str, identity: str) -> None:
         self._cluster, self._namespace, self._name, self._identity = cluster, namespace, name, identity
-        self._seen: LeaseVersion | None = None
-        self._renewed: float | None = None
+        self._observed: LeaseVersion | None = None
+        self._renewed_at: float | None = None
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def is_leading(self) -> bool:
         """Whether this operator may act now."""
-        return is_leading(self._renewed, time.monotonic())
+        return is_leading(self._renewed_at, time.monotonic())
 
-    def start(self, changed: Callable[[bool], object]) -> None:
-        self._thread = threading.Thread(target=self._hold, args=(changed,), name="lease", daemon=True)
+    def start(self, on_change: Callable[[bool], object]) -> None:
+        """Start the thread. It calls `on_change` with True when this operator starts to lead, and with False when it
+        stops."""
+        self._thread = threading.Thread(target=self._run, args=(on_change,), name="lease", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Act no more, and let another do so at once."""
+        """Stop leading, and release the Lease so that another operator can lead at once."""
         self._stopped.set()
         if self._thread:
             self._thread.join(RETRY_SECONDS)
         if self.is_leading:
-            self._renewed = None
-            self._try(is_last=True)
+            self._renewed_at = None
+            self._update_lease(is_release=True)
 
-    def _hold(self, changed: Callable[[bool], object]) -> None:
-        told = False
+    def _run(self, on_change: Callable[[bool], object]) -> None:
+        was_leading = False
         while not self._stopped.is_set():
-            self._try()
-            if self.is_leading is not told:
-                told = self.is_leading
-                news = "acts from now on" if told else "another operator acts"
-                logger.info("%s: %s, by the Lease %s/%s", self._identity, news, self._namespace, self._name)
-                changed(told)
+            self._update_lease()
+            if self.is_leading is not was_leading:
+                was_leading = self.is_leading
+                change = "acts from now on" if was_leading else "another operator acts"
+                logger.info("%s: %s, by the Lease %s/%s", self._identity, change, self._namespace, self._name)
+                on_change(was_leading)
             self._stopped.wait(RETRY_SECONDS)
 
-    def _try(self, is_last: bool = False) -> None:
-        """One look at the Lease, and what follows from it."""
-        began = time.monotonic()
+    def _update_lease(self, is_release: bool = False) -> None:
+        """Read the Lease once, and create, acquire, renew or release it if that is this operator's turn."""
+        started = time.monotonic()
         try:
             lease = self._cluster.get(LEASES, self._namespace, self._name)
-            self._seen = observe_lease(lease, self._seen, began)
-            step = next_step(lease, self._seen, self._identity, began)
-            if step == "wait" or (is_last and step != "renew"):
-                self._renewed = None
+            self._observed = observe_lease(lease, self._observed, started)
+            step = next_step(lease, self._observed, self._identity, started)
+            if step == "wait" or (is_release and step != "renew"):
+                self._renewed_at = None
                 return
             moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            content = lease_object(lease, self._name, self._namespace, "" if is_last else self._identity, moment)
-            # Refused where another wrote since it was read: the version is in it.
+            content = lease_object(lease, self._name, self._namespace, "" if is_release else self._identity, moment)
+            # The content carries the version that was read, so the server rejects it if somebody wrote since then.
             (self._cluster.create if step == "create" else self._cluster.replace)(LEASES, content)
-            if not is_last:
-                self._renewed = began
+            if not is_release:
+                self._renewed_at = started
         except ApiError as error:
             if error.status == 409:
-                self._renewed = None
+                self._renewed_at = None
             else:
                 logger.warning("the Lease %s/%s cannot be held: %s", self._namespace, self._name, error)
         except Unreachable as error:

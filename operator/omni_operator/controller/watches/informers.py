@@ -1,83 +1,86 @@
-"""What there is of every pipeline and its children: the store of them, and the watches of all the children's kinds."""
+"""All pipelines and their children: one cache, and the watches of all kinds of children that fill it.
+
+kopf watches the pipelines themselves; the operator passes them on with `put_pipeline`.
+"""
 
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from omni_operator.controller.watches.object_cache import Key, Store
+from omni_operator.controller.watches.object_cache import ObjectCache
 from omni_operator.controller.watches.watch import Watch
-from omni_operator.crd.objects import Object
+from omni_operator.crd.objects import Object, PipelineKey, Scope
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError
 from omni_operator.kube.resources import PIPELINES, PODS
 from omni_operator.planning.manifests.labels import MANAGED_SELECTOR
 
 
-class Observer:
-    """`changed` hears the pipeline of which a child changed, from the threads of the watches."""
+class Informers:
+    """The watches of one operator. `on_change` is called with a pipeline's key, from any thread, when the pipeline or
+    one of its children changed."""
 
-    def __init__(self, cluster: Cluster, scopes: Sequence[str | None], changed: Callable[[Key], None]) -> None:
-        self._store = Store(changed)
-        self._kinds = tuple(cluster.child_resources)
+    def __init__(self, cluster: Cluster, scopes: Sequence[Scope], on_change: Callable[[PipelineKey], None]) -> None:
+        self._cache = ObjectCache(on_change)
+        self._child_kinds = tuple(cluster.child_resources)
         self._lock = threading.Lock()
-        self._whole: Callable[[], None] = lambda: None
-        resources = (*cluster.child_resources.values(), PODS)
+        self._on_synced: Callable[[], None] = lambda: None
         self._watches = [
-            Watch(cluster, resource, scope, MANAGED_SELECTOR, self._store, self._begun)
+            Watch(cluster, resource, scope, MANAGED_SELECTOR, self._cache, self._count_synced)
             for scope in scopes
-            for resource in resources
+            for resource in (*cluster.child_resources.values(), PODS)
         ]
-        self._missing = len(self._watches)
+        self._unsynced = len(self._watches)
 
-    def start(self, whole: Callable[[], None]) -> None:
-        """Begin to watch; `whole` is called once all that there is has been seen."""
-        self._whole = whole
+    def start(self, on_synced: Callable[[], None]) -> None:
+        """Start the watches. `on_synced` is called once, when every watch has listed its objects."""
+        self._on_synced = on_synced
         for watch in self._watches:
             watch.start()
 
-    def pipeline(self, key: Key) -> Object | None:
-        """The pipeline as it was last heard of."""
-        return next(iter(self._store.of(key, (PIPELINES.kind,))), None)
+    def pipeline(self, key: PipelineKey) -> Object | None:
+        """The latest version of a pipeline."""
+        return next(iter(self._cache.objects_of(key, (PIPELINES.kind,))), None)
 
-    def children(self, key: Key) -> list[Object]:
-        """What carries the pipeline's labels, or is owned by it."""
-        return self._store.of(key, self._kinds)
+    def children(self, key: PipelineKey) -> list[Object]:
+        """The objects that the pipeline owns, or that carry its label; without its pods."""
+        return self._cache.objects_of(key, self._child_kinds)
 
-    def pods(self, key: Key) -> list[Object]:
-        return self._store.of(key, (PODS.kind,))
+    def pods(self, key: PipelineKey) -> list[Object]:
+        return self._cache.objects_of(key, (PODS.kind,))
 
-    def unseen(self, namespace: str) -> Mapping[str, ApiError]:
-        """The kinds that may not be looked at in a namespace, each with the server's words."""
+    def refusals(self, namespace: str) -> Mapping[str, ApiError]:
+        """The kinds that the server does not let us watch in a namespace, each with its error."""
         return {
             watch.resource.kind: watch.refusal
             for watch in self._watches
-            if watch.refusal and watch.namespace in (None, namespace)
+            if watch.refusal and watch.scope in (None, namespace)
         }
 
-    def wrote(self, child: Object) -> None:
-        """Take the answer to a write, of which the watches will tell a little later."""
-        self._store.put(child)
+    def put_child(self, child: Object) -> None:
+        """Keep the answer to a write, because the watch reports it later."""
+        self._cache.put(child)
 
-    def saw(self, pipeline: Object, is_told: bool = True) -> None:
-        """Take what a watch of pipelines tells, or what was read or written; `changed` hears of news if `is_told`."""
-        self._store.put(pipeline, is_told)
+    def put_pipeline(self, pipeline: Object, notify: bool = True) -> None:
+        """Keep a pipeline that was read, written or watched. `notify`: call `on_change` if it is new."""
+        self._cache.put(pipeline, notify)
 
-    def lost(self, pipeline: Object) -> None:
-        """Take it that a pipeline is no more."""
-        self._store.remove(pipeline)
+    def remove_pipeline(self, pipeline: Object) -> None:
+        """Drop a pipeline that was deleted."""
+        self._cache.remove(pipeline)
 
-    def only(self, scope: str | None, keys: set[Key]) -> None:
-        """Take it that a scope has these pipelines, and no others; of one that is not kept, a pass asks."""
-        self._store.keep_only(PIPELINES.kind, scope, keys)
+    def keep_only_pipelines(self, scope: Scope, keys: set[PipelineKey]) -> None:
+        """Drop the pipelines of a scope that are not among these. If one exists after all, its next pass reads it."""
+        self._cache.keep_only(PIPELINES.kind, scope, keys)
 
-    def silence(self) -> float:
-        """Seconds for which the most silent watch has heard nothing."""
+    def longest_silence(self) -> float:
+        """Seconds since the server last sent something to the most silent watch."""
         now = time.monotonic()
-        return max((now - watch.last_heard for watch in self._watches), default=0.0)
+        return max((now - watch.last_message_at for watch in self._watches), default=0.0)
 
-    def _begun(self) -> None:
+    def _count_synced(self) -> None:
         with self._lock:
-            self._missing -= 1
-            is_whole = self._missing == 0
-        if is_whole:
-            self._whole()
+            self._unsynced -= 1
+            are_all_synced = self._unsynced == 0
+        if are_all_synced:
+            self._on_synced()

@@ -1,29 +1,27 @@
-"""What the watches have told of every pipeline and its children, kept so that a pass need not ask for it.
+"""The latest version of every pipeline and its children, filled by the watches so that a pass need not read them.
 
-Each object is kept as compressed JSON, a fifth of what it takes in Python. Of two versions of an object the newer one
-counts, whether it came by a watch or as the answer to a write of our own; so nobody sees less than was written here. A
-watch that begins anew tells all there is, and what it does not name any more is gone. Usable from many threads.
+The cache keeps each object as compressed JSON, in a fifth of the memory of a dictionary. Of two versions the newer one
+stays, whether it came from a watch or from the answer to one of our own writes; so a pass never sees less than this
+operator wrote. After a watch has listed all objects again, the cache drops those that the list lacks. Thread-safe.
 """
 
 import json
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
-from omni_operator.crd.objects import FIELD_MANAGER, Object
+from omni_operator.crd.objects import FIELD_MANAGER, Object, PipelineKey, Reference, Scope
 from omni_operator.planning.manifests.ownership import pipeline_of
 
-Key = tuple[str, str]
-"""Namespace and name of a pipeline."""
-Reference = tuple[str, str]
-"""Kind and name of a child."""
-Scope = str | None
-"""A namespace, or all of them."""
+Location = tuple[str, Reference]
+"""Namespace, and kind and name, of an object."""
 
 
-class Kept(NamedTuple):
+class CacheEntry(NamedTuple):
+    """An object as compressed JSON, with its resource version."""
+
     version: str
     content: bytes
 
@@ -33,79 +31,86 @@ class Kept(NamedTuple):
         return found
 
 
-class Store:
-    """`changed` is told, from any thread, the pipeline of which something is another than before."""
+class ObjectCache:
+    """Objects by the pipeline that they belong to.
 
-    def __init__(self, changed: Callable[[Key], None] = lambda key: None) -> None:
-        self.changed = changed
+    `on_change` is called with a pipeline's key, from any thread, when one of its objects changed.
+    """
+
+    def __init__(self, on_change: Callable[[PipelineKey], None] = lambda key: None) -> None:
+        self._on_change = on_change
         self._lock = threading.Lock()
-        self._groups: dict[Key, dict[Reference, Kept]] = {}
-        self._owners: dict[tuple[str, Reference], str] = {}
+        self._by_pipeline: dict[PipelineKey, dict[Reference, CacheEntry]] = {}
+        self._owners: dict[Location, str] = {}
 
-    def of(self, key: Key, kinds: Collection[str]) -> list[Object]:
-        """The children of a pipeline, of some kinds."""
+    def objects_of(self, key: PipelineKey, kinds: Collection[str]) -> list[Object]:
+        """The objects of a pipeline, of some kinds."""
         with self._lock:
-            group = self._groups.get(key) or {}
-            found = [kept for (kind, _), kept in group.items() if kind in kinds]
-        return [kept.object for kept in found]
+            entries = self._by_pipeline.get(key) or {}
+            selected = [entry for (kind, _), entry in entries.items() if kind in kinds]
+        return [entry.object for entry in selected]
 
-    def put(self, child: Mapping[str, Any], is_told: bool = True) -> None:
-        """Keep an object, unless a newer version of it is here already; and tell of it, if that is wanted."""
-        place, owner = where(child), pipeline_of(child)
+    def put(self, child: Object, notify: bool = True) -> None:
+        """Keep an object, unless this or a newer version is in the cache. `notify`: call `on_change` if it is new."""
+        location, owner = location_of(child), pipeline_of(child)
+        namespace, reference = location
         version = str(child["metadata"].get("resourceVersion", ""))
         with self._lock:
-            before = self._owners.get(place)
-            known = self._groups[place[0], before][place[1]] if before else None
-            if known and not is_newer(version, known.version):
+            previous_owner = self._owners.get(location)
+            cached = self._by_pipeline[namespace, previous_owner][reference] if previous_owner else None
+            if cached and not is_newer(version, cached.version):
                 return
-            if before and before != owner:
-                self._drop(place)
+            if previous_owner and previous_owner != owner:
+                self._drop(location)
             if owner:
                 owner = sys.intern(owner)
-                self._owners[place] = owner
-                self._groups.setdefault((place[0], owner), {})[place[1]] = Kept(version, packed(child))
-        if is_told:
-            self._tell(place[0], before, owner)
+                self._owners[location] = owner
+                self._by_pipeline.setdefault((namespace, owner), {})[reference] = CacheEntry(version, compressed(child))
+        if notify:
+            self._notify(namespace, previous_owner, owner)
 
-    def remove(self, child: Mapping[str, Any]) -> None:
-        """Forget an object that is gone."""
-        place, owner = where(child), pipeline_of(child)
+    def remove(self, child: Object) -> None:
+        """Drop an object that was deleted."""
+        location, owner = location_of(child), pipeline_of(child)
         with self._lock:
-            before = self._drop(place)
-        self._tell(place[0], before, owner)
+            previous_owner = self._drop(location)
+        self._notify(location[0], previous_owner, owner)
 
-    def keep_only(self, kind: str, scope: Scope, names: Collection[Key]) -> None:
-        """Forget all objects of a kind, in a namespace or in all, but those of these namespaces and names."""
+    def keep_only(self, kind: str, scope: Scope, names: Collection[PipelineKey]) -> None:
+        """Drop all objects of a kind in a scope, except those with one of these namespaces and names."""
         with self._lock:
-            gone = [
-                place
-                for place in self._owners
-                if place[1][0] == kind and scope in (None, place[0]) and (place[0], place[1][1]) not in names
+            deleted = [
+                (namespace, (found_kind, name))
+                for namespace, (found_kind, name) in self._owners
+                if found_kind == kind and scope in (None, namespace) and (namespace, name) not in names
             ]
-            owners = [(place[0], self._drop(place)) for place in gone]
+            owners = [(location[0], self._drop(location)) for location in deleted]
         for namespace, owner in owners:
-            self._tell(namespace, owner)
+            self._notify(namespace, owner)
 
-    def _drop(self, place: tuple[str, Reference]) -> str | None:
-        owner = self._owners.pop(place, None)
+    def _drop(self, location: Location) -> str | None:
+        """Remove an object, with the lock held. Returns the pipeline that it belonged to."""
+        namespace, reference = location
+        owner = self._owners.pop(location, None)
         if owner:
-            group = self._groups[place[0], owner]
-            del group[place[1]]
-            if not group:
-                del self._groups[place[0], owner]
+            entries = self._by_pipeline[namespace, owner]
+            del entries[reference]
+            if not entries:
+                del self._by_pipeline[namespace, owner]
         return owner
 
-    def _tell(self, namespace: str, *owners: str | None) -> None:
+    def _notify(self, namespace: str, *owners: str | None) -> None:
         for owner in sorted({owner for owner in owners if owner}):
-            self.changed((namespace, owner))
+            self._on_change((namespace, owner))
 
 
-def packed(child: Mapping[str, Any]) -> bytes:
-    return zlib.compress(json.dumps(trimmed(child), separators=(",", ":")).encode(), 1)
+def compressed(child: Object) -> bytes:
+    return zlib.compress(json.dumps(without_managed_fields(child), separators=(",", ":")).encode(), 1)
 
 
-def trimmed(child: Mapping[str, Any]) -> Object:
-    """An object without the list of who manages which of its fields, half of it; ours of a Deployment is asked for."""
+def without_managed_fields(child: Object) -> Object:
+    """An object without `managedFields`, which are half of its size. A Deployment keeps our own entry, which the plan
+    reads."""
     metadata = dict(child["metadata"])
     entries = metadata.pop("managedFields", None) or []
     if child["kind"] == "Deployment":
@@ -113,13 +118,13 @@ def trimmed(child: Mapping[str, Any]) -> Object:
     return {**child, "metadata": metadata}
 
 
-def where(child: Mapping[str, Any]) -> tuple[str, Reference]:
+def location_of(child: Object) -> Location:
     metadata = child["metadata"]
     return sys.intern(metadata["namespace"]), (sys.intern(child["kind"]), metadata["name"])
 
 
-def is_newer(version: str, known: str) -> bool:
-    """Whether a resource version follows another. They are numbers that grow, wherever they are compared at all."""
-    if version.isdigit() and known.isdigit():
-        return int(version) > int(known)
-    return version != known
+def is_newer(version: str, cached: str) -> bool:
+    """Whether a resource version replaces the cached one. Numbers grow; any other versions only differ."""
+    if version.isdigit() and cached.isdigit():
+        return int(version) > int(cached)
+    return version != cached

@@ -1,7 +1,7 @@
-"""Follows the objects of one kind, for ever, from a thread of its own: all there are, then every change.
+"""Watches the objects of one kind, in a thread: lists all of them, then follows every change, until the process ends.
 
-A watch that breaks goes on where it was; one whose version the server no longer knows begins anew, and so does every
-watch now and then, in case something was missed.
+A watch that breaks resumes where it stopped. If the server no longer has that version, the watch lists all objects
+again. Every watch also does so every ten minutes or so, in case it missed a change.
 """
 
 import logging
@@ -11,49 +11,55 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from omni_operator.crd.objects import Object
+from omni_operator.crd.objects import Object, Scope
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, Unreachable, error_from_status
 from omni_operator.kube.resources import Resource
 
 logger = logging.getLogger(__name__)
 
-FIRST_PAUSE_SECONDS = 0.2
-MOST_PAUSE_SECONDS = 15.0
-ANEW_SECONDS = 600.0
+FIRST_DELAY_SECONDS = 0.2
+MAX_DELAY_SECONDS = 15.0
+RELIST_SECONDS = 600.0
+SHORT_WATCH_SECONDS = 1.0
+"""A watch that ends sooner, without an event, is not repeated at once."""
 
 
-class Hearer(Protocol):
-    """What a watch tells."""
+class ObjectSink(Protocol):
+    """What receives the objects of a watch."""
 
     def put(self, child: Object) -> None: ...
 
     def remove(self, child: Object) -> None: ...
 
-    def keep_only(self, kind: str, scope: str | None, names: set[tuple[str, str]]) -> None: ...
+    def keep_only(self, kind: str, scope: Scope, names: set[tuple[str, str]]) -> None: ...
 
 
 class Watch:
-    """`refusal`: why the server does not let us look at the kind, where it does not. `ready` is called when what there
-    was at the beginning has been told, or that it may not be looked at."""
+    """The watch of one kind in one scope.
+
+    `refusal` is the server's error while it does not let us read the kind, otherwise None. `last_message_at` is the
+    monotonic time at which the server last sent something. `on_synced` is called once: when all objects of the first
+    list are in the sink, or when the server refuses to list them.
+    """
 
     def __init__(
         self,
         cluster: Cluster,
         resource: Resource,
-        namespace: str | None,
+        scope: Scope,
         selector: str,
-        hearer: Hearer,
-        ready: Callable[[], None],
+        sink: ObjectSink,
+        on_synced: Callable[[], None],
     ) -> None:
-        self.resource, self.namespace = resource, namespace
-        self.last_heard = time.monotonic()
+        self.resource, self.scope = resource, scope
+        self.last_message_at = time.monotonic()
         self.refusal: ApiError | None = None
-        self._cluster, self._selector, self._hearer, self._ready = cluster, selector, hearer, ready
-        self._is_ready = False
+        self._cluster, self._selector, self._sink, self._on_synced = cluster, selector, sink, on_synced
+        self._is_synced = False
         self._version = ""
         self._failures = 0
-        self._anew_at = 0.0
+        self._relist_at = 0.0
 
     def start(self) -> None:
         threading.Thread(target=self._run, name=f"watch-{self.resource.plural}", daemon=True).start()
@@ -61,66 +67,66 @@ class Watch:
     def _run(self) -> None:
         while True:
             try:
-                if not self._version or time.monotonic() >= self._anew_at:
+                if not self._version or time.monotonic() >= self._relist_at:
                     self._list()
-                began = time.monotonic()
-                if not self._follow() and time.monotonic() - began < 1.0:
-                    self._pause()  # a server that ends each watch at once is not to be asked in a circle
-            # The last two: an answer that is not what a watch should say.
+                started = time.monotonic()
+                if not self._follow() and time.monotonic() - started < SHORT_WATCH_SECONDS:
+                    self._pause()  # otherwise a server that ends each watch at once would see a busy loop
+            # ValueError and KeyError: the answer is not what a watch should send.
             except (ApiError, Unreachable, ValueError, KeyError) as error:
-                self._take(error)
+                self._handle(error)
 
-    def _take(self, error: Exception) -> None:
+    def _handle(self, error: Exception) -> None:
         if isinstance(error, ApiError):
             if error.status == 410:
                 logger.info("watch of %s begins anew: %s", self.resource.plural, error)
                 self._version = ""
-            if error.status == 403:  # an answer, too, and no silence
-                self.refusal, self.last_heard = error, time.monotonic()
-                self._begun()
+            if error.status == 403:  # a refusal is an answer, so the watch is not silent
+                self.refusal, self.last_message_at = error, time.monotonic()
+                self._mark_synced()
         else:
             logger.warning("watch of %s: %s", self.resource.plural, error)
         self._pause(getattr(error, "retry_after", 0.0))
 
-    def _pause(self, least: float = 0.0) -> None:
-        usual = min(MOST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures, 10))
+    def _pause(self, min_delay: float = 0.0) -> None:
+        backoff = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(self._failures, 10))
         self._failures += 1
-        time.sleep(max(least, usual * random.uniform(0.8, 1.2)))
+        time.sleep(max(min_delay, backoff * random.uniform(0.8, 1.2)))
 
     def _list(self) -> None:
-        """Tell all there is, page by page, and then what is no more."""
+        """Put all objects into the sink, page by page, and then drop those that no longer exist."""
         names: set[tuple[str, str]] = set()
         latest = ""
-        for items, version in self._cluster.pages(self.resource, self.namespace, self._selector):
+        for items, version in self._cluster.pages(self.resource, self.scope, self._selector):
             latest = version
             for item in items:
                 names.add((item["metadata"]["namespace"], item["metadata"]["name"]))
-                self._hearer.put(item)
-        self._hearer.keep_only(self.resource.kind, self.namespace, names)
+                self._sink.put(item)
+        self._sink.keep_only(self.resource.kind, self.scope, names)
         self._version, self._failures = latest, 0
-        self.last_heard = time.monotonic()
-        self._anew_at = self.last_heard + ANEW_SECONDS * random.uniform(0.8, 1.2)
-        self._begun()
+        self.last_message_at = time.monotonic()
+        self._relist_at = self.last_message_at + RELIST_SECONDS * random.uniform(0.8, 1.2)
+        self._mark_synced()
 
     def _follow(self) -> bool:
-        """Tell what happens, until the stream ends. Returns whether anything was heard."""
-        is_heard = False
-        events = self._cluster.watch(self.resource, self.namespace, self._selector, self._version)
+        """Pass changes to the sink until the stream ends. Returns whether there was any event."""
+        has_events = False
+        events = self._cluster.watch(self.resource, self.scope, self._selector, self._version)
         self.refusal = None
         for event in events:
-            found, kind = event["object"], event["type"]
-            if kind == "ERROR":
-                raise error_from_status(found)
-            is_heard, self._failures, self.last_heard = True, 0, time.monotonic()
-            self._version = found["metadata"]["resourceVersion"]
-            if kind == "DELETED":
-                self._hearer.remove(found)
-            elif kind != "BOOKMARK":
-                self._hearer.put(found)
-        self.last_heard = time.monotonic()
-        return is_heard
+            changed, event_type = event["object"], event["type"]
+            if event_type == "ERROR":
+                raise error_from_status(changed)
+            has_events, self._failures, self.last_message_at = True, 0, time.monotonic()
+            self._version = changed["metadata"]["resourceVersion"]
+            if event_type == "DELETED":
+                self._sink.remove(changed)
+            elif event_type != "BOOKMARK":
+                self._sink.put(changed)
+        self.last_message_at = time.monotonic()
+        return has_events
 
-    def _begun(self) -> None:
-        if not self._is_ready:
-            self._is_ready = True
-            self._ready()
+    def _mark_synced(self) -> None:
+        if not self._is_synced:
+            self._is_synced = True
+            self._on_synced()

@@ -1,12 +1,12 @@
-"""The counts of stages that are scaled: taken from the cluster, moved by the load, held where it is not known."""
+"""Pod counts of autoscaled stages: they start with the cluster's, follow the load, and stay while it is unknown."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from omni_operator.controller.heads.autoscaler import Counts, Scaler, policy_of
-from omni_operator.controller.heads.head_api import UnknownLoad
+from omni_operator.controller.heads.autoscaler import Autoscaler, PodCounts, policy_of
+from omni_operator.controller.heads.head_api import HeadError
 from omni_operator.crd.parsing import parse
 from omni_operator.crd.problems import InvalidSpec
 from omni_operator.crd.spec.pipeline import OmniPipeline
@@ -21,24 +21,24 @@ BOUNDS = {"minReplicas": 1, "maxReplicas": 8, "scaleDownStabilizationSeconds": 6
 
 
 class Head:
-    """A head that tells what a test says, at a time that it says."""
+    """A head whose load and clock a test sets. It does not answer while `requests` is None."""
 
     def __init__(self) -> None:
         self.requests: int | None = 0
         self.now = 0.0
-        self.scaler = Scaler(self.read, lambda: self.now)
+        self.autoscaler = Autoscaler(self.read, lambda: self.now)
 
     def read(self, pipeline: OmniPipeline) -> Mapping[str, StageLoad]:
         if self.requests is None:
-            raise UnknownLoad("the head does not answer")
+            raise HeadError("the head does not answer")
         return {"painter": StageLoad(self.requests, self.requests)}
 
     def poll(self, seconds: float) -> bool:
-        """Polls every three seconds; whether there was something to reconcile."""
+        """Poll every three seconds of the clock. Returns whether the pipeline needed another pass."""
         changes = []
         for _ in range(round(seconds / 3)):
             self.now += 3
-            changes.append(self.scaler.poll(KEY))
+            changes.append(self.autoscaler.poll(KEY))
         return any(changes)
 
 
@@ -46,58 +46,58 @@ def scaled(digits: dict[str, Any], bounds: Any = BOUNDS, **more: Any) -> OmniPip
     return parse(edited(digits, {"spec.stages.0.autoscaling": bounds, **more}))
 
 
-def test_a_count_begins_with_what_is_found_and_follows_the_load(digits: dict[str, Any]) -> None:
+def test_a_count_starts_with_the_clusters_and_follows_the_load(digits: dict[str, Any]) -> None:
     head, pipeline = Head(), scaled(digits)
-    assert head.scaler.counts(pipeline, {"painter": 3}) == Counts({"painter": 3})
+    assert head.autoscaler.counts(pipeline, {"painter": 3}) == PodCounts({"painter": 3})
     head.requests = 16
     assert head.poll(3)
-    assert head.scaler.counts(pipeline, {"painter": 3}).pods == {"painter": 4}
+    assert head.autoscaler.counts(pipeline, {"painter": 3}).pods == {"painter": 4}
     assert not head.poll(30)
     head.requests = 0
     assert not head.poll(54)
     assert head.poll(30)
-    assert head.scaler.counts(pipeline, {"painter": 4}).pods == {"painter": 1}
+    assert head.autoscaler.counts(pipeline, {"painter": 4}).pods == {"painter": 1}
 
 
-def test_a_new_stage_begins_with_the_spec_within_the_bounds(digits: dict[str, Any]) -> None:
+def test_a_new_stage_starts_with_the_specs_count_within_the_bounds(digits: dict[str, Any]) -> None:
     pipeline = scaled(digits, **{"spec.replicas": 20})
-    assert Head().scaler.counts(pipeline, {}).pods == {"painter": 8}
+    assert Head().autoscaler.counts(pipeline, {}).pods == {"painter": 8}
 
 
-def test_bounds_that_change_hold_at_the_next_reconciliation(digits: dict[str, Any]) -> None:
+def test_new_bounds_apply_at_the_next_pass(digits: dict[str, Any]) -> None:
     head = Head()
-    head.scaler.counts(scaled(digits), {"painter": 6})
+    head.autoscaler.counts(scaled(digits), {"painter": 6})
     fewer = scaled(digits, BOUNDS | {"maxReplicas": 2})
-    assert head.scaler.counts(fewer, {"painter": 6}).pods == {"painter": 2}
+    assert head.autoscaler.counts(fewer, {"painter": 6}).pods == {"painter": 2}
 
 
-def test_an_unknown_load_is_told_after_a_while_and_again_when_it_is_known(digits: dict[str, Any]) -> None:
+def test_an_unknown_load_is_reported_after_a_while_until_it_is_known_again(digits: dict[str, Any]) -> None:
     head, pipeline = Head(), scaled(digits)
-    head.scaler.counts(pipeline, {"painter": 3})
+    head.autoscaler.counts(pipeline, {"painter": 3})
     head.requests = None
     assert not head.poll(12)
-    assert head.scaler.counts(pipeline, {}).unknown is None
+    assert head.autoscaler.counts(pipeline, {}).unknown is None
     assert head.poll(6)
-    assert head.scaler.counts(pipeline, {}) == Counts({"painter": 3}, "the head does not answer")
+    assert head.autoscaler.counts(pipeline, {}) == PodCounts({"painter": 3}, "the head does not answer")
     assert not head.poll(600)
     head.requests = 12
     assert head.poll(3)
-    assert head.scaler.counts(pipeline, {}) == Counts({"painter": 3})
+    assert head.autoscaler.counts(pipeline, {}) == PodCounts({"painter": 3})
 
 
-def test_another_pipeline_of_the_same_name_begins_anew(digits: dict[str, Any]) -> None:
+def test_another_pipeline_of_the_same_name_starts_over(digits: dict[str, Any]) -> None:
     head = Head()
-    head.scaler.counts(scaled(digits), {"painter": 5})
+    head.autoscaler.counts(scaled(digits), {"painter": 5})
     other = scaled(digits, **{"metadata.uid": "another"})
-    assert head.scaler.counts(other, {"painter": 2}).pods == {"painter": 2}
+    assert head.autoscaler.counts(other, {"painter": 2}).pods == {"painter": 2}
 
 
-def test_a_pipeline_that_is_no_longer_scaled_is_not_asked(digits: dict[str, Any]) -> None:
+def test_a_pipeline_that_is_no_longer_scaled_is_not_polled(digits: dict[str, Any]) -> None:
     head = Head()
-    head.scaler.counts(scaled(digits), {})
-    assert head.scaler.keys == [KEY]
-    assert head.scaler.counts(parse(digits), {"painter": 5}) == Counts()
-    assert head.scaler.keys == []
+    head.autoscaler.counts(scaled(digits), {})
+    assert head.autoscaler.keys == [KEY]
+    assert head.autoscaler.counts(parse(digits), {"painter": 5}) == PodCounts()
+    assert head.autoscaler.keys == []
     assert not head.poll(3)
 
 
@@ -107,7 +107,7 @@ def test_the_target_counts_replicas_and_not_pods(digits: dict[str, Any]) -> None
     assert (policy.requests_per_pod, policy.requests_in_head) == (8, 12)
 
 
-# ---- what others scale
+# ---- stages that something else scales
 
 
 def deployment_of(pipeline: OmniPipeline, pods: int) -> dict[str, Any]:
@@ -115,27 +115,27 @@ def deployment_of(pipeline: OmniPipeline, pods: int) -> dict[str, Any]:
     return dict(next(child for child in wanted if reference(child) == ("Deployment", "digits-painter")))
 
 
-def test_the_count_of_a_stage_that_others_scale_is_in_no_object_of_ours(digits: dict[str, Any]) -> None:
+def test_a_deployment_that_something_else_scales_has_no_count_from_us(digits: dict[str, Any]) -> None:
     assert "replicas" not in deployment_of(scaled(digits, "external"), 5)["spec"]
     assert deployment_of(scaled(digits), 5)["spec"]["replicas"] == 5
 
 
-def test_what_others_scaled_it_to_is_what_is_wanted(digits: dict[str, Any]) -> None:
+def test_a_count_from_something_else_is_the_desired_one(digits: dict[str, Any]) -> None:
     head, pipeline = Head(), scaled(digits, "external")
-    assert head.scaler.counts(pipeline, {"painter": 5}).pods == {"painter": 5}
-    assert head.scaler.keys == []
+    assert head.autoscaler.counts(pipeline, {"painter": 5}).pods == {"painter": 5}
+    assert head.autoscaler.keys == []
 
 
-# name: (who has set the count, what the spec says now, whether the count is left in other hands first)
+# name: (the manager that set the count, the spec's autoscaling now, whether the count is handed over first)
 HANDOVERS: dict[str, tuple[str, Any, bool]] = {
-    "we had set it, and others are to": ("omni-operator", "external", True),
-    "others have set it already": ("kube-controller-manager", "external", False),
-    "it stays with us": ("omni-operator", BOUNDS, False),
+    "we set it, and something else takes over": ("omni-operator", "external", True),
+    "something else set it already": ("kube-controller-manager", "external", False),
+    "we keep it": ("omni-operator", BOUNDS, False),
 }
 
 
 @pytest.mark.parametrize("row", HANDOVERS)
-def test_a_count_that_we_let_go_of_stays_as_it_is(digits: dict[str, Any], row: str) -> None:
+def test_a_count_that_we_hand_over_stays_the_same(digits: dict[str, Any], row: str) -> None:
     manager, bounds, expected = HANDOVERS[row]
     live = deployment_of(parse(edited(digits, {"spec.stages.0.replicas": 5})), 5)
     fields = {"manager": manager, "fieldsV1": {"f:spec": {"f:replicas": {}}}}
@@ -144,7 +144,7 @@ def test_a_count_that_we_let_go_of_stays_as_it_is(digits: dict[str, Any], row: s
     assert list(plan.handed_over) == ([reference(live)] if expected else [])
 
 
-# ---- stages that may be at zero
+# ---- stages that may scale to zero
 
 
 def test_the_head_is_told_how_long_requests_wait_for_a_stage_that_may_be_at_zero(digits: dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ def test_the_head_is_told_how_long_requests_wait_for_a_stage_that_may_be_at_zero
     assert "wake_seconds" not in cluster_topology(scaled(digits)).stage_config
 
 
-# name: (what is written, the field, part of what is said about it)
+# name: (edits of the spec, the field with the problem, part of the message)
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "a count and bounds": (
         {"spec.stages.0.autoscaling": BOUNDS, "spec.stages.0.replicas": 3},
@@ -172,7 +172,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("row", REFUSED)
-def test_what_cannot_be_meant_is_refused_by_its_field(digits: dict[str, Any], row: str) -> None:
+def test_contradictory_autoscaling_is_rejected_at_its_field(digits: dict[str, Any], row: str) -> None:
     edits, path, words = REFUSED[row]
     with pytest.raises(InvalidSpec) as refused:
         parse(edited(digits, edits))

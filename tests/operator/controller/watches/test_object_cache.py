@@ -1,10 +1,10 @@
-"""What is kept of the children: the newest of each, by pipeline, and who is told of a change."""
+"""The cache of watched objects: it keeps the newest version of each, by pipeline, and reports every change."""
 
 from typing import Any
 
 import pytest
 
-from omni_operator.controller.watches.object_cache import Store
+from omni_operator.controller.watches.object_cache import ObjectCache
 from omni_operator.planning.manifests.labels import PIPELINE
 
 KEY = ("gallery", "digits")
@@ -16,100 +16,100 @@ def child(name: str = "digits", version: str = "1", owner: str = "digits", kind:
 
 
 @pytest.fixture
-def told() -> list[tuple[str, str]]:
+def changes() -> list[tuple[str, str]]:
     return []
 
 
 @pytest.fixture
-def store(told: list[tuple[str, str]]) -> Store:
-    return Store(told.append)
+def cache(changes: list[tuple[str, str]]) -> ObjectCache:
+    return ObjectCache(changes.append)
 
 
-def versions(store: Store, key: tuple[str, str] = KEY) -> dict[str, str]:
-    found = store.of(key, ("Service", "Pod"))
+def versions(cache: ObjectCache, key: tuple[str, str] = KEY) -> dict[str, str]:
+    found = cache.objects_of(key, ("Service", "Pod"))
     return {one["metadata"]["name"]: one["metadata"]["resourceVersion"] for one in found}
 
 
-def test_an_object_is_found_by_its_pipeline_and_kind(store: Store) -> None:
-    store.put(child())
-    store.put(child("p", kind="Pod"))
-    assert store.of(KEY, ("Service",)) == [child()]
-    assert store.of(("gallery", "another"), ("Service",)) == []
+def test_an_object_is_found_by_its_pipeline_and_kind(cache: ObjectCache) -> None:
+    cache.put(child())
+    cache.put(child("p", kind="Pod"))
+    assert cache.objects_of(KEY, ("Service",)) == [child()]
+    assert cache.objects_of(("gallery", "another"), ("Service",)) == []
 
 
-# Versions as they come, and the one that is to be kept.
+# Versions in the order in which they arrive, and the one that must stay.
 ORDERS = {
     "one after the other": (["9", "10"], "10"),
-    "an answer to a write before the watch tells of an older version": (["10", "9"], "10"),
-    "versions that are no numbers: the last one": (["b", "a"], "a"),
+    "the answer to a write before an older version from the watch": (["10", "9"], "10"),
+    "versions that are not numbers: the last one": (["b", "a"], "a"),
 }
 
 
 @pytest.mark.parametrize("row", ORDERS)
-def test_the_newest_version_counts(store: Store, row: str) -> None:
-    coming, kept = ORDERS[row]
-    for version in coming:
-        store.put(child(version=version))
-    assert versions(store) == {"digits": kept}
+def test_the_newest_version_stays(cache: ObjectCache, row: str) -> None:
+    arriving, expected = ORDERS[row]
+    for version in arriving:
+        cache.put(child(version=version))
+    assert versions(cache) == {"digits": expected}
 
 
-def test_what_was_written_here_is_kept_without_a_word(store: Store, told: list[tuple[str, str]]) -> None:
-    store.put(child(version="3"), is_told=False)
-    store.put(child(version="3"))
-    assert told == []
-    store.put(child(version="4"))
-    assert told == [KEY]
+def test_our_own_write_is_not_reported(cache: ObjectCache, changes: list[tuple[str, str]]) -> None:
+    cache.put(child(version="3"), notify=False)
+    cache.put(child(version="3"))
+    assert changes == []
+    cache.put(child(version="4"))
+    assert changes == [KEY]
 
 
-def test_the_same_version_again_is_no_news(store: Store, told: list[tuple[str, str]]) -> None:
-    store.put(child())
-    store.put(child())
-    assert told == [KEY]
+def test_the_same_version_again_is_not_reported(cache: ObjectCache, changes: list[tuple[str, str]]) -> None:
+    cache.put(child())
+    cache.put(child())
+    assert changes == [KEY]
 
 
-def test_what_goes_is_told_to_the_pipeline_that_had_it(store: Store, told: list[tuple[str, str]]) -> None:
-    store.put(child())
-    store.remove(child(version="2"))
-    assert versions(store) == {}
-    assert told == [KEY, KEY]
+def test_a_deleted_object_is_reported_to_its_pipeline(cache: ObjectCache, changes: list[tuple[str, str]]) -> None:
+    cache.put(child())
+    cache.remove(child(version="2"))
+    assert versions(cache) == {}
+    assert changes == [KEY, KEY]
 
 
-def test_an_object_that_changes_hands_is_told_to_both(store: Store, told: list[tuple[str, str]]) -> None:
-    store.put(child())
-    store.put(child(version="2", owner="other"))
-    assert versions(store) == {}
-    assert versions(store, ("gallery", "other")) == {"digits": "2"}
-    assert sorted(set(told)) == [KEY, ("gallery", "other")]
+def test_an_object_with_a_new_owner_is_reported_to_both(cache: ObjectCache, changes: list[tuple[str, str]]) -> None:
+    cache.put(child())
+    cache.put(child(version="2", owner="other"))
+    assert versions(cache) == {}
+    assert versions(cache, ("gallery", "other")) == {"digits": "2"}
+    assert sorted(set(changes)) == [KEY, ("gallery", "other")]
 
 
-def test_a_watch_that_begins_anew_forgets_what_is_not_there_any_more(store: Store, told: list[tuple[str, str]]) -> None:
+def test_a_new_list_drops_the_objects_that_it_lacks(cache: ObjectCache, changes: list[tuple[str, str]]) -> None:
     for name in ("a", "b"):
-        store.put(child(name))
-    store.put(child("c", kind="Pod"))
-    told.clear()
-    store.keep_only("Service", "elsewhere", set())
-    assert told == []
-    store.keep_only("Service", "gallery", {("gallery", "b")})
-    assert versions(store) == {"b": "1", "c": "1"}
-    store.keep_only("Service", None, set())
-    assert versions(store) == {"c": "1"}
-    assert told == [KEY, KEY]
+        cache.put(child(name))
+    cache.put(child("c", kind="Pod"))
+    changes.clear()
+    cache.keep_only("Service", "elsewhere", set())
+    assert changes == []
+    cache.keep_only("Service", "gallery", {("gallery", "b")})
+    assert versions(cache) == {"b": "1", "c": "1"}
+    cache.keep_only("Service", None, set())
+    assert versions(cache) == {"c": "1"}
+    assert changes == [KEY, KEY]
 
 
-def test_an_object_of_nobody_is_not_kept(store: Store, told: list[tuple[str, str]]) -> None:
-    nobody = child()
-    nobody["metadata"]["labels"] = {}
-    store.put(nobody)
-    store.remove(nobody)
-    assert told == []
+def test_an_object_without_a_pipeline_is_not_kept(cache: ObjectCache, changes: list[tuple[str, str]]) -> None:
+    unowned = child()
+    unowned["metadata"]["labels"] = {}
+    cache.put(unowned)
+    cache.remove(unowned)
+    assert changes == []
 
 
-@pytest.mark.parametrize(("kind", "kept"), [("Service", None), ("Deployment", ["omni-operator"])])
-def test_who_manages_what_is_kept_only_of_what_asks_for_it(store: Store, kind: str, kept: list[str] | None) -> None:
+@pytest.mark.parametrize(("kind", "managers"), [("Service", None), ("Deployment", ["omni-operator"])])
+def test_only_deployments_keep_managed_fields(cache: ObjectCache, kind: str, managers: list[str] | None) -> None:
     managed = child(kind=kind)
     managed["metadata"]["managedFields"] = [{"manager": "omni-operator"}, {"manager": "kubectl"}]
-    store.put(managed)
-    (found,) = store.of(KEY, (kind,))
+    cache.put(managed)
+    (found,) = cache.objects_of(KEY, (kind,))
     entries = found["metadata"].get("managedFields")
-    assert (entries and [entry["manager"] for entry in entries]) == kept
-    assert len(managed["metadata"]["managedFields"]) == 2, "what was put in is not changed"
+    assert (entries and [entry["manager"] for entry in entries]) == managers
+    assert len(managed["metadata"]["managedFields"]) == 2, "the object that was put in is not modified"

@@ -1,0 +1,94 @@
+"""The command `omni operator`: its flags, and the start of the process. `controller` contains the operator itself."""
+
+import argparse
+import logging
+import os
+import socket
+import uuid
+
+from omni_operator.controller.kopf_wiring import run_operator, wait_for_definition
+from omni_operator.controller.leadership.leader import CLUSTER_LEASE, NAMESPACE_LEASE
+from omni_operator.controller.operator import Operator
+from omni_operator.kube.client import Cluster
+
+HELP = """Run the operator: keeps the children of every OmniPipeline as its spec says.
+
+Talks to the cluster it runs in, or to the one of the current kubeconfig. Runs until SIGTERM. Of several operators for
+all namespaces one acts, and of several for the same one too; another takes over where it ends. One for all leaves the
+namespaces alone that another is for.
+
+  omni operator                                     all namespaces
+  omni operator --namespace team-a --namespace team-b"""
+
+DEFAULT_WORKER_IMAGE = "ghcr.io/omnipipeline/worker:0.1.0"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--worker-image",
+        metavar="IMAGE",
+        default=os.environ.get("OMNI_WORKER_IMAGE", DEFAULT_WORKER_IMAGE),
+        help="image of the pods, where a pipeline names none (default: $OMNI_WORKER_IMAGE, or %(default)s)",
+    )
+    parser.add_argument(
+        "--namespace",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="watch only this one; repeatable (default: all)",
+    )
+    parser.add_argument(
+        "--probe-port", type=int, default=8080, metavar="PORT", help="port of /healthz; 0 for none (default: 8080)"
+    )
+    parser.add_argument(
+        "--metrics-port", type=int, default=8081, metavar="PORT", help="port of /metrics; 0 for none (default: 8081)"
+    )
+    parser.add_argument(
+        "--leader-election",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help=f"act only while holding a Lease, so that of several operators one acts: {CLUSTER_LEASE} in this pod's"
+        f" namespace, or {NAMESPACE_LEASE} in each --namespace for that one alone (default: do so)",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="what is logged (default: info)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    logging.basicConfig(
+        level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    for verbose_library in ("kopf", "aiohttp.access"):
+        logging.getLogger(verbose_library).setLevel(logging.WARNING)
+    for flag, port in (("--probe-port", args.probe_port), ("--metrics-port", args.metrics_port)):
+        if port:
+            require_free_port(flag, port)
+    cluster, namespaces = Cluster(), tuple(args.namespace)
+    operator = Operator(cluster, args.worker_image, namespaces)
+    if args.leader_election:
+        operator.require_leases(identity=f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}")
+    if args.metrics_port:
+        operator.metrics.serve(args.metrics_port)
+    wait_for_definition(cluster, namespaces)
+    run_operator(operator, args.probe_port)
+    return 0
+
+
+class PortInUse(Exception):
+    """Another process listens on the port for the probes or the metrics."""
+
+    exit_code = 1
+
+
+def require_free_port(flag: str, port: int) -> None:
+    """Raises PortInUse. The servers that use the port would only fail later, with a traceback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError as error:
+            raise PortInUse(f"{flag} {port}: {error.strerror}; choose another port, or 0 for none") from None
