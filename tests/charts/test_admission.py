@@ -10,13 +10,14 @@ from omni_operator.crd import schema as crd
 from tests.charts.test_chart import CHART, rendered
 from tests.operator.conftest import from_cluster
 from tests.operator.controller.heads.test_autoscaler import REFUSED as REFUSED_SCALING
-from tests.operator.crd.test_schema import ACROSS_FIELDS, root
-from tests.operator.crd.test_spec import ACCEPTED, REFUSED
+from tests.operator.crd.test_parsing import ACCEPTED
+from tests.operator.crd.test_rules import REFUSED_BY_RULES
+from tests.operator.crd.test_schema import root
 from tests.operator.edits import edited
 
 SCALED = {"spec.stages.0.autoscaling": {"maxReplicas": 4}}
 EXTERNAL = {"spec.stages.0.autoscaling": "external"}
-DENIED = {row: REFUSED[row][0] for row in ACROSS_FIELDS}
+DENIED = {row: edits for row, (edits, _) in REFUSED_BY_RULES.items()}
 DENIED |= {row: REFUSED_SCALING[row][0] for row in ("a count and bounds", "fewest above most")}
 ADMITTED = {**ACCEPTED, "a count within bounds": SCALED, "a count of others": EXTERNAL}
 # What an API server cannot check by itself.

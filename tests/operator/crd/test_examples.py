@@ -12,7 +12,7 @@ from omni_operator.crd import manifest_file
 from omni_operator.planning.topology.cluster import cluster_topology
 from omni_operator.planning.topology.records import Topology
 from tests.operator.crd.test_schema import as_json_schema, root
-from tests.operator.planning.topology.test_topology import flag
+from tests.operator.planning.topology.layouts import flag
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FILES = sorted(EXAMPLES.glob("*.yaml"))

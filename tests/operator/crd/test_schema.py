@@ -9,50 +9,12 @@ import yaml
 from hack import crd
 
 from omni_operator.crd.schema import definition, version
-from tests.operator.crd.test_spec import ACCEPTED, REFUSED
+from tests.operator.crd.test_parsing import ACCEPTED
+from tests.operator.crd.test_validation_errors import REFUSED_BY_TYPES
 from tests.operator.edits import edited
 
 UNTYPED = ("x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields")
 FORBIDDEN = ("$ref", "x-kubernetes-validations", "title", "const", "anyOf", "oneOf")
-# Rules across fields, and about names and templates, are the operator's: a structural schema cannot say them.
-ACROSS_FIELDS = (
-    "two stages of one name",
-    "videos on a volume and in a database",
-    "a stage after a painter",
-    "an input of the first stage",
-    "text of a stage that only encodes",
-    "text of an encoder for a language model",
-    "hidden states for a language model",
-    "nothing but encoding",
-    "a task of a painter",
-    "guidance divided in a language model",
-    "layers of a painter spread",
-    "whole requests of a language model",
-    "devices that no layer is on",
-    "a revision of a stage's built-in model",
-    "a stage with the head's name",
-    "a head at an unknown stage",
-    "a rollout that cannot move",
-    "a device that no process uses",
-    "a process without a device",
-    "whole requests over several processes",
-    "a revision of a built-in model",
-    "a cache for a built-in model",
-    "a cache of nothing",
-    "a cache of two claims",
-    "a claim of the user's own that is to be retained",
-    "a cache of one stage",
-    "videos on nothing",
-    "videos on a claim of the user's own, of a class",
-    "no room for videos",
-    "no room for a request",
-    "words to a painter",
-    "words to an encoder",
-    "a name too long for a Service",
-    "a name that starts with a digit",
-    "a template with a container of no name",
-    "a template with a stray key",
-)
 # The API server prunes unknown keys (kubectl refuses them), and knows kind and version by itself.
 BY_THE_SERVER = (
     "a misspelt key",
@@ -123,10 +85,10 @@ def test_scale_and_status_are_subresources() -> None:
     assert version()["subresources"]["status"] == {}
 
 
-@pytest.mark.parametrize("row", [row for row in REFUSED if row not in (*ACROSS_FIELDS, *BY_THE_SERVER)])
+@pytest.mark.parametrize("row", [row for row in REFUSED_BY_TYPES if row not in BY_THE_SERVER])
 def test_the_schema_refuses_what_the_types_refuse(digits: dict[str, Any], row: str) -> None:
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(edited(digits, REFUSED[row][0]), as_json_schema(root()))
+        jsonschema.validate(edited(digits, REFUSED_BY_TYPES[row][0]), as_json_schema(root()))
 
 
 @pytest.mark.parametrize("row", [row for row in ACCEPTED if not row.startswith("null")])

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from omni_operator.planning.observed import deployment_troubles
 from omni_operator.planning.pod_trouble import pod_trouble, termination_trouble
 
 NAME = "digits-painter-6d4c9f7b8d-x2x4q"
@@ -191,19 +190,3 @@ def test_a_pod_that_does_not_end_in_time(row: str) -> None:
     if trouble:
         assert "should have ended by 2026-01-01T12:00:00Z, and its node b1 does not" in trouble.message
         assert not trouble.needs_a_person
-
-
-QUOTA = 'pods "digits-painter-6d-" is forbidden: exceeded quota: few, requested: pods=1, used: pods=1, limited: pods=1'
-
-
-def test_a_quota_speaks_through_the_deployment() -> None:
-    refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": QUOTA}
-    available = {"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable", "message": "m"}
-    (trouble,) = deployment_troubles({"status": {"conditions": [available, refused]}})
-    assert (trouble.reason, trouble.needs_a_person) == ("PodsRefused", True)
-    assert QUOTA in trouble.message
-
-
-def test_a_quota_that_was_lifted_says_nothing_more() -> None:
-    lifted = {"type": "ReplicaFailure", "status": "False", "reason": "FailedCreate", "message": QUOTA}
-    assert list(deployment_troubles({"status": {"conditions": [lifted]}})) == []

@@ -1,130 +1,107 @@
-"""The contract between the planes: every command line that the topology builds is one that the worker understands.
+"""The flags of heads and headless processes, in both backends."""
 
-The only test of the control plane that looks into the worker, which is what it is for.
-"""
-
-import argparse
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from omni_operator.crd.parsing import parse
 from omni_operator.planning.topology.cluster import cluster_topology
-from omni_operator.planning.topology.local import local_topology
-from omni_operator.planning.topology.records import Process
-from omni_worker.commands import serve
-from omni_worker.config.api import ApiConfig, Certificate, Limits
-from omni_worker.config.flags import from_arguments
-from omni_worker.config.records import ServeConfig
 from tests.operator.edits import edited
-from tests.operator.planning.topology.test_topology import consecutive_ports
+from tests.operator.planning.topology.layouts import ENCODER, PAINTER, REWRITER, flag, locally
 
-THINKER = {"name": "thinker", "engine": "autoregressive"}
-READER = {"name": "painter", "engine": "diffusion", "input": "hidden-states"}
-PIPELINES: dict[str, dict[str, Any]] = {
-    "the example": {},
-    "replicas in the head": {"spec.head.localReplicas": 2},
-    "request mode, fixed batch": {"spec.stages.0.scheduling": {"mode": "request", "maxNumSeqs": 4}},
-    "several processes a replica": {"spec.stages.0.accelerator.count": 2, "spec.stages.0.parallelism.cfg": 2},
-    "several replicas a pod": {"spec.stages.0.localReplicas": 3},
-    "a model on the hub": {"spec.model": {"source": "hf://Qwen/Qwen-Image", "revision": "refs/pr/1"}},
-    "every policy: random": {"spec.loadBalancing.policy": "random"},
-    "every policy: round-robin": {"spec.loadBalancing.policy": "round-robin"},
-    "every policy: least-queue-length": {"spec.loadBalancing.policy": "least-queue-length"},
-    "every policy: power-of-two": {"spec.loadBalancing.policy": "power-of-two"},
-    "another order": {"spec.stages.0.scheduling.policy": "srpt"},
-    "keys of clients": {"spec.apiKeySecretRef": {"name": "clients"}},
-    "an API for a web page": {
-        "spec.api": {
-            "tls": {"secretName": "certificate"},
-            "corsOrigins": ["https://example.org", "*"],
-            "playground": False,
-            "limits": {"pixels": 1, "steps": 2, "frames": 3, "answers": 4, "promptLength": 5, "bodySize": "6Ki"},
-        }
-    },
-    "videos that are kept": {
-        "spec.videos": {"storage": {"size": "20Gi"}, "jobs": 2, "maxAgeHours": 48, "maxSize": "1.5Gi"}
-    },
-    "videos in a database": {"spec.videos": {"databaseUrlSecretRef": {"name": "database"}, "jobs": 2}},
-    "a thinker and a painter": {"spec.stages": [THINKER, READER]},
-    "layers on two devices": {
-        "spec.stages": [{**THINKER, "accelerator": {"count": 2}, "parallelism": {"pipeline": 2}}, READER]
-    },
-    "an encoder and a painter": {"spec.stages": [{**THINKER, "task": "encode"}, READER]},
-    "a painter in the head that reads states": {
-        "spec.stages": [{**THINKER, "task": "encode"}, READER],
-        "spec.head": {"stage": "painter", "localReplicas": 1},
-    },
-    "a thinker of another model, in the head": {
-        "spec.stages": [{**THINKER, "model": {"source": "hf://Qwen/Qwen3-0.6B", "revision": "v1"}}, READER],
-        "spec.head": {"stage": "thinker", "localReplicas": 2},
-    },
-    "a language model alone": {"spec.model.source": "hf://Qwen/Qwen3-0.6B", "spec.stages": [THINKER], "spec.head": {}},
-    "shortest times": {
-        "spec.loadBalancing.heartbeatTimeoutSeconds": 3,
-        "spec.stages.0.drain.timeoutSeconds": 1,
-        "spec.stages.0.startupTimeoutSeconds": 10,
-    },
+SETTINGS = {
+    "loadBalancing.policy": ({"spec.loadBalancing.policy": "random"}, "head", "--omni-lb-policy", "random"),
+    "heartbeat": ({"spec.loadBalancing.heartbeatTimeoutSeconds": 9}, "head", "--omni-heartbeat-timeout", "9"),
+    "mode step": ({"spec.stages.0.scheduling.mode": "step"}, "replica", "--step-execution", ""),
+    "mode request": ({"spec.stages.0.scheduling.mode": "request"}, "replica", "--no-step-execution", ""),
+    "maxNumSeqs": ({"spec.stages.0.scheduling.maxNumSeqs": 3}, "replica", "--max-num-seqs", "3"),
+    "maxWaiting": ({"spec.stages.0.scheduling.maxWaiting": 0}, "replica", "--max-waiting", "0"),
+    "policy": ({"spec.stages.0.scheduling.policy": "edf"}, "replica", "--scheduling-policy", "edf"),
+    "parallelism": (
+        {"spec.stages.0.parallelism.cfg": 2, "spec.stages.0.accelerator.count": 2},
+        "replica",
+        "--cfg-parallel-size",
+        "2",
+    ),
+    "drain of a replica": ({"spec.stages.0.drain.timeoutSeconds": 7}, "replica", "--drain-timeout", "7"),
+    "drain of the head": ({"spec.stages.0.drain.timeoutSeconds": 7}, "head", "--drain-timeout", "7"),
+    "startup": ({"spec.stages.0.startupTimeoutSeconds": 77}, "replica", "--stage-init-timeout", "77"),
+    "localReplicas": ({"spec.stages.0.localReplicas": 3}, "replica", "--omni-dp-size-local", "3"),
+    "revision": ({"spec.model": {"source": "hf://a/b", "revision": "v1"}}, "replica", "--revision", "v1"),
+    "the served name": ({"metadata.name": "gallery"}, "head", "--served-model-name", "gallery"),
 }
 
 
-def understood(process: Process, stages: Path) -> ServeConfig:
-    """What the worker makes of a process's command line, with the stage config at hand."""
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    serve.configure(parser)
-    command, *flags = process.arguments
-    assert command == "serve"
-    flags = [f"--stage-config={stages}" if flag.startswith("--stage-config=") else flag for flag in flags]
-    flags[0] = "hf://org/model" if flags[0].startswith("builtin://") else flags[0]
-    return from_arguments(parser.parse_args(flags))
+@pytest.mark.parametrize("row", SETTINGS)
+def test_a_setting_reaches_the_command_line_in_both_backends(digits: dict[str, Any], row: str) -> None:
+    edits, role, name, expected = SETTINGS[row]
+    for topology in (cluster_topology(parse(edited(digits, edits))), locally(edited(digits, edits))):
+        process = topology.head if role == "head" else topology.replicas[0]
+        assert flag(process, name) == expected
 
 
-def test_what_is_said_of_the_api_and_of_videos_reaches_the_head(digits: dict[str, Any], tmp_path: Path) -> None:
-    stages = tmp_path / "stages.json"
-
-    def told(row: str) -> ApiConfig:
-        topology = cluster_topology(parse(edited(digits, PIPELINES[row])))
-        stages.write_text(topology.stage_config)
-        head = understood(topology.head, stages).head
-        assert head
-        return head.api
-
-    assert told("the example") == ApiConfig(), "what is not said is the worker's to choose"
-    api, videos = told("an API for a web page"), told("videos that are kept").videos
-    assert api.limits == Limits(pixels=1, steps=2, frames=3, count=4, prompt=5, body=6 * 1024)
-    assert (api.origins, api.playground) == (("https://example.org", "*"), False)
-    assert api.certificate == Certificate("/etc/omnipipeline-tls/tls.crt", "/etc/omnipipeline-tls/tls.key")
-    assert (videos.folder, videos.jobs, videos.seconds) == ("/videos", 2, 48 * 3600)
-    assert videos.size == 1.5 * 2**30
+def test_a_head_without_replicas_has_neither_devices_nor_engine_flags(digits: dict[str, Any]) -> None:
+    head = cluster_topology(parse(digits)).head
+    assert head.devices == 0
+    assert flag(head, "--omni-dp-size-local") == "0"
+    assert flag(head, "--max-num-seqs") is None
 
 
-@pytest.mark.parametrize("row", PIPELINES)
-def test_the_worker_understands_every_command_line(digits: dict[str, Any], row: str, tmp_path: Path) -> None:
-    pipeline = parse(edited(digits, PIPELINES[row]))
-    stages = tmp_path / "stages.json"
-    for topology in (cluster_topology(pipeline), local_topology(pipeline, 8000, consecutive_ports(), tmp_path)):
-        stages.write_text(topology.stage_config)
-        for process in topology.processes:
-            config = understood(process, stages)
-            assert config.port == process.http_port
-            assert config.local_replicas == len(process.data_ports)
-            assert config.drain_timeout == process.drain_seconds
-            assert (config.head is not None) == process.is_head
-            assert config.stage_id == process.stage_id
-            assert config.secret_file
-            if process.data_ports:
-                assert config.replica_port == process.data_ports[0]
-                assert (config.engine.kind, config.engine.task) == (
-                    process.stage.engine,
-                    process.stage.task or "generate",
-                )
-                assert config.model.text in ("hf://org/model", pipeline.model_of(process.stage).source)
-            if config.head:
-                assert [stage.name for stage in config.head.stages] == [stage.name for stage in pipeline.spec.stages]
-                for theirs, ours in zip(config.head.stages, pipeline.spec.stages, strict=True):
-                    assert (theirs.engine, theirs.task) == (ours.engine, ours.task or "generate")
-                    assert theirs.input == (ours.input or "text")
-                    own = "hf://org/model" if ours.model is None else ours.model.source
-                    assert config.head.models[theirs.id].text in (own, pipeline.spec.model.source)
-                assert config.served_model_name == "digits"
+def test_a_claim_is_a_folder_to_the_worker(digits: dict[str, Any]) -> None:
+    manifest = edited(digits, {"spec.model.source": "pvc://weights/qwen/image"})
+    assert cluster_topology(parse(manifest)).replicas[0].arguments[1] == "/models/weights/qwen/image"
+    manifest = edited(digits, {"spec.model.source": "pvc://weights"})
+    assert cluster_topology(parse(manifest)).replicas[0].arguments[1] == "/models/weights"
+
+
+TEXT_ENCODERS = {
+    "after an encoder, the painter needs none": ([ENCODER, PAINTER], ""),
+    "after a thinker that writes, it may need its own": ([REWRITER, PAINTER], None),
+    "a reader of text needs its own": ([REWRITER, {**PAINTER, "input": "text"}], None),
+    "a painter alone needs its own": ([{"name": "painter", "engine": "diffusion"}], None),
+}
+
+
+@pytest.mark.parametrize("row", TEXT_ENCODERS)
+def test_who_loads_a_text_encoder(two: dict[str, Any], row: str) -> None:
+    stages, expected = TEXT_ENCODERS[row]
+    in_head = {"spec.stages": stages, "spec.head": {"stage": "painter", "localReplicas": 1}}
+    topology = cluster_topology(parse(edited(two, in_head)))
+    for process in (topology.head, topology.replicas[-1]):
+        assert flag(process, "--no-text-encoder") == expected
+
+
+def test_a_model_of_a_stages_own_is_served_by_its_pods_alone(two: dict[str, Any]) -> None:
+    own = {"source": "hf://Qwen/Qwen3-0.6B", "revision": "v1", "tokenSecretRef": {"name": "qwen"}}
+    topology = cluster_topology(parse(edited(two, {"spec.stages.0.model": own, "spec.head.stage": "painter"})))
+    thinker, painter = topology.replicas
+    assert (thinker.arguments[1], flag(thinker, "--revision")) == ("hf://Qwen/Qwen3-0.6B", "v1")
+    assert thinker.token is not None
+    assert thinker.token.name == "qwen"
+    for process in (painter, topology.head):
+        assert (process.arguments[1], flag(process, "--revision")) == ("builtin://digits", None)
+        assert process.token is None
+
+
+def test_the_engines_have_flags_of_their_own(two: dict[str, Any]) -> None:
+    spread = {"accelerator": {"count": 2}, "parallelism": {"pipeline": 2}}
+    stages = [{**REWRITER, **spread}, {**PAINTER, "accelerator": {"count": 4}, "parallelism": {"cfg": 4}}]
+    rewriter, painter = cluster_topology(parse(edited(two, {"spec.stages": stages}))).replicas
+    assert (flag(rewriter, "--pipeline-parallel-size"), flag(painter, "--pipeline-parallel-size")) == ("2", None)
+    assert (flag(rewriter, "--cfg-parallel-size"), flag(painter, "--cfg-parallel-size")) == (None, "4")
+    assert (flag(rewriter, "--step-execution"), flag(painter, "--step-execution")) == (None, "")
+    assert (rewriter.devices, painter.devices) == (2, 4)
+
+
+def test_the_head_runs_replicas_of_the_stage_it_is_told(two: dict[str, Any]) -> None:
+    topology = cluster_topology(parse(edited(two, {"spec.head": {"stage": "painter", "localReplicas": 2}})))
+    assert (flag(topology.head, "--stage-id"), flag(topology.head, "--omni-dp-size-local")) == ("0", "2")
+    assert flag(topology.head, "--step-execution") == ""
+
+
+def test_all_processes_have_the_secret(two: dict[str, Any]) -> None:
+    for topology, file in (
+        (cluster_topology(parse(two)), "/etc/omnipipeline-keys/secret"),
+        (locally(two), "/run/digits/secret"),
+    ):
+        assert {flag(process, "--omni-secret-file") for process in topology.processes} == {file}

@@ -1,0 +1,130 @@
+"""The contract between the planes: every command line that the topology builds is one that the worker understands.
+
+The only test of the control plane that looks into the worker, which is what it is for.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omni_operator.crd.parsing import parse
+from omni_operator.planning.topology.cluster import cluster_topology
+from omni_operator.planning.topology.local import local_topology
+from omni_operator.planning.topology.records import Process
+from omni_worker.commands import serve
+from omni_worker.config.api import ApiConfig, Certificate, Limits
+from omni_worker.config.flags import from_arguments
+from omni_worker.config.records import ServeConfig
+from tests.operator.edits import edited
+from tests.operator.planning.topology.layouts import consecutive_ports
+
+THINKER = {"name": "thinker", "engine": "autoregressive"}
+READER = {"name": "painter", "engine": "diffusion", "input": "hidden-states"}
+PIPELINES: dict[str, dict[str, Any]] = {
+    "the example": {},
+    "replicas in the head": {"spec.head.localReplicas": 2},
+    "request mode, fixed batch": {"spec.stages.0.scheduling": {"mode": "request", "maxNumSeqs": 4}},
+    "several processes a replica": {"spec.stages.0.accelerator.count": 2, "spec.stages.0.parallelism.cfg": 2},
+    "several replicas a pod": {"spec.stages.0.localReplicas": 3},
+    "a model on the hub": {"spec.model": {"source": "hf://Qwen/Qwen-Image", "revision": "refs/pr/1"}},
+    "every policy: random": {"spec.loadBalancing.policy": "random"},
+    "every policy: round-robin": {"spec.loadBalancing.policy": "round-robin"},
+    "every policy: least-queue-length": {"spec.loadBalancing.policy": "least-queue-length"},
+    "every policy: power-of-two": {"spec.loadBalancing.policy": "power-of-two"},
+    "another order": {"spec.stages.0.scheduling.policy": "srpt"},
+    "keys of clients": {"spec.apiKeySecretRef": {"name": "clients"}},
+    "an API for a web page": {
+        "spec.api": {
+            "tls": {"secretName": "certificate"},
+            "corsOrigins": ["https://example.org", "*"],
+            "playground": False,
+            "limits": {"pixels": 1, "steps": 2, "frames": 3, "answers": 4, "promptLength": 5, "bodySize": "6Ki"},
+        }
+    },
+    "videos that are kept": {
+        "spec.videos": {"storage": {"size": "20Gi"}, "jobs": 2, "maxAgeHours": 48, "maxSize": "1.5Gi"}
+    },
+    "videos in a database": {"spec.videos": {"databaseUrlSecretRef": {"name": "database"}, "jobs": 2}},
+    "a thinker and a painter": {"spec.stages": [THINKER, READER]},
+    "layers on two devices": {
+        "spec.stages": [{**THINKER, "accelerator": {"count": 2}, "parallelism": {"pipeline": 2}}, READER]
+    },
+    "an encoder and a painter": {"spec.stages": [{**THINKER, "task": "encode"}, READER]},
+    "a painter in the head that reads states": {
+        "spec.stages": [{**THINKER, "task": "encode"}, READER],
+        "spec.head": {"stage": "painter", "localReplicas": 1},
+    },
+    "a thinker of another model, in the head": {
+        "spec.stages": [{**THINKER, "model": {"source": "hf://Qwen/Qwen3-0.6B", "revision": "v1"}}, READER],
+        "spec.head": {"stage": "thinker", "localReplicas": 2},
+    },
+    "a language model alone": {"spec.model.source": "hf://Qwen/Qwen3-0.6B", "spec.stages": [THINKER], "spec.head": {}},
+    "shortest times": {
+        "spec.loadBalancing.heartbeatTimeoutSeconds": 3,
+        "spec.stages.0.drain.timeoutSeconds": 1,
+        "spec.stages.0.startupTimeoutSeconds": 10,
+    },
+}
+
+
+def understood(process: Process, stages: Path) -> ServeConfig:
+    """What the worker makes of a process's command line, with the stage config at hand."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    serve.configure(parser)
+    command, *flags = process.arguments
+    assert command == "serve"
+    flags = [f"--stage-config={stages}" if flag.startswith("--stage-config=") else flag for flag in flags]
+    flags[0] = "hf://org/model" if flags[0].startswith("builtin://") else flags[0]
+    return from_arguments(parser.parse_args(flags))
+
+
+def test_what_is_said_of_the_api_and_of_videos_reaches_the_head(digits: dict[str, Any], tmp_path: Path) -> None:
+    stages = tmp_path / "stages.json"
+
+    def told(row: str) -> ApiConfig:
+        topology = cluster_topology(parse(edited(digits, PIPELINES[row])))
+        stages.write_text(topology.stage_config)
+        head = understood(topology.head, stages).head
+        assert head
+        return head.api
+
+    assert told("the example") == ApiConfig(), "what is not said is the worker's to choose"
+    api, videos = told("an API for a web page"), told("videos that are kept").videos
+    assert api.limits == Limits(pixels=1, steps=2, frames=3, count=4, prompt=5, body=6 * 1024)
+    assert (api.origins, api.playground) == (("https://example.org", "*"), False)
+    assert api.certificate == Certificate("/etc/omnipipeline-tls/tls.crt", "/etc/omnipipeline-tls/tls.key")
+    assert (videos.folder, videos.jobs, videos.seconds) == ("/videos", 2, 48 * 3600)
+    assert videos.size == 1.5 * 2**30
+
+
+@pytest.mark.parametrize("row", PIPELINES)
+def test_the_worker_understands_every_command_line(digits: dict[str, Any], row: str, tmp_path: Path) -> None:
+    pipeline = parse(edited(digits, PIPELINES[row]))
+    stages = tmp_path / "stages.json"
+    for topology in (cluster_topology(pipeline), local_topology(pipeline, 8000, consecutive_ports(), tmp_path)):
+        stages.write_text(topology.stage_config)
+        for process in topology.processes:
+            config = understood(process, stages)
+            assert config.port == process.http_port
+            assert config.local_replicas == len(process.data_ports)
+            assert config.drain_timeout == process.drain_seconds
+            assert (config.head is not None) == process.is_head
+            assert config.stage_id == process.stage_id
+            assert config.secret_file
+            if process.data_ports:
+                assert config.replica_port == process.data_ports[0]
+                assert (config.engine.kind, config.engine.task) == (
+                    process.stage.engine,
+                    process.stage.task or "generate",
+                )
+                assert config.model.text in ("hf://org/model", pipeline.model_of(process.stage).source)
+            if config.head:
+                assert [stage.name for stage in config.head.stages] == [stage.name for stage in pipeline.spec.stages]
+                for theirs, ours in zip(config.head.stages, pipeline.spec.stages, strict=True):
+                    assert (theirs.engine, theirs.task) == (ours.engine, ours.task or "generate")
+                    assert theirs.input == (ours.input or "text")
+                    own = "hf://org/model" if ours.model is None else ours.model.source
+                    assert config.head.models[theirs.id].text in (own, pipeline.spec.model.source)
+                assert config.served_model_name == "digits"
