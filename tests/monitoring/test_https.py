@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.operator.made import pod
+from tests.operator.rendered import pod
 from tests.worker.api.heads import head
 from tests.worker.certificates import certificate
 from tests.worker.serving import Process, eventually

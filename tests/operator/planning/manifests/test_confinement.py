@@ -10,7 +10,7 @@ import pytest
 
 from tests.operator.conftest import EXAMPLES, from_cluster
 from tests.operator.edits import edited
-from tests.operator.made import made, pod
+from tests.operator.rendered import pod, rendered
 
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 SYSCTLS = {"net.ipv4.ip_local_port_range", "net.ipv4.ip_unprivileged_port_start", "net.ipv4.tcp_syncookies"}
@@ -67,7 +67,7 @@ def pod_specs(manifest: dict[str, Any]) -> dict[str, Any]:
     """Of everything that makes pods."""
     return {
         f"{kind}/{name}": child["spec"]["template"]["spec"]
-        for (kind, name), child in made(manifest).items()
+        for (kind, name), child in rendered(manifest).items()
         if kind in ("Deployment", "Job")
     }
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from omni_operator.planning.manifests.ownership import controller_uid
 from tests.operator.edits import edited
-from tests.operator.made import container, made, pod
+from tests.operator.rendered import container, pod, rendered
 
 
 def test_a_model_on_a_volume_is_mounted_read_only(digits: dict[str, Any]) -> None:
@@ -19,7 +19,7 @@ def test_what_is_downloaded_goes_to_the_cache_that_is_made(two: dict[str, Any]) 
     cache = {"size": "200Gi", "storageClass": "fast"}
     own = {"spec.model": {"source": "hf://a/b", "cache": cache}, "spec.stages.0.model": {"source": "pvc://weights"}}
     manifest = edited(two, own)
-    claim = made(manifest)["PersistentVolumeClaim", "two-models"]
+    claim = rendered(manifest)["PersistentVolumeClaim", "two-models"]
     assert controller_uid(claim) == "uid-of-two"
     assert claim["spec"] == {
         "accessModes": ["ReadWriteMany"],
@@ -36,14 +36,14 @@ def test_what_is_downloaded_goes_to_the_cache_that_is_made(two: dict[str, Any]) 
 
 def test_a_claim_that_is_to_outlive_the_pipeline_has_no_owner(digits: dict[str, Any]) -> None:
     manifest = edited(digits, {"spec.model": {"source": "hf://a/b", "cache": {"size": "1Gi", "retain": True}}})
-    metadata = made(manifest)["PersistentVolumeClaim", "digits-models"]["metadata"]
+    metadata = rendered(manifest)["PersistentVolumeClaim", "digits-models"]["metadata"]
     assert "ownerReferences" not in metadata
     assert metadata["annotations"]["omnipipeline.dev/retained"] == "true"
 
 
 def test_a_claim_of_the_users_own_is_used_and_not_made(digits: dict[str, Any]) -> None:
     manifest = edited(digits, {"spec.model": {"source": "hf://a/b", "cache": {"claimName": "mine"}}})
-    assert not [name for kind, name in made(manifest) if kind == "PersistentVolumeClaim"]
+    assert not [name for kind, name in rendered(manifest) if kind == "PersistentVolumeClaim"]
     volume = {"name": "model-cache", "persistentVolumeClaim": {"claimName": "mine"}}
     assert volume in pod(manifest)["spec"]["volumes"]
 
@@ -62,7 +62,7 @@ def test_models_are_fetched_by_a_job_of_a_container_and_a_token_each(two: dict[s
     own = {"source": "hf://c/d", "tokenSecretRef": {"name": "hub"}}
     manifest = edited(two, {"spec.model": {"source": "hf://a/b", "revision": "v1", "cache": cache}})
     manifest = edited(manifest, {"spec.stages.0.model": own})
-    (job,) = (child for (kind, _), child in made(manifest).items() if kind == "Job")
+    (job,) = (child for (kind, _), child in rendered(manifest).items() if kind == "Job")
     assert job["metadata"]["labels"]["omnipipeline.dev/role"] == "prefetch"
     spec = job["spec"]["template"]["spec"]
     first, second = spec["containers"]
@@ -75,15 +75,15 @@ def test_models_are_fetched_by_a_job_of_a_container_and_a_token_each(two: dict[s
         assert each["securityContext"]["readOnlyRootFilesystem"] is True
         assert "resources" not in each, "no device waits for a download"
     assert {"name": "model-cache", "persistentVolumeClaim": {"claimName": "two-models"}} in spec["volumes"]
-    (other,) = (kind for kind in made(edited(manifest, {"spec.model.revision": "v2"})) if kind[0] == "Job")
+    (other,) = (kind for kind in rendered(edited(manifest, {"spec.model.revision": "v2"})) if kind[0] == "Job")
     assert other != ("Job", job["metadata"]["name"]), "a Job cannot be changed"
     for edits in ({"spec.suspend": True}, {"spec.model.cache.prefetch": False}):
-        assert not [name for kind, name in made(edited(manifest, edits)) if kind == "Job"]
+        assert not [name for kind, name in rendered(edited(manifest, edits)) if kind == "Job"]
 
 
 def test_videos_are_kept_on_a_volume_of_the_heads_alone(digits: dict[str, Any]) -> None:
     manifest = edited(digits, {"spec.videos.storage": {"size": "20Gi", "storageClass": "fast", "retain": True}})
-    claim = made(manifest)["PersistentVolumeClaim", "digits-videos"]
+    claim = rendered(manifest)["PersistentVolumeClaim", "digits-videos"]
     assert claim["spec"] == {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": "20Gi"}},
@@ -100,7 +100,7 @@ def test_videos_are_kept_on_a_volume_of_the_heads_alone(digits: dict[str, Any]) 
 
 def test_videos_on_a_claim_of_the_users_own_need_none_that_is_made(digits: dict[str, Any]) -> None:
     manifest = edited(digits, {"spec.videos.storage.claimName": "mine"})
-    assert not [name for kind, name in made(manifest) if kind == "PersistentVolumeClaim"]
+    assert not [name for kind, name in rendered(manifest) if kind == "PersistentVolumeClaim"]
     volume = {"name": "videos", "persistentVolumeClaim": {"claimName": "mine"}}
     assert volume in pod(manifest, "digits-head")["spec"]["volumes"]
 

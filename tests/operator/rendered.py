@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from omni_operator.crd.objects import Object, Reference
 from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests import children
 from omni_operator.planning.topology.cluster import cluster_topology
@@ -10,7 +11,8 @@ IMAGE = "ghcr.io/omnipipeline/worker:test"
 SECRET = "of the pods of these tests alone"
 
 
-def made(manifest: dict[str, Any], secret: str = SECRET) -> dict[tuple[str, str], dict[str, Any]]:
+def rendered(manifest: dict[str, Any], secret: str = SECRET) -> dict[Reference, Object]:
+    """Every object of a pipeline except its Secret."""
     pipeline = parse(manifest)
     return {
         (child["kind"], child["metadata"]["name"]): child
@@ -19,10 +21,12 @@ def made(manifest: dict[str, Any], secret: str = SECRET) -> dict[tuple[str, str]
 
 
 def pod(manifest: dict[str, Any], name: str = "digits-painter", secret: str = SECRET) -> dict[str, Any]:
-    template: dict[str, Any] = made(manifest, secret)["Deployment", name]["spec"]["template"]
+    """The pod template of a Deployment."""
+    template: dict[str, Any] = rendered(manifest, secret)["Deployment", name]["spec"]["template"]
     return template
 
 
 def container(manifest: dict[str, Any], name: str = "digits-painter") -> dict[str, Any]:
+    """The worker's container in the pod template of a Deployment."""
     omni: dict[str, Any] = pod(manifest, name)["spec"]["containers"][0]
     return omni
