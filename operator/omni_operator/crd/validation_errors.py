@@ -73,7 +73,7 @@ class FieldError:
         return self.detail["msg"]
 
     @property
-    def shown(self) -> str:
+    def value_text(self) -> str:
         """The value as JSON, shortened."""
         text = json.dumps(self.value, default=str, ensure_ascii=False)
         return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}…"
@@ -87,7 +87,7 @@ class FieldError:
 def message(error: FieldError) -> str:
     """The message of one error, without its path."""
     write = MESSAGES.get(error.detail["type"])
-    return write(error) if write else f"{error.shown}: {error.text}"
+    return write(error) if write else f"{error.value_text}: {error.text}"
 
 
 def unknown_key(error: FieldError) -> str:
@@ -116,19 +116,19 @@ def unknown_choice(error: FieldError) -> str:
     choices = [str(choice) for choice in literal_choices(error.location, error.root)]
     similar = difflib.get_close_matches(str(error.value), choices, n=1, cutoff=0.7)
     hint = f"; did you mean {similar[0]!r}?" if similar and len(choices) > 1 else ""
-    return f"{error.shown} is not known; expected {one_of(choices)}{hint}"
+    return f"{error.value_text} is not known; expected {one_of(choices)}{hint}"
 
 
 def no_integer(error: FieldError) -> str:
-    return f"{error.shown} is not a whole number; expected one, like 2, without quotes"
+    return f"{error.value_text} is not a whole number; expected one, like 2, without quotes"
 
 
 def no_text(error: FieldError) -> str:
-    return f"{error.shown} is not text; put it in quotes"
+    return f"{error.value_text} is not text; put it in quotes"
 
 
 def wrong_form(error: FieldError) -> str:
-    return f"{error.shown} has the wrong form; expected {error.expected}"
+    return f"{error.value_text} has the wrong form; expected {error.expected}"
 
 
 def empty(error: FieldError) -> str:
@@ -136,22 +136,22 @@ def empty(error: FieldError) -> str:
 
 
 def wrong_length(error: FieldError) -> str:
-    return f"{error.shown}: {error.text[0].lower()}{error.text[1:]}"
+    return f"{error.value_text}: {error.text[0].lower()}{error.text[1:]}"
 
 
 def no_mapping(error: FieldError) -> str:
     keys = keys_at(error.location, error.root)
     hint = f" ({', '.join(keys)})" if keys else ""
-    return f"{error.shown} is not a mapping; expected keys and values{hint}"
+    return f"{error.value_text} is not a mapping; expected keys and values{hint}"
 
 
 def no_list(error: FieldError) -> str:
-    return f"{error.shown} is not a list; expected items that start with a dash"
+    return f"{error.value_text} is not a list; expected items that start with a dash"
 
 
 def from_validator(error: FieldError) -> str:
     """A message of the types' own validators."""
-    return f"{error.shown}: {error.limits['error']}"
+    return f"{error.value_text}: {error.limits['error']}"
 
 
 # By pydantic's type of error. Others keep pydantic's message.

@@ -1,4 +1,4 @@
-"""Decisions about one pipeline: its processes, its manifests, what to change, how to scale, what the status says.
+"""Decisions about one pipeline: its processes and manifests, what to change, how to scale, and what the status says.
 
-Pure: every function takes what was observed, and the time where it matters, and returns data. `controller` executes it.
+Pure: functions take what was observed, and the time if it matters, and return data. `controller` observes and executes.
 """

@@ -13,9 +13,9 @@ NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:30Z"
 
 def status(desired: int = 2, accepted: bool = True, since: str = NOW, **reasons: str) -> Status:
     """`Ready="Serving"` and `Progressing="Complete"` where not said otherwise; Ready is true where it serves."""
-    told = {"Ready": "Serving", "Progressing": "Complete", **reasons}
+    given = {"Ready": "Serving", "Progressing": "Complete", **reasons}
     rows = [("Accepted", accepted, "Valid" if accepted else "InvalidSpec")]
-    rows += [(kind, kind == "Ready" and reason == "Serving", reason) for kind, reason in told.items()]
+    rows += [(kind, kind == "Ready" and reason == "Serving", reason) for kind, reason in given.items()]
     return Status(
         stages=(StageStatus(name="painter", desired=desired, replicas=2, ready=1, updated=2),),
         conditions=tuple(
@@ -27,7 +27,7 @@ def status(desired: int = 2, accepted: bool = True, since: str = NOW, **reasons:
     )
 
 
-def written(content: Status | None) -> dict[str, Any]:
+def as_read(content: Status | None) -> dict[str, Any]:
     return content.model_dump(by_alias=True, mode="json", exclude_none=True) if content else {}
 
 
@@ -51,16 +51,16 @@ ROWS: dict[str, tuple[Status | None, Status, list[str]]] = {
 @pytest.mark.parametrize("row", ROWS)
 def test_what_is_news(row: str) -> None:
     before, now, reasons = ROWS[row]
-    assert [told.reason for told in status_events(written(before), now)] == reasons
+    assert [event.reason for event in status_events(as_read(before), now)] == reasons
 
 
 def test_an_event_is_about_its_pipeline_and_of_its_namespace() -> None:
     pipeline = {"metadata": {"name": "digits", "namespace": "gallery", "uid": "u", "resourceVersion": "7"}}
-    (told,) = status_events(written(status(2)), status(5))
-    content = event_object(pipeline, told, NOW)
+    (event,) = status_events(as_read(status(2)), status(5))
+    content = event_object(pipeline, event, NOW)
     assert (content["involvedObject"]["uid"], content["metadata"]["namespace"]) == ("u", "gallery")
     assert content["message"] == "stage painter: from 2 to 5 pods"
-    assert content == event_object(pipeline, told, NOW)
+    assert content == event_object(pipeline, event, NOW)
 
 
 # name: (the status before, the status now, the seconds that it took)
@@ -75,7 +75,7 @@ TIMES: dict[str, tuple[Status | None, Status, float | None]] = {
 @pytest.mark.parametrize("row", TIMES)
 def test_the_time_to_ready(row: str) -> None:
     before, now, expected = TIMES[row]
-    assert seconds_to_ready({"metadata": {"creationTimestamp": NOW}, "status": written(before)}, now) == expected
+    assert seconds_to_ready({"metadata": {"creationTimestamp": NOW}, "status": as_read(before)}, now) == expected
 
 
 def test_a_pipeline_is_shown_ready_or_not_and_not_at_all_where_that_is_wanted() -> None:

@@ -1,4 +1,4 @@
-"""Of several operators one acts: it takes the Lease where nobody holds it, and stops before another may begin."""
+"""Of several operators one acts: it takes the Lease if nobody holds it, and stops before another may start."""
 
 from typing import Any
 
@@ -78,7 +78,7 @@ def test_a_write_carries_the_version_that_was_read() -> None:
 def test_it_is_held_while_it_is_renewed_whoever_looks(row: str) -> None:
     found, unchanged, step = ROWS[row]
     assert found is not None
-    known = LeaseVersion("1", 100.0)
-    assert is_held(found, known, 100.0 + unchanged) is (
+    observed = LeaseVersion("1", 100.0)
+    assert is_held(found, observed, 100.0 + unchanged) is (
         step == "wait" or (step == "renew" and unchanged < LEASE_SECONDS)
     )

@@ -1,4 +1,4 @@
-"""What is done about children: nothing where all is as wanted, as little as possible elsewhere."""
+"""What a plan contains: nothing if all is as desired, and otherwise as little as possible."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ from tests.operator.edits import REMOVED, edited
 UID = "uid-of-digits"
 
 
-def wanted(manifest: dict[str, Any]) -> list[Object]:
+def desired(manifest: dict[str, Any]) -> list[Object]:
     pipeline = parse(manifest)
     return list(children(pipeline, cluster_topology(pipeline), "worker:test", "secret"))
 
 
 def as_server_returns(child: Object) -> dict[str, Any]:
-    """A live object: what was wanted, and what a server adds."""
+    """A live object: the desired one, and what a server adds."""
     live = edited(child, {"metadata.resourceVersion": "7", "metadata.uid": f"uid-of-{child['metadata']['name']}"})
     if live["kind"] == "Deployment":
         live["status"] = {"replicas": 1}
@@ -38,20 +38,20 @@ def names(objects: tuple[Object, ...]) -> list[str]:
 
 
 def test_everything_is_applied_where_nothing_is(digits: dict[str, Any]) -> None:
-    plan = make_plan(wanted(digits), [], UID, "digits")
-    assert list(plan.apply) == wanted(digits)
+    plan = make_plan(desired(digits), [], UID, "digits")
+    assert list(plan.apply) == desired(digits)
     assert not plan.adopted
     assert not plan.delete
 
 
 def test_a_settled_pipeline_plans_nothing(digits: dict[str, Any]) -> None:
-    plan = make_plan(wanted(digits), [as_server_returns(child) for child in wanted(digits)], UID, "digits")
+    plan = make_plan(desired(digits), [as_server_returns(child) for child in desired(digits)], UID, "digits")
     assert (plan.apply, plan.delete, plan.conflicts) == ((), (), ())
 
 
 def test_scaling_applies_one_deployment(digits: dict[str, Any]) -> None:
-    live = [as_server_returns(child) for child in wanted(digits)]
-    plan = make_plan(wanted(edited(digits, {"spec.replicas": 5})), live, UID, "digits")
+    live = [as_server_returns(child) for child in desired(digits)]
+    plan = make_plan(desired(edited(digits, {"spec.replicas": 5})), live, UID, "digits")
     assert names(plan.apply) == ["digits-painter"]
     assert ("Deployment", "digits-painter") in plan.adopted
 
@@ -69,14 +69,14 @@ DRIFT: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.parametrize("row", DRIFT)
 def test_drift_is_undone(digits: dict[str, Any], row: str) -> None:
-    live = [as_server_returns(child) for child in wanted(digits)]
+    live = [as_server_returns(child) for child in desired(digits)]
     path, value = DRIFT[row]
     live[-1] = edited(live[-1], {path: value})
-    assert names(make_plan(wanted(digits), live, UID, "digits").apply) == ["digits-painter"]
+    assert names(make_plan(desired(digits), live, UID, "digits").apply) == ["digits-painter"]
 
 
 def test_what_others_add_is_left_alone(digits: dict[str, Any]) -> None:
-    live = [as_server_returns(child) for child in wanted(digits)]
+    live = [as_server_returns(child) for child in desired(digits)]
     live[-1] = edited(
         live[-1],
         {
@@ -85,39 +85,39 @@ def test_what_others_add_is_left_alone(digits: dict[str, Any]) -> None:
             "spec.template.spec.containers.1": {"name": "sidecar", "image": "proxy"},
         },
     )
-    assert make_plan(wanted(digits), live, UID, "digits").apply == ()
+    assert make_plan(desired(digits), live, UID, "digits").apply == ()
 
 
 def test_a_stage_that_is_no_longer_wanted_is_deleted(digits: dict[str, Any]) -> None:
-    live = [as_server_returns(child) for child in wanted(digits)]
+    live = [as_server_returns(child) for child in desired(digits)]
     renamed = edited(digits, {"spec.stages.0.name": "brush", "spec.head": {}})
-    plan = make_plan(wanted(renamed), live, UID, "digits")
+    plan = make_plan(desired(renamed), live, UID, "digits")
     assert names(plan.delete) == ["digits-painter", "digits-painter"], "its Deployment, and its budget"
     assert "digits-brush" in names(plan.apply)
 
 
 def test_a_stage_that_is_taken_out_is_deleted_and_the_other_is_left_alone(two: dict[str, Any]) -> None:
-    live = [as_server_returns(child) for child in wanted(two)]
+    live = [as_server_returns(child) for child in desired(two)]
     alone = edited(two, {"spec.stages.0": REMOVED, "spec.stages.0.input": REMOVED})
-    plan = make_plan(wanted(alone), live, "uid-of-two", "two")
+    plan = make_plan(desired(alone), live, "uid-of-two", "two")
     assert names(plan.delete) == ["two-thinker", "two-thinker"], "its Deployment, and its budget"
     assert [reference(child) for child in plan.apply] == [("ConfigMap", "two"), ("Deployment", "two-head")]
 
 
 def test_what_is_on_its_way_out_is_not_deleted_again(digits: dict[str, Any]) -> None:
-    gone = as_server_returns(wanted(digits)[-1])
-    gone["metadata"] |= {"name": "digits-old", "deletionTimestamp": "2026-01-01T00:00:00Z"}
-    assert make_plan(wanted(digits), [gone], UID, "digits").delete == ()
+    terminating = as_server_returns(desired(digits)[-1])
+    terminating["metadata"] |= {"name": "digits-old", "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    assert make_plan(desired(digits), [terminating], UID, "digits").delete == ()
 
 
 @pytest.mark.parametrize("owner", [None, "uid-of-an-earlier-digits"])
 def test_an_object_of_someone_else_is_a_conflict_and_is_not_touched(digits: dict[str, Any], owner: str | None) -> None:
-    foreign = as_server_returns(wanted(digits)[3])
+    foreign = as_server_returns(desired(digits)[3])
     foreign["metadata"]["ownerReferences"] = [{"uid": owner, "controller": True}] if owner else []
-    plan = make_plan(wanted(digits), [foreign], UID, "digits")
+    plan = make_plan(desired(digits), [foreign], UID, "digits")
     assert plan.conflicts == (("Service", "digits"),)
     assert ("Service", "digits") not in map(reference, plan.apply)
-    assert len(plan.apply) == len(wanted(digits)) - 1
+    assert len(plan.apply) == len(desired(digits)) - 1
     assert plan.delete == ()
 
 
@@ -145,13 +145,13 @@ CLAIMS: dict[str, tuple[dict[str, Any], bool]] = {
 @pytest.mark.parametrize("row", CLAIMS)
 def test_a_claim_of_the_name_is_used_if_it_is_ours(digits: dict[str, Any], row: str) -> None:
     found, is_used = CLAIMS[row]
-    plan = make_plan(wanted(edited(digits, CACHED)), [found], UID, "digits")
+    plan = make_plan(desired(edited(digits, CACHED)), [found], UID, "digits")
     assert (reference(found) in map(reference, plan.apply)) is is_used
     assert (reference(found) in plan.conflicts) is not is_used
 
 
 def test_a_retained_claim_that_is_no_longer_wanted_stays(digits: dict[str, Any]) -> None:
-    assert make_plan(wanted(digits), [claim()], UID, "digits").delete == ()
+    assert make_plan(desired(digits), [claim()], UID, "digits").delete == ()
 
 
 QUANTITIES = {

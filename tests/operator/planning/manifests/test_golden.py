@@ -21,8 +21,8 @@ NAMES = sorted(file.stem for file in EXAMPLES.glob("*.yaml"))
 
 def pod_templates(name: str) -> dict[str, Any]:
     pipeline = parse(from_cluster(name))
-    made = children(pipeline, cluster_topology(pipeline), "worker:golden", "secret")
-    return {child["metadata"]["name"]: child["spec"]["template"] for child in made if child["kind"] == "Deployment"}
+    objects = children(pipeline, cluster_topology(pipeline), "worker:golden", "secret")
+    return {child["metadata"]["name"]: child["spec"]["template"] for child in objects if child["kind"] == "Deployment"}
 
 
 def text(name: str) -> str:

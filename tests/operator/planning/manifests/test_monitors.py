@@ -7,8 +7,8 @@ from tests.operator.rendered import container, pod, rendered
 
 
 def test_a_monitor_is_made_where_it_is_asked_for_and_changes_no_pod(digits: dict[str, Any]) -> None:
-    asked = {"labels": {"release": "ours", "app.kubernetes.io/managed-by": "me"}, "interval": "10s"}
-    objects = rendered(edited(digits, {"spec.monitoring.podMonitor": asked}))
+    settings = {"labels": {"release": "ours", "app.kubernetes.io/managed-by": "me"}, "interval": "10s"}
+    objects = rendered(edited(digits, {"spec.monitoring.podMonitor": settings}))
     monitor = objects.pop(("PodMonitor", "digits"))
     assert objects == rendered(digits)
     assert monitor["metadata"]["labels"]["release"] == "ours"

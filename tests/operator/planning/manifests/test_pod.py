@@ -64,11 +64,11 @@ def test_an_api_with_a_certificate_is_probed_over_https_and_replicas_are_not(dig
     volume = {"name": "tls", "secret": {"secretName": "certificate", "defaultMode": 0o440}}
     assert volume in pod(manifest, "digits-head")["spec"]["volumes"]
     assert volume not in pod(manifest, "digits-painter")["spec"]["volumes"]
-    told = {
+    schemes = {
         name: pod(manifest, name)["metadata"]["annotations"].get("prometheus.io/scheme")
         for name in ("digits-head", "digits-painter")
     }
-    assert told == {"digits-head": "https", "digits-painter": None}, "Prometheus goes by it"
+    assert schemes == {"digits-head": "https", "digits-painter": None}, "Prometheus goes by it"
     # A subPath would never be brought up to date.
     mount = {"name": "tls", "mountPath": "/etc/omnipipeline-tls", "readOnly": True}
     assert mount in container(manifest, "digits-head")["volumeMounts"]

@@ -19,8 +19,8 @@ def test_replicas_find_the_head_before_it_is_ready(digits: dict[str, Any]) -> No
 
 
 def test_the_api_service_is_of_the_type_that_is_asked_for(digits: dict[str, Any]) -> None:
-    wanted = {"type": "LoadBalancer", "annotations": {"lb.example/internal": "true"}}
-    service = rendered(edited(digits, {"spec.service": wanted}))["Service", "digits"]
+    settings = {"type": "LoadBalancer", "annotations": {"lb.example/internal": "true"}}
+    service = rendered(edited(digits, {"spec.service": settings}))["Service", "digits"]
     assert service["spec"]["type"] == "LoadBalancer"
     assert service["metadata"]["annotations"]["lb.example/internal"] == "true"
     assert service["metadata"]["annotations"][SPEC_HASH] != rendered(digits)["Service", "digits"]["metadata"][

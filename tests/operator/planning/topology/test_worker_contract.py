@@ -83,15 +83,15 @@ def understood(process: Process, stages: Path) -> ServeConfig:
 def test_what_is_said_of_the_api_and_of_videos_reaches_the_head(digits: dict[str, Any], tmp_path: Path) -> None:
     stages = tmp_path / "stages.json"
 
-    def told(row: str) -> ApiConfig:
+    def api_config(row: str) -> ApiConfig:
         topology = cluster_topology(parse(edited(digits, PIPELINES[row])))
         stages.write_text(topology.stage_config)
         head = understood(topology.head, stages).head
         assert head
         return head.api
 
-    assert told("the example") == ApiConfig(), "what is not said is the worker's to choose"
-    api, videos = told("an API for a web page"), told("videos that are kept").videos
+    assert api_config("the example") == ApiConfig(), "what is not said is the worker's to choose"
+    api, videos = api_config("an API for a web page"), api_config("videos that are kept").videos
     assert api.limits == Limits(pixels=1, steps=2, frames=3, count=4, prompt=5, body=6 * 1024)
     assert (api.origins, api.playground) == (("https://example.org", "*"), False)
     assert api.certificate == Certificate("/etc/omnipipeline-tls/tls.crt", "/etc/omnipipeline-tls/tls.key")
