@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from omni_operator.planning.manifests.monitors import endpoint
+from omni_operator.planning.manifests.monitors import scrape_endpoint
 from tests.charts.test_chart import CHART, documents
 
 from .alerts import STORIES, Series
@@ -121,4 +121,4 @@ def test_monitors_look_where_the_operator_serves() -> None:
 
 def test_a_pipelines_own_monitor_reads_its_pods_as_the_charts_does() -> None:
     made = monitoring(podMonitors={"enabled": True, "interval": "5s"})["PodMonitor", "omnipipeline-pipelines"]
-    assert made["spec"]["podMetricsEndpoints"] == [{**endpoint(), "interval": "5s"}]
+    assert made["spec"]["podMetricsEndpoints"] == [{**scrape_endpoint(), "interval": "5s"}]

@@ -36,7 +36,7 @@ def dry_run(cluster: Cluster, pipeline: OmniPipeline, topology: Topology, plan: 
         path, template = templates[name]
         is_adopted = (kind, name) in plan.adopted
         try:
-            cluster.apply(cluster.child_resources[kind], plan.bound(child), force=is_adopted, is_dry_run=True)
+            cluster.apply(cluster.child_resources[kind], plan.with_live_uid(child), force=is_adopted, is_dry_run=True)
         except ApiError as error:
             problems += template_problems(error, child["spec"]["template"], template, path)
     if problems:

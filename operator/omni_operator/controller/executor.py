@@ -37,7 +37,7 @@ def execute(cluster: Cluster, pipeline: OmniPipeline, plan: Plan) -> tuple[list[
             if (kind, name) in plan.handed_over:
                 hand_over_count(cluster, plan.handed_over[kind, name])
             if (kind, name) in plan.adopted:
-                applied.append(cluster.apply(cluster.child_resources[kind], plan.bound(child), force=True))
+                applied.append(cluster.apply(cluster.child_resources[kind], plan.with_live_uid(child), force=True))
             else:
                 applied.append(create_child(cluster, pipeline, child))
             logger.info("applied %s %s/%s", kind, child["metadata"]["namespace"], name)

@@ -34,7 +34,7 @@ class Plan:
     def has_work(self) -> bool:
         return bool(self.apply or self.delete)
 
-    def bound(self, child: Object) -> Object:
+    def with_live_uid(self, child: Object) -> Object:
         """An object to apply, with the uid of the live one, so that no other object of the same name is changed."""
         uid = self.adopted.get(reference(child))
         return with_metadata(child, uid=uid) if uid else child

@@ -13,8 +13,8 @@ from omni_operator.planning.manifests.ownership import RETAINED, child
 from omni_operator.planning.topology.records import Process
 
 CACHE_DIR = "/cache"
-CACHE = "model-cache"
-VIDEOS = "videos"
+CACHE_VOLUME = "model-cache"
+VIDEOS_VOLUME = "videos"
 ONE_NODE = "ReadWriteOnce"
 
 

@@ -21,12 +21,12 @@ def pod_monitors(pipeline: OmniPipeline) -> list[Object]:
     own_labels = {**monitor.labels, **labels.common(pipeline.name)}
     spec = {
         "selector": {"matchLabels": dict(labels.pipeline_selector(pipeline.name))},
-        "podMetricsEndpoints": [{**endpoint(), **({"interval": monitor.interval} if monitor.interval else {})}],
+        "podMetricsEndpoints": [{**scrape_endpoint(), **({"interval": monitor.interval} if monitor.interval else {})}],
     }
     return [child(pipeline, "monitoring.coreos.com/v1", "PodMonitor", pipeline.name, own_labels, {"spec": spec})]
 
 
-def endpoint() -> dict[str, Any]:
+def scrape_endpoint() -> dict[str, Any]:
     """How Prometheus reads a pod's metrics, and which labels it adds."""
     return {
         "port": "http",

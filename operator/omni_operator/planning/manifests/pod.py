@@ -7,7 +7,7 @@ from omni_operator.crd import pod_template as template
 from omni_operator.crd.spec.parts import SecretKey
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests import labels
-from omni_operator.planning.manifests.claims import CACHE, CACHE_DIR, VIDEOS, cache_of, videos_of
+from omni_operator.planning.manifests.claims import CACHE_DIR, CACHE_VOLUME, VIDEOS_VOLUME, cache_of, videos_of
 from omni_operator.planning.manifests.config import keys_name
 from omni_operator.planning.manifests.ownership import content_hash
 from omni_operator.planning.topology.files import (
@@ -25,8 +25,8 @@ CONFIG_HASH = "omnipipeline.dev/config-hash"
 KEYS_HASH = "omnipipeline.dev/keys-hash"
 METRICS_SCHEME = "prometheus.io/scheme"
 DATABASE_URL = "OMNI_DATABASE_URL"
-API_KEYS = "api-keys"
-TLS = "tls"
+API_KEYS_VOLUME = "api-keys"
+TLS_VOLUME = "tls"
 USER = 65532
 """User and group id of every container."""
 DRAIN_MARGIN_SECONDS = 30
@@ -195,9 +195,9 @@ def volumes(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
         result += api_key_volumes(pipeline)
         result += certificate_volumes(pipeline)
     if claim := cache_of(pipeline, process):
-        result.append({"name": CACHE, "persistentVolumeClaim": {"claimName": claim}})
+        result.append({"name": CACHE_VOLUME, "persistentVolumeClaim": {"claimName": claim}})
     if claim := videos_of(pipeline, process):
-        result.append({"name": VIDEOS, "persistentVolumeClaim": {"claimName": claim}})
+        result.append({"name": VIDEOS_VOLUME, "persistentVolumeClaim": {"claimName": claim}})
     for index, claim in enumerate(process.claims):
         result.append({"name": f"model-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
     return result
@@ -215,13 +215,13 @@ def api_key_volumes(pipeline: OmniPipeline) -> list[dict[str, Any]]:
     if secret is None:
         return []
     items = [{"key": secret.key, "path": API_KEYS_FILE}]
-    return [{"name": API_KEYS, "secret": {"secretName": secret.name, "defaultMode": 0o440, "items": items}}]
+    return [{"name": API_KEYS_VOLUME, "secret": {"secretName": secret.name, "defaultMode": 0o440, "items": items}}]
 
 
 def certificate_volumes(pipeline: OmniPipeline) -> list[dict[str, Any]]:
     """The volume with the API's certificate. The head reloads its files when they change."""
     tls = pipeline.spec.api.tls
-    return [{"name": TLS, "secret": {"secretName": tls.secret_name, "defaultMode": 0o440}}] if tls else []
+    return [{"name": TLS_VOLUME, "secret": {"secretName": tls.secret_name, "defaultMode": 0o440}}] if tls else []
 
 
 def mounts(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
@@ -233,13 +233,13 @@ def mounts(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
     if process.is_head:
         result.append({"name": "stages", "mountPath": STAGE_CONFIG_DIR, "readOnly": True})
         if pipeline.spec.api_key_secret_ref:
-            result.append({"name": API_KEYS, "mountPath": API_KEYS_DIR, "readOnly": True})
+            result.append({"name": API_KEYS_VOLUME, "mountPath": API_KEYS_DIR, "readOnly": True})
         if pipeline.speaks_tls:
-            result.append({"name": TLS, "mountPath": TLS_DIR, "readOnly": True})
+            result.append({"name": TLS_VOLUME, "mountPath": TLS_DIR, "readOnly": True})
     if cache_of(pipeline, process):
-        result.append({"name": CACHE, "mountPath": CACHE_DIR})
+        result.append({"name": CACHE_VOLUME, "mountPath": CACHE_DIR})
     if videos_of(pipeline, process):
-        result.append({"name": VIDEOS, "mountPath": VIDEOS_DIR})
+        result.append({"name": VIDEOS_VOLUME, "mountPath": VIDEOS_DIR})
     for index, claim in enumerate(process.claims):
         result.append({"name": f"model-{index}", "mountPath": f"{MODELS_DIR}/{claim}", "readOnly": True})
     return result

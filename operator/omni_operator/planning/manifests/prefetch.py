@@ -8,7 +8,7 @@ from omni_operator.crd.objects import Object
 from omni_operator.crd.spec.parts import Model
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.planning.manifests import labels
-from omni_operator.planning.manifests.claims import CACHE, CACHE_DIR, cache_claim_name
+from omni_operator.planning.manifests.claims import CACHE_DIR, CACHE_VOLUME, cache_claim_name
 from omni_operator.planning.manifests.ownership import child, content_hash
 from omni_operator.planning.manifests.pod import confined_container, confined_pod, hub_environment
 from omni_operator.planning.topology.model_sources import is_on_hub
@@ -26,7 +26,7 @@ def prefetch_jobs(pipeline: OmniPipeline, worker_image: str) -> list[Object]:
     own_labels = {**labels.common(pipeline.name), labels.ROLE: labels.PREFETCH}
     volumes = [
         {"name": "tmp", "emptyDir": {}},
-        {"name": CACHE, "persistentVolumeClaim": {"claimName": cache_claim_name(pipeline, cache)}},
+        {"name": CACHE_VOLUME, "persistentVolumeClaim": {"claimName": cache_claim_name(pipeline, cache)}},
     ]
     pod = {
         **confined_pod(pipeline),
@@ -47,7 +47,7 @@ def download_container(pipeline: OmniPipeline, model: Model, index: int, worker_
         "command": ["python3", "-m", "omni_worker.commands.fetch"],
         "args": [model_argument(model)],
         "env": [{"name": "HOME", "value": "/tmp"}, *hub_environment(CACHE_DIR, model.token_secret_ref)],
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": CACHE, "mountPath": CACHE_DIR}],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": CACHE_VOLUME, "mountPath": CACHE_DIR}],
     }
 
 
