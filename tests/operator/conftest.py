@@ -1,4 +1,4 @@
-"""What the tests of the control plane share: the example manifests, fresh for each test."""
+"""Fixtures of the control plane's tests: the example manifests, a new copy for each test."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 import yaml
 
-# A loaded machine is no failure.
+# A slow machine must not fail a test.
 hypothesis.settings.register_profile("omnipipeline", deadline=None)
 hypothesis.settings.load_profile("omnipipeline")
 
@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def from_cluster(name: str) -> dict[str, Any]:
-    """An example as it would come back from a cluster: with a namespace, a uid and a generation."""
+    """An example as a cluster returns it: with a namespace, a uid and a generation."""
     manifest: dict[str, Any] = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
     manifest["metadata"] |= {"namespace": "gallery", "uid": f"uid-of-{name}", "generation": 1}
     return manifest

@@ -1,4 +1,4 @@
-"""Small edits of a manifest, written as a path and a value, for tables of cases."""
+"""Small edits of a manifest, each a path and a value, for tables of cases."""
 
 import copy
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ REMOVED = object()
 
 
 def edited(manifest: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with each `a.b.0.c` set to its value; REMOVED takes the key away, and a list's length appends."""
+    """A copy with each path `a.b.0.c` set to its value. REMOVED removes the key; an index past the end appends."""
     result = copy.deepcopy(dict(manifest))
     for path, value in edits.items():
         *parents, last = path.split(".")

@@ -1,4 +1,4 @@
-"""The examples: each is accepted by the types and by the CRD's schema, and means what its comments say."""
+"""The examples: the types and the CRD's schema accept each, and each means what its comments say."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading the one pipeline of a YAML file."""
+"""Reading the only pipeline of a YAML file."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a manifest may say, that every problem is reported, and that nothing breaks the parser."""
+"""Manifests that are valid. Every problem is reported, and no value breaks the parser."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The user's patch over a pod template."""
+"""The user's patch of a pod template."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the rules across fields refuse, and what is said about it."""
+"""Manifests that break a rule across fields, and the messages about them."""
 
 from typing import Any
 

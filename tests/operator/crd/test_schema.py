@@ -1,4 +1,4 @@
-"""The CRD: generated, committed as generated, and a schema that says the same as the types."""
+"""The CRD: the committed file is the generated one, and its schema accepts what the types accept."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from tests.operator.edits import edited
 
 UNTYPED = ("x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields")
 FORBIDDEN = ("$ref", "x-kubernetes-validations", "title", "const", "anyOf", "oneOf")
-# The API server prunes unknown keys (kubectl refuses them), and knows kind and version by itself.
+# The API server prunes unknown keys (kubectl rejects them), and checks kind and version itself.
 BY_THE_SERVER = (
     "a misspelt key",
     "a key in snake case",
@@ -97,7 +97,7 @@ def test_the_schema_accepts_what_the_types_accept(digits: dict[str, Any], row: s
 
 
 def as_json_schema(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A structural schema in the words of plain JSON Schema."""
+    """A structural schema as plain JSON Schema."""
     result = dict(node)
     if result.pop("x-kubernetes-int-or-string", False):
         result["type"] = ["integer", "string"]

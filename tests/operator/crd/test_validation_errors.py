@@ -1,4 +1,4 @@
-"""What the types refuse, and what is said about it."""
+"""Manifests that do not match the types, and the messages about them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Deployments and pods as a cluster would return them, what is observed of them, and the status that follows."""
+"""Deployments and pods as a cluster returns them, the observation of them, and the status that follows."""
 
 from typing import Any
 

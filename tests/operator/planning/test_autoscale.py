@@ -1,4 +1,4 @@
-"""The count of a stage over time: it follows the load in bounded steps, holds what it does not know, never flaps."""
+"""The pods of a stage over time: they follow the load in limited steps, stay when it is unknown, and never flap."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -30,7 +30,7 @@ def load(requests: int, running: int = 0, capacity: int = 32, in_pipeline: int |
 
 
 def counts(rules: ScalingPolicy, trace: Iterable[StageLoad | None], pods: int = 1) -> list[int]:
-    """What is decided at every poll of a trace, in which the pods always are as many as decided."""
+    """The decision at every poll of a trace, if there are always as many pods as decided."""
     memory, result = initial_history(pods, 0.0), []
     for number, each in enumerate(trace, start=1):
         pods, memory = decide(rules, pods, each, memory, number * POLL)
@@ -38,7 +38,7 @@ def counts(rules: ScalingPolicy, trace: Iterable[StageLoad | None], pods: int = 
     return result
 
 
-# ---- one look
+# ---- one decision
 
 # name: (policy, pods there are, load, the count that would be right)
 DESIRED: dict[str, tuple[ScalingPolicy, int, StageLoad | None, int]] = {

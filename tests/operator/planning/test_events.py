@@ -1,4 +1,4 @@
-"""Which Events a change of the status is worth: each piece of news once, and none where nothing is new."""
+"""The Events of a change of the status: each change once, and none without a change."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:30Z"
 
 
 def status(desired: int = 2, accepted: bool = True, since: str = NOW, **reasons: str) -> Status:
-    """`Ready="Serving"` and `Progressing="Complete"` where not said otherwise; Ready is true where it serves."""
+    """By default `Ready="Serving"` and `Progressing="Complete"`. Ready is true if its reason is Serving."""
     given = {"Ready": "Serving", "Progressing": "Complete", **reasons}
     rows = [("Accepted", accepted, "Valid" if accepted else "InvalidSpec")]
     rows += [(kind, kind == "Ready" and reason == "Serving", reason) for kind, reason in given.items()]

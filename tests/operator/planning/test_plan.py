@@ -122,7 +122,7 @@ def test_an_object_of_someone_else_is_a_conflict_and_is_not_touched(digits: dict
 
 
 def claim(**metadata: Any) -> dict[str, Any]:
-    """A retained claim as it would be found."""
+    """A retained claim in the cluster."""
     labels = {"omnipipeline.dev/pipeline": "digits"}
     annotations = {"omnipipeline.dev/retained": "true"}
     metadata = {"name": "digits-models", "labels": labels, "annotations": annotations, "uid": "1", **metadata}

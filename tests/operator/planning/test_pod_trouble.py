@@ -1,4 +1,4 @@
-"""What keeps a pod from serving, read from pods as API servers and kubelets give them."""
+"""The troubles of pods, whose statuses are like those of API servers and kubelets."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ NAME = "digits-painter-6d4c9f7b8d-x2x4q"
 
 
 def conditions(ready: bool = False, scheduled: str | None = None) -> list[dict[str, Any]]:
-    """A pod's conditions; `scheduled` is what the scheduler says of one that it cannot place."""
+    """A pod's conditions. `scheduled`: the scheduler's message about a pod that it cannot place."""
     placed = {"type": "PodScheduled", "status": "True", "lastProbeTime": None}
     if scheduled is not None:
         return [{**placed, "status": "False", "reason": "Unschedulable", "message": scheduled}]
@@ -60,7 +60,7 @@ LOG = "2026-01-01 INFO loading hf://a/b\nomni serve: MODEL hf://a/b: 401 Unautho
 NO_SECRET = 'secret "hub" not found'
 EVICTED = "The node was low on resource: memory. Container omni was using 9Gi, which exceeds its request of 0. "
 
-# name: (pod, reason, part of the message); None where it is no trouble
+# name: (pod, reason, part of the message); None if there is no trouble
 PODS: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "no node has GPUs to spare": (
         pod({"phase": "Pending", "conditions": conditions(scheduled=GPUS)}),
@@ -171,7 +171,7 @@ def test_a_person_is_needed_where_waiting_is_no_cure(row: str) -> None:
 
 
 ENDING = {"deletionTimestamp": "2026-01-01T12:00:00Z"}
-# When it is looked at, and what is said then.
+# The pod's metadata, the time, and the reason; None if there is no trouble.
 LINGERING: dict[str, tuple[dict[str, Any], str, str | None]] = {
     "a pod that is not to end": ({}, "2026-01-01T13:00:00Z", None),
     "one that still has time": (ENDING, "2026-01-01T11:59:00Z", None),

@@ -20,7 +20,7 @@ def desired(manifest: dict[str, Any]) -> list[Object]:
 
 
 def running(child: Object, **counts: int) -> dict[str, Any]:
-    """A Deployment all of whose pods run it, unless other counts are given; as a server returns it."""
+    """A Deployment as a server returns it. All its pods run it, unless other counts are given."""
     live = edited(child, {"metadata.generation": 3, "spec.template.spec.dnsPolicy": "ClusterFirst"})
     copies = child["spec"]["replicas"]
     settled = {"observedGeneration": 3, "replicas": copies, "readyReplicas": copies, "updatedReplicas": copies}

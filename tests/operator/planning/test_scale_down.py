@@ -1,4 +1,4 @@
-"""Which pods are marked to go first when a stage is scaled down, and that no more is written than that takes."""
+"""The pods that go first when a stage is scaled down, with as few writes as possible."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def pod(name: str, cost: str | None = None, ready: bool = True, born: int = 0, e
 
 THREE = [pod("a"), pod("b"), pod("c")]
 LOADS = {"a": 3, "b": 0, "c": 1}
-# Pods, their loads, how many stay, and what is written.
+# name: (pods, their loads, how many stay, the annotations to write)
 ROWS: dict[str, tuple[list[dict[str, Any]], dict[str, int], int, dict[str, str | None]]] = {
     "the least loaded one goes": (THREE, LOADS, 2, {"b": FIRST_TO_GO}),
     "the two least loaded go": (THREE, LOADS, 1, {"b": FIRST_TO_GO, "c": FIRST_TO_GO}),

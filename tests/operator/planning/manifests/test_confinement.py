@@ -1,6 +1,6 @@
-"""Every pod that the operator makes keeps to the profile `restricted` of Kubernetes' Pod Security Standards.
+"""Every pod of the operator complies with the profile `restricted` of Kubernetes' Pod Security Standards.
 
-The profile is written down here as a function of a pod's spec; the last table shows that it finds what breaks it.
+The profile is a function of a pod's spec here. The last table shows that it finds violations.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ EVERYTHING = {
 
 
 def violations(spec: Mapping[str, Any]) -> Iterator[str]:
-    """What of a pod's spec the profile does not allow."""
+    """The violations of the profile in a pod's spec."""
     for host in ("hostNetwork", "hostPID", "hostIPC"):
         if spec.get(host):
             yield host
@@ -64,7 +64,7 @@ def of_container(container: Mapping[str, Any], context: Mapping[str, Any]) -> It
 
 
 def pod_specs(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Of everything that makes pods."""
+    """The pod spec of every Deployment and Job."""
     return {
         f"{kind}/{name}": child["spec"]["template"]["spec"]
         for (kind, name), child in rendered(manifest).items()
@@ -89,7 +89,7 @@ def of_ours(**context: Any) -> dict[str, Any]:
     return {"containers": [{"name": "omni", "securityContext": context}]}
 
 
-# The spec of a template by which a user leaves the profile, and what is found.
+# The spec of a template that violates the profile, and the violation.
 LEAVING: dict[str, tuple[dict[str, Any], str]] = {
     "the node's network": ({"hostNetwork": True}, "hostNetwork"),
     "the node's processes": ({"hostPID": True}, "hostPID"),

@@ -32,7 +32,7 @@ def test_the_head_is_never_there_twice_and_replicas_never_surge(digits: dict[str
     }
 
 
-# What an edit of the manifest may restart: pods restart when, and only when, their template changes.
+# Edits of the manifest and the Deployments that they restart: pods restart exactly when their template changes.
 RESTARTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "to suspend changes no pod": ({"spec.suspend": True}, set()),
     "another type of Service restarts nothing": ({"spec.service": {"type": "NodePort"}}, set()),
@@ -62,7 +62,7 @@ def test_what_restarts(digits: dict[str, Any], row: str) -> None:
 REWRITER = {"name": "rewriter", "engine": "autoregressive"}
 
 
-# The same of a pipeline of a thinker and a painter.
+# The same for a thinker and a painter.
 RESTARTS_OF_TWO: dict[str, tuple[dict[str, Any], set[str]]] = {
     "scaling one stage restarts nothing": ({"spec.stages.1.replicas": 5}, set()),
     "a stage in front restarts the head alone": ({"spec.stages.insert": REWRITER}, {"two-head"}),

@@ -7,7 +7,7 @@ import pytest
 from tests.operator.edits import edited
 from tests.operator.rendered import pod, rendered
 
-# What a rollout may take is what the draining of nodes may take, and never nothing.
+# Draining a node may remove as many pods as a rollout may, and at least one.
 BUDGETS: dict[str, tuple[dict[str, Any], int | str]] = {
     "one where nothing is said": ({}, 1),
     "as many as a rollout may take": ({"spec.stages.0.rollout": {"maxUnavailable": "25%"}}, "25%"),

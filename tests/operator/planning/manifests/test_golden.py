@@ -1,4 +1,4 @@
-"""What the pods of the examples look like, to the letter: a change restarts them all when the operator is upgraded.
+"""The exact pods of the examples. If they change, an upgrade of the operator restarts all pods.
 
 `python -m tests.operator.planning.manifests.test_golden` writes the files. If they change, say so in CHANGELOG.md:
 upgrading the operator then restarts all pods of users who edit nothing.

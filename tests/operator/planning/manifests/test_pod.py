@@ -69,7 +69,7 @@ def test_an_api_with_a_certificate_is_probed_over_https_and_replicas_are_not(dig
         for name in ("digits-head", "digits-painter")
     }
     assert schemes == {"digits-head": "https", "digits-painter": None}, "Prometheus goes by it"
-    # A subPath would never be brought up to date.
+    # Kubernetes never updates a subPath.
     mount = {"name": "tls", "mountPath": "/etc/omnipipeline-tls", "readOnly": True}
     assert mount in container(manifest, "digits-head")["volumeMounts"]
     (port,) = rendered(manifest)["Service", "digits"]["spec"]["ports"]

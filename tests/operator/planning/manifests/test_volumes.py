@@ -1,4 +1,4 @@
-"""What a pipeline keeps on volumes: models, what is downloaded of them, videos."""
+"""The volumes of a pipeline: models, downloads and videos."""
 
 from typing import Any
 

@@ -21,7 +21,7 @@ def consecutive_ports(first: int = 20000) -> Callable[[int], int]:
 
 
 def flag(process: Process, name: str) -> str | None:
-    """The value of a flag; "" for one without a value, None where it is not given."""
+    """The value of a flag; "" if it has no value, None if it is absent."""
     for argument in process.arguments:
         key, _, value = argument.partition("=")
         if key == name:

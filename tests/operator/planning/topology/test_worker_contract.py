@@ -1,6 +1,6 @@
-"""The contract between the planes: every command line that the topology builds is one that the worker understands.
+"""The contract between the two packages: the worker's parser accepts every command line of a topology.
 
-The only test of the control plane that looks into the worker, which is what it is for.
+This is the only test of the control plane that imports the worker.
 """
 
 import argparse
@@ -70,7 +70,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
 
 
 def understood(process: Process, stages: Path) -> ServeConfig:
-    """What the worker makes of a process's command line, with the stage config at hand."""
+    """The worker's configuration from a process's command line and the stage config file."""
     parser = argparse.ArgumentParser(exit_on_error=False)
     serve.configure(parser)
     command, *flags = process.arguments
