@@ -38,16 +38,16 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
-from omni_worker.coordinator.coordinator import Coordinator
-from omni_worker.coordinator.hub import View
+from omni_worker.coordinator.coordinator import Coordinator, CoordinatorPorts
+from omni_worker.coordinator.hub import MembershipView
 from omni_worker.coordinator.messages import (
+    Acknowledged,
     Delta,
-    Known,
     Register,
     ReplicaLoad,
+    ReplicaState,
+    ReplicaTable,
     Report,
-    Roll,
-    State,
     decode_publication,
     decode_report,
     encode,
@@ -107,16 +107,16 @@ class Naive:
             report = decode_report(frame)
             key = report.stage_id, report.replica_id
             self._replicas[key] = replica = replace(self._replicas[key], state=report.state, load=report.load)
-            await self._reports.send_multipart([peer, encode(Known(incarnation="i" * 16, count=report.count))])
+            await self._reports.send_multipart([peer, encode(Acknowledged(incarnation="i" * 16, count=report.count))])
             self._sequence += 1
             await self._out.send(
-                encode(Delta(incarnation="i" * 16, sequence=self._sequence, changed=Roll.of([replica])))
+                encode(Delta(incarnation="i" * 16, sequence=self._sequence, changed=ReplicaTable.of([replica])))
             )
 
     async def _tell_all(self) -> None:
         while True:
             await asyncio.sleep(NAIVE_SNAPSHOT_SECONDS)
-            everything = b"".join(encode(Roll.of([one])) for one in self._replicas.values())
+            everything = b"".join(encode(ReplicaTable.of([one])) for one in self._replicas.values())
             await self._out.send(everything)
 
 
@@ -169,7 +169,7 @@ async def _serve(
         kept.append(Peer(ports, hellos))
     else:
         registry = Registry({0: "d" * 16}, {0: "diffusion"}, TIMEOUT_SECONDS)
-        coordinator = Coordinator(registry, HOST, *ports, TIMEOUT_SECONDS, keys)
+        coordinator = Coordinator(registry, HOST, CoordinatorPorts(*ports), TIMEOUT_SECONDS, keys)
         for one in hellos:  # the same replicas under the same ids; registering them is not what is measured
             registry.register(one, time.monotonic())
         coordinator.start()
@@ -187,7 +187,7 @@ async def _serve(
 def _tells(coordinator: Coordinator, number: int, uid: str) -> Callable[..., None]:
     def on_connection(*is_open: bool) -> None:
         if not any(is_open):
-            coordinator.lost((0, number), uid)
+            coordinator.on_disconnect((0, number), uid)
 
     return on_connection
 
@@ -237,7 +237,7 @@ def beat(system: str, port: int, hellos: list[Register], keys: CurveKeys | None,
                 completed=completed[number], step_ms=round_to_hundredths(means[number]),
             )  # fmt: skip
             asks = round == 0 or (round + number) % ANSWER_EVERY == 0
-            message = encode(Report(0, number, hellos[number].uid, round + 1, State.UP, load, asks))
+            message = encode(Report(0, number, hellos[number].uid, round + 1, ReplicaState.UP, load, asks))
         with contextlib.suppress(zmq.Again):
             sockets[number].send(message, zmq.NOBLOCK)
             while True:
@@ -266,7 +266,7 @@ class Run:
 
     def __init__(self, system: str, replicas: int) -> None:
         self.system = system
-        self._keys = CurveKeys.of(secrets.token_bytes(32)) if system == "ours, encrypted" else None
+        self._keys = CurveKeys.from_secret(secrets.token_bytes(32)) if system == "ours, encrypted" else None
         self._ports = free_ports(3)
         self._data = dict(enumerate(free_ports(VICTIMS)))
         addresses = [
@@ -281,7 +281,7 @@ class Run:
         self._ear = make_socket(zmq.Context(), zmq.SUB, self._keys)
         self._ear.connect(f"tcp://{HOST}:{self._ports[2]}")
         self._ear.subscribe(b"")
-        self._view = View()
+        self._view = MembershipView()
 
     def measure(self, seconds: float) -> tuple[float, float]:
         """Share of a core, and bytes a second to the subscriber."""
@@ -338,7 +338,7 @@ class Run:
         began = time.monotonic()
         for _ in self._publications(10.0):
             replica = self._view.replicas.get((0, number))
-            if replica is not None and replica.state is State.ERROR:
+            if replica is not None and replica.state is ReplicaState.ERROR:
                 return time.monotonic() - began
         raise AssertionError(f"the subscriber was not told of replica {number}")
 

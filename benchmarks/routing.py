@@ -18,7 +18,7 @@ from benchmarks.common import console, machine, parser, quantile, start, write
 from rich.table import Table
 
 from omni_worker.config.records import Stage
-from omni_worker.coordinator.messages import Replica, ReplicaLoad, State
+from omni_worker.coordinator.messages import Replica, ReplicaLoad, ReplicaState
 from omni_worker.model_card import ModelCard
 from omni_worker.orchestrator.balancers import BALANCERS, make_balancer
 from omni_worker.orchestrator.member import Member
@@ -53,7 +53,7 @@ class Cell:
     naive: list[float]
 
 
-def replica(number: int, state: State = State.UP, running: int = 0) -> Replica:
+def replica(number: int, state: ReplicaState = ReplicaState.UP, running: int = 0) -> Replica:
     """One of the fleet."""
     return Replica(
         stage_id=0,
@@ -100,14 +100,14 @@ async def measure(policy: str, count: int, requests: int) -> Cell:
         pool.update(replica(number % count, running=source.randrange(8), state=_state(number % count, down)))
         if number % LOST_EVERY == 0:
             down, before = source.randrange(count), down
-            pool.update(replica(down, State.ERROR))
+            pool.update(replica(down, ReplicaState.ERROR))
             if before is not None:
                 pool.update(replica(before))
     return cell
 
 
-def _state(number: int, down: int | None) -> State:
-    return State.ERROR if number == down else State.UP
+def _state(number: int, down: int | None) -> ReplicaState:
+    return ReplicaState.ERROR if number == down else ReplicaState.UP
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from omni_worker.config import model_source
-from omni_worker.coordinator.messages import Register, State
+from omni_worker.coordinator.messages import Register, ReplicaState
 from omni_worker.coordinator.stage_client import StageClient
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
@@ -72,7 +72,7 @@ async def serve(number: int, args: argparse.Namespace) -> None:
         hello,
         "127.0.0.1",
         args.master_port,
-        state=lambda: State.UP,
+        state=lambda: ReplicaState.UP,
         load=lambda: server.load,
         on_change=lambda membership: None,
     )

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from omni_operator.controller.metrics import OperatorMetrics
 from omni_worker.api.app import create_app
 from omni_worker.commands.cli import GROUP, CommandParser
-from omni_worker.coordinator.coordinator import Traffic
+from omni_worker.coordinator.coordinator import TrafficCounts
 from omni_worker.coordinator.metrics_collector import MembershipCollector
 from omni_worker.orchestrator.metrics_collector import PoolCollector
 from omni_worker.orchestrator.orchestrator import Orchestrator
@@ -124,7 +124,9 @@ def the_metrics() -> Iterator[str]:
     HeadMetrics(registry)
     registry.register(PoolCollector([], lambda now: {}))
     registry.register(ChildCollector([]))
-    registry.register(MembershipCollector(SimpleNamespace(traffic=Traffic()), SimpleNamespace(heard=0.0)))
+    registry.register(
+        MembershipCollector(SimpleNamespace(traffic=TrafficCounts()), SimpleNamespace(last_publication_at=0.0))
+    )
     of_the_operator = [one for one in OperatorMetrics().registry.collect() if one.name.startswith("omni_")]
     yield "## Metrics\n\n| name | type | what it counts |\n|---|---|---|"
     for metric in sorted([*registry.collect(), *of_the_operator], key=lambda metric: metric.name):

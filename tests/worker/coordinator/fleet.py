@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import time
 
-from omni_worker.coordinator.coordinator import Coordinator
+from omni_worker.coordinator.coordinator import Coordinator, CoordinatorPorts
 from omni_worker.coordinator.hub import Hub
-from omni_worker.coordinator.messages import ReplicaLoad, State
+from omni_worker.coordinator.messages import ReplicaLoad, ReplicaState
 from omni_worker.coordinator.stage_client import StageClient
 
 from ..serving import free_ports
@@ -31,7 +31,7 @@ class Fleet:
 
     def start(self, hub=True):
         self.registry = make(self.timeout)
-        self.coordinator = Coordinator(self.registry, self.host, *self.ports, self.timeout, self.keys)
+        self.coordinator = Coordinator(self.registry, self.host, CoordinatorPorts(*self.ports), self.timeout, self.keys)
         self.coordinator.start()
         if hub:
             self.hub = Hub(f"tcp://{HOST}:{self.ports[2]}", self._note, self.keys)
@@ -59,7 +59,7 @@ class Fleet:
     def _note(self, changed):
         for replica in changed:
             self.log.append((time.monotonic(), replica.uid, replica.state))
-            if replica.state is State.DOWN:
+            if replica.state is ReplicaState.DOWN:
                 self.view.pop(replica.uid, None)
             else:
                 self.view[replica.uid] = replica
@@ -72,9 +72,15 @@ class Client:
     """One replica's end."""
 
     def __init__(self, uid, port, keys, host=HOST, **greeting):
-        self.state, self.load, self.membership = State.UP, ReplicaLoad(), None
+        self.state, self.load, self.membership = ReplicaState.UP, ReplicaLoad(), None
         self.client = StageClient(
-            hello(uid, **greeting, number=0), host, port, lambda: self.state, lambda: self.load, self._note, keys
+            hello(uid, **greeting, number=0),
+            host,
+            port,
+            state=lambda: self.state,
+            load=lambda: self.load,
+            on_change=self._note,
+            keys=keys,
         )
         self.start()
 
@@ -87,16 +93,16 @@ class Client:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def leave(self):
-        self.state = State.DOWN
+        self.state = ReplicaState.DOWN
         await self.client.report_now()
 
     @property
     def is_registered(self):
-        return self.client.membership.is_registered(time.monotonic())
+        return self.client.status.is_registered(time.monotonic())
 
     @property
     def refusal(self):
-        return self.client.membership.refusal
+        return self.client.status.refusal
 
     def _note(self, membership):
         self.membership = membership

@@ -2,7 +2,7 @@
 
 from itertools import count
 
-from omni_worker.coordinator.messages import Register, ReplicaLoad, Report, State
+from omni_worker.coordinator.messages import Register, ReplicaLoad, ReplicaState, Report
 from omni_worker.coordinator.registry import Registry
 from omni_worker.model_card import ModelCard
 
@@ -27,7 +27,7 @@ def hello(uid="u", stage=0, address=None, digest=None, engine="diffusion", numbe
     )
 
 
-def report(replica, state=State.UP, uid=None, number=None, answer=False, **load):
+def report(replica, state=ReplicaState.UP, uid=None, number=None, answer=False, **load):
     number = next(numbers) if number is None else number
     return Report(
         replica.stage_id, replica.replica_id, uid or replica.uid, number, state, ReplicaLoad(**load), answer

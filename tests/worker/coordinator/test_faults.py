@@ -17,14 +17,14 @@ import zmq.asyncio
 
 from omni_worker.coordinator.hub import Hub
 from omni_worker.coordinator.messages import (
+    Acknowledged,
     Delta,
-    Known,
-    NewLoad,
+    LoadUpdate,
     Registered,
     ReplicaLoad,
-    Roll,
+    ReplicaState,
+    ReplicaTable,
     Snapshot,
-    State,
     decode_master_reply,
     encode,
 )
@@ -33,7 +33,7 @@ from omni_worker.replica.server import ReplicaServer
 from omni_worker.replica.wire.link import Offer, PoolReply
 from omni_worker.replica.wire.messages import Abort, Add, Output, Progress, Rpc, pack
 from omni_worker.requests import GenerationParams, GenerationResult
-from omni_worker.transport.sockets import LARGEST_CONTROL_MESSAGE, make_socket
+from omni_worker.transport.sockets import MAX_CONTROL_MESSAGE_BYTES, make_socket
 
 from ..serving import free_ports
 from .fleet import Client, eventually, running
@@ -41,10 +41,15 @@ from .members import hello, join, make, report
 
 REPLICA = join(make())
 TO_MASTER = [encode(hello(number=1))]
-TO_COORDINATOR = [encode(report(REPLICA, number=1, queue_length=3)), encode(report(REPLICA, State.DOWN, number=2))]
+TO_COORDINATOR = [
+    encode(report(REPLICA, number=1, queue_length=3)),
+    encode(report(REPLICA, ReplicaState.DOWN, number=2)),
+]
 TO_HUB = [
-    encode(Delta(incarnation="i", sequence=1, changed=Roll.of([REPLICA]), loads=[NewLoad(0, 0, ReplicaLoad())])),
-    encode(Snapshot(incarnation="i", sequence=1, all=Roll.of([REPLICA]))),
+    encode(
+        Delta(incarnation="i", sequence=1, changed=ReplicaTable.of([REPLICA]), loads=[LoadUpdate(0, 0, ReplicaLoad())])
+    ),
+    encode(Snapshot(incarnation="i", sequence=1, all=ReplicaTable.of([REPLICA]))),
 ]
 TO_REPLICA = [
     pack(one)[0] for one in (
@@ -53,7 +58,7 @@ TO_REPLICA = [
     )
 ]  # fmt: skip
 FROM_REPLICA = [pack(one)[0] for one in (Progress("1", 1, 2), Offer(1, 1, 1, "omni-pool-1"), PoolReply(1, True))]
-FROM_REPLICA += [encode(Known(incarnation="i", count=1))]
+FROM_REPLICA += [encode(Acknowledged(incarnation="i", count=1))]
 NESTED = b"\x91" * 100_000 + b"\xc0"
 
 
@@ -119,10 +124,10 @@ def test_no_message_to_master_or_coordinator_harms_it(seed):
                 replies = []
                 while not any(isinstance(reply, Registered) for reply in replies[-1:]):
                     replies.append(decode_master_reply(await asyncio.wait_for(master.recv(), 5)))
-            await eventually(lambda: fleet.states().get("good") is State.UP, 5.0)
-            client.state = State.DRAINING
+            await eventually(lambda: fleet.states().get("good") is ReplicaState.UP, 5.0)
+            client.state = ReplicaState.DRAINING
             await client.client.report_now()
-            await eventually(lambda: fleet.states()["good"] is State.DRAINING, 5.0)
+            await eventually(lambda: fleet.states()["good"] is ReplicaState.DRAINING, 5.0)
 
     run(body())
 
@@ -141,10 +146,10 @@ def test_no_bytes_on_the_ports_harm_the_head_and_huge_frames_are_cut_off():
                     raw.sendall(b"GET / HTTP/1.1\r\n\r\n" * 100)
             before = fleet.coordinator.traffic.reports
             with connected(zmq.DEALER, fleet.ports[1]) as stranger:
-                await stranger.send(b"x" * (LARGEST_CONTROL_MESSAGE + 1))
+                await stranger.send(b"x" * (MAX_CONTROL_MESSAGE_BYTES + 1))
                 await asyncio.sleep(0.3)
             await eventually(lambda: fleet.coordinator.traffic.reports > before + 1)
-            assert fleet.states() == {"good": State.UP}
+            assert fleet.states() == {"good": ReplicaState.UP}
 
     run(body())
 
@@ -167,7 +172,7 @@ def test_no_publication_harms_a_hub():
         for frames in garbage(1, TO_HUB):
             if frames:
                 await publisher.send_multipart(frames)
-        everything = Roll.of([REPLICA, msgspec.structs.replace(REPLICA, replica_id=7, uid="last")])
+        everything = ReplicaTable.of([REPLICA, msgspec.structs.replace(REPLICA, replica_id=7, uid="last")])
         await publisher.send(encode(Snapshot(incarnation="new", sequence=2**32, all=everything)))
         await eventually(lambda: any(one.uid == "last" for one in seen))
         assert hub.malformed > 100
@@ -250,14 +255,16 @@ def test_a_process_that_is_stopped_falls_silent_and_is_up_again_when_it_goes_on(
     async def body():
         async with running(timeout=2.0) as fleet:
             with replica_process(fleet.ports[0]) as process:
-                await eventually(lambda: fleet.states() == {"child": State.UP})
+                await eventually(lambda: fleet.states() == {"child": ReplicaState.UP})
                 os.kill(process.pid, signal.SIGSTOP)
                 stopped = time.monotonic()
-                await eventually(lambda: fleet.states() == {"child": State.ERROR})
+                await eventually(lambda: fleet.states() == {"child": ReplicaState.ERROR})
                 silence = time.monotonic() - stopped
                 assert fleet.timeout - fleet.heartbeat - 0.2 < silence < fleet.timeout + 1.0
                 os.kill(process.pid, signal.SIGCONT)
-                assert await eventually(lambda: fleet.states() == {"child": State.UP}) < 2 * fleet.heartbeat + 1.0
+                assert (
+                    await eventually(lambda: fleet.states() == {"child": ReplicaState.UP}) < 2 * fleet.heartbeat + 1.0
+                )
                 assert fleet.view["child"].replica_id == 0
 
     run(body())
@@ -283,14 +290,14 @@ def test_a_head_that_was_stopped_for_longer_than_the_timeout_blames_nobody():
         client = Client("u", ports[0], None)
         try:
             hub.start()
-            await eventually(lambda: seen[-1:] == [State.UP])
+            await eventually(lambda: seen[-1:] == [ReplicaState.UP])
             os.kill(process.pid, signal.SIGSTOP)
             await asyncio.sleep(3.0)
             assert not client.is_registered
             os.kill(process.pid, signal.SIGCONT)
             await eventually(lambda: client.is_registered, 10.0)
             await asyncio.sleep(1.0)
-            assert State.ERROR not in seen
+            assert ReplicaState.ERROR not in seen
         finally:
             process.kill()
             process.wait()
@@ -304,19 +311,19 @@ def test_a_lost_connection_is_noticed_long_before_the_heartbeat_timeout():
     async def body():
         async with running(timeout=30.0) as fleet:
             client = fleet.client("a")
-            await eventually(lambda: fleet.states() == {"a": State.UP})
+            await eventually(lambda: fleet.states() == {"a": ReplicaState.UP})
             (port,) = free_ports(1)
             data = make_socket(zmq.asyncio.Context.instance(), zmq.ROUTER)
             data.bind(f"tcp://127.0.0.1:{port}")
             key = fleet.view["a"].key
             talker = ReplicaClient(
-                f"tcp://127.0.0.1:{port}", lambda is_open: is_open or fleet.coordinator.lost(key, "a")
+                f"tcp://127.0.0.1:{port}", lambda is_open: is_open or fleet.coordinator.on_disconnect(key, "a")
             )
             asked = asyncio.create_task(talker.generate("1", GenerationParams(prompt="x"), lambda news: None))
             await data.recv_multipart()
             await client.stop()
             data.close(linger=0)
-            took = await eventually(lambda: fleet.states() == {"a": State.ERROR})
+            took = await eventually(lambda: fleet.states() == {"a": ReplicaState.ERROR})
             assert took < fleet.timeout / 10
             await asyncio.gather(asked, return_exceptions=True)
             await talker.close()
@@ -328,9 +335,9 @@ def test_the_dead_are_noticed_when_their_timeout_is_over_and_not_much_later():
     async def body():
         async with running(timeout=1.5) as fleet:
             client = fleet.client("a")
-            await eventually(lambda: fleet.states() == {"a": State.UP})
+            await eventually(lambda: fleet.states() == {"a": ReplicaState.UP})
             await client.stop()
-            took = await eventually(lambda: fleet.states() == {"a": State.ERROR})
+            took = await eventually(lambda: fleet.states() == {"a": ReplicaState.ERROR})
             assert fleet.timeout - fleet.heartbeat - 0.2 < took < fleet.timeout + 0.5
 
     run(body())

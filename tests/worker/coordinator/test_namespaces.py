@@ -30,10 +30,10 @@ asyncio.run(main())
 """
 REPLICA = """
 import asyncio, os, sys
-from omni_worker.transport.sockets import own_address_towards
+from omni_worker.transport.sockets import local_address_towards
 from tests.worker.coordinator.fleet import Client
 async def main():
-    own = sys.argv[2] if len(sys.argv) > 2 else own_address_towards(sys.argv[1], 9000)
+    own = sys.argv[2] if len(sys.argv) > 2 else local_address_towards(sys.argv[1], 9000)
     Client(f"replica-{os.getpid()}", 9000, None, host=sys.argv[1], address=f"tcp://{own}:9100")
     await asyncio.Event().wait()
 asyncio.run(main())

@@ -4,19 +4,19 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from omni_worker.coordinator.hub import View
+from omni_worker.coordinator.hub import MembershipView
 from omni_worker.coordinator.messages import (
     Delta,
     Register,
-    Roll,
+    ReplicaState,
+    ReplicaTable,
     Snapshot,
-    State,
     decode_publication,
     decode_register,
     decode_report,
     encode,
 )
-from omni_worker.coordinator.registry import FORGET_AFTER, Refusal
+from omni_worker.coordinator.registry import FORGET_AFTER_TIMEOUTS, RegistrationError
 
 from .members import TIMEOUT, hello, make, report
 
@@ -27,7 +27,7 @@ class Process:
     """A replica's process as it really behaves: it only goes forward, and numbers its messages."""
 
     def __init__(self, uid):
-        self.uid, self.state, self.id, self.number = uid, State.STARTING, None, 0
+        self.uid, self.state, self.id, self.number = uid, ReplicaState.STARTING, None, 0
 
     def next(self):
         self.number += 1
@@ -43,12 +43,12 @@ class Membership(RuleBasedStateMachine):
         self.registry, self.now, self.sequence = make(), 0.0, 0
         self.processes, self.addresses, self.started = {}, {}, 0
         self.network = []
-        self.faithful, self.lossy, self.has_gap = View(), View(), False
+        self.faithful, self.lossy, self.has_gap = MembershipView(), MembershipView(), False
         self.said = {}  # uid -> the furthest state of it that was seen
         self.newest = {}  # uid -> number and load of the newest report of it that arrived
         self.left, self.said_down = set(), set()
         for view in (self.faithful, self.lossy):
-            view.apply(Snapshot(incarnation="i", sequence=0, all=Roll.of([])))
+            view.apply(Snapshot(incarnation="i", sequence=0, all=ReplicaTable.of([])))
 
     # ---- what processes do
 
@@ -65,15 +65,15 @@ class Membership(RuleBasedStateMachine):
     @rule(data=st.data(), forward=st.booleans(), queue=st.integers(0, 3))
     def say(self, data, forward, queue):
         process = data.draw(st.sampled_from(self._registered()))
-        if forward and process.state is not State.DRAINING:
-            process.state = list(State)[list(State).index(process.state) + 1]
+        if forward and process.state is not ReplicaState.DRAINING:
+            process.state = list(ReplicaState)[list(ReplicaState).index(process.state) + 1]
         self._say(process, queue)
 
     @precondition(lambda self: self._registered())
     @rule(data=st.data())
     def leave(self, data):
         process = data.draw(st.sampled_from(self._registered()))
-        process.state = State.DOWN
+        process.state = ReplicaState.DOWN
         self._say(process, 0)
         self.processes = {uid: one for uid, one in self.processes.items() if one is not process}
 
@@ -114,13 +114,13 @@ class Membership(RuleBasedStateMachine):
         was_there = any(one.uid == message.uid for one in self.registry.replicas)
         try:
             replica, changed = self.registry.register(message, self.now)
-        except Refusal:
+        except RegistrationError:
             assert message.uid in self.left, "only what was overtaken is refused here"
             return
         if not was_there:
             taken = [one.replica_id for one in self.registry.replicas if one.uid != message.uid]
             assert replica.replica_id == min(set(range(len(taken) + 1)) - set(taken)), "the lowest free id"
-            self.said[message.uid] = State.STARTING
+            self.said[message.uid] = ReplicaState.STARTING
             self.newest[message.uid] = message.count, 0
             self.left.discard(message.uid)
         number, load = self.newest[message.uid]
@@ -136,7 +136,7 @@ class Membership(RuleBasedStateMachine):
             self.newest[message.uid] = max(
                 self.newest[message.uid], (message.count, message.load.queue_length), key=lambda pair: pair[0]
             )
-            if message.state is State.DOWN:
+            if message.state is ReplicaState.DOWN:
                 self.said_down.add(message.uid)
         changed = self.registry.report(message, self.now)
         self._publish(changed or [])
@@ -145,23 +145,26 @@ class Membership(RuleBasedStateMachine):
     @rule(data=st.data())
     def connection_lost(self, data):
         process = data.draw(st.sampled_from(self._registered()))
-        self._publish(self.registry.lost(process.id.key, process.uid))
+        self._publish(self.registry.on_disconnect(process.id.key, process.uid))
 
-    @rule(seconds=st.sampled_from([1.0, TIMEOUT + 1, TIMEOUT * FORGET_AFTER + 1]))
+    @rule(seconds=st.sampled_from([1.0, TIMEOUT + 1, TIMEOUT * FORGET_AFTER_TIMEOUTS + 1]))
     def sweep(self, seconds):
         self.now += seconds
-        self.network = [(at, one) for at, one in self.network if self.now - at <= TIMEOUT * FORGET_AFTER]
-        self._publish(self.registry.sweep(self.now))
+        self.network = [(at, one) for at, one in self.network if self.now - at <= TIMEOUT * FORGET_AFTER_TIMEOUTS]
+        self._publish(self.registry.check_silence(self.now))
 
     # ---- what the hubs get
 
     def _publish(self, changed):
         for replica in changed:
-            if replica.state is State.DOWN:
+            if replica.state is ReplicaState.DOWN:
                 self.left.add(replica.uid)
         self.sequence += 1
         delta = Delta(
-            incarnation="i", sequence=self.sequence, changed=Roll.of(changed), loads=self.registry.take_loads()
+            incarnation="i",
+            sequence=self.sequence,
+            changed=ReplicaTable.of(changed),
+            loads=self.registry.pop_load_updates(),
         )
         delta = decode_publication(encode(delta))
         assert self.faithful.apply(delta) is not None
@@ -179,7 +182,7 @@ class Membership(RuleBasedStateMachine):
     @rule()
     def a_snapshot_comes(self):
         self._publish([])
-        snapshot = Snapshot(incarnation="i", sequence=self.sequence, all=Roll.of(self.registry.replicas))
+        snapshot = Snapshot(incarnation="i", sequence=self.sequence, all=ReplicaTable.of(self.registry.replicas))
         for view in (self.faithful, self.lossy):
             view.apply(decode_publication(encode(snapshot)))
         self.has_gap = False
@@ -199,9 +202,9 @@ class Membership(RuleBasedStateMachine):
 
     @invariant()
     def a_process_only_goes_forward(self):
-        order = {State.STARTING: 0, State.UP: 1, State.DRAINING: 2}
+        order = {ReplicaState.STARTING: 0, ReplicaState.UP: 1, ReplicaState.DRAINING: 2}
         for replica in self.registry.replicas:
-            if replica.state is not State.ERROR:
+            if replica.state is not ReplicaState.ERROR:
                 assert order[replica.state] >= order[self.said[replica.uid]]
                 self.said[replica.uid] = replica.state
 
@@ -213,15 +216,15 @@ class Membership(RuleBasedStateMachine):
 
     @invariant()
     def a_hub_that_missed_nothing_sees_what_the_registry_has(self):
-        if not self.registry._new_loads:
+        if not self.registry._changed_loads:
             assert sorted(self.faithful.replicas.values(), key=lambda one: one.key) == self.registry.replicas
 
     def teardown(self):
         self.a_snapshot_comes()
-        self.sweep(TIMEOUT * FORGET_AFTER + 1)
-        self.sweep(TIMEOUT * FORGET_AFTER + 1)
+        self.sweep(TIMEOUT * FORGET_AFTER_TIMEOUTS + 1)
+        self.sweep(TIMEOUT * FORGET_AFTER_TIMEOUTS + 1)
         assert self.registry.replicas == []
-        assert not self.registry._left, "nothing is remembered for ever"
+        assert not self.registry._departed, "nothing is remembered for ever"
         assert not self.faithful.replicas
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from omni_worker.coordinator.hub import View
-from omni_worker.coordinator.messages import Delta, NewLoad, Roll, Snapshot, State
-from omni_worker.coordinator.registry import FORGET_AFTER, Refusal
+from omni_worker.coordinator.hub import MembershipView
+from omni_worker.coordinator.messages import Delta, LoadUpdate, ReplicaState, ReplicaTable, Snapshot
+from omni_worker.coordinator.registry import FORGET_AFTER_TIMEOUTS, RegistrationError
 
 from .members import TIMEOUT, hello, join, make, report
 
@@ -16,55 +16,55 @@ def states(registry):
 def test_a_replica_starts_and_comes_up():
     registry = make()
     replica, changed = registry.register(hello(), 0.0)
-    assert [(one.replica_id, one.state) for one in changed] == [(0, State.STARTING)]
-    assert [one.state for one in registry.report(report(replica), 1.0)] == [State.UP]
+    assert [(one.replica_id, one.state) for one in changed] == [(0, ReplicaState.STARTING)]
+    assert [one.state for one in registry.report(report(replica), 1.0)] == [ReplicaState.UP]
 
 
 def test_silence_makes_an_error_and_a_heartbeat_heals_it():
     registry = make()
     replica = join(registry)
-    assert registry.sweep(TIMEOUT) == []
-    assert [one.state for one in registry.sweep(TIMEOUT + 1)] == [State.ERROR]
-    assert [one.state for one in registry.report(report(replica), TIMEOUT + 2)] == [State.UP]
+    assert registry.check_silence(TIMEOUT) == []
+    assert [one.state for one in registry.check_silence(TIMEOUT + 1)] == [ReplicaState.ERROR]
+    assert [one.state for one in registry.report(report(replica), TIMEOUT + 2)] == [ReplicaState.UP]
 
 
 def test_our_own_absence_is_nobodys_silence():
     registry = make()
     join(registry)
-    registry.excuse(2 * TIMEOUT)
-    assert registry.sweep(2 * TIMEOUT + 1) == []
+    registry.excuse_silence(2 * TIMEOUT)
+    assert registry.check_silence(2 * TIMEOUT + 1) == []
 
 
 def test_a_heartbeat_carries_the_load_and_the_liveness():
     registry = make()
     replica = join(registry)
     assert registry.report(report(replica, queue_length=7), TIMEOUT - 1) == []
-    assert [(new.replica_id, new.load.queue_length) for new in registry.take_loads()] == [(0, 7)]
+    assert [(new.replica_id, new.load.queue_length) for new in registry.pop_load_updates()] == [(0, 7)]
     assert registry.replicas[0].load.queue_length == 7
-    assert registry.take_loads() == [], "each is taken once"
-    assert registry.sweep(TIMEOUT + 1) == []
+    assert registry.pop_load_updates() == [], "each is taken once"
+    assert registry.check_silence(TIMEOUT + 1) == []
 
 
 def test_a_load_that_barely_changed_is_no_news():
     registry = make()
     replica = join(registry, step_ms=10.0)
-    registry.take_loads()
+    registry.pop_load_updates()
     registry.report(report(replica, step_ms=10.4), 1.0)
-    assert registry.take_loads() == []
+    assert registry.pop_load_updates() == []
     registry.report(report(replica, step_ms=11.5), 2.0)
-    assert [new.load.step_ms for new in registry.take_loads()] == [11.5]
+    assert [new.load.step_ms for new in registry.pop_load_updates()] == [11.5]
 
 
-@pytest.mark.parametrize("late", [State.UP, State.STARTING])
+@pytest.mark.parametrize("late", [ReplicaState.UP, ReplicaState.STARTING])
 def test_a_draining_replica_never_comes_back_up(late):
     registry = make()
     replica = join(registry)
-    registry.report(report(replica, State.DRAINING), 1.0)
-    registry.lost(replica.key, replica.uid)
+    registry.report(report(replica, ReplicaState.DRAINING), 1.0)
+    registry.on_disconnect(replica.key, replica.uid)
     registry.report(report(replica, late), 2.0)
-    assert states(registry) == {"u": State.DRAINING}
+    assert states(registry) == {"u": ReplicaState.DRAINING}
     registry.register(hello(), 3.0)
-    assert states(registry) == {"u": State.DRAINING}, "nor does it by registering again"
+    assert states(registry) == {"u": ReplicaState.DRAINING}, "nor does it by registering again"
 
 
 def test_a_report_that_comes_twice_or_late_is_void():
@@ -74,9 +74,9 @@ def test_a_report_that_comes_twice_or_late_is_void():
     for message in (second, first, second):
         registry.report(message, 1.0)
     assert registry.replicas[0].load.queue_length == 2
-    registry.sweep(TIMEOUT + 2)
+    registry.check_silence(TIMEOUT + 2)
     registry.report(second, TIMEOUT + 3)
-    assert states(registry) == {"u": State.ERROR}, "an old message is no sign of life"
+    assert states(registry) == {"u": ReplicaState.ERROR}, "an old message is no sign of life"
 
 
 def test_one_that_left_comes_back_neither_by_a_late_report_nor_by_a_late_registration():
@@ -84,18 +84,18 @@ def test_one_that_left_comes_back_neither_by_a_late_report_nor_by_a_late_registr
     greeting = hello()
     replica, _ = registry.register(greeting, 0.0)
     late = report(replica)
-    registry.report(report(replica, State.DOWN), 1.0)
+    registry.report(report(replica, ReplicaState.DOWN), 1.0)
     assert registry.report(late, 1.0) is None
-    with pytest.raises(Refusal, match="overtaken"):
+    with pytest.raises(RegistrationError, match="overtaken"):
         registry.register(greeting, 1.0)
     assert registry.replicas == []
-    assert registry.report(report(replica, State.DOWN), 2.0) == [], "to leave twice is no error"
+    assert registry.report(report(replica, ReplicaState.DOWN), 2.0) == [], "to leave twice is no error"
 
 
 def test_one_that_leaves_frees_its_id_for_the_next():
     registry = make()
     first, second = join(registry, "a"), join(registry, "b")
-    registry.report(report(first, State.DOWN), 1.0)
+    registry.report(report(first, ReplicaState.DOWN), 1.0)
     assert join(registry, "c").replica_id == first.replica_id
     assert second.replica_id == 1
 
@@ -103,10 +103,10 @@ def test_one_that_leaves_frees_its_id_for_the_next():
 def test_the_silent_are_forgotten_in_the_end_and_may_register_again():
     registry = make()
     join(registry)
-    (gone,) = registry.sweep(TIMEOUT * FORGET_AFTER + 1)
-    assert gone.state is State.DOWN
+    (gone,) = registry.check_silence(TIMEOUT * FORGET_AFTER_TIMEOUTS + 1)
+    assert gone.state is ReplicaState.DOWN
     assert registry.replicas == []
-    assert join(registry, now=TIMEOUT * FORGET_AFTER + 2).replica_id == 0
+    assert join(registry, now=TIMEOUT * FORGET_AFTER_TIMEOUTS + 2).replica_id == 0
 
 
 def test_registering_again_keeps_the_id_and_the_state_and_may_bring_a_new_address():
@@ -114,7 +114,7 @@ def test_registering_again_keeps_the_id_and_the_state_and_may_bring_a_new_addres
     join(registry, "a")
     second = join(registry, "b")
     again, changed = registry.register(hello("b", address="tcp://elsewhere:1"), 5.0)
-    assert (again.replica_id, again.state) == (second.replica_id, State.UP)
+    assert (again.replica_id, again.state) == (second.replica_id, ReplicaState.UP)
     assert [one.address for one in changed] == ["tcp://elsewhere:1"]
 
 
@@ -122,7 +122,7 @@ def test_a_new_process_at_an_old_address_takes_its_place():
     registry = make()
     join(registry, "old", address="tcp://h:1")
     replica, changed = registry.register(hello("new", address="tcp://h:1"), 1.0)
-    assert [(one.uid, one.state) for one in changed] == [("old", State.DOWN), ("new", State.STARTING)]
+    assert [(one.uid, one.state) for one in changed] == [("old", ReplicaState.DOWN), ("new", ReplicaState.STARTING)]
     assert replica.replica_id == 0
 
 
@@ -132,10 +132,10 @@ def test_ids_and_memory_stay_bounded_over_a_thousand_restarts():
     for i in range(1000):
         replica = join(registry, f"r{i}", now=i)
         assert replica.replica_id == 1
-        registry.report(report(replica, State.DOWN), i)
+        registry.report(report(replica, ReplicaState.DOWN), i)
         registry.report(report(steady), i)
-        registry.sweep(i)
-    assert len(registry._left) <= TIMEOUT * FORGET_AFTER + 1
+        registry.check_silence(i)
+    assert len(registry._departed) <= TIMEOUT * FORGET_AFTER_TIMEOUTS + 1
 
 
 def test_a_report_of_a_stranger_is_told_to_register_again():
@@ -155,13 +155,13 @@ def test_a_report_of_a_stranger_is_told_to_register_again():
     ],
 )
 def test_a_registration_is_refused_with_a_reason(message, says):
-    with pytest.raises(Refusal, match=says):
+    with pytest.raises(RegistrationError, match=says):
         make().register(message, 0.0)
 
 
 def test_a_hub_that_missed_a_delta_asks_for_a_snapshot_and_has_it_right_again():
-    view = View()
-    roll = Roll.of([join(make())])
+    view = MembershipView()
+    roll = ReplicaTable.of([join(make())])
     assert view.apply(Delta(incarnation="i", sequence=1, changed=roll)) is None
     assert view.apply(Snapshot(incarnation="i", sequence=1, all=roll)) == roll.replicas
     assert view.apply(Delta(incarnation="i", sequence=1, changed=roll)) == []
@@ -171,12 +171,12 @@ def test_a_hub_that_missed_a_delta_asks_for_a_snapshot_and_has_it_right_again():
 
 
 def test_a_hub_takes_loads_of_those_it_knows():
-    view, registry = View(), make()
+    view, registry = MembershipView(), make()
     replica = join(registry)
-    view.apply(Snapshot(incarnation="i", sequence=0, all=Roll.of([replica])))
+    view.apply(Snapshot(incarnation="i", sequence=0, all=ReplicaTable.of([replica])))
     registry.report(report(replica, queue_length=3), 1.0)
     (changed,) = view.apply(
-        Delta(incarnation="i", sequence=1, loads=[*registry.take_loads(), NewLoad(0, 99, replica.load)])
+        Delta(incarnation="i", sequence=1, loads=[*registry.pop_load_updates(), LoadUpdate(0, 99, replica.load)])
     )
     assert (changed.uid, changed.load.queue_length) == ("u", 3)
 
@@ -185,6 +185,6 @@ def test_a_card_that_many_share_goes_once():
     registry = make()
     for number in range(5):
         join(registry, f"u{number}")
-    roll = Roll.of(registry.replicas)
+    roll = ReplicaTable.of(registry.replicas)
     assert len(roll.cards) == 1
     assert roll.replicas == registry.replicas

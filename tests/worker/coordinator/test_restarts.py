@@ -7,7 +7,7 @@ import zmq
 import zmq.asyncio
 
 from omni_worker.coordinator.hub import Hub
-from omni_worker.coordinator.messages import Registered, ReplicaLoad, State, decode_master_reply, encode
+from omni_worker.coordinator.messages import Registered, ReplicaLoad, ReplicaState, decode_master_reply, encode
 from omni_worker.transport.sockets import make_socket
 
 from .fleet import Fleet, eventually, running
@@ -18,7 +18,7 @@ SLACK = 0.5  # for the machine: the rest is two heartbeats
 
 
 def up(fleet, *uids):
-    return lambda: fleet.states() == dict.fromkeys(uids, State.UP)
+    return lambda: fleet.states() == dict.fromkeys(uids, ReplicaState.UP)
 
 
 def run(coroutine):
@@ -47,8 +47,8 @@ def test_a_head_that_restarts_relearns_its_fleet_within_two_heartbeats(pause):
     async def body():
         async with running(timeout=TIMEOUT) as fleet:
             clients = [fleet.client(uid) for uid in "abc"]
-            clients[2].state = State.DRAINING
-            expected = {"a": State.UP, "b": State.UP, "c": State.DRAINING}
+            clients[2].state = ReplicaState.DRAINING
+            expected = {"a": ReplicaState.UP, "b": ReplicaState.UP, "c": ReplicaState.DRAINING}
             await eventually(lambda: fleet.states() == expected)
             ids = {uid: replica.replica_id for uid, replica in fleet.view.items()}
             for _ in range(3):
@@ -70,7 +70,9 @@ def test_a_coordinator_that_forgot_its_fleet_is_told_again_though_no_connection_
             fleet.client("a")
             await eventually(up(fleet, "a"))
             fleet.registry._members.clear()
-            took = await eventually(lambda: len(fleet.registry) == 1 and fleet.registry.replicas[0].state is State.UP)
+            took = await eventually(
+                lambda: len(fleet.registry) == 1 and fleet.registry.replicas[0].state is ReplicaState.UP
+            )
             assert took < 2 * fleet.heartbeat + SLACK
 
     run(body())
@@ -128,12 +130,12 @@ def test_a_change_of_state_is_answered_and_published_before_the_next_heartbeat()
         async with running(timeout=30.0) as fleet:
             client = fleet.client("a")
             await eventually(up(fleet, "a"))
-            client.state = State.DRAINING
+            client.state = ReplicaState.DRAINING
             began = asyncio.get_running_loop().time()
             await client.client.report_now()
             assert asyncio.get_running_loop().time() - began < fleet.heartbeat / 2
-            assert fleet.registry.replicas[0].state is State.DRAINING
-            await eventually(lambda: fleet.states() == {"a": State.DRAINING}, fleet.heartbeat / 2)
+            assert fleet.registry.replicas[0].state is ReplicaState.DRAINING
+            await eventually(lambda: fleet.states() == {"a": ReplicaState.DRAINING}, fleet.heartbeat / 2)
 
     run(body())
 
@@ -191,7 +193,7 @@ def test_a_thousand_restarts_over_real_sockets_leave_ids_and_connections_bounded
                     assert isinstance(welcome, Registered)
                     ids.add(welcome.replica_id)
                 for replica in [one for one in fleet.registry.replicas if one.replica_id % 2]:
-                    await reports.send(encode(report(replica, State.DOWN)))
+                    await reports.send(encode(report(replica, ReplicaState.DOWN)))
                 await eventually(lambda: not any(one.replica_id % 2 for one in fleet.registry.replicas))
             assert ids == set(range(20))
             assert fleet.coordinator.traffic.registered == 1000

@@ -7,7 +7,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from omni_worker.coordinator.messages import State, encode
+from omni_worker.coordinator.messages import ReplicaState, encode
 from omni_worker.errors import ReplicaLost, RequestError, UsageError
 from omni_worker.replica.client import ReplicaClient
 from omni_worker.replica.server import ReplicaServer
@@ -22,7 +22,7 @@ from ..serving import Pipeline, free_ports
 from .fleet import eventually, running
 from .members import hello, report
 
-OURS, THEIRS = CurveKeys.of(b"o" * 32), CurveKeys.of(b"t" * 32)
+OURS, THEIRS = CurveKeys.from_secret(b"o" * 32), CurveKeys.from_secret(b"t" * 32)
 COMBINATIONS = [
     pytest.param(OURS, None, "this replica has no secret", id="the replica has none"),
     pytest.param(OURS, THEIRS, "did not accept this replica's secret", id="the replica has another"),
@@ -38,11 +38,11 @@ def test_with_the_same_secret_all_is_as_without():
     async def body():
         async with running(timeout=3.0, keys=OURS) as fleet:
             client = fleet.client("a")
-            await eventually(lambda: fleet.states() == {"a": State.UP})
+            await eventually(lambda: fleet.states() == {"a": ReplicaState.UP})
             await fleet.stop()
             fleet.view.clear()
             fleet.start()
-            assert await eventually(lambda: fleet.states() == {"a": State.UP}) < 2 * fleet.heartbeat + 0.5
+            assert await eventually(lambda: fleet.states() == {"a": ReplicaState.UP}) < 2 * fleet.heartbeat + 0.5
             assert client.is_registered
             assert fleet.coordinator.traffic.rejected == 0
 
@@ -59,7 +59,7 @@ def test_a_replica_with_the_wrong_secret_is_told_so_counted_and_not_registered(h
             assert "--omni-secret-file" in bad.refusal
             await eventually(lambda: fleet.coordinator.traffic.rejected > 0, 5.0)
             await eventually(lambda: good.is_registered)
-            await eventually(lambda: fleet.states() == {"good": State.UP})
+            await eventually(lambda: fleet.states() == {"good": ReplicaState.UP})
             assert not bad.is_registered
             fleet.coordinator._rejected_at = float("-inf")
             rejected = fleet.coordinator.traffic.rejected
@@ -77,7 +77,7 @@ def test_nothing_is_read_or_injected_without_the_secret(heads, others, says):
     async def body():
         async with running(timeout=30.0, keys=heads) as fleet:
             fleet.client("a")
-            await eventually(lambda: fleet.states() == {"a": State.UP})
+            await eventually(lambda: fleet.states() == {"a": ReplicaState.UP})
             (replica,) = fleet.registry.replicas
             context = zmq.asyncio.Context.instance()
             master, reports, ear = (make_socket(context, kind, others) for kind in (zmq.DEALER, zmq.DEALER, zmq.SUB))
@@ -85,12 +85,12 @@ def test_nothing_is_read_or_injected_without_the_secret(heads, others, says):
             for socket, port in zip((master, reports, ear), fleet.ports, strict=True):
                 socket.connect(f"tcp://127.0.0.1:{port}")
             await master.send(encode(hello("intruder")))
-            await reports.send(encode(report(replica, State.DOWN)))
+            await reports.send(encode(report(replica, ReplicaState.DOWN)))
             await asyncio.sleep(1.5)  # a hub with the secret would have its snapshot by now
             for socket in (master, reports, ear):
                 assert not await socket.poll(0)
                 socket.close(linger=0)
-            assert fleet.states() == {"a": State.UP}
+            assert fleet.states() == {"a": ReplicaState.UP}
             assert fleet.coordinator.traffic.malformed == 0
 
     run(body())

@@ -4,7 +4,7 @@ import asyncio
 import functools
 
 from omni_worker.config.records import Stage
-from omni_worker.coordinator.messages import Replica, ReplicaLoad, State
+from omni_worker.coordinator.messages import Replica, ReplicaLoad, ReplicaState
 from omni_worker.model_card import ModelCard
 from omni_worker.orchestrator.balancers import make_balancer
 from omni_worker.orchestrator.stage_pool import StagePool
@@ -12,7 +12,7 @@ from omni_worker.orchestrator.stage_pool import StagePool
 CARD = ModelCard(pipeline="P", mode="step")
 
 
-def replica(number=0, state=State.UP, uid=None, stage=0, **load):
+def replica(number=0, state=ReplicaState.UP, uid=None, stage=0, **load):
     return Replica(
         stage_id=stage,
         replica_id=number,

@@ -7,7 +7,7 @@ import time
 from prometheus_client import CollectorRegistry
 
 from omni_worker.config.records import Stage
-from omni_worker.coordinator.messages import State
+from omni_worker.coordinator.messages import ReplicaState
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
 from omni_worker.engine.runner import Runner
@@ -71,7 +71,7 @@ class Server:
         self.server.bind("127.0.0.1", self.port)
         self._task = asyncio.create_task(self.server.run())
 
-    def told(self, state=State.UP, **load):
+    def told(self, state=ReplicaState.UP, **load):
         """As the coordinator tells of it."""
         told = pools.replica(self.number, state, self.uid, **load)
         return type(told)(

@@ -6,10 +6,10 @@ import sys
 SCRIPT = """
 import asyncio, resource
 from omni_worker.replica.client import ReplicaClient
-from omni_worker.transport.sockets import allow_many
+from omni_worker.transport.sockets import raise_socket_limits
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-allow_many()
+raise_socket_limits()
 
 async def main():
     clients = [ReplicaClient(f"tcp://127.0.0.1:{20000 + number}", lambda is_open: None) for number in range(1000)]

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from omni_worker.coordinator.messages import State
+from omni_worker.coordinator.messages import ReplicaState
 from omni_worker.errors import RequestError
 from omni_worker.orchestrator import stage_pool
 from omni_worker.orchestrator.run_history import RunHistory
@@ -12,7 +12,7 @@ from omni_worker.orchestrator.run_history import RunHistory
 from .pools import in_loop, numbers, pool_of, replica
 
 
-@pytest.mark.parametrize("state", [state for state in State if state is not State.UP])
+@pytest.mark.parametrize("state", [state for state in ReplicaState if state is not ReplicaState.UP])
 @in_loop
 async def test_only_a_replica_that_is_up_gets_a_request(state):
     pool = pool_of(1)
@@ -57,7 +57,7 @@ async def test_nobody_waits_for_ever(hurried):
 async def test_one_that_was_taken_before_waits_longer(hurried):
     pool = pool_of(1)
     history = RunHistory("a", lost={pool.members[0]})
-    pool.update(replica(0, State.ERROR))
+    pool.update(replica(0, ReplicaState.ERROR))
     with pytest.raises(RequestError):
         await pool.pick()
     waiting = asyncio.create_task(pool.pick(history))
@@ -71,7 +71,7 @@ async def test_a_request_goes_back_to_a_replica_it_lost_only_where_there_is_no_o
     pool = pool_of(3)
     history = RunHistory("a", lost={pool.members[0], pool.members[1]})
     assert (await pool.pick(history)).name == "2"
-    pool.update(replica(2, State.DOWN))
+    pool.update(replica(2, ReplicaState.DOWN))
     assert (await pool.pick(history)).name in ("0", "1")
 
 
@@ -122,7 +122,7 @@ async def test_a_requests_later_call_goes_to_its_replica_while_that_is_up():
         await pool.pick()  # it is the fullest by far
     home.in_flight += 100
     assert await pool.pick(RunHistory("a")) is home
-    pool.update(replica(home.replica.replica_id, State.DRAINING))
+    pool.update(replica(home.replica.replica_id, ReplicaState.DRAINING))
     other = await pool.pick(RunHistory("a"))
     assert other is not home
     assert await pool.pick(RunHistory("a")) is other
@@ -163,7 +163,7 @@ async def test_those_that_drain_are_asked_to_hand_back_as_soon_as_another_is_up(
     pool = pool_of(1)
     (draining,) = pool.members
     await pool.pick()
-    pool.update(replica(0, State.DRAINING))
+    pool.update(replica(0, ReplicaState.DRAINING))
     await asyncio.sleep(0)
     assert draining.client.handed_back == 0, "they finish there: there is no other"
     pool.update(replica(1))
@@ -175,9 +175,9 @@ async def test_those_that_drain_are_asked_to_hand_back_as_soon_as_another_is_up(
 async def test_what_runs_on_one_that_falls_silent_or_leaves_is_given_up():
     pool = pool_of(2)
     silent, leaving = pool.members
-    pool.update(replica(0, State.ERROR))
-    pool.update(replica(0, State.ERROR, running=1))
-    pool.update(replica(1, State.DOWN))
+    pool.update(replica(0, ReplicaState.ERROR))
+    pool.update(replica(0, ReplicaState.ERROR, running=1))
+    pool.update(replica(1, ReplicaState.DOWN))
     assert (silent.client.lost, leaving.client.lost) == (["stalled"], ["left"])
     await asyncio.sleep(0)
     assert leaving.client.is_closed

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from omni_worker.coordinator.messages import State
+from omni_worker.coordinator.messages import ReplicaState
 from omni_worker.errors import RequestError
 from omni_worker.orchestrator import stage_pool, suspects
 from omni_worker.orchestrator.run_history import RunHistory
@@ -51,7 +51,7 @@ async def test_suspects_wait_for_their_turn_however_long_and_for_a_replica_not_f
     await asyncio.sleep(stage_pool.RETRY_DISPATCH_SECONDS * 1.5)
     assert not waiting.done()
     for number in range(2):
-        pool.update(replica(number, State.DOWN))
+        pool.update(replica(number, ReplicaState.DOWN))
     with pytest.raises(RequestError, match="is up"):
         await waiting
     assert all(member.suspect_at_disconnect is None for member in members), "they left, and did not crash"

@@ -26,7 +26,7 @@ from tests.worker.replica.data_connection import Heard, ask, eventually, serving
 from tests.worker.replica.wire.arrays import MIB, same
 
 
-@pytest.mark.parametrize("keys", [None, CurveKeys.of(b"s" * 32)], ids=["in the clear", "encrypted"])
+@pytest.mark.parametrize("keys", [None, CurveKeys.from_secret(b"s" * 32)], ids=["in the clear", "encrypted"])
 def test_both_ways_share_memory_after_the_first_and_places_are_let_go(keys):
     async def body():
         async with serving(keys) as (server, _, connect):

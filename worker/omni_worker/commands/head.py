@@ -10,7 +10,7 @@ from omni_worker.api.probes import Probes
 from omni_worker.api.server import HttpServer
 from omni_worker.commands.stop_signals import stop_on_signals, wait_for_stop
 from omni_worker.config.records import HeadConfig, ServeConfig
-from omni_worker.coordinator.coordinator import Coordinator
+from omni_worker.coordinator.coordinator import Coordinator, CoordinatorPorts
 from omni_worker.coordinator.hub import Hub
 from omni_worker.coordinator.messages import Replica
 from omni_worker.coordinator.metrics_collector import MembershipCollector
@@ -24,13 +24,13 @@ from omni_worker.replica.supervisor import Supervisor
 from omni_worker.telemetry import tracing
 from omni_worker.telemetry.metrics import HeadMetrics
 from omni_worker.transport import keys
-from omni_worker.transport.sockets import allow_many
+from omni_worker.transport.sockets import raise_socket_limits
 
 
 async def run_head(config: ServeConfig, head: HeadConfig) -> None:
     """Serve until SIGTERM or SIGINT, and then drain. Raises CommandError if it cannot start."""
     stop = stop_on_signals()
-    allow_many()
+    raise_socket_limits()
     secret = keys.read(config.secret_file)
     replica_registry = Registry(
         {id: model.digest for id, model in head.models.items()},
@@ -40,13 +40,13 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
     coordinator = Coordinator(
         replica_registry,
         head.master_address,
-        config.master_port,
-        head.coordinator_port,
-        head.coordinator_pub_port,
+        CoordinatorPorts(config.master_port, head.coordinator_port, head.coordinator_pub_port),
         head.heartbeat_timeout,
         secret,
     )
-    pools = [StagePool(stage, make_balancer(head.lb_policy), coordinator.lost, secret) for stage in head.stages]
+    pools = [
+        StagePool(stage, make_balancer(head.lb_policy), coordinator.on_disconnect, secret) for stage in head.stages
+    ]
     publisher = f"tcp://{_connectable(head.master_address)}:{head.coordinator_pub_port}"
     hub = Hub(publisher, functools.partial(_update_pools, pools), secret)
     supervisor = Supervisor(config)

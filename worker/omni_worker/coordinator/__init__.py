@@ -1,5 +1,5 @@
-"""Membership: who is alive, how loaded, and where.
+"""Membership: which replicas are alive, how loaded they are, and where they listen.
 
-`registry` is the pure state; `master` and `coordinator` are its two doors in the head; `stage_client` is a replica's
-end, `hub` the view of whoever routes.
+`registry` is the pure state. `coordinator` is the service in the head, `stage_client` the replica's client for it, and
+`hub` the subscriber that the head routes by. It must not know requests or engines.
 """

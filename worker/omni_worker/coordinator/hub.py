@@ -1,6 +1,6 @@
-"""A subscriber of the coordinator: keeps a view of all replicas, and tells its owner what changed.
+"""A subscriber of the coordinator: keeps a view of all replicas, and reports every change to its owner.
 
-When the coordinator falls silent the last view stays: routing goes on with it.
+If the coordinator falls silent, the last view stays, and routing continues with it.
 """
 
 import asyncio
@@ -12,16 +12,16 @@ import zmq
 import zmq.asyncio
 from msgspec.structs import replace
 
-from omni_worker.coordinator.messages import MALFORMED, Delta, Replica, Snapshot, State, decode_publication
+from omni_worker.coordinator.messages import MALFORMED, Delta, Replica, ReplicaState, Snapshot, decode_publication
 from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.sockets import make_socket
 
 log = logging.getLogger(__name__)
-ASK_AGAIN_SECONDS = 1.0
+SNAPSHOT_RETRY_SECONDS = 1.0
 
 
-class View:
-    """What a hub knows. Pure: takes publications, gives the replicas that changed (one that left comes as DOWN)."""
+class MembershipView:
+    """All replicas, as published. Pure. A replica that left is returned once, as DOWN."""
 
     def __init__(self) -> None:
         self.replicas: dict[tuple[int, int], Replica] = {}
@@ -29,7 +29,10 @@ class View:
         self._sequence = -1
 
     def apply(self, publication: Delta | Snapshot) -> list[Replica] | None:
-        """The changes; None where something was missed and only a snapshot can help."""
+        """Apply a publication. Returns the replicas that changed, or None if a publication was missed.
+
+        After None, only a snapshot makes the view complete again.
+        """
         if isinstance(publication, Snapshot):
             return self._replace(publication)
         if publication.incarnation != self._incarnation or publication.sequence > self._sequence + 1:
@@ -39,14 +42,14 @@ class View:
         self._sequence = publication.sequence
         changed = publication.changed.replicas
         for replica in changed:
-            if replica.state is State.DOWN:
+            if replica.state is ReplicaState.DOWN:
                 self.replicas.pop(replica.key, None)
             else:
                 self.replicas[replica.key] = replica
         for new in publication.loads:
-            known = self.replicas.get((new.stage_id, new.replica_id))
-            if known is not None and known.load != new.load:
-                loaded = self.replicas[known.key] = replace(known, load=new.load)
+            current = self.replicas.get((new.stage_id, new.replica_id))
+            if current is not None and current.load != new.load:
+                loaded = self.replicas[current.key] = replace(current, load=new.load)
                 changed.append(loaded)
         return changed
 
@@ -55,27 +58,28 @@ class View:
             return []
         before, self.replicas = self.replicas, {replica.key: replica for replica in snapshot.all.replicas}
         self._incarnation, self._sequence = snapshot.incarnation, snapshot.sequence
-        gone = [
-            replace(replica, state=State.DOWN)
+        left = [
+            replace(replica, state=ReplicaState.DOWN)
             for key, replica in before.items()
             if key not in self.replicas or self.replicas[key].uid != replica.uid
         ]
-        return gone + [replica for key, replica in self.replicas.items() if before.get(key) != replica]
+        return left + [replica for key, replica in self.replicas.items() if before.get(key) != replica]
 
 
 class Hub:
-    """Follows the coordinator at `address`; `on_change` is called in the event loop with the replicas that changed.
+    """Follows the coordinator at `address`, and calls `on_change` in the event loop with the replicas that changed.
 
-    `heard` is when the coordinator last said something, if only that nothing changed.
+    last_publication_at: when the coordinator last published anything, on the monotonic clock
+    malformed: how many publications could not be decoded
     """
 
     def __init__(self, address: str, on_change: Callable[[list[Replica]], None], keys: CurveKeys | None = None) -> None:
         self.malformed = 0
-        self.heard = time.monotonic()
+        self.last_publication_at = time.monotonic()
         self._address = address
         self._on_change = on_change
-        self._view = View()
-        self._asked = float("-inf")
+        self._view = MembershipView()
+        self._requested_at = float("-inf")
         self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.SUB, keys)
         self._task: asyncio.Task[None] | None = None
 
@@ -95,7 +99,7 @@ class Hub:
     async def _follow(self) -> None:
         while True:
             frames = await self._socket.recv_multipart()
-            self.heard = time.monotonic()
+            self.last_publication_at = time.monotonic()
             try:
                 (frame,) = frames
                 changed = self._view.apply(decode_publication(frame))
@@ -103,17 +107,17 @@ class Hub:
                 self.malformed += 1
                 continue
             if changed is None:
-                self._ask_for_a_snapshot()
+                self._request_snapshot()
             elif changed:
                 try:
                     self._on_change(changed)
-                except Exception:  # whatever its owner made of it, the next change is to be heard
+                except Exception:  # the owner must still get the next change
                     log.exception("a change of the membership could not be followed")
 
-    def _ask_for_a_snapshot(self) -> None:
-        """To subscribe again is to ask; one comes by itself within seconds in any case."""
+    def _request_snapshot(self) -> None:
+        """Subscribe again, which asks for a snapshot. Without it, one is published within seconds anyway."""
         now = time.monotonic()
-        if now - self._asked > ASK_AGAIN_SECONDS:
-            self._asked = now
+        if now - self._requested_at > SNAPSHOT_RETRY_SECONDS:
+            self._requested_at = now
             self._socket.unsubscribe(b"")
             self._socket.subscribe(b"")

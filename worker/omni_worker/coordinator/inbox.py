@@ -1,7 +1,7 @@
 """Reads a plain ZeroMQ socket from the event loop, many messages at a time.
 
-`zmq.asyncio` wakes the loop for each message; a thousand replicas' heartbeats would keep it busy with that alone. Here
-the first message wakes it, and for a moment after that it only looks again and again: the busier, the more at a time.
+`zmq.asyncio` wakes the loop for each message, which would keep it busy with a thousand replicas' heartbeats alone. An
+Inbox is woken by the first message, and then reads the socket every PAUSE_SECONDS until it is empty.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ from typing import Any
 import zmq
 
 PAUSE_SECONDS = 0.02
-MOST_AT_ONCE = 1_000
+MAX_BATCH = 1_000
 
 
 class Inbox:
-    """Hands each message of `socket` to `handle`, as its frames. Open and close it in the event loop."""
+    """Calls `handle` with the frames of each message from `socket`. Open and close it in the event loop."""
 
     def __init__(self, socket: "zmq.Socket[bytes]", handle: Callable[[list[bytes]], None]) -> None:
         self._socket = socket
@@ -23,36 +23,36 @@ class Inbox:
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(0, self._look)
+        self._timer = self._loop.call_later(0, self._read)
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if self._timer is not None:
             self._timer.cancel()
             self._loop.remove_reader(self._socket.FD)
 
-    def _look(self) -> None:
-        """Take what is there, and look again soon; when nothing is, wait for the socket to call."""
-        found = 0
+    def _read(self) -> None:
+        """Handle the waiting messages, and read again soon. If there are none, wait until the socket is readable."""
+        count = 0
         try:
-            while found < MOST_AT_ONCE and (frames := take(self._socket)) is not None:
-                found += 1
+            while count < MAX_BATCH and (frames := receive_now(self._socket)) is not None:
+                count += 1
                 self._handle(frames)
         finally:
-            if found:
-                self._timer = self._loop.call_later(PAUSE_SECONDS if found < MOST_AT_ONCE else 0, self._look)
+            if count:
+                self._timer = self._loop.call_later(PAUSE_SECONDS if count < MAX_BATCH else 0, self._read)
             else:
-                self._loop.add_reader(self._socket.FD, self._called)
+                self._loop.add_reader(self._socket.FD, self._on_readable)
 
-    def _called(self) -> None:
+    def _on_readable(self) -> None:
         self._loop.remove_reader(self._socket.FD)
-        self._look()
+        self._read()
 
 
-def take(socket: "zmq.Socket[bytes]") -> list[Any] | None:
-    """The next message, if one is there."""
+def receive_now(socket: "zmq.Socket[bytes]") -> list[Any] | None:
+    """The next message, or None if there is none now."""
     try:
         return socket.recv_multipart(zmq.NOBLOCK)
     except zmq.Again:

@@ -1,7 +1,7 @@
-"""Every message of the membership protocol, as msgpack. A malformed one raises one of `MALFORMED`.
+"""Every message of the membership protocol, in msgpack. Decoding a malformed one raises one of `MALFORMED`.
 
-What is sent once in a while are maps, which explain themselves; reports and publications are arrays, for there are
-thousands of them a second in a large fleet.
+Rare messages are maps, which explain themselves. Reports and publications are arrays, because a large fleet sends
+thousands of them per second.
 """
 
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ import msgspec
 from omni_worker.model_card import ModelCard
 
 MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
-CHANGE_OF_STEP_MS = 0.1  # the share by which the mean step has to change to be news
+STEP_MS_TOLERANCE = 0.1  # a smaller relative change of the mean step is not published
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class State(StrEnum):
+class ReplicaState(StrEnum):
     """STARTING → UP → DRAINING → DOWN; silence or a lost connection turns UP into ERROR, a heartbeat turns it back."""
 
     STARTING = "STARTING"
@@ -29,7 +29,7 @@ class State(StrEnum):
 
 
 class ReplicaLoad(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A replica's own account of its work. `step_ms` is the mean of its last model calls."""
+    """The load that a replica reports. `step_ms` is the mean time of a step."""
 
     queue_length: Number = 0
     running: Number = 0
@@ -37,32 +37,32 @@ class ReplicaLoad(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     completed: Number = 0
     step_ms: float = 0.0
 
-    def is_news_after(self, other: "ReplicaLoad") -> bool:
-        """Whether it differs from `other` by more than a mean that has wandered a little."""
+    def differs_from(self, other: "ReplicaLoad") -> bool:
+        """Whether the load must be published again after `other`. Small changes of `step_ms` do not count."""
         return (
             self.queue_length != other.queue_length
             or self.running != other.running
             or self.completed != other.completed
             or self.capacity != other.capacity
-            or abs(self.step_ms - other.step_ms) > CHANGE_OF_STEP_MS * other.step_ms
+            or abs(self.step_ms - other.step_ms) > STEP_MS_TOLERANCE * other.step_ms
         )
 
 
 class Replica(msgspec.Struct, frozen=True, kw_only=True):
-    """One replica, as the hubs see it. `address` is where its data socket is: tcp://host:port."""
+    """One replica, as the hubs see it. `address` is that of its data socket: tcp://host:port."""
 
     stage_id: int
     replica_id: int
     uid: str
     address: str
-    state: State
+    state: ReplicaState
     card: ModelCard
     load: ReplicaLoad = ReplicaLoad()
     host: str = ""
 
     @property
     def key(self) -> tuple[int, int]:
-        """Stage and replica id: unique among the replicas of one head."""
+        """Stage id and replica id, unique among the replicas of one head."""
         return self.stage_id, self.replica_id
 
 
@@ -70,7 +70,10 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Register(msgspec.Struct, frozen=True, kw_only=True, tag="register"):
-    """Hello. `uid` is the process's own; saying it again gives the same id. `count` numbers all that it ever sends."""
+    """Registers a replica. `uid` names its process, which keeps its id when it registers again.
+
+    `count` numbers all messages of the process.
+    """
 
     stage_id: Number
     uid: str
@@ -84,7 +87,10 @@ class Register(msgspec.Struct, frozen=True, kw_only=True, tag="register"):
 
 
 class Registered(msgspec.Struct, frozen=True, kw_only=True, tag="registered"):
-    """Welcome. The coordinator listens on the master's host; `incarnation` names this life of the head."""
+    """The registration was accepted. The coordinator listens on the master's host.
+
+    `incarnation` changes whenever the head restarts.
+    """
 
     replica_id: int
     coordinator_port: int
@@ -94,7 +100,7 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True, tag="registered"):
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
-    """No; `reason` says why in words for a person."""
+    """The registration was refused. `reason` is a message for a person."""
 
     reason: str
 
@@ -106,67 +112,67 @@ MasterReply = Registered | Refused
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
-    """A replica's state and load: each report says all, so that the next makes a lost one good.
+    """A replica's state and load. Every report is complete, so the next one makes up for a lost one.
 
-    One that changes the state is an update, any other a heartbeat. `count` numbers all that the process ever sends, so
-    that one which comes twice or late is known. With `answer` the coordinator says that it has heard.
+    A report that changes the state is an update, any other a heartbeat. `count` numbers all messages of the process, so
+    that a report that arrives twice or late can be ignored. `answer` asks the coordinator for an Acknowledged.
     """
 
     stage_id: Number
     replica_id: Number
     uid: str
     count: Number
-    state: State
+    state: ReplicaState
     load: ReplicaLoad = ReplicaLoad()
     answer: bool = False
 
 
-class Known(msgspec.Struct, frozen=True, kw_only=True, tag="known"):
-    """The coordinator has heard the report number `count`."""
+class Acknowledged(msgspec.Struct, frozen=True, kw_only=True, tag="known"):
+    """The coordinator received the report with this `count`."""
 
     incarnation: str
     count: int
 
 
 class RegisterAgain(msgspec.Struct, frozen=True, kw_only=True, tag="register-again"):
-    """The coordinator does not know this replica: it was restarted, or had given the replica up."""
+    """The replica is not registered: the head restarted, or had removed it after a long silence."""
 
 
-CoordinatorReply = Known | RegisterAgain
+CoordinatorReply = Acknowledged | RegisterAgain
 
 
 # ---- coordinator → hubs
 
 
-class Listed(msgspec.Struct, frozen=True, array_like=True):
-    """A Replica on the wire; its card is number `card` of the roll."""
+class ReplicaEntry(msgspec.Struct, frozen=True, array_like=True):
+    """A Replica on the wire. `card` is the index of its model card in the table."""
 
     stage_id: int
     replica_id: int
     uid: str
     address: str
-    state: State
+    state: ReplicaState
     card: Number
     load: ReplicaLoad
     host: str
 
 
-class Roll(msgspec.Struct, frozen=True, array_like=True):
-    """Replicas on the wire: a card that many share goes once."""
+class ReplicaTable(msgspec.Struct, frozen=True, array_like=True):
+    """Replicas on the wire. A model card that several replicas share is sent once."""
 
     cards: list[ModelCard] = []
-    listed: list[Listed] = []
+    entries: list[ReplicaEntry] = []
 
     def __post_init__(self) -> None:
-        if any(one.card >= len(self.cards) for one in self.listed):
+        if any(one.card >= len(self.cards) for one in self.entries):
             raise ValueError(f"a replica's card is not among the {len(self.cards)}")
 
     @classmethod
-    def of(cls, replicas: Iterable[Replica]) -> "Roll":
-        """These replicas, in their order."""
+    def of(cls, replicas: Iterable[Replica]) -> "ReplicaTable":
+        """A table of these replicas, in the same order."""
         cards: dict[ModelCard, int] = {}
-        listed = [
-            Listed(
+        entries = [
+            ReplicaEntry(
                 one.stage_id,
                 one.replica_id,
                 one.uid,
@@ -178,11 +184,11 @@ class Roll(msgspec.Struct, frozen=True, array_like=True):
             )
             for one in replicas
         ]
-        return cls(list(cards), listed)
+        return cls(list(cards), entries)
 
     @property
     def replicas(self) -> list[Replica]:
-        """The replicas in it."""
+        """The replicas of the table, in its order."""
         return [
             Replica(
                 stage_id=one.stage_id,
@@ -194,12 +200,12 @@ class Roll(msgspec.Struct, frozen=True, array_like=True):
                 load=one.load,
                 host=one.host,
             )
-            for one in self.listed
+            for one in self.entries
         ]
 
 
-class NewLoad(msgspec.Struct, frozen=True, array_like=True):
-    """The load of a replica that the hubs know."""
+class LoadUpdate(msgspec.Struct, frozen=True, array_like=True):
+    """The new load of a replica that was published before."""
 
     stage_id: int
     replica_id: int
@@ -207,23 +213,23 @@ class NewLoad(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta", array_like=True):
-    """What changed: replicas, and the loads of others. One with nothing in it says that nothing did.
+    """The changes since the last publication: replicas, and the loads of others. It may be empty.
 
-    `sequence` is one more than the last; a gap means that something was lost.
+    `sequence` is one more than that of the last delta. After a gap, the hub needs a snapshot.
     """
 
     incarnation: str
     sequence: int
-    changed: Roll = Roll()
-    loads: list[NewLoad] = []
+    changed: ReplicaTable = ReplicaTable()
+    loads: list[LoadUpdate] = []
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot", array_like=True):
-    """All replicas, as of `sequence`."""
+    """All replicas, as of the delta with this `sequence`."""
 
     incarnation: str
     sequence: int
-    all: Roll
+    all: ReplicaTable
 
 
 Publication = Delta | Snapshot

@@ -1,4 +1,4 @@
-"""What went through the coordinator, as Prometheus metrics."""
+"""Prometheus metrics of the coordinator."""
 
 import time
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ COUNTERS = {
 
 
 class MembershipCollector(Collector):
-    """The coordinator's counts, and for how long the head's own hub has not heard it, read when Prometheus asks."""
+    """Collects the coordinator's counts, and the hub's time without a publication, when Prometheus scrapes."""
 
     def __init__(self, coordinator: Coordinator, hub: Hub) -> None:
         self._coordinator = coordinator
@@ -30,7 +30,7 @@ class MembershipCollector(Collector):
         for name, text in COUNTERS.items():
             value = getattr(self._coordinator.traffic, name)
             yield CounterMetricFamily(f"omni_membership_{name}", text, value=value)
-        silence = time.monotonic() - self._hub.heard
+        silence = time.monotonic() - self._hub.last_publication_at
         yield GaugeMetricFamily(
             "omni_membership_silence_seconds", "Time since the head heard its own coordinator", value=silence
         )

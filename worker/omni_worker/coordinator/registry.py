@@ -1,10 +1,10 @@
-"""The members and their states: pure, with the caller's clock, so that every interleaving can be tested.
+"""The replicas of a head and their states. Pure: the caller passes the time, so tests can produce any interleaving.
 
-Every change of a replica is returned; one that left is returned once, as DOWN. New loads, of which there are many, are
-collected by `take_loads`.
+Methods return every replica that changed. A replica that left is returned once, as DOWN. Changes of the load alone,
+which are frequent, are collected until `pop_load_updates`.
 
-Messages may come twice, late, and in any order. Each names its process (`uid`) and is numbered by it, so one that is
-not newer than the last is void; and a process only ever goes forward, from STARTING over UP and DRAINING to DOWN.
+Messages may arrive twice, late and in any order. Each carries the `uid` of its process and a number, and is ignored
+unless its number is higher than the last. The state of a process only moves forward: STARTING → UP → DRAINING → DOWN.
 """
 
 from collections.abc import Mapping
@@ -13,169 +13,183 @@ from itertools import count
 
 from msgspec.structs import replace
 
-from omni_worker.coordinator.messages import NewLoad, Register, Replica, ReplicaLoad, Report, State
+from omni_worker.coordinator.messages import LoadUpdate, Register, Replica, ReplicaLoad, ReplicaState, Report
 
-FORGET_AFTER = 4.0  # timeouts that a silent replica stays listed as ERROR before its id is free again
+FORGET_AFTER_TIMEOUTS = 4.0  # timeouts of silence until a replica is removed and its id is free again
 NO_LOAD = ReplicaLoad()
-FORWARD = {State.STARTING: 0, State.UP: 1, State.DRAINING: 2, State.DOWN: 3}
+STATE_ORDER = {ReplicaState.STARTING: 0, ReplicaState.UP: 1, ReplicaState.DRAINING: 2, ReplicaState.DOWN: 3}
 
 
-class Refusal(Exception):
-    """A registration that cannot be taken; the message is for a person."""
+class RegistrationError(Exception):
+    """A registration must be refused. The message is for a person."""
 
 
 @dataclass
-class _Member:
+class _Entry:
+    """A replica, with what is known from its last message.
+
+    last_message_at: when it arrived
+    count: its number
+    reported_state: the last state that the replica reported; only the registry itself sets ERROR
+    """
+
     replica: Replica
-    heard: float
-    count: int  # of its last message
-    said: State = State.STARTING  # the state that it last reported; ERROR is only ever ours
+    last_message_at: float
+    count: int
+    reported_state: ReplicaState = ReplicaState.STARTING
     load: ReplicaLoad = NO_LOAD
 
 
 class Registry:
-    """The replicas of one head. Times are seconds on any steady clock.
+    """The replicas of one head. Times are in seconds on any monotonic clock.
 
     digests: the digest of each stage's model, by stage id
     engines: the engine kind of each stage
-    timeout: silence after which a replica is in ERROR
+    timeout: seconds of silence after which a replica is in ERROR
     """
 
     def __init__(self, digests: Mapping[int, str], engines: Mapping[int, str], timeout: float) -> None:
         self._digests = digests
         self._engines = engines
         self._timeout = timeout
-        self._members: dict[tuple[int, int], _Member] = {}
-        self._left: dict[str, tuple[int, float]] = {}  # uid -> count of its last message, and when it was
-        self._new_loads: set[tuple[int, int]] = set()
+        self._entries: dict[tuple[int, int], _Entry] = {}
+        self._departed: dict[str, tuple[int, float]] = {}  # by uid: the number and time of the last message
+        self._changed_loads: set[tuple[int, int]] = set()
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._entries)
 
     @property
     def replicas(self) -> list[Replica]:
-        """All replicas that are listed, by stage and id."""
-        return [_now(self._members[key]) for key in sorted(self._members)]
+        """All replicas, by stage and id."""
+        return [_current(self._entries[key]) for key in sorted(self._entries)]
 
-    def register(self, hello: Register, now: float) -> tuple[Replica, list[Replica]]:
-        """Take a replica in as STARTING and give it the lowest free id; the replica, and all that changed.
+    def register(self, message: Register, now: float) -> tuple[Replica, list[Replica]]:
+        """Add a replica as STARTING with the lowest free id. Returns it, and all replicas that changed.
 
-        The same uid keeps its id and its state. One with the address of another takes its place: two cannot listen
-        there. Raises Refusal.
+        A process that registers again keeps its id and its state. A replica with the address of another replaces it,
+        because only one of them can listen there.
+
+        Raises RegistrationError if the replica does not fit its stage, or if the message is out of date.
         """
-        self._check(hello)
+        self._check(message)
         key, changed = None, []
-        for member in list(self._members.values()):
-            if member.replica.uid == hello.uid and member.replica.stage_id == hello.stage_id:
-                if hello.count <= member.count:
-                    return _now(member), []
-                key = member.replica.key
-            elif member.replica.address == hello.address:
-                changed.append(self._remove(member.replica.key, now))
-        before = self._members.get(key) if key else None
-        member = _Member(self._listed(hello, key), now, hello.count)
+        for entry in list(self._entries.values()):
+            if entry.replica.uid == message.uid and entry.replica.stage_id == message.stage_id:
+                if message.count <= entry.count:
+                    return _current(entry), []
+                key = entry.replica.key
+            elif entry.replica.address == message.address:
+                changed.append(self._remove(entry.replica.key, now))
+        before = self._entries.get(key) if key else None
+        entry = _Entry(self._new_replica(message, key), now, message.count)
         if before is not None:
-            member.said, member.load = before.said, before.load
-            member.replica = replace(member.replica, state=before.said)
-        self._members[member.replica.key] = member
-        self._left.pop(hello.uid, None)
-        if before is None or before.replica != member.replica:
-            changed.append(_now(member))
-        return _now(member), changed
+            entry.reported_state, entry.load = before.reported_state, before.load
+            entry.replica = replace(entry.replica, state=before.reported_state)
+        self._entries[entry.replica.key] = entry
+        self._departed.pop(message.uid, None)
+        if before is None or before.replica != entry.replica:
+            changed.append(_current(entry))
+        return _current(entry), changed
 
     def report(self, message: Report, now: float) -> list[Replica] | None:
-        """A replica's update or heartbeat; what changed beside its load, or None where the replica is not known."""
-        member = self._members.get((message.stage_id, message.replica_id))
-        if member is None or member.replica.uid != message.uid:
-            return [] if message.state is State.DOWN else None
-        if message.count <= member.count:
+        """Record an update or heartbeat. Returns what changed, without loads; None if it must register again."""
+        entry = self._entries.get((message.stage_id, message.replica_id))
+        if entry is None or entry.replica.uid != message.uid:
+            return [] if message.state is ReplicaState.DOWN else None
+        if message.count <= entry.count:
             return []
-        member.heard, member.count = now, message.count
-        if message.state is State.DOWN:
-            return [self._remove(member.replica.key, now)]
-        if message.load.is_news_after(member.load):
-            member.load = message.load
-            self._new_loads.add(member.replica.key)
-        if message.state is not member.said and FORWARD.get(message.state, -1) > FORWARD[member.said]:
-            member.said = message.state
-        return self._change(member, member.said)
+        entry.last_message_at, entry.count = now, message.count
+        if message.state is ReplicaState.DOWN:
+            return [self._remove(entry.replica.key, now)]
+        if message.load.differs_from(entry.load):
+            entry.load = message.load
+            self._changed_loads.add(entry.replica.key)
+        if (
+            message.state is not entry.reported_state
+            and STATE_ORDER.get(message.state, -1) > STATE_ORDER[entry.reported_state]
+        ):
+            entry.reported_state = message.state
+        return self._change(entry, entry.reported_state)
 
-    def take_loads(self) -> list[NewLoad]:
-        """The loads that changed since they were last taken."""
-        loads = [NewLoad(*key, self._members[key].load) for key in sorted(self._new_loads) if key in self._members]
-        self._new_loads.clear()
+    def pop_load_updates(self) -> list[LoadUpdate]:
+        """The loads that changed since the last call."""
+        loads = [
+            LoadUpdate(*key, self._entries[key].load) for key in sorted(self._changed_loads) if key in self._entries
+        ]
+        self._changed_loads.clear()
         return loads
 
     def silence(self, now: float) -> dict[tuple[int, int], float]:
-        """For each replica, seconds since it was heard of."""
-        return {key: now - member.heard for key, member in self._members.items()}
+        """The seconds since the last message of each replica."""
+        return {key: now - entry.last_message_at for key, entry in self._entries.items()}
 
-    def lost(self, key: tuple[int, int], uid: str) -> list[Replica]:
-        """The connection to a replica closed: it gets nothing until it is heard of again."""
-        member = self._members.get(key)
-        return [] if member is None or member.replica.uid != uid else self._change(member, State.ERROR)
+    def on_disconnect(self, key: tuple[int, int], uid: str) -> list[Replica]:
+        """The data connection to a replica closed: it is in ERROR until its next message. Returns the changes."""
+        entry = self._entries.get(key)
+        return [] if entry is None or entry.replica.uid != uid else self._change(entry, ReplicaState.ERROR)
 
-    def sweep(self, now: float) -> list[Replica]:
-        """Mark the silent as ERROR, and forget those that have been silent for long."""
+    def check_silence(self, now: float) -> list[Replica]:
+        """Put silent replicas into ERROR, and remove those that have been silent for long. Returns the changes."""
         changed = []
-        for key, member in list(self._members.items()):
-            silence = now - member.heard
-            if silence > self._timeout * FORGET_AFTER:
+        for key, entry in list(self._entries.items()):
+            silence = now - entry.last_message_at
+            if silence > self._timeout * FORGET_AFTER_TIMEOUTS:
                 changed.append(self._remove(key, now))
             elif silence > self._timeout:
-                changed += self._change(member, State.ERROR)
-        for uid, (_, left) in list(self._left.items()):
-            if now - left > self._timeout * FORGET_AFTER:
-                del self._left[uid]
+                changed += self._change(entry, ReplicaState.ERROR)
+        for uid, (_, left) in list(self._departed.items()):
+            if now - left > self._timeout * FORGET_AFTER_TIMEOUTS:
+                del self._departed[uid]
         return changed
 
-    def excuse(self, seconds: float) -> None:
-        """We ourselves did not listen for so long: it is nobody's silence."""
-        for member in self._members.values():
-            member.heard += seconds
+    def excuse_silence(self, seconds: float) -> None:
+        """Do not count the last `seconds` as silence, because the head itself did not listen."""
+        for entry in self._entries.values():
+            entry.last_message_at += seconds
 
-    def _check(self, hello: Register) -> None:
-        stage = hello.stage_id
+    def _check(self, message: Register) -> None:
+        stage = message.stage_id
         if stage not in self._digests:
-            raise Refusal(f"there is no stage {stage}; this pipeline has {sorted(self._digests)}")
-        if hello.engine != self._engines[stage]:
-            raise Refusal(
-                f"this replica's engine is {hello.engine!r}, and stage {stage} is {self._engines[stage]!r}: "
+            raise RegistrationError(f"there is no stage {stage}; this pipeline has {sorted(self._digests)}")
+        if message.engine != self._engines[stage]:
+            raise RegistrationError(
+                f"this replica's engine is {message.engine!r}, and stage {stage} is {self._engines[stage]!r}: "
                 "give the replica the --stage-id and MODEL of one stage"
             )
-        if hello.digest != self._digests[stage]:
-            raise Refusal(
-                f"this replica serves another model (digest {hello.digest}) than stage {stage} of the head "
+        if message.digest != self._digests[stage]:
+            raise RegistrationError(
+                f"this replica serves another model (digest {message.digest}) than stage {stage} of the head "
                 f"({self._digests[stage]}): start both with the same MODEL and revision"
             )
-        if hello.uid in self._left and hello.count <= self._left[hello.uid][0]:
-            raise Refusal("this registration was overtaken by a later message of the same process")
+        if message.uid in self._departed and message.count <= self._departed[message.uid][0]:
+            raise RegistrationError("this registration was overtaken by a later message of the same process")
 
-    def _listed(self, hello: Register, key: tuple[int, int] | None) -> Replica:
+    def _new_replica(self, message: Register, key: tuple[int, int] | None) -> Replica:
         if key is None:
-            taken = {replica_id for stage_id, replica_id in self._members if stage_id == hello.stage_id}
-            key = hello.stage_id, next(id for id in count() if id not in taken)
+            used = {replica_id for stage_id, replica_id in self._entries if stage_id == message.stage_id}
+            key = message.stage_id, next(id for id in count() if id not in used)
         return Replica(
-            stage_id=hello.stage_id,
+            stage_id=message.stage_id,
             replica_id=key[1],
-            uid=hello.uid,
-            address=hello.address,
-            state=State.STARTING,
-            card=hello.card,
-            host=hello.host,
+            uid=message.uid,
+            address=message.address,
+            state=ReplicaState.STARTING,
+            card=message.card,
+            host=message.host,
         )
 
-    def _change(self, member: _Member, state: State) -> list[Replica]:
-        if state is member.replica.state:
+    def _change(self, entry: _Entry, state: ReplicaState) -> list[Replica]:
+        if state is entry.replica.state:
             return []
-        member.replica = replace(member.replica, state=state)
-        return [_now(member)]
+        entry.replica = replace(entry.replica, state=state)
+        return [_current(entry)]
 
     def _remove(self, key: tuple[int, int], now: float) -> Replica:
-        member = self._members.pop(key)
-        self._left[member.replica.uid] = member.count, now
-        return replace(_now(member), state=State.DOWN)
+        entry = self._entries.pop(key)
+        self._departed[entry.replica.uid] = entry.count, now
+        return replace(_current(entry), state=ReplicaState.DOWN)
 
 
-def _now(member: _Member) -> Replica:
-    return replace(member.replica, load=member.load)
+def _current(entry: _Entry) -> Replica:
+    return replace(entry.replica, load=entry.load)

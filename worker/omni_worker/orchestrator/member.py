@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from omni_worker.coordinator.messages import Replica, State
+from omni_worker.coordinator.messages import Replica, ReplicaState
 from omni_worker.replica.client import ReplicaClient
 
 MAX_OTHER_BITS = 15
@@ -37,7 +37,7 @@ class Member:
     @property
     def is_up(self) -> bool:
         """Whether the replica may get requests."""
-        return self.replica.state is State.UP and self.is_connected
+        return self.replica.state is ReplicaState.UP and self.is_connected
 
     @property
     def load(self) -> int:

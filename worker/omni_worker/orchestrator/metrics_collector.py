@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from omni_worker.coordinator.messages import State
+from omni_worker.coordinator.messages import ReplicaState
 from omni_worker.orchestrator.balancers import ReplicaKey
 from omni_worker.orchestrator.member import Member
 from omni_worker.orchestrator.stage_pool import StagePool
@@ -60,7 +60,7 @@ class PoolCollector(Collector):
                 values = [pool.stage.name, member.name]
                 for name, (_, value) in GAUGES.items():
                     families[name].add_metric(values, value(member))
-                for state in State:
+                for state in ReplicaState:
                     states.add_metric([*values, state], float(member.replica.state is state))
                 completed.add_metric(values, member.replica.load.completed)
                 if member.replica.key in silence:

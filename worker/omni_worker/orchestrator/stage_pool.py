@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 from omni_worker.config.records import Stage
-from omni_worker.coordinator.messages import Replica, State
+from omni_worker.coordinator.messages import Replica, ReplicaState
 from omni_worker.errors import RequestError
 from omni_worker.orchestrator import suspects
 from omni_worker.orchestrator.balancers import Balancer, ReplicaKey
@@ -83,7 +83,7 @@ class StagePool:
         if member and (member.replica.uid, member.replica.address) != (replica.uid, replica.address):
             self._remove(member, "the replica was replaced")
             member = None
-        if replica.state is State.DOWN:
+        if replica.state is ReplicaState.DOWN:
             if member:
                 self._remove(member, "the replica left")
             return
@@ -91,9 +91,9 @@ class StagePool:
             member = self._add(replica)
         before, now = member.replica.state, replica.state
         member.update(replica)
-        if now is State.ERROR and before is not State.ERROR:
+        if now is ReplicaState.ERROR and before is not ReplicaState.ERROR:
             member.client.lose("the replica fell silent", "stalled")
-        if now is State.DRAINING and member not in self._draining:
+        if now is ReplicaState.DRAINING and member not in self._draining:
             self._draining.add(member)
             self.drains += 1
         self._refresh(member)

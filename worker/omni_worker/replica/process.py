@@ -18,8 +18,8 @@ import msgspec
 
 from omni_worker.config import model_source
 from omni_worker.config.records import ReplicaConfig
-from omni_worker.coordinator.messages import Register, State
-from omni_worker.coordinator.stage_client import Membership, StageClient
+from omni_worker.coordinator.messages import Register, ReplicaState
+from omni_worker.coordinator.stage_client import RegistrationStatus, StageClient
 from omni_worker.engine.engine import Engine
 from omni_worker.errors import CommandError
 from omni_worker.model_card import ModelCard
@@ -30,7 +30,7 @@ from omni_worker.replica.warm_up import warm_up
 from omni_worker.telemetry import tracing
 from omni_worker.telemetry.logs import configure_logging
 from omni_worker.transport import keys
-from omni_worker.transport.sockets import own_address_towards
+from omni_worker.transport.sockets import local_address_towards
 
 if TYPE_CHECKING:
     from omni_worker.replica.phases import Phases
@@ -47,7 +47,7 @@ class ReplicaProcess:
     def __init__(self, config: ReplicaConfig, report: Reporter) -> None:
         self._config = config
         self._report = report
-        self._state = State.STARTING
+        self._state = ReplicaState.STARTING
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._failure: str | None = None
@@ -76,7 +76,7 @@ class ReplicaProcess:
             if self._config.engine.text_encoder:  # without one, only the stage before knows what embeddings look like
                 await warm_up(self._server, card, self._config.engine.max_num_seqs)
             self._report("loaded", pipeline=card.pipeline, mode=card.mode)
-            self._state = State.UP
+            self._state = ReplicaState.UP
             client = StageClient(
                 await self._registration(card, digest),
                 self._config.master_address,
@@ -132,7 +132,7 @@ class ReplicaProcess:
         while self._config.address is None:
             try:
                 return await asyncio.to_thread(
-                    own_address_towards, self._config.master_address, self._config.master_port
+                    local_address_towards, self._config.master_address, self._config.master_port
                 )
             except OSError as error:
                 log.info("the head at %s is not to be found yet: %s", self._config.master_address, error)
@@ -140,7 +140,7 @@ class ReplicaProcess:
         return self._config.address
 
     async def _drain(self, client: StageClient) -> None:
-        self._state = State.DRAINING
+        self._state = ReplicaState.DRAINING
         self._report("draining")
         self._server.stop_accepting()
         began = time.monotonic()
@@ -148,7 +148,7 @@ class ReplicaProcess:
         left = self._config.drain_timeout - self._hand_back_seconds - (time.monotonic() - began)
         if not await self._server.drain(max(0.0, left)):
             log.warning("not everything ended within %.0f s; the rest was handed back", left)
-        self._state = State.DOWN
+        self._state = ReplicaState.DOWN
         await client.report_now()
 
     def _end(self, engine: Engine) -> int:
@@ -166,7 +166,7 @@ class ReplicaProcess:
     def _hand_back_seconds(self) -> float:
         return min(MAX_HAND_BACK_SECONDS, self._config.drain_timeout / 4)
 
-    def _on_membership(self, membership: Membership) -> None:
+    def _on_membership(self, membership: RegistrationStatus) -> None:
         registered = membership.is_registered(time.monotonic())
         self._report("membership", registered=registered, id=membership.replica_id, refusal=membership.refusal)
 

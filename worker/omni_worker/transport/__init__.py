@@ -1,4 +1,4 @@
-"""Bytes between processes: ZMQ sockets, the shared secret and its keys, pooled shared memory.
+"""Moves bytes between processes: ZMQ sockets, the key pair of the shared secret, pooled shared memory.
 
-It moves messages and knows none of them.
+It must not know the messages that it carries.
 """

@@ -1,8 +1,8 @@
-"""The secret that the processes of one pipeline share, as keys: without it nothing is registered, read or injected.
+"""The secret that the processes of one pipeline share, as ZeroMQ keys. Without it, nobody can register, read or inject.
 
-One CURVE key pair is derived from the secret, and is both ends' own. So a client proves that it has the secret by
-knowing whom it talks to, and a server by being that one; the server also asks for the client's key. The public half is
-never sent in clear, and is as good as secret here.
+One CURVE key pair is derived from the secret, and both ends use it. Each end proves that it has the secret by having
+the pair: a client must know the server's public key, and the server checks the client's. The public key is never sent
+in clear, so it is a secret as well.
 """
 
 import hashlib
@@ -19,81 +19,87 @@ from zmq.utils import z85
 from omni_worker.errors import UsageError
 
 log = logging.getLogger(__name__)
-FLAG = "--omni-secret-file"
-FEWEST_BYTES = 32
+SECRET_FLAG = "--omni-secret-file"
+MIN_SECRET_BYTES = 32
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 
 
 @dataclass(frozen=True)
 class CurveKeys:
-    """A CURVE key pair in Z85, as ZeroMQ takes it."""
+    """A CURVE key pair in Z85, as ZeroMQ needs it."""
 
     public: bytes
     secret: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, secret: bytes) -> "CurveKeys":
-        """The pair that belongs to a secret; spaces and line ends around it do not count."""
-        own = z85.encode(hashlib.blake2b(secret.strip(), digest_size=32, person=b"omni-curve").digest())
-        return cls(zmq.curve_public(own), own)
+    def from_secret(cls, secret: bytes) -> "CurveKeys":
+        """Derive the key pair from a secret. Whitespace around the secret is ignored."""
+        private = z85.encode(hashlib.blake2b(secret.strip(), digest_size=32, person=b"omni-curve").digest())
+        return cls(zmq.curve_public(private), private)
 
     def protect(self, socket: "zmq.Socket[Any]", *, is_server: bool) -> None:
-        """Have `socket` speak only with holders of the secret; before it binds or connects."""
+        """Let `socket` connect only to processes with the same secret. Call it before the socket binds or connects."""
         socket.setsockopt(zmq.CURVE_PUBLICKEY, self.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.secret)
         if is_server:
-            _guard(socket.context)
+            _start_authenticator(socket.context)
             socket.setsockopt(zmq.CURVE_SERVER, 1)
             socket.setsockopt(zmq.ZAP_DOMAIN, self.public)
-            socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # nobody gets in while nobody is there to ask
+            socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # reject clients until the authenticator runs
         else:
             socket.setsockopt(zmq.CURVE_SERVERKEY, self.public)
 
 
 def read(file: str | None) -> CurveKeys | None:
-    """The keys of the secret in `file`; None without one. Raises UsageError, naming the file and the remedy."""
+    """Read the secret in `file` and derive its keys; None if there is no file.
+
+    Raises UsageError if the file cannot be read, or its secret is too short.
+    """
     if file is None:
         return None
     try:
         secret = Path(file).read_bytes()
     except OSError as error:
-        raise UsageError(f"{FLAG} {file}: {error.strerror}") from error
-    if len(secret.strip()) < FEWEST_BYTES:
+        raise UsageError(f"{SECRET_FLAG} {file}: {error.strerror}") from error
+    if len(secret.strip()) < MIN_SECRET_BYTES:
         raise UsageError(
-            f"{FLAG} {file}: {len(secret.strip())} bytes are too few for a secret; it needs {FEWEST_BYTES} or more: "
-            f"openssl rand -hex 32 > {file}"
+            f"{SECRET_FLAG} {file}: {len(secret.strip())} bytes are too few for a secret; "
+            f"it needs {MIN_SECRET_BYTES} or more: openssl rand -hex 32 > {file}"
         )
-    return CurveKeys.of(secret)
+    return CurveKeys.from_secret(secret)
 
 
 def check(file: str | None) -> None:
-    """Raise UsageError where the secret cannot be used, and warn where others on this machine may read it."""
+    """Check the secret in `file`. Logs a warning if every user of this machine may read it.
+
+    Raises UsageError if the secret cannot be used.
+    """
     read(file)
     if file is not None and Path(file).stat().st_mode & stat.S_IROTH:
-        log.warning("%s %s may be read by every user of this machine: chmod o-r %s", FLAG, file, file)
+        log.warning("%s %s may be read by every user of this machine: chmod o-r %s", SECRET_FLAG, file, file)
 
 
-def _guard(context: "zmq.Context[Any]") -> None:
-    """Start, once for each context, the thread that ZeroMQ asks whether a client may come in (RFC 27, ZAP)."""
-    door = context.socket(zmq.REP, socket_class=zmq.Socket)
+def _start_authenticator(context: "zmq.Context[Any]") -> None:
+    """Start the thread that authenticates clients, once for each context (ZAP, https://rfc.zeromq.org/spec/27/)."""
+    socket = context.socket(zmq.REP, socket_class=zmq.Socket)
     try:
-        door.bind(ZAP_ADDRESS)
+        socket.bind(ZAP_ADDRESS)
     except zmq.ZMQError as error:
-        door.close(linger=0)
+        socket.close(linger=0)
         if error.errno != zmq.EADDRINUSE:
             raise
     else:
-        threading.Thread(target=_answer, args=(door,), name="zap", daemon=True).start()
+        threading.Thread(target=_authenticate, args=(socket,), name="zap", daemon=True).start()
 
 
-def _answer(door: "zmq.Socket[bytes]") -> None:
-    """Let in whose key is the one that the server named as its domain."""
+def _authenticate(socket: "zmq.Socket[bytes]") -> None:
+    """Accept clients whose public key is the one that the server set as its ZAP domain."""
     while True:
         try:
-            _, request, domain, _, _, mechanism, *credentials = door.recv_multipart()
-            is_known = mechanism == b"CURVE" and credentials == [z85.decode(domain)]
-            status, text = (b"200", b"OK") if is_known else (b"400", b"another secret")
-            door.send_multipart([b"1.0", request, status, text, b"", b""])
+            _, request, domain, _, _, mechanism, *credentials = socket.recv_multipart()
+            is_accepted = mechanism == b"CURVE" and credentials == [z85.decode(domain)]
+            status, text = (b"200", b"OK") if is_accepted else (b"400", b"another secret")
+            socket.send_multipart([b"1.0", request, status, text, b"", b""])
         except zmq.ContextTerminated:
-            door.close(linger=0)
+            socket.close(linger=0)
             return

@@ -1,4 +1,4 @@
-"""ZeroMQ sockets as this project uses them: a dead peer is noticed in seconds, and nothing is queued without bound."""
+"""ZeroMQ sockets with this project's settings: they notice a dead peer in seconds, and their queues are bounded."""
 
 import resource
 import socket
@@ -13,9 +13,9 @@ HEARTBEAT_MS = 2_000
 SILENCE_MS = 6_000
 KEEPALIVE_SECONDS = 15
 QUEUED_MESSAGES = 10_000
-QUEUED_DATA_MESSAGES = 64  # where a message may be large
-LARGEST_MESSAGE = 2**30
-LARGEST_CONTROL_MESSAGE = 2**20
+QUEUED_DATA_MESSAGES = 64  # for sockets whose messages may be large
+MAX_MESSAGE_BYTES = 2**30
+MAX_CONTROL_MESSAGE_BYTES = 2**20
 SERVERS = frozenset({zmq.ROUTER, zmq.XPUB})
 
 
@@ -24,48 +24,49 @@ def make_socket(
     kind: int,
     keys: CurveKeys | None = None,
     *,
-    largest: int = LARGEST_MESSAGE,
+    max_bytes: int = MAX_MESSAGE_BYTES,
     queued: int = QUEUED_MESSAGES,
     reconnect_ms: int = 1_000,
     pings: bool = True,
 ) -> Any:
-    """A socket of `kind` with keep-alive on the wire and prompt reconnection; ROUTER and XPUB are servers.
+    """Create a socket of `kind`. ROUTER and XPUB sockets are servers, all others clients.
 
-    With `keys` it speaks only with those who have the same. Whoever sends a frame of more than `largest` bytes is
-    disconnected. Each connection holds at most `queued` messages in each direction. A client that has lost its server
-    tries again within `reconnect_ms`.
-
-    Only clients send pings, and with each how long the server is to wait for the next: so both notice the other's end.
-    Without `pings`, where both ends hear of each other anyway, a server learns from the kernel which connections are
-    dead, in about a minute.
+    keys: if given, the socket connects only to processes with the same keys
+    max_bytes: a peer that sends a larger frame is disconnected
+    queued: how many messages each connection queues in each direction
+    reconnect_ms: the longest pause before a client connects again to a server that it lost
+    pings: whether a client pings the server, and asks it to expect the next ping; then each end notices in seconds if
+        the other is gone. Turn it off if both ends exchange messages anyway: TCP keep-alive still closes a dead
+        connection after about a minute.
     """
-    made = context.socket(kind)
-    made.setsockopt(zmq.LINGER, 0)
-    made.setsockopt(zmq.SNDHWM, queued)
-    made.setsockopt(zmq.RCVHWM, queued)
-    made.setsockopt(zmq.MAXMSGSIZE, largest)
-    made.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    made.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_SECONDS)
-    made.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_SECONDS)
-    made.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
+    result = context.socket(kind)
+    result.setsockopt(zmq.LINGER, 0)
+    result.setsockopt(zmq.SNDHWM, queued)
+    result.setsockopt(zmq.RCVHWM, queued)
+    result.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+    result.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    result.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_SECONDS)
+    result.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_SECONDS)
+    result.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
     if kind not in SERVERS and pings:
-        made.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        made.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
-        made.setsockopt(zmq.HEARTBEAT_TTL, SILENCE_MS)
+        result.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        result.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
+        result.setsockopt(zmq.HEARTBEAT_TTL, SILENCE_MS)
     if kind not in SERVERS:
-        made.setsockopt(zmq.RECONNECT_IVL, min(50, reconnect_ms))
-        made.setsockopt(zmq.RECONNECT_IVL_MAX, reconnect_ms)
+        result.setsockopt(zmq.RECONNECT_IVL, min(50, reconnect_ms))
+        result.setsockopt(zmq.RECONNECT_IVL_MAX, reconnect_ms)
     if kind == zmq.ROUTER:
-        made.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        result.setsockopt(zmq.ROUTER_HANDOVER, 1)
     if keys is not None:
-        keys.protect(made, is_server=kind in SERVERS)
-    return made
+        keys.protect(result, is_server=kind in SERVERS)
+    return result
 
 
-def allow_many() -> None:
-    """Let this process have as many sockets and files as it may: a head needs four for each replica. Before the first.
+def raise_socket_limits() -> None:
+    """Raise the limits on sockets and open files to their maximum. Call it before the first socket is created.
 
-    ZeroMQ itself would stop at a thousand sockets, and many systems do at a thousand files.
+    A head needs four for each replica. The default limits are about a thousand sockets in ZeroMQ, and a thousand files
+    in many systems.
     """
     context = zmq.asyncio.Context.instance()
     context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
@@ -73,10 +74,10 @@ def allow_many() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def own_address_towards(host: str, port: int) -> str:
-    """The local address that the kernel would use to reach `host`: by a UDP connect, which sends nothing.
+def local_address_towards(host: str, port: int) -> str:
+    """The local address that the kernel would use to reach `host`. A UDP connect finds it without sending anything.
 
-    Raises OSError where there is no route, or the name is not known.
+    Raises OSError if there is no route, or if the name cannot be resolved.
     """
     family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, protocol) as probe:
