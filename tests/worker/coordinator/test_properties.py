@@ -18,7 +18,7 @@ from omni_worker.coordinator.messages import (
 )
 from omni_worker.coordinator.registry import FORGET_AFTER_TIMEOUTS, RegistrationError
 
-from .members import TIMEOUT, hello, make, report
+from .builders import TIMEOUT, make_registry, registration, report_of
 
 PROCESSES = "abc"
 
@@ -40,7 +40,7 @@ class Membership(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.registry, self.now, self.sequence = make(), 0.0, 0
+        self.registry, self.now, self.sequence = make_registry(), 0.0, 0
         self.processes, self.addresses, self.started = {}, {}, 0
         self.network = []
         self.faithful, self.lossy, self.has_gap = MembershipView(), MembershipView(), False
@@ -86,10 +86,10 @@ class Membership(RuleBasedStateMachine):
         return [one for one in self.processes.values() if one.id is not None]
 
     def _greet(self, process):
-        self._send(hello(process.uid, address=self.addresses[process.uid], number=process.next()))
+        self._send(registration(process.uid, address=self.addresses[process.uid], number=process.next()))
 
     def _say(self, process, queue):
-        self._send(report(process.id, process.state, number=process.next(), queue_length=queue))
+        self._send(report_of(process.id, process.state, number=process.next(), queue_length=queue))
 
     # ---- what the network does
 

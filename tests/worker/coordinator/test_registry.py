@@ -2,11 +2,10 @@
 
 import pytest
 
-from omni_worker.coordinator.hub import MembershipView
-from omni_worker.coordinator.messages import Delta, LoadUpdate, ReplicaState, ReplicaTable, Snapshot
+from omni_worker.coordinator.messages import ReplicaState
 from omni_worker.coordinator.registry import FORGET_AFTER_TIMEOUTS, RegistrationError
 
-from .members import TIMEOUT, hello, join, make, report
+from .builders import TIMEOUT, add_replica, make_registry, registration, report_of
 
 
 def states(registry):
@@ -14,31 +13,31 @@ def states(registry):
 
 
 def test_a_replica_starts_and_comes_up():
-    registry = make()
-    replica, changed = registry.register(hello(), 0.0)
+    registry = make_registry()
+    replica, changed = registry.register(registration(), 0.0)
     assert [(one.replica_id, one.state) for one in changed] == [(0, ReplicaState.STARTING)]
-    assert [one.state for one in registry.report(report(replica), 1.0)] == [ReplicaState.UP]
+    assert [one.state for one in registry.report(report_of(replica), 1.0)] == [ReplicaState.UP]
 
 
 def test_silence_makes_an_error_and_a_heartbeat_heals_it():
-    registry = make()
-    replica = join(registry)
+    registry = make_registry()
+    replica = add_replica(registry)
     assert registry.check_silence(TIMEOUT) == []
     assert [one.state for one in registry.check_silence(TIMEOUT + 1)] == [ReplicaState.ERROR]
-    assert [one.state for one in registry.report(report(replica), TIMEOUT + 2)] == [ReplicaState.UP]
+    assert [one.state for one in registry.report(report_of(replica), TIMEOUT + 2)] == [ReplicaState.UP]
 
 
 def test_our_own_absence_is_nobodys_silence():
-    registry = make()
-    join(registry)
+    registry = make_registry()
+    add_replica(registry)
     registry.excuse_silence(2 * TIMEOUT)
     assert registry.check_silence(2 * TIMEOUT + 1) == []
 
 
 def test_a_heartbeat_carries_the_load_and_the_liveness():
-    registry = make()
-    replica = join(registry)
-    assert registry.report(report(replica, queue_length=7), TIMEOUT - 1) == []
+    registry = make_registry()
+    replica = add_replica(registry)
+    assert registry.report(report_of(replica, queue_length=7), TIMEOUT - 1) == []
     assert [(new.replica_id, new.load.queue_length) for new in registry.pop_load_updates()] == [(0, 7)]
     assert registry.replicas[0].load.queue_length == 7
     assert registry.pop_load_updates() == [], "each is taken once"
@@ -46,31 +45,31 @@ def test_a_heartbeat_carries_the_load_and_the_liveness():
 
 
 def test_a_load_that_barely_changed_is_no_news():
-    registry = make()
-    replica = join(registry, step_ms=10.0)
+    registry = make_registry()
+    replica = add_replica(registry, step_ms=10.0)
     registry.pop_load_updates()
-    registry.report(report(replica, step_ms=10.4), 1.0)
+    registry.report(report_of(replica, step_ms=10.4), 1.0)
     assert registry.pop_load_updates() == []
-    registry.report(report(replica, step_ms=11.5), 2.0)
+    registry.report(report_of(replica, step_ms=11.5), 2.0)
     assert [new.load.step_ms for new in registry.pop_load_updates()] == [11.5]
 
 
 @pytest.mark.parametrize("late", [ReplicaState.UP, ReplicaState.STARTING])
 def test_a_draining_replica_never_comes_back_up(late):
-    registry = make()
-    replica = join(registry)
-    registry.report(report(replica, ReplicaState.DRAINING), 1.0)
+    registry = make_registry()
+    replica = add_replica(registry)
+    registry.report(report_of(replica, ReplicaState.DRAINING), 1.0)
     registry.on_disconnect(replica.key, replica.uid)
-    registry.report(report(replica, late), 2.0)
+    registry.report(report_of(replica, late), 2.0)
     assert states(registry) == {"u": ReplicaState.DRAINING}
-    registry.register(hello(), 3.0)
+    registry.register(registration(), 3.0)
     assert states(registry) == {"u": ReplicaState.DRAINING}, "nor does it by registering again"
 
 
 def test_a_report_that_comes_twice_or_late_is_void():
-    registry = make()
-    replica = join(registry)
-    first, second = report(replica, queue_length=1), report(replica, queue_length=2)
+    registry = make_registry()
+    replica = add_replica(registry)
+    first, second = report_of(replica, queue_length=1), report_of(replica, queue_length=2)
     for message in (second, first, second):
         registry.report(message, 1.0)
     assert registry.replicas[0].load.queue_length == 2
@@ -80,111 +79,82 @@ def test_a_report_that_comes_twice_or_late_is_void():
 
 
 def test_one_that_left_comes_back_neither_by_a_late_report_nor_by_a_late_registration():
-    registry = make()
-    greeting = hello()
+    registry = make_registry()
+    greeting = registration()
     replica, _ = registry.register(greeting, 0.0)
-    late = report(replica)
-    registry.report(report(replica, ReplicaState.DOWN), 1.0)
+    late = report_of(replica)
+    registry.report(report_of(replica, ReplicaState.DOWN), 1.0)
     assert registry.report(late, 1.0) is None
     with pytest.raises(RegistrationError, match="overtaken"):
         registry.register(greeting, 1.0)
     assert registry.replicas == []
-    assert registry.report(report(replica, ReplicaState.DOWN), 2.0) == [], "to leave twice is no error"
+    assert registry.report(report_of(replica, ReplicaState.DOWN), 2.0) == [], "to leave twice is no error"
 
 
 def test_one_that_leaves_frees_its_id_for_the_next():
-    registry = make()
-    first, second = join(registry, "a"), join(registry, "b")
-    registry.report(report(first, ReplicaState.DOWN), 1.0)
-    assert join(registry, "c").replica_id == first.replica_id
+    registry = make_registry()
+    first, second = add_replica(registry, "a"), add_replica(registry, "b")
+    registry.report(report_of(first, ReplicaState.DOWN), 1.0)
+    assert add_replica(registry, "c").replica_id == first.replica_id
     assert second.replica_id == 1
 
 
 def test_the_silent_are_forgotten_in_the_end_and_may_register_again():
-    registry = make()
-    join(registry)
+    registry = make_registry()
+    add_replica(registry)
     (gone,) = registry.check_silence(TIMEOUT * FORGET_AFTER_TIMEOUTS + 1)
     assert gone.state is ReplicaState.DOWN
     assert registry.replicas == []
-    assert join(registry, now=TIMEOUT * FORGET_AFTER_TIMEOUTS + 2).replica_id == 0
+    assert add_replica(registry, now=TIMEOUT * FORGET_AFTER_TIMEOUTS + 2).replica_id == 0
 
 
 def test_registering_again_keeps_the_id_and_the_state_and_may_bring_a_new_address():
-    registry = make()
-    join(registry, "a")
-    second = join(registry, "b")
-    again, changed = registry.register(hello("b", address="tcp://elsewhere:1"), 5.0)
+    registry = make_registry()
+    add_replica(registry, "a")
+    second = add_replica(registry, "b")
+    again, changed = registry.register(registration("b", address="tcp://elsewhere:1"), 5.0)
     assert (again.replica_id, again.state) == (second.replica_id, ReplicaState.UP)
     assert [one.address for one in changed] == ["tcp://elsewhere:1"]
 
 
 def test_a_new_process_at_an_old_address_takes_its_place():
-    registry = make()
-    join(registry, "old", address="tcp://h:1")
-    replica, changed = registry.register(hello("new", address="tcp://h:1"), 1.0)
+    registry = make_registry()
+    add_replica(registry, "old", address="tcp://h:1")
+    replica, changed = registry.register(registration("new", address="tcp://h:1"), 1.0)
     assert [(one.uid, one.state) for one in changed] == [("old", ReplicaState.DOWN), ("new", ReplicaState.STARTING)]
     assert replica.replica_id == 0
 
 
 def test_ids_and_memory_stay_bounded_over_a_thousand_restarts():
-    registry = make()
-    steady = join(registry, "steady")
+    registry = make_registry()
+    steady = add_replica(registry, "steady")
     for i in range(1000):
-        replica = join(registry, f"r{i}", now=i)
+        replica = add_replica(registry, f"r{i}", now=i)
         assert replica.replica_id == 1
-        registry.report(report(replica, ReplicaState.DOWN), i)
-        registry.report(report(steady), i)
+        registry.report(report_of(replica, ReplicaState.DOWN), i)
+        registry.report(report_of(steady), i)
         registry.check_silence(i)
     assert len(registry._departed) <= TIMEOUT * FORGET_AFTER_TIMEOUTS + 1
 
 
 def test_a_report_of_a_stranger_is_told_to_register_again():
-    registry = make()
-    replica = join(registry)
-    assert make().report(report(replica), 0.0) is None
-    assert registry.report(report(replica, uid="another"), 0.0) is None
+    registry = make_registry()
+    replica = add_replica(registry)
+    assert make_registry().report(report_of(replica), 0.0) is None
+    assert registry.report(report_of(replica, uid="another"), 0.0) is None
 
 
 @pytest.mark.parametrize(
     ("message", "says"),
     [
-        pytest.param(hello(digest="other"), "another model.*stage 0", id="a wrong model"),
-        pytest.param(hello(stage=1, digest="digest"), "another model.*stage 1", id="the model of another stage"),
-        pytest.param(hello(stage=7), "no stage 7", id="an unknown stage"),
-        pytest.param(hello(engine="autoregressive"), "engine is 'autoregressive'.*'diffusion'", id="a wrong engine"),
+        pytest.param(registration(digest="other"), "another model.*stage 0", id="a wrong model"),
+        pytest.param(registration(stage=1, digest="digest"), "another model.*stage 1", id="the model of another stage"),
+        pytest.param(registration(stage=7), "no stage 7", id="an unknown stage"),
+        pytest.param(
+            registration(engine="autoregressive"), "engine is 'autoregressive'.*'diffusion'", id="a wrong engine"
+        ),
     ],
 )
 def test_a_registration_is_refused_with_a_reason(message, says):
     with pytest.raises(RegistrationError, match=says):
-        make().register(message, 0.0)
-
-
-def test_a_hub_that_missed_a_delta_asks_for_a_snapshot_and_has_it_right_again():
-    view = MembershipView()
-    roll = ReplicaTable.of([join(make())])
-    assert view.apply(Delta(incarnation="i", sequence=1, changed=roll)) is None
-    assert view.apply(Snapshot(incarnation="i", sequence=1, all=roll)) == roll.replicas
-    assert view.apply(Delta(incarnation="i", sequence=1, changed=roll)) == []
-    assert view.apply(Delta(incarnation="i", sequence=2)) == []
-    assert view.apply(Delta(incarnation="i", sequence=4)) is None
-    assert view.apply(Delta(incarnation="another", sequence=3)) is None
-
-
-def test_a_hub_takes_loads_of_those_it_knows():
-    view, registry = MembershipView(), make()
-    replica = join(registry)
-    view.apply(Snapshot(incarnation="i", sequence=0, all=ReplicaTable.of([replica])))
-    registry.report(report(replica, queue_length=3), 1.0)
-    (changed,) = view.apply(
-        Delta(incarnation="i", sequence=1, loads=[*registry.pop_load_updates(), LoadUpdate(0, 99, replica.load)])
-    )
-    assert (changed.uid, changed.load.queue_length) == ("u", 3)
-
-
-def test_a_card_that_many_share_goes_once():
-    registry = make()
-    for number in range(5):
-        join(registry, f"u{number}")
-    roll = ReplicaTable.of(registry.replicas)
-    assert len(roll.cards) == 1
-    assert roll.replicas == registry.replicas
+        make_registry().register(message, 0.0)

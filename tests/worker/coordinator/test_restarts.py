@@ -10,8 +10,8 @@ from omni_worker.coordinator.hub import Hub
 from omni_worker.coordinator.messages import Registered, ReplicaLoad, ReplicaState, decode_master_reply, encode
 from omni_worker.transport.sockets import make_socket
 
-from .fleet import Fleet, eventually, running
-from .members import hello, report
+from .builders import registration, report_of
+from .live_fleet import Fleet, eventually, running
 
 TIMEOUT = 3.0
 SLACK = 0.5  # for the machine: the rest is two heartbeats
@@ -187,13 +187,13 @@ def test_a_thousand_restarts_over_real_sockets_leave_ids_and_connections_bounded
             for start in range(0, 1000, 20):  # twenty of them live at a time; each life ends by leaving or unsaid
                 lives = range(start, start + 20)
                 for life in lives:
-                    await master.send(encode(hello(f"life-{life}", address=f"tcp://h:{life % 20}")))
+                    await master.send(encode(registration(f"life-{life}", address=f"tcp://h:{life % 20}")))
                 for _ in lives:
                     welcome = decode_master_reply(await master.recv())
                     assert isinstance(welcome, Registered)
                     ids.add(welcome.replica_id)
                 for replica in [one for one in fleet.registry.replicas if one.replica_id % 2]:
-                    await reports.send(encode(report(replica, ReplicaState.DOWN)))
+                    await reports.send(encode(report_of(replica, ReplicaState.DOWN)))
                 await eventually(lambda: not any(one.replica_id % 2 for one in fleet.registry.replicas))
             assert ids == set(range(20))
             assert fleet.coordinator.traffic.registered == 1000

@@ -8,19 +8,18 @@ import zmq
 import zmq.asyncio
 
 from omni_worker.coordinator.messages import ReplicaState, encode
-from omni_worker.errors import ReplicaLost, RequestError, UsageError
+from omni_worker.errors import ReplicaLost, RequestError
 from omni_worker.replica.client import ReplicaClient
 from omni_worker.replica.server import ReplicaServer
 from omni_worker.replica.wire.messages import Rpc, pack
 from omni_worker.requests import GenerationParams
-from omni_worker.transport import keys
 from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.sockets import make_socket
 
 from .. import serving
 from ..serving import Pipeline, free_ports
-from .fleet import eventually, running
-from .members import hello, report
+from .builders import registration, report_of
+from .live_fleet import eventually, running
 
 OURS, THEIRS = CurveKeys.from_secret(b"o" * 32), CurveKeys.from_secret(b"t" * 32)
 COMBINATIONS = [
@@ -84,8 +83,8 @@ def test_nothing_is_read_or_injected_without_the_secret(heads, others, says):
             ear.subscribe(b"")
             for socket, port in zip((master, reports, ear), fleet.ports, strict=True):
                 socket.connect(f"tcp://127.0.0.1:{port}")
-            await master.send(encode(hello("intruder")))
-            await reports.send(encode(report(replica, ReplicaState.DOWN)))
+            await master.send(encode(registration("intruder")))
+            await reports.send(encode(report_of(replica, ReplicaState.DOWN)))
             await asyncio.sleep(1.5)  # a hub with the secret would have its snapshot by now
             for socket in (master, reports, ear):
                 assert not await socket.poll(0)
@@ -103,7 +102,7 @@ def test_who_knows_the_public_half_but_not_the_secret_is_not_let_in_either():
             socket.curve_serverkey = OURS.public
             socket.curve_publickey, socket.curve_secretkey = THEIRS.public, THEIRS.secret
             socket.connect(f"tcp://127.0.0.1:{fleet.ports[0]}")
-            await socket.send(encode(hello("intruder")))
+            await socket.send(encode(registration("intruder")))
             await eventually(lambda: fleet.coordinator.traffic.rejected > 0, 5.0)
             assert fleet.registry.replicas == []
             socket.close(linger=0)
@@ -137,35 +136,6 @@ def test_a_replicas_data_socket_answers_only_holders_of_the_secret(server_keys, 
         server._socket.close(linger=0)
 
     run(body())
-
-
-def test_the_secret_file_is_read_once_for_all_and_line_ends_do_not_count(tmp_path):
-    for name, text in (("a", "s" * 32), ("b", "s" * 32 + "\n")):
-        (tmp_path / name).write_text(text)
-    assert keys.read(str(tmp_path / "a")) == keys.read(str(tmp_path / "b"))
-    assert keys.read(None) is None
-    assert "secret" not in repr(keys.read(str(tmp_path / "a")))
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [(None, "No such file"), (b"short\n", "5 bytes are too few.*openssl rand"), (b" " * 64, "0 bytes are too few")],
-)
-def test_a_secret_that_cannot_be_used_is_a_clear_message(tmp_path, content, says):
-    file = tmp_path / "secret"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(UsageError, match=says):
-        keys.check(str(file))
-
-
-@pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o640, False), (0o644, True)])
-def test_a_secret_that_all_may_read_is_a_warning(tmp_path, mode, warns, caplog):
-    file = tmp_path / "secret"
-    file.write_bytes(b"s" * 40)
-    file.chmod(mode)
-    keys.check(str(file))
-    assert bool(caplog.messages) is warns
 
 
 @pytest.mark.processes

@@ -11,10 +11,10 @@ import pytest
 from omni_worker.replica.supervisor import GRACE_SECONDS
 
 from .. import serving
-from ..namespaces import Namespace
+from ..network_namespace import Namespace
 from ..serving import Pipeline, eventually
-from . import poison
-from .load import CASES, MOST_LEVELS, Load, Long, lost_runs, pixels
+from . import poisoned_model
+from .continuous_load import CASES, MOST_LEVELS, Load, Long, lost_runs, pixels
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 HEARTBEAT_TIMEOUT = 3.0
@@ -26,8 +26,8 @@ LONG = 300  # steps: a second or more
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     environment = pytest.MonkeyPatch()
-    environment.setenv("PYTHONPATH", poison.python_path())
-    model = poison.make_model(tmp_path_factory.mktemp("poison") / "model")
+    environment.setenv("PYTHONPATH", poisoned_model.python_path())
+    model = poisoned_model.make_model(tmp_path_factory.mktemp("poison") / "model")
     pipeline = Pipeline(model, HEARTBEAT_TIMEOUT, listen="0.0.0.0")
     try:
         for _ in range(3):
@@ -228,7 +228,7 @@ def test_a_poisoned_request_fails_and_the_fleet_does_not(pipeline, references):
     pids = {pid for process in pipeline.headless for pid in process.replicas}
     with Load(pipeline, references, threads=6) as load:
         with pytest.raises(openai.InternalServerError, match="replicas crashed while they ran this request"):
-            serving.draw(pipeline.head.port, poison.DIES)
+            serving.draw(pipeline.head.port, poisoned_model.DIES)
         dead = len(pids - {pid for process in pipeline.headless for pid in process.replicas})
         load.more()
     load.check()
@@ -240,7 +240,7 @@ def test_a_poisoned_request_fails_and_the_fleet_does_not(pipeline, references):
 def test_a_replica_that_is_stuck_is_restarted_and_a_client_that_left_is_not_retried(pipeline, references):
     before = lost_runs(pipeline, "crashed")
     with Load(pipeline, references, threads=2) as load:
-        stuck = Long(pipeline, prompt=poison.HANGS, timeout=2.0)
+        stuck = Long(pipeline, prompt=poisoned_model.HANGS, timeout=2.0)
         with pytest.raises(openai.APITimeoutError):
             stuck.result()
         eventually(

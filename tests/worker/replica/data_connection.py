@@ -92,7 +92,7 @@ async def serving(keys=None):
         server._socket.close(linger=0)
 
 
-class Heard:
+class ReceivedUpdates:
     """What a head was told of a request."""
 
     def __init__(self):

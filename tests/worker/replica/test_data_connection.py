@@ -22,7 +22,7 @@ from omni_worker.replica.wire.messages import (
 from omni_worker.requests import GenerationParams
 from omni_worker.transport.keys import CurveKeys
 from tests.worker.engine.executor.process_resources import descriptors, mappings
-from tests.worker.replica.data_connection import Heard, ask, eventually, serving
+from tests.worker.replica.data_connection import ReceivedUpdates, ask, eventually, serving
 from tests.worker.replica.wire.arrays import MIB, same
 
 
@@ -132,7 +132,7 @@ def test_a_head_that_is_stopped_grows_no_queue_holds_up_nobody_and_misses_nothin
                 assert await head.line() == ["begun"]
                 head.process.send_signal(signal.SIGSTOP)
                 (peer,) = {server._requests[id].peer for id in server._requests}
-                heard = Heard()
+                heard = ReceivedUpdates()
                 await ask(other, "other", "write 300", heard)
                 assert heard.text == "".join(f"{i} " for i in range(300))
                 await eventually(lambda: "long" not in server._requests)

@@ -3,4 +3,4 @@
 import sys
 
 if "omni_worker.replica.process" in sys.orig_argv:
-    import tests.worker.faults.poison  # noqa: F401
+    import tests.worker.faults.poisoned_model  # noqa: F401

@@ -10,7 +10,7 @@ from omni_worker.coordinator.messages import ReplicaLoad, ReplicaState
 from omni_worker.coordinator.stage_client import StageClient
 
 from ..serving import free_ports
-from .members import hello, make
+from .builders import make_registry, registration
 
 HOST = "127.0.0.1"
 
@@ -30,7 +30,7 @@ class Fleet:
         return self.coordinator.heartbeat_seconds
 
     def start(self, hub=True):
-        self.registry = make(self.timeout)
+        self.registry = make_registry(self.timeout)
         self.coordinator = Coordinator(self.registry, self.host, CoordinatorPorts(*self.ports), self.timeout, self.keys)
         self.coordinator.start()
         if hub:
@@ -74,7 +74,7 @@ class Client:
     def __init__(self, uid, port, keys, host=HOST, **greeting):
         self.state, self.load, self.membership = ReplicaState.UP, ReplicaLoad(), None
         self.client = StageClient(
-            hello(uid, **greeting, number=0),
+            registration(uid, **greeting, number=0),
             host,
             port,
             state=lambda: self.state,

@@ -11,11 +11,11 @@ CARD = ModelCard(pipeline="P", mode="step")
 numbers = count(1)
 
 
-def make(timeout=TIMEOUT):
+def make_registry(timeout=TIMEOUT):
     return Registry({0: "digest", 1: "other digest"}, {0: "diffusion", 1: "diffusion"}, timeout)
 
 
-def hello(uid="u", stage=0, address=None, digest=None, engine="diffusion", number=None):
+def registration(uid="u", stage=0, address=None, digest=None, engine="diffusion", number=None):
     return Register(
         stage_id=stage,
         uid=uid,
@@ -27,14 +27,14 @@ def hello(uid="u", stage=0, address=None, digest=None, engine="diffusion", numbe
     )
 
 
-def report(replica, state=ReplicaState.UP, uid=None, number=None, answer=False, **load):
+def report_of(replica, state=ReplicaState.UP, uid=None, number=None, answer=False, **load):
     number = next(numbers) if number is None else number
     return Report(
         replica.stage_id, replica.replica_id, uid or replica.uid, number, state, ReplicaLoad(**load), answer
     )  # fmt: skip
 
 
-def join(registry, uid="u", now=0.0, stage=0, address=None, **load):
-    replica, _ = registry.register(hello(uid, stage, address), now)
-    registry.report(report(replica, **load), now)
+def add_replica(registry, uid="u", now=0.0, stage=0, address=None, **load):
+    replica, _ = registry.register(registration(uid, stage, address), now)
+    registry.report(report_of(replica, **load), now)
     return next(one for one in registry.replicas if one.uid == uid)

@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 2.0
 
 HEAD = """
 import asyncio, json, os, sys
-from tests.worker.coordinator.fleet import Fleet
+from tests.worker.coordinator.live_fleet import Fleet
 async def main():
     fleet = Fleet(timeout=float(sys.argv[1]), host="0.0.0.0"); fleet.ports = [9000, 9001, 9002]; fleet.start()
     while True:
@@ -31,7 +31,7 @@ asyncio.run(main())
 REPLICA = """
 import asyncio, os, sys
 from omni_worker.transport.sockets import local_address_towards
-from tests.worker.coordinator.fleet import Client
+from tests.worker.coordinator.live_fleet import Client
 async def main():
     own = sys.argv[2] if len(sys.argv) > 2 else local_address_towards(sys.argv[1], 9000)
     Client(f"replica-{os.getpid()}", 9000, None, host=sys.argv[1], address=f"tcp://{own}:9100")

@@ -14,27 +14,9 @@ import pytest
 
 from omni_worker.config.flags import add_arguments, from_arguments
 from omni_worker.replica import restarts, supervisor
-from omni_worker.replica.restarts import Restarts
 from omni_worker.replica.supervisor import ReplicaFailed, Supervisor
 
 pytestmark = pytest.mark.processes
-
-
-@pytest.mark.parametrize(
-    ("deaths", "pauses"),
-    [
-        pytest.param([(0, 5)], [1], id="the first is forgiven after a second"),
-        pytest.param([(i * 10, 5) for i in range(6)], [1, 2, 4, 8, 16, None], id="a sixth within ten minutes is not"),
-        pytest.param([(i * 150, 5) for i in range(8)], [1, 2, 4, 8, 8, 8, 8, 8], id="those of long ago do not count"),
-        pytest.param([(0, 5), (1, 5), (90, 61), (95, 3)], [1, 2, 1, 2], id="a steady minute makes up for all before"),
-        pytest.param(
-            [(i, 0) for i in range(6)], [1, 2, 4, 8, 16, None], id="one that never comes up again is given up"
-        ),
-    ],
-)
-def test_when_a_process_is_started_again(deaths, pauses):
-    budget = Restarts()
-    assert [budget.pause(now, lived) for now, lived in deaths] == pauses
 
 
 class Supervised:
@@ -46,7 +28,7 @@ class Supervised:
         flags = ["builtin://digits", "--omni-dp-size-local", str(count), "--drain-timeout", "1", *flags]
         tmp_path.mkdir(exist_ok=True)
         self._record = tmp_path / "record"
-        command = (sys.executable, str(Path(__file__).with_name("small_replica.py")), kind, str(self._record))
+        command = (sys.executable, str(Path(__file__).with_name("fake_replica.py")), kind, str(self._record))
         self.supervisor = Supervisor(from_arguments(parser.parse_args(flags)), command)
 
     def started(self, index=0):
