@@ -1,4 +1,4 @@
-"""Certificates of this machine, as anybody makes one that signs itself."""
+"""Self-signed certificates for localhost."""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +7,7 @@ KEY = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate and its key, in files; it is for `localhost`, and its own name is in its subject."""
+    """Create a certificate for `localhost` with `name` as its subject. Returns the files of certificate and key."""
     chain, key = folder / f"{name}.crt", folder / f"{name}.key"
     names = ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost"]
     command = ["openssl", "req", "-x509", *KEY.split(), *names, "-keyout", str(key), "-out", str(chain)]

@@ -1,4 +1,4 @@
-"""Network namespaces with one link to this machine, for tests of partitions. They need root, and `ip`."""
+"""Network namespaces with one link to this machine, for tests of partitions. They need root and `ip`."""
 
 import itertools
 import os
@@ -8,7 +8,7 @@ _numbers = itertools.count()
 
 
 class Namespace:
-    """A network of its own, of `host` (this machine) and `address`. Raises OSError where none can be made."""
+    """A network with two addresses: `host` (this machine) and `address`. Raises OSError if it cannot be created."""
 
     def __init__(self) -> None:
         number = next(_numbers)
@@ -29,25 +29,25 @@ class Namespace:
 
     @property
     def inside(self) -> tuple[str, ...]:
-        """What to put before a command to run it there."""
+        """The words before a command that runs it in the namespace."""
         return "ip", "netns", "exec", self.name
 
     def cut(self) -> None:
-        """Lose everything on the way; nobody is told."""
+        """Drop all packets from now on, without closing connections."""
         _ip("link", "set", self._link, "down")
 
     def heal(self) -> None:
-        """Let everything pass again."""
+        """Let packets pass again."""
         _ip("link", "set", self._link, "up")
 
     def close(self) -> None:
-        """Remove it, and the link."""
+        """Remove the namespace and the link."""
         for words in (("link", "delete", self._link), ("netns", "delete", self.name)):
             subprocess.run(["ip", *words], capture_output=True, check=False)
 
 
 def _ip(*words: str) -> None:
-    """Raises OSError, with what `ip` said."""
+    """Run `ip`. Raises OSError with its error message."""
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(f"ip {' '.join(words)}: {done.stderr.strip()}")

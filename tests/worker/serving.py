@@ -24,9 +24,9 @@ PORTS, ROOM = (12_000, 30_000), 4
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now, nor the next ROOM - 1 after each, for a process takes one for each of its replicas.
+    """Ports that are free, with ROOM - 1 free ports after each, because a process needs one for each replica.
 
-    They are not of those that the kernel gives to connections, which would take one before it is listened on.
+    They are outside the range from which the kernel takes the local ports of connections.
     """
     found: list[int] = []
     while len(found) < count:
@@ -37,7 +37,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def is_free(port: int) -> bool:
-    """Whether the port can be listened on."""
+    """Whether a process can listen on the port."""
     with socket.socket() as one:
         try:
             one.bind(("127.0.0.1", port))
@@ -47,7 +47,7 @@ def is_free(port: int) -> bool:
 
 
 def eventually(check, what: str, seconds: float = START_SECONDS):
-    """The first true answer of `check`; fails, naming `what`, when none comes."""
+    """Wait until `check` returns something true, and return it. The failure names `what`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
@@ -59,23 +59,23 @@ def eventually(check, what: str, seconds: float = START_SECONDS):
 
 @functools.cache
 def client_of(port: int) -> OpenAI:
-    """The official client, without retries of its own."""
+    """The official client, without retries."""
     return OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=120)
 
 
 def draw(port: int, prompt="a red three on black background", size="32x32", n=1, **extra) -> list[Image.Image]:
-    """Pictures, asked for as any user of the client would."""
+    """Generate images as a user of the official client does."""
     return draw_with(client_of(port), prompt, size, n, **extra)
 
 
 def draw_with(client: OpenAI, prompt: str, size="32x32", n=1, **extra) -> list[Image.Image]:
-    """Pictures, by this client."""
+    """Generate images with this client."""
     answer = client.images.generate(prompt=prompt, size=size, n=n, response_format="b64_json", extra_body=extra)
     return [Image.open(io.BytesIO(base64.b64decode(item.b64_json))) for item in answer.data]
 
 
 class Process:
-    """One `omni serve`, started through the command `inside` if there is one; its log is a file."""
+    """One `omni serve` process with a log file. `inside` is a command that starts it, for a network namespace."""
 
     def __init__(self, *argv: str, port: int, inside: tuple[str, ...] = ()) -> None:
         self.argv, self.port, self.inside = argv, port, inside
@@ -84,7 +84,7 @@ class Process:
         self.start()
 
     def start(self) -> None:
-        """Start it, again if it ran before."""
+        """Start the process, or start it again."""
         self.popen = subprocess.Popen(
             [*self.inside, sys.executable, "-m", "omni_worker.commands.cli", "serve", *self.argv],
             stdout=self._log,
@@ -94,25 +94,25 @@ class Process:
 
     @property
     def log(self) -> str:
-        """What it has printed."""
+        """Everything that the process has printed."""
         return Path(self._log.name).read_text()
 
     @property
     def replicas(self) -> list[int]:
-        """The process ids of its replicas."""
+        """The process ids of the replicas."""
         return [int(pid) for pid in Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()]
 
     def get(self, path: str) -> httpx.Response:
-        """GET a path of its HTTP server; fails if the process has ended."""
+        """GET a path of the HTTP server. Fails if the process has ended."""
         assert self.popen.poll() is None, f"omni serve ended with {self.popen.returncode}:\n{self.log}"
         return httpx.get(f"{self.scheme}://127.0.0.1:{self.port}{path}", timeout=10, verify=False)
 
     def is_ready(self) -> bool:
-        """Whether /readyz says so."""
+        """Whether /readyz returns 200."""
         return self.get("/readyz").status_code == 200
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Signal it and wait; the exit code."""
+        """Send a signal, wait for the end, and return the exit code."""
         if self.popen.poll() is None:
             self.popen.send_signal(number)
         code = self.popen.wait(60)
@@ -120,7 +120,7 @@ class Process:
         return code
 
     def close(self) -> None:
-        """Make sure that nothing is left."""
+        """Stop the process if it runs, and delete the log."""
         if self.popen.poll() is None:
             self.stop()
         self._log.close()
@@ -165,8 +165,10 @@ class Pipeline:
     def add_headless(
         self, *extra: str, head: str = "127.0.0.1", inside: tuple[str, ...] = (), model: str | None = None
     ) -> Process:
-        """Start one more headless process with one replica, of the pipeline's own model if not told otherwise; `inside`
-        a namespace the head is elsewhere."""
+        """Start one more headless process with one replica, by default of the pipeline's model.
+
+        In a namespace (`inside`), the head has another address (`head`).
+        """
         port, data = free_ports(2)
         process = Process(
             model or self.model, "--headless", "--host", "127.0.0.1", "--port", str(port),
@@ -177,15 +179,15 @@ class Pipeline:
         return process
 
     def replicas(self) -> list[dict]:
-        """What the head knows of its replicas."""
+        """All replicas that the head lists."""
         return self.head.get("/omni/replicas").json()["replicas"]
 
     def up(self) -> list[dict]:
-        """The replicas that are up."""
+        """The replicas in state UP."""
         return [replica for replica in self.replicas() if replica["state"] == "UP"]
 
     def running(self) -> list[dict]:
-        """The requests that run now."""
+        """The running requests."""
         return self.head.get("/omni/requests").json()["requests"]
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Registries and messages for the tests of membership; every message that is made has the next number."""
+"""Registries and numbered messages for the tests of membership."""
 
 from itertools import count
 

@@ -1,4 +1,4 @@
-"""A coordinator and replicas' clients on real sockets of loopback, in one event loop, for the tests of membership."""
+"""A coordinator and the clients of replicas on real loopback sockets, in one event loop."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ HOST = "127.0.0.1"
 
 
 class Fleet:
-    """The head's part of a membership; `start` and `stop` as often as you like, on the same ports."""
+    """A coordinator, a hub and clients. The head can start and stop any number of times, on the same ports."""
 
     def __init__(self, timeout=3.0, keys=None, host=HOST):
         self.ports = free_ports(3)
@@ -34,7 +34,7 @@ class Fleet:
         self.coordinator = Coordinator(self.registry, self.host, CoordinatorPorts(*self.ports), self.timeout, self.keys)
         self.coordinator.start()
         if hub:
-            self.hub = Hub(f"tcp://{HOST}:{self.ports[2]}", self._note, self.keys)
+            self.hub = Hub(f"tcp://{HOST}:{self.ports[2]}", self._on_change, self.keys)
             self.hub.start()
 
     async def stop(self):
@@ -56,7 +56,7 @@ class Fleet:
             await client.stop()
         await self.stop()
 
-    def _note(self, changed):
+    def _on_change(self, changed):
         for replica in changed:
             self.log.append((time.monotonic(), replica.uid, replica.state))
             if replica.state is ReplicaState.DOWN:
@@ -69,7 +69,7 @@ class Fleet:
 
 
 class Client:
-    """One replica's end."""
+    """A replica's client for membership, with a state and a load to report."""
 
     def __init__(self, uid, port, keys, host=HOST, **greeting):
         self.state, self.load, self.membership = ReplicaState.UP, ReplicaLoad(), None
@@ -79,7 +79,7 @@ class Client:
             port,
             state=lambda: self.state,
             load=lambda: self.load,
-            on_change=self._note,
+            on_change=self._on_change,
             keys=keys,
         )
         self.start()
@@ -88,7 +88,7 @@ class Client:
         self._task = asyncio.create_task(self.client.run())
 
     async def stop(self):
-        """End without a word, as a killed process does."""
+        """End without a last report, as a killed process does."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -104,13 +104,13 @@ class Client:
     def refusal(self):
         return self.client.status.refusal
 
-    def _note(self, membership):
+    def _on_change(self, membership):
         self.membership = membership
 
 
 @contextlib.asynccontextmanager
 async def running(**kwargs):
-    """A fleet that is started, and closed in the end."""
+    """A started fleet, which is closed at the end."""
     fleet = Fleet(**kwargs)
     fleet.start()
     try:
@@ -120,7 +120,7 @@ async def running(**kwargs):
 
 
 async def eventually(check, seconds=60.0):
-    """Seconds until `check` was true; fails when it does not come true."""
+    """Wait until `check` is true, and return the seconds that it took."""
     began = time.monotonic()
     while not check():
         assert time.monotonic() - began < seconds, f"not within {seconds:g} s"

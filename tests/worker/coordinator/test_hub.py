@@ -1,4 +1,4 @@
-"""What a hub makes of publications."""
+"""How a hub applies publications."""
 
 from omni_worker.coordinator.hub import MembershipView
 from omni_worker.coordinator.messages import Delta, LoadUpdate, ReplicaTable, Snapshot

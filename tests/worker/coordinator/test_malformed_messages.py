@@ -62,7 +62,7 @@ def run(coroutine):
 
 
 def garbage(seed, valid, count=300):
-    """Messages as lists of frames: random bytes, valid ones cut, changed and doubled, and odd numbers of frames."""
+    """Malformed messages as lists of frames: random bytes, and valid messages that were cut, changed or doubled."""
     chance = random.Random(seed)
     yield from ([], [b""], [b"", b""], [NESTED], [b"\xdd\xff\xff\xff\xff"], [b"\xc6\xff\xff\xff\xff"])
     for _ in range(count):
@@ -83,7 +83,7 @@ def garbage(seed, valid, count=300):
 
 
 def _other_types(chance, value):
-    """The same shape with some values replaced by others of any type and size."""
+    """The same structure with some values replaced by values of other types and sizes."""
     if chance.random() < 0.2:
         return chance.choice([None, -1, 2**64 - 1, 1e308, float("nan"), "", "\0", b"x", [], {}, True, "x" * 70_000])
     if isinstance(value, dict):

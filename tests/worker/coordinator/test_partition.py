@@ -1,6 +1,6 @@
-"""A head and a headless replica on two machines, as far as the network can tell: namespaces joined by a wire.
+"""A head and a headless replica in two network namespaces that are connected by a virtual cable.
 
-Everything that is made here is named `omni-…` after this process, and deleted in the end.
+The namespaces are named `omni-…` after this process, and are deleted at the end.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ def ip(*argv, check=True):
 
 
 class Wire:
-    """Two namespaces and the wire between them."""
+    """Two network namespaces and the cable between them."""
 
     def __init__(self):
         self.head, self.replica = f"omni-head-{os.getpid()}", f"omni-replica-{os.getpid()}"
@@ -66,7 +66,7 @@ class Wire:
             ip("-n", name, "link", "set", end, "up")
 
     def set(self, state):
-        """Plug the wire in (`up`) or out (`down`)."""
+        """Connect (`up`) or disconnect (`down`) the cable."""
         ip("-n", self.head, "link", "set", self._end, state)
 
     def run(self, namespace, code, *argv):
@@ -102,14 +102,14 @@ def head(machines, tmp_path_factory):
 
 
 class Head:
-    """The head's view, as it writes it down twenty times a second."""
+    """The head's view, which it writes to a file twenty times per second."""
 
     def __init__(self, machines, file):
         self._file = file
         machines.run(machines.head, HEAD, str(TIMEOUT_SECONDS), str(file))
 
     def until(self, state, address, seconds=120.0):
-        """Wait until the view has a replica with this state and address."""
+        """Wait until the view contains a replica with this state and address."""
         began = time.monotonic()
         while time.monotonic() - began < seconds:
             view = json.loads(self._file.read_text()) if self._file.exists() else {}

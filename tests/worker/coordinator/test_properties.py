@@ -1,4 +1,4 @@
-"""Any history of messages, however doubled, late and mixed up, keeps the registry and the hubs' views right."""
+"""The registry and the views of hubs stay correct if messages arrive twice, late and in any order."""
 
 import hypothesis.strategies as st
 from hypothesis import settings
@@ -24,7 +24,7 @@ PROCESSES = "abc"
 
 
 class Process:
-    """A replica's process as it really behaves: it only goes forward, and numbers its messages."""
+    """A replica's process: its state only moves forward, and it numbers its messages."""
 
     def __init__(self, uid):
         self.uid, self.state, self.id, self.number = uid, ReplicaState.STARTING, None, 0
@@ -35,8 +35,10 @@ class Process:
 
 
 class Membership(RuleBasedStateMachine):
-    """Processes, a network that holds messages back, doubles and reorders them, a registry, and two hubs: one that
-    gets every publication, and one that loses some."""
+    """Processes, a network that delays, repeats and reorders messages, a registry and two hubs.
+
+    One hub gets every publication, the other misses some.
+    """
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Membership as a pure state machine: who is listed, in which state, under which id."""
+"""The registry as a pure state machine: its replicas, their states and their ids."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Heads, coordinators and replicas restart in any order, over real sockets: all is relearned within two heartbeats."""
+"""Heads, coordinators and replicas restart in any order, over real sockets. The fleet is back in two heartbeats."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Without the secret nothing is registered, read or injected; and whoever lacks it is told so."""
+"""Without the secret, nobody can register, read or inject. A replica with the wrong secret is told the reason."""
 
 import asyncio
 import logging

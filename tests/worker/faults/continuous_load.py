@@ -1,4 +1,4 @@
-"""Continuous load through the official client, and what came of it."""
+"""Continuous load through the official client, and its results."""
 
 import contextlib
 import itertools
@@ -13,7 +13,7 @@ from .. import serving
 from ..serving import eventually
 
 CASES = [{"seed": seed, "num_inference_steps": steps} for seed, steps in enumerate((4, 20, 8, 12, 6, 4))]
-MOST_LEVELS = 2  # of 255, by which a picture may differ from the one of an undisturbed run
+MAX_LEVELS = 2  # of 255, by which a picture may differ from the one of an undisturbed run
 
 
 def pixels(image):
@@ -22,7 +22,7 @@ def pixels(image):
 
 @dataclass
 class Outcome:
-    """One request: its picture, or what the client raised."""
+    """One request: its image, or the client's exception."""
 
     case: dict
     began: float
@@ -32,7 +32,7 @@ class Outcome:
 
 
 class Load:
-    """Requests without pause from `threads` clients, while it is entered."""
+    """Sends requests without pause from `threads` clients, as long as the context lasts."""
 
     def __init__(self, pipeline, references, threads=3):
         self.outcomes = []
@@ -53,7 +53,7 @@ class Load:
             thread.join(120)
 
     def more(self, count=6):
-        """Wait until so many more have been answered."""
+        """Wait until `count` more requests have been answered."""
         before = len(self.outcomes)
         eventually(lambda: len(self.outcomes) >= before + count, f"{count} more answers")
 
@@ -62,7 +62,7 @@ class Load:
         return [outcome for outcome in self.outcomes if outcome.error is not None]
 
     def check(self):
-        """Nothing failed, and every picture is the one that an undisturbed run gives."""
+        """Check that no request failed, and that every image is that of an undisturbed run."""
         assert not self.failures, [f"{one.case}: {one.error!r}" for one in self.failures]
         self.check_pictures()
 
@@ -70,7 +70,7 @@ class Load:
         for one in self.outcomes:
             if one.picture is not None:
                 levels = np.abs(one.picture - self._references[one.case["seed"]]).max()
-                assert levels <= MOST_LEVELS, f"{one.case}: {levels} levels"
+                assert levels <= MAX_LEVELS, f"{one.case}: {levels} levels"
 
     def _run(self):
         while not self._stop.is_set():
@@ -84,8 +84,8 @@ class Load:
             self.outcomes.append(outcome)
 
 
-class Long:
-    """One request that takes seconds, in a thread; `step` says how far it has to be before anything happens to it."""
+class LongRequest:
+    """One request that takes seconds, in a thread."""
 
     def __init__(self, pipeline, steps=300, prompt="a red three on black background", timeout=120, **more):
         self.outcome = None
@@ -98,7 +98,7 @@ class Long:
 
     @property
     def replica(self):
-        """The id of the replica where it runs, as soon as it is under way."""
+        """The id of the replica that runs the request, as soon as it has done some steps."""
         return eventually(self._replica, "the long request under way")
 
     def _replica(self):
@@ -122,7 +122,7 @@ class Long:
 
 
 def lost_runs(pipeline, reason):
-    """How many runs the head has counted as lost for this reason."""
+    """The head's count of runs that were lost for this reason."""
     with contextlib.suppress(StopIteration):
         name = f'omni_request_lost_runs_total{{reason="{reason}",'
         line = next(line for line in pipeline.head.get("/metrics").text.splitlines() if line.startswith(name))

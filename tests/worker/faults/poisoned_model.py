@@ -1,4 +1,4 @@
-"""A model that a prompt can kill or stop: the built-in one, with a tokenizer that does what certain words say."""
+"""The built-in model with a tokenizer that kills or suspends the replica when a prompt contains certain words."""
 
 import json
 import os
@@ -14,7 +14,7 @@ DIES, HANGS = "drop dead", "stand still"
 
 
 class PoisonedTokenizer(PreTrainedTokenizerFast):
-    """Reads every prompt that a replica runs, in its engine's thread."""
+    """Tokenizes every prompt in the engine's thread, and obeys the two special ones."""
 
     def __call__(self, text=None, *args, **kwargs):
         if DIES in str(text):
@@ -25,13 +25,13 @@ class PoisonedTokenizer(PreTrainedTokenizerFast):
 
 
 def python_path() -> str:
-    """The PYTHONPATH with which replicas find the tokenizer."""
+    """The PYTHONPATH that replicas need to find the tokenizer."""
     here = Path(__file__).parent
     return f"{here / 'site'}:{here.parents[2]}"
 
 
 def make_model(folder: Path) -> str:
-    """Write the model; its folder."""
+    """Write the model, and return its folder."""
     shutil.copytree(BUILTIN_MODELS / "digits", folder)
     index = folder / "model_index.json"
     parts = json.loads(index.read_text())

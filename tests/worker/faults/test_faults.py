@@ -1,4 +1,4 @@
-"""Whatever becomes of replicas, no request is lost: real processes, under continuous load from the official client."""
+"""No request is lost, whatever happens to replicas: real processes under continuous load of the official client."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from .. import serving
 from ..network_namespace import Namespace
 from ..serving import Pipeline, eventually
 from . import poisoned_model
-from .continuous_load import CASES, MOST_LEVELS, Load, Long, lost_runs, pixels
+from .continuous_load import CASES, MAX_LEVELS, Load, LongRequest, lost_runs, pixels
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 HEARTBEAT_TIMEOUT = 3.0
@@ -41,19 +41,19 @@ def pipeline(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def references(pipeline):
-    """The picture of each case, drawn while nothing happens."""
+    """The image of each case from an undisturbed run."""
     return {case["seed"]: pixels(serving.draw(pipeline.head.port, **case)[0]) for case in CASES}
 
 
 @pytest.fixture(scope="module")
 def expected(references, pipeline):
-    """The picture of a request of LONG steps."""
-    return Long(pipeline, LONG).result()
+    """The image of a request with LONG steps."""
+    return LongRequest(pipeline, LONG).result()
 
 
 @pytest.fixture(autouse=True)
-def whole(pipeline):
-    """Each test begins with three replicas and leaves no request behind."""
+def all_replicas_up(pipeline):
+    """Start each test with three replicas and no running request."""
     for process in (pipeline.head, *pipeline.headless):
         if process.popen.poll() is not None:
             process.start()
@@ -65,7 +65,7 @@ def address_of(pipeline, replica):
 
 
 def process_of(pipeline, replica):
-    """The headless process that has this replica, and the replica's process id."""
+    """The headless process of this replica, and the replica's process id."""
     port = address_of(pipeline, replica).rpartition(":")[2]
     process = next(one for one in pipeline.headless if port in one.argv)
     return process, process.replicas[0]
@@ -76,13 +76,13 @@ def state_at(pipeline, address):
 
 
 def same(picture, expected):
-    return np.abs(picture - expected).max() <= MOST_LEVELS
+    return np.abs(picture - expected).max() <= MAX_LEVELS
 
 
 def test_kill_9(pipeline, references, expected):
     before = lost_runs(pipeline, "crashed")
     with Load(pipeline, references) as load:
-        long = Long(pipeline, LONG)
+        long = LongRequest(pipeline, LONG)
         _, pid = process_of(pipeline, long.replica)
         os.kill(pid, signal.SIGKILL)
         assert same(long.result(), expected)
@@ -92,9 +92,9 @@ def test_kill_9(pipeline, references, expected):
 
 
 def test_two_killed_one_after_the_other(pipeline, references):
-    """The second one while it runs what the first had lost: those requests are suspects then, and yet come through."""
+    """The second one runs the requests that the first one lost. They are suspects then, and still succeed."""
     with Load(pipeline, references) as load:
-        long = Long(pipeline, 600)
+        long = LongRequest(pipeline, 600)
         first = long.replica
         os.kill(process_of(pipeline, first)[1], signal.SIGKILL)
         second = eventually(lambda: long.replica != first and long.replica, "the long request elsewhere")
@@ -107,7 +107,7 @@ def test_two_killed_one_after_the_other(pipeline, references):
 def test_stopped_for_less_than_the_heartbeat_timeout(pipeline, references):
     before = [lost_runs(pipeline, reason) for reason in ("crashed", "stalled", "left", "refused")]
     with Load(pipeline, references) as load:
-        _, pid = process_of(pipeline, Long(pipeline, LONG).replica)
+        _, pid = process_of(pipeline, LongRequest(pipeline, LONG).replica)
         os.kill(pid, signal.SIGSTOP)
         time.sleep(HEARTBEAT_TIMEOUT / 3)
         os.kill(pid, signal.SIGCONT)
@@ -119,7 +119,7 @@ def test_stopped_for_less_than_the_heartbeat_timeout(pipeline, references):
 def test_stopped_for_longer_than_the_heartbeat_timeout(pipeline, references, expected):
     before = lost_runs(pipeline, "stalled")
     with Load(pipeline, references) as load:
-        long = Long(pipeline, LONG)
+        long = LongRequest(pipeline, LONG)
         address = address_of(pipeline, long.replica)
         _, pid = process_of(pipeline, long.replica)
         os.kill(pid, signal.SIGSTOP)
@@ -140,7 +140,7 @@ def test_stopped_for_longer_than_the_heartbeat_timeout(pipeline, references, exp
 def test_sigterm(pipeline, references):
     crashed = lost_runs(pipeline, "crashed")
     with Load(pipeline, references) as load:
-        process, _ = process_of(pipeline, Long(pipeline, 150).replica)
+        process, _ = process_of(pipeline, LongRequest(pipeline, 150).replica)
         began = time.monotonic()
         assert process.stop() == 0
         assert time.monotonic() - began < DRAIN_SECONDS + GRACE_SECONDS
@@ -153,7 +153,7 @@ def test_sigterm(pipeline, references):
 def test_sigterm_when_there_is_too_little_time_hands_back_what_runs(pipeline, references):
     before = lost_runs(pipeline, "refused")
     with Load(pipeline, references, threads=1) as load:
-        long = Long(pipeline, 1000, size="64x64")
+        long = LongRequest(pipeline, 1000, size="64x64")
         process, _ = process_of(pipeline, long.replica)
         began = time.monotonic()
         assert process.stop() == 0
@@ -180,7 +180,7 @@ def test_all_replicas_gone_and_back(pipeline, references):
 def test_head_kill_9(pipeline, references):
     pids = [process.replicas for process in pipeline.headless]
     with Load(pipeline, references) as load:
-        assert Long(pipeline, 1000).replica
+        assert LongRequest(pipeline, 1000).replica
         pipeline.head.stop(signal.SIGKILL)
     pipeline.head.start()
     eventually(lambda: len(pipeline.up()) == 3, "the fleet")
@@ -209,7 +209,7 @@ def test_partition(pipeline, references, expected, namespace):
             (one["id"], one["address"]) for one in pipeline.up() if namespace.address in one["address"]
         )
         with Load(pipeline, references, threads=6) as load:
-            longs = [Long(pipeline, LONG) for _ in range(4)]
+            longs = [LongRequest(pipeline, LONG) for _ in range(4)]
             eventually(lambda: any(one["replica"] == inside for one in pipeline.running()), "requests there")
             namespace.cut()
             eventually(lambda: state_at(pipeline, address) != "UP", "the partition to be noticed", 20)
@@ -240,7 +240,7 @@ def test_a_poisoned_request_fails_and_the_fleet_does_not(pipeline, references):
 def test_a_replica_that_is_stuck_is_restarted_and_a_client_that_left_is_not_retried(pipeline, references):
     before = lost_runs(pipeline, "crashed")
     with Load(pipeline, references, threads=2) as load:
-        stuck = Long(pipeline, prompt=poisoned_model.HANGS, timeout=2.0)
+        stuck = LongRequest(pipeline, prompt=poisoned_model.HANGS, timeout=2.0)
         with pytest.raises(openai.APITimeoutError):
             stuck.result()
         eventually(

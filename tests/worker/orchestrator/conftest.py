@@ -7,7 +7,7 @@ from omni_worker.orchestrator import stage_pool, suspects
 
 @pytest.fixture
 def hurried(monkeypatch):
-    """Seconds become hundredths."""
+    """Divide the pool's timeouts by 100."""
     for module, name in (
         (stage_pool, "DISPATCH_SECONDS"),
         (stage_pool, "RETRY_DISPATCH_SECONDS"),

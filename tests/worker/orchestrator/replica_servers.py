@@ -1,4 +1,4 @@
-"""Real replica servers over engines whose steps only take time, and an orchestrator before them: in one event loop."""
+"""Real replica servers over engines whose steps only sleep, and an orchestrator, in one event loop."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ STEP_SECONDS = 0.02
 
 
 class SleepingRunner(Runner):
-    """Every request takes its steps, and each batch of one step takes `seconds`. Remembers what it began."""
+    """Runs each request for its number of steps; a step of a batch takes `seconds`. Records requests as they begin."""
 
     def __init__(self, seconds=STEP_SECONDS):
         self.seconds = seconds
@@ -58,7 +58,7 @@ class SleepingRunner(Runner):
 
 
 class Server:
-    """One replica: its server, its engine, and what the pool is told of it."""
+    """One replica: its server and its engine."""
 
     def __init__(self, number, max_num_seqs=8, max_waiting=None):
         self.number, self.uid = number, f"u{number}"
@@ -71,16 +71,16 @@ class Server:
         self.server.bind("127.0.0.1", self.port)
         self._task = asyncio.create_task(self.server.run())
 
-    def told(self, state=ReplicaState.UP, **load):
-        """As the coordinator tells of it."""
-        told = pools.replica(self.number, state, self.uid, **load)
-        return type(told)(
-            **{name: getattr(told, name) for name in told.__struct_fields__}
+    def published(self, state=ReplicaState.UP, **load):
+        """The replica as the coordinator publishes it."""
+        replica = pools.replica(self.number, state, self.uid, **load)
+        return type(replica)(
+            **{name: getattr(replica, name) for name in replica.__struct_fields__}
             | {"address": f"tcp://127.0.0.1:{self.port}"}
         )
 
     async def crash(self):
-        """Be gone, as a killed process is: its connections close."""
+        """Close all connections, as a killed process does."""
         if not self._task.done():
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -91,7 +91,7 @@ class Server:
 
 
 class ServedStage:
-    """An orchestrator over `count` servers."""
+    """An orchestrator with one stage of `count` replicas."""
 
     def __init__(self, count, policy="least-queue-length", **server):
         self.registry = CollectorRegistry()
@@ -99,18 +99,18 @@ class ServedStage:
         self.head()
 
     def head(self):
-        """A head; a second one is another head."""
+        """Start a head; a second call starts another head."""
         self.lost = []
-        self.pool = StagePool(Stage(0, "painter"), make_balancer("least-queue-length"), self._note)
+        self.pool = StagePool(Stage(0, "painter"), make_balancer("least-queue-length"), self._on_disconnect)
         self.orchestrator = Orchestrator([self.pool], HeadMetrics(CollectorRegistry()))
         for server in self.servers:
-            self.pool.update(server.told())
+            self.pool.update(server.published())
 
-    def _note(self, key, uid):
+    def _on_disconnect(self, key, uid):
         self.lost.append(uid)
 
-    def tell(self, number, state):
-        self.pool.update(self.servers[number].told(state))
+    def publish(self, number, state):
+        self.pool.update(self.servers[number].published(state))
 
     def begin(self, id, steps=10):
         return asyncio.create_task(
@@ -118,7 +118,7 @@ class ServedStage:
         )
 
     def where(self, id):
-        """The number of the server that runs the request."""
+        """The number of the server that runs the request, or None."""
         running = self.orchestrator.running.get(id)
         return int(running.replica.rpartition("-")[2]) if running and running.step else None
 
@@ -129,7 +129,7 @@ class ServedStage:
 
 @contextlib.asynccontextmanager
 async def serving(count, **server):
-    """An orchestrator over servers that are closed in the end."""
+    """An orchestrator with one stage. Closes everything at the end."""
     stage = ServedStage(count, **server)
     try:
         yield stage
@@ -140,7 +140,7 @@ async def serving(count, **server):
 
 
 async def eventually(check, seconds=60.0):
-    """Wait until it is true."""
+    """Wait until `check` is true."""
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline, f"not within {seconds:g} s"

@@ -1,4 +1,4 @@
-"""Bursts with stale reports, simulated: no replica gets more than its share, whatever the reports say."""
+"""Simulated bursts with stale reports: no replica gets much more than its share."""
 
 import asyncio
 import heapq
@@ -15,7 +15,7 @@ BURST, BURST_SECONDS = 300, 0.6
 
 
 async def simulate(policy, heads=1, seconds=30.0, seed=0):
-    """The most and the mean held by a replica at the ends of bursts; reports are a second old when they are made."""
+    """The highest and the mean number of requests on a replica after a burst. Reports are one second old."""
     source = random.Random(seed)
     pools = [pool_of(REPLICAS, policy) for _ in range(heads)]
     held = [0] * REPLICAS

@@ -1,4 +1,4 @@
-"""From one stage to the next: what is asked of each, what is handed over, and what is left out."""
+"""From one stage to the next: which stages a request needs, and the parameters that each gets."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What becomes of requests under way when replicas drain, crash and stall, and when heads and clients leave."""
+"""Running requests when replicas drain, crash and stall, and when heads and clients leave."""
 
 import asyncio
 import contextlib
@@ -21,11 +21,11 @@ async def test_one_that_drains_finishes_what_runs_and_hands_back_what_waits():
         await eventually(lambda: stage.servers[0].server.load.queue_length == 1)
         draining = asyncio.create_task(stage.servers[0].server.drain(30.0))
         await asyncio.sleep(0)
-        stage.tell(0, ReplicaState.DRAINING)
+        stage.publish(0, ReplicaState.DRAINING)
         await asyncio.sleep(0.1)
         assert not waiting.done(), "there is no other: it stays"
         stage.servers.append(other := type(stage.servers[0])(1))
-        stage.pool.update(other.told())
+        stage.pool.update(other.published())
         await waiting
         assert not running.done(), "handed back at once"
         assert [id.partition("#")[0] for id in other.runner.begun] == ["b"]
@@ -41,7 +41,7 @@ async def test_what_has_not_ended_when_the_time_is_over_runs_elsewhere():
         (number,) = await stage.under_way("a")
         draining = asyncio.create_task(stage.servers[number].server.drain(0.2))
         await asyncio.sleep(0)
-        stage.tell(number, ReplicaState.DRAINING)
+        stage.publish(number, ReplicaState.DRAINING)
         assert await draining is False
         await task
         assert stage.servers[1 - number].server.completed == 1
@@ -73,12 +73,12 @@ async def test_late_answers_of_one_that_fell_silent_are_passed_over_and_it_stops
     async with serving(2) as stage:
         task = stage.begin("a", 40)
         (number,) = await stage.under_way("a")
-        stage.tell(number, ReplicaState.ERROR)
+        stage.publish(number, ReplicaState.ERROR)
         await task
         assert stage.servers[1 - number].server.completed == 1
         await eventually(lambda: not stage.servers[number].server.load.running)
         assert stage.servers[number].server.completed == 0, "it was told to abort it"
-        stage.tell(number, ReplicaState.UP)
+        stage.publish(number, ReplicaState.UP)
         await asyncio.gather(*(stage.begin(id, 2) for id in "bcd"))
         assert stage.servers[number].server.completed > 0
 
@@ -107,11 +107,11 @@ async def test_a_client_that_leaves_while_its_request_waits_to_be_repeated_is_no
     async with serving(1) as stage:
         task = stage.begin("a", 1000)
         await stage.under_way("a")
-        stage.tell(0, ReplicaState.ERROR)
+        stage.publish(0, ReplicaState.ERROR)
         await eventually(lambda: stage.orchestrator.running["a"].state == "waiting")
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        stage.tell(0, ReplicaState.UP)
+        stage.publish(0, ReplicaState.UP)
         await stage.begin("b", 2)
         assert [id.partition("#")[0] for id in stage.servers[0].runner.begun] == ["a", "b"]
         assert stage.pool.members[0].in_flight == 0

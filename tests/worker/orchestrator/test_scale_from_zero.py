@@ -1,4 +1,4 @@
-"""A stage that may have no replica while nobody asks: requests wait for the first one, and the head is ready."""
+"""A stage without replicas that a request can wake: requests wait for the first replica, and the head is ready."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Stages that serve different models, or different parts of one: over HTTP, with real processes."""
+"""Stages that serve different models, or different parts of one model, over HTTP with real processes."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Thinker to painter over HTTP, with real processes: the picture is read by a classifier that knows neither."""
+"""Thinker and painter over HTTP with real processes. An independent classifier checks the images."""
 
 import base64
 import io

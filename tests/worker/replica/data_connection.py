@@ -1,4 +1,4 @@
-"""Both ends of a data connection: a real server over an engine that does what a request's prompt says, and heads."""
+"""Both ends of a data connection: a real server over an engine that obeys a request's prompt, and real clients."""
 
 import asyncio
 import contextlib
@@ -16,12 +16,12 @@ from ..serving import free_ports
 
 
 class ScriptedEngine:
-    """Answers in a thread of each request. The prompt is what it does:
+    """Answers each request in a thread of its own. The prompt says how:
 
-    - `echo`: the embeddings come back, and are kept if `keeps`
-    - `write N`: N pieces of one word each, with a preview of 1 MB for each tenth, as fast as can be
-    - `tell N`: N pieces of 2 kB and one answer of them all
-    - `rest`: nothing, ever
+    - `echo`: the result has the same embeddings; the engine keeps them if `keeps`
+    - `write N`: N pieces of one word each, with a preview of 1 MB for each tenth, as fast as possible
+    - `tell N`: N pieces of 2 kB, and their concatenation as the result
+    - `rest`: it never answers
     """
 
     def __init__(self, server):
@@ -69,7 +69,7 @@ class ScriptedEngine:
 
 @contextlib.asynccontextmanager
 async def serving(keys=None):
-    """A server, and how to connect to it."""
+    """A server, its port, and a function that connects a client."""
     (port,) = free_ports(1)
     server = ReplicaServer(64, keys)
     server.engine = ScriptedEngine(server)
@@ -93,28 +93,28 @@ async def serving(keys=None):
 
 
 class ReceivedUpdates:
-    """What a head was told of a request."""
+    """The updates that a head received about a request."""
 
     def __init__(self):
         self.text, self.pieces, self.previews, self.step = "", 0, [], 0
 
-    def __call__(self, news):
-        self.step = max(self.step, getattr(news, "step", 0))
-        if getattr(news, "written", None) is not None:
-            self.text += news.written.text
+    def __call__(self, update):
+        self.step = max(self.step, getattr(update, "step", 0))
+        if getattr(update, "written", None) is not None:
+            self.text += update.written.text
             self.pieces += 1
-        if getattr(news, "preview", None):
-            self.previews.append(int(news.preview[0][0, 0, 0]))
+        if getattr(update, "preview", None):
+            self.previews.append(int(update.preview[0][0, 0, 0]))
 
 
-async def ask(client, id, prompt, heard=lambda news: None, seconds=30, **embeddings):
-    """The answer to a request."""
+async def ask(client, id, prompt, on_update=lambda update: None, seconds=30, **embeddings):
+    """Run a request and return its result."""
     params = GenerationParams(prompt=prompt, embeddings=embeddings)
-    return await asyncio.wait_for(client.generate(id, params, heard), seconds)
+    return await asyncio.wait_for(client.generate(id, params, on_update), seconds)
 
 
 async def eventually(check, seconds=60.0):
-    """Wait until it is true."""
+    """Wait until `check` is true."""
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline, f"not within {seconds:g} s"

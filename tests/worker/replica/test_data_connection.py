@@ -1,4 +1,4 @@
-"""A real client and a real server over a socket: shared memory, and heads that are stopped, killed or never read."""
+"""A real client and a real server over a socket: shared memory, and heads that are suspended, killed or never read."""
 
 import asyncio
 import gc
@@ -96,7 +96,7 @@ asyncio.run(main())
 
 
 class HeadProcess:
-    """A head in a process of its own."""
+    """A head in its own process."""
 
     def __init__(self, port, prompt):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}

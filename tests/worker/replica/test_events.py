@@ -20,14 +20,14 @@ FINISHED = Finished("a", RequestStatus.COMPLETED)
 
 
 async def turn() -> None:
-    """Let the loop do what it was woken for, timers apart."""
+    """Let the event loop run its callbacks, but no timers."""
     for _ in range(3):
         await asyncio.sleep(0)
 
 
 @pytest.fixture
 def rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RequestProgress is delivered once, and not again while a test lasts."""
+    """Progress is delivered once, and not again during the test."""
     monkeypatch.setattr(events, "PROGRESS_SECONDS", 3600.0)
 
 

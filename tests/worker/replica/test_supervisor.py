@@ -1,4 +1,4 @@
-"""A supervisor over small real processes: restarts, their backoff and their budget, and the drain."""
+"""A supervisor of real processes without a model: restarts with backoff, their limit, and the drain."""
 
 import argparse
 import asyncio
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.processes
 
 
 class Supervised:
-    """A supervisor of `count` small replicas of a kind."""
+    """A supervisor of `count` fake replicas of one kind."""
 
     def __init__(self, kind, tmp_path, count=1, flags=()):
         parser = argparse.ArgumentParser()
@@ -32,12 +32,12 @@ class Supervised:
         self.supervisor = Supervisor(from_arguments(parser.parse_args(flags)), command)
 
     def started(self, index=0):
-        """The process ids and the times of the replica's starts."""
+        """The process ids and start times of the replica."""
         return [(int(pid), float(at)) for number, pid, at in filter(is_start, self._lines()) if int(number) == index]
 
     @property
     def drained(self):
-        """How many drained."""
+        """How many replicas drained."""
         return sum(line == ["drained"] for line in self._lines())
 
     def _lines(self):

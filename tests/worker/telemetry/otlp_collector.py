@@ -1,4 +1,4 @@
-"""A small real OTLP collector: takes spans over HTTP, as any does, and keeps them for the test to look at."""
+"""A minimal OTLP collector: receives spans over HTTP and keeps them for the tests."""
 
 import gzip
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ PATH = "/v1/traces"
 
 @dataclass
 class Span:
-    """One span, with the service that told of it, and those whose parent it is."""
+    """One span, with the service that sent it and its child spans."""
 
     id: str
     trace: str
@@ -30,22 +30,22 @@ class Span:
     children: list["Span"] = field(default_factory=list)
 
     def all(self, name: str) -> list["Span"]:
-        """Those of this name among its children."""
+        """The child spans with this name."""
         return [child for child in self.children if child.name == name]
 
     def one(self, name: str) -> "Span":
-        """The only one of this name among its children."""
+        """The only child span with this name."""
         (child,) = self.all(name)
         return child
 
     @property
     def names(self) -> list[str]:
-        """Of its children, in order."""
+        """The names of the child spans, in order."""
         return [child.name for child in self.children]
 
 
 class Collector(Loopback):
-    """Listens until it is closed."""
+    """Receives spans until it is closed."""
 
     def __init__(self) -> None:
         self._spans: list[Span] = []
@@ -69,7 +69,7 @@ class Collector(Loopback):
         super().__init__(Handler)
 
     def trace(self, id: str) -> list[Span]:
-        """The spans of a trace whose parent was not told: one, where all have come. Children are in order of time."""
+        """The spans of a trace without a known parent: one, once all have arrived. Children are sorted by time."""
         spans = {span.id: span for span in self._spans if span.trace == id}
         for span in spans.values():
             span.children = sorted((one for one in spans.values() if one.parent == span.id), key=lambda one: one.began)
@@ -83,14 +83,14 @@ def spans_of(request: ExportTraceServiceRequest) -> list[Span]:
             span.trace_id.hex(),
             span.parent_span_id.hex(),
             span.name,
-            values(told.resource.attributes)["service.name"],
+            values(resource_spans.resource.attributes)["service.name"],
             values(span.attributes),
             span.start_time_unix_nano,
             span.end_time_unix_nano,
             span.status.code == Status.STATUS_CODE_ERROR,
         )
-        for told in request.resource_spans
-        for scope in told.scope_spans
+        for resource_spans in request.resource_spans
+        for scope in resource_spans.scope_spans
         for span in scope.spans
     ]
 

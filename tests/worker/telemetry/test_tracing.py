@@ -1,4 +1,4 @@
-"""Traces of real requests through two stages of real processes, as a collector gets them."""
+"""Traces of real requests through two stages of real processes, as a collector receives them."""
 
 import itertools
 import json
@@ -50,8 +50,8 @@ def pipeline(collector):
         environment.undo()
 
 
-class Asked:
-    """A picture, asked for by a client that traces: `id` is its request's, `trace` and `span` its own."""
+class TracedRequest:
+    """A request of a client that traces. `id` is the request's id, `trace` and `span` are those of the client."""
 
     def __init__(self, pipeline, steps=STEPS, **more):
         self.id, self.trace, self.span = (secrets.token_hex(size) for size in (8, 16, 8))
@@ -64,8 +64,8 @@ class Asked:
         )
 
 
-def told(collector, asked, replicas):
-    """The span of the head's answer, once so many replicas have told of their runs."""
+def complete_answer(collector, asked, replicas):
+    """The span of the head's answer, once the spans of `replicas` replicas have arrived."""
 
     def is_whole():
         answers = [span for span in collector.trace(asked.trace) if span.parent == asked.span]
@@ -83,8 +83,8 @@ def every(spans):
 
 @pytest.mark.processes
 def test_a_request_is_one_trace_through_all_processes(pipeline, collector):
-    asked = Asked(pipeline)
-    answer = told(collector, asked, 2)
+    asked = TracedRequest(pipeline)
+    answer = complete_answer(collector, asked, 2)
     assert collector.trace(asked.trace) == [answer]
     assert (answer.name, answer.parent) == ("POST /v1/images/generations", asked.span)
     assert answer.attributes["http.response.status_code"] == 200
@@ -113,8 +113,8 @@ def test_a_request_is_one_trace_through_all_processes(pipeline, collector):
 
 @pytest.mark.processes
 def test_each_answer_of_a_request_has_its_span_and_its_line_of_the_log_has_the_trace(pipeline, collector):
-    asked = Asked(pipeline, n=2)
-    answer = told(collector, asked, 4)
+    asked = TracedRequest(pipeline, n=2)
+    answer = complete_answer(collector, asked, 4)
     assert [span.attributes["omni.request.id"] for span in answer.all("request")] == [
         f"{asked.id}-{i}" for i in range(2)
     ]
@@ -125,7 +125,7 @@ def test_each_answer_of_a_request_has_its_span_and_its_line_of_the_log_has_the_t
 @pytest.mark.processes
 def test_a_run_that_was_lost_with_its_replica_is_told_of_beside_the_one_that_took_its_place(pipeline, collector):
     done = []
-    thread = threading.Thread(target=lambda: done.append(Asked(pipeline, steps=400)))
+    thread = threading.Thread(target=lambda: done.append(TracedRequest(pipeline, steps=400)))
     thread.start()
     running = eventually(
         lambda: [one for one in pipeline.running() if one["total_steps"] == 400], "the request under way"
@@ -134,7 +134,7 @@ def test_a_run_that_was_lost_with_its_replica_is_told_of_beside_the_one_that_too
     process = next(one for one in pipeline.headless if address.rpartition(":")[2] in one.argv)
     os.kill(process.replicas[0], signal.SIGKILL)
     thread.join(120)
-    answer = told(collector, done[0], 2)
+    answer = complete_answer(collector, done[0], 2)
     lost, second = answer.one("request").one("stage painter").all("run")
     assert lost.attributes["omni.replica"] == running[0]["replica"] != second.attributes["omni.replica"]
     assert (lost.failed, lost.children) == (True, []), "its replica can no longer tell of it"
@@ -145,7 +145,7 @@ def test_a_run_that_was_lost_with_its_replica_is_told_of_beside_the_one_that_too
 
 
 def test_nothing_of_it_is_imported_where_no_collector_is_named():
-    """But for what FastAPI has of its own."""
+    """Except the OpenTelemetry API, which FastAPI imports."""
     modules = "omni_worker.commands.head, omni_worker.commands.headless, omni_worker.replica.process"
     start = "from omni_worker.telemetry import tracing; tracing.start(None, 'head')"
     script = f"import sys, {modules}; {start}; print(*sys.modules)"

@@ -1,4 +1,4 @@
-"""The pool that large buffers cross through, with both its ends in this process."""
+"""A pool of shared memory with both ends in this process."""
 
 import gc
 import os
@@ -100,7 +100,7 @@ def test_nothing_is_left_when_all_is_closed():
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 300_000), st.integers(0, 5)), max_size=40))
 def test_blocks_never_overlap(steps):
-    """Each step puts a buffer in, and lets an earlier one go."""
+    """Each step puts a buffer into the pool and releases an earlier one."""
     writer, (reader,) = open_pool(capacity=1 << 20)
     held = []
     for i, (size, gone) in enumerate(steps):

@@ -1,4 +1,4 @@
-"""A head may have a connection to each of a thousand replicas."""
+"""A process can have a thousand sockets."""
 
 import subprocess
 import sys

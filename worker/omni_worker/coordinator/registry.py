@@ -26,10 +26,10 @@ class RegistrationError(Exception):
 
 @dataclass
 class _Entry:
-    """A replica, with what is known from its last message.
+    """A replica and its last message.
 
-    last_message_at: when it arrived
-    count: its number
+    last_message_at: when the message arrived
+    count: the number of the message
     reported_state: the last state that the replica reported; only the registry itself sets ERROR
     """
 

@@ -180,7 +180,7 @@ class StagePool:
                 return member
 
     def _current_keys(self, members: Iterable[Member]) -> set[ReplicaKey]:
-        """The keys of the members that are still in the pool. A new process may have taken the key of another one."""
+        """The keys of the members that are still in the pool. A new process may have the key of an earlier one."""
         return {member.replica.key for member in members if self._members.get(member.replica.key) is member}
 
     # ---- membership

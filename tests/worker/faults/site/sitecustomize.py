@@ -1,4 +1,4 @@
-"""What Python runs first where this folder is on its path: diffusers takes parts of imported modules alone."""
+"""Python imports this first if the folder is on its path: diffusers only loads classes of modules that are imported."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Arrays that cross a connection in shared memory: both ends of it, and a message with arrays."""
+"""Two connected links, and messages with arrays, for the tests of the wire."""
 
 from omni_worker.replica.wire.link import Link
 from omni_worker.replica.wire.messages import (
@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 
 def linked(capacity=32 * MIB):
-    """Both ends of a connection that shares memory."""
+    """Two links that share memory."""
     near, far = Link("far", capacity=capacity), Link("near")
     near.on_reply(far.on_offer(near.offer()))
     return near, far
@@ -23,7 +23,7 @@ def message(**embeddings):
 
 
 def arrived(given, near=None, far=None):
-    """What the other end makes of the arrays."""
+    """Send arrays from `near` to `far`. Returns the arrays that arrive, and the encoded message."""
     packed = pack_shared(message(**given), near)
     frames = [bytes(frame) for frame in packed.frames]
     return unpack_to_replica(frames, far).params.embeddings, packed

@@ -1,4 +1,4 @@
-"""Pools shared over a connection: who can open them, and what survives when they close."""
+"""Pools that are shared over a connection: who can open them, and what stays valid when they close."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""Messages with arrays: in frames and in shared memory, and headers that lie about them."""
+"""Messages with arrays, in frames and in shared memory, and headers that do not fit their arrays."""
 
 import gc
 from unittest import mock
@@ -25,7 +25,7 @@ DTYPES = st.one_of(arrays.boolean_dtypes(), arrays.integer_dtypes(endianness="?"
 
 @st.composite
 def any_arrays(draw):
-    """Of any type and shape, empty ones and numbers among them, and views of every order."""
+    """Arrays of any dtype and shape, including empty and 0-dimensional ones, and views in any order."""
     array = draw(arrays.arrays(DTYPES, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)))
     if array.ndim and draw(st.booleans()):
         array = array[:: draw(st.sampled_from([-2, -1, 2]))]

@@ -1,4 +1,4 @@
-"""A client of the HTTP API that does not read its stream: head and replica keep no more than the answer."""
+"""If an HTTP client does not read its stream, head and replica keep no more than one copy of the answer."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ TEXT = "".join(f"{number:02000d}" for number in range(PIECES))
 
 
 async def opened(port):
-    """A stream of an answer of 10 MB that nobody reads."""
+    """Open a stream with 10 MB of text, without reading it."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.setblocking(False)
@@ -36,7 +36,7 @@ async def opened(port):
 
 
 async def read(client):
-    """All of it, as the events' data."""
+    """Read the stream to its end, and return the choices of its events."""
     loop, received = asyncio.get_running_loop(), bytearray()
     while chunk := await asyncio.wait_for(loop.sock_recv(client, 1 << 20), 20):
         received += chunk
@@ -49,9 +49,9 @@ def test_what_a_client_does_not_read_is_kept_as_one_piece_and_other_clients_are_
     async def body():
         async with serving() as (replica, data_port, _):
             pool = StagePool(Stage(0, "writer", "autoregressive"), make_balancer("round-robin"), lambda key, uid: None)
-            told = pools.replica()
-            fields = {name: getattr(told, name) for name in told.__struct_fields__}
-            pool.update(type(told)(**fields | {"address": f"tcp://127.0.0.1:{data_port}"}))
+            fake = pools.replica()
+            fields = {name: getattr(fake, name) for name in fake.__struct_fields__}
+            pool.update(type(fake)(**fields | {"address": f"tcp://127.0.0.1:{data_port}"}))
             orchestrator = Orchestrator([pool], HeadMetrics(CollectorRegistry()))
             (port,) = free_ports(1)
             http = HttpServer(create_app(orchestrator, "m", []), "127.0.0.1", port, 5)
