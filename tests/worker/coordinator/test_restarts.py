@@ -69,7 +69,7 @@ def test_a_coordinator_that_forgot_its_fleet_is_told_again_though_no_connection_
         async with running(timeout=TIMEOUT) as fleet:
             fleet.client("a")
             await eventually(up(fleet, "a"))
-            fleet.registry._members.clear()
+            fleet.registry._entries.clear()
             took = await eventually(
                 lambda: len(fleet.registry) == 1 and fleet.registry.replicas[0].state is ReplicaState.UP
             )
