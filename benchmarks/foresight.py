@@ -13,18 +13,18 @@ from benchmarks import common, systems
 from rich.progress import track
 from rich.table import Table
 
-from omni_worker.pipelines.interception.speculation import Foresight
-from omni_worker.pipelines.interception.stepping import FEW
+from omni_worker.pipelines.interception.speculation import Speculation
+from omni_worker.pipelines.interception.stepping import MAX_SPECULATING_REQUESTS
 from omni_worker.requests import GenerationParams
 
 SIDES = {"16 tokens": 32, "64 tokens": 64, "256 tokens": 128, "1024 tokens": 256}
-COUNTS = (2, 3, FEW)
+COUNTS = (2, 3, MAX_SPECULATING_REQUESTS)
 STEPS, STEPS_OF_LARGE = 20, 4
 
 
 def without(model: systems.Model, params: list[GenerationParams]) -> list[np.ndarray]:
     """The requests' pictures; every call is run when it is made."""
-    with patch.object(Foresight, "calls_after", lambda *_: []):
+    with patch.object(Speculation, "predict_calls", lambda *_: []):
         return systems.run_engine(systems.step_mode(), model, params)
 
 

@@ -29,10 +29,9 @@ from rich.table import Table
 
 from omni_worker.engine.scheduler import StepScheduler
 from omni_worker.pipelines.batching.batches import ProvenBatches
-from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.keys import KeyTable
-from omni_worker.pipelines.components import methods, models
-from omni_worker.pipelines.interception.pipeline_copies import Door
+from omni_worker.pipelines.components import intercepted_methods, models
+from omni_worker.pipelines.interception.pipeline_copies import InterceptedMethod
 from omni_worker.pipelines.protocol import StepState
 from omni_worker.pipelines.request_context import RequestContext
 from omni_worker.requests import GenerationParams
@@ -130,9 +129,11 @@ class Clocks:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Watch everything within."""
-        suspending = Door.suspending
+        suspending = InterceptedMethod.suspending
         with ExitStack() as patches:
-            patches.enter_context(patch.object(Door, "suspending", lambda *args: self.leaving(suspending(*args))))
+            patches.enter_context(
+                patch.object(InterceptedMethod, "suspending", lambda *args: self.leaving(suspending(*args)))
+            )
             for part, (owner, name) in PARTS.items():
                 patches.enter_context(patch.object(owner, name, self.inside(part, getattr(owner, name))))
             patches.callback(settrace, settrace(self.switched))
@@ -165,7 +166,7 @@ def own_time(rounds: int, steps: int) -> dict[str, Any]:
 def _clocked(clocks: Clocks, pipe: Any) -> None:
     """Put the clock around every method of a model that a pipeline calls."""
     for name, model in models(pipe).items():
-        for method in methods(name, model):
+        for method in intercepted_methods(name, model):
             vars(model)[method.name] = clocks.inside("model", getattr(model, method.name))
 
 
@@ -176,7 +177,9 @@ def each_call(model: systems.Model, repeats: int) -> dict[str, Any]:
     state, pipeline = StepState("0", systems.request(0, 32, 1)), model.stepped_plainly
     pipeline.prepare_encode(state)
     while not state.is_done:
-        call: Call = state.extra["call"]
+        pending = pipeline.runs[state.request_id].pending
+        assert pending is not None
+        call = pending.call
         known = KeyTable()
         known.of(call)
         figures[f"{call.phase}: {call.model}"] = {

@@ -33,8 +33,8 @@ from omni_worker.engine.scheduler import (
 )
 from omni_worker.pipelines.acceleration import shorten_single_frames
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
-from omni_worker.pipelines.loading import wrap
-from omni_worker.pipelines.request_mode import WholePipeline
+from omni_worker.pipelines.loading import wrap_pipeline
+from omni_worker.pipelines.request_mode import RequestModePipeline
 from omni_worker.requests import GenerationParams, GenerationResult
 
 SOURCE = model_source.parse("builtin://digits")
@@ -63,14 +63,16 @@ class Model:
         if around is not None:
             around(self.pipe)
             around(served)
-        self.plain = _wrapped(self.pipe, WholePipeline)
-        self.whole = _wrapped(served, WholePipeline)
+        self.plain = _wrapped(self.pipe, RequestModePipeline)
+        self.whole = _wrapped(served, RequestModePipeline)
         self.stepped = _wrapped(served, InterceptedPipeline)
         self.stepped_plainly = _wrapped(self.pipe, InterceptedPipeline)
 
 
 def _wrapped(pipe: Any, kind: type[Any]) -> Any:
-    wrapped = wrap(pipe, SOURCE, step_execution=kind is InterceptedPipeline, concurrent=kind is InterceptedPipeline)
+    wrapped = wrap_pipeline(
+        pipe, SOURCE, step_execution=kind is InterceptedPipeline, concurrent=kind is InterceptedPipeline
+    )
     assert isinstance(wrapped, kind)
     return wrapped
 

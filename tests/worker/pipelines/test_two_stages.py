@@ -10,8 +10,8 @@ import torch
 from omni_worker.config import model_source
 from omni_worker.engine.library import generate
 from omni_worker.errors import LoadError, RequestError
-from omni_worker.pipelines.encoding import Absent
-from omni_worker.pipelines.loading import Parts, load
+from omni_worker.pipelines.encoding import UnloadedModel
+from omni_worker.pipelines.loading import PipelineParts, load
 from omni_worker.requests import GenerationParams
 
 from .survey import specimens
@@ -35,7 +35,7 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def digits():
     source = model_source.parse("builtin://digits")
-    return {parts: load(source, None, parts=parts).pipeline for parts in Parts}
+    return {parts: load(source, None, parts=parts).pipeline for parts in PipelineParts}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -46,7 +46,7 @@ def test_any_pipeline_is_divided_without_a_difference(name, tmp_path):
     (specimen,) = (one for one in specimens() if one.name == name)
     specimen.build().save_pretrained(tmp_path)
     source = model_source.parse(str(tmp_path))
-    whole, encoder, painter = (load(source, True, parts=parts).pipeline for parts in Parts)
+    whole, encoder, painter = (load(source, True, parts=parts).pipeline for parts in PipelineParts)
     for params in PROMPTS:
         (expected,), (encoded,) = generate(whole, [params]), generate(encoder, [params])
         assert expected.error is None, expected.error
@@ -57,14 +57,14 @@ def test_any_pipeline_is_divided_without_a_difference(name, tmp_path):
 
 
 def test_each_stage_loads_only_its_own_models(digits):
-    assert isinstance(digits[Parts.TEXT_ENCODERS]._pipe.transformer, Absent)
-    assert isinstance(digits[Parts.TEXT_ENCODERS]._pipe.vae, Absent)
-    assert isinstance(digits[Parts.ALL_BUT_TEXT_ENCODERS]._pipe.text_encoder, Absent)
-    assert digits[Parts.TEXT_ENCODERS].card.mode == "encode"
+    assert isinstance(digits[PipelineParts.TEXT_ENCODERS]._pipe.transformer, UnloadedModel)
+    assert isinstance(digits[PipelineParts.TEXT_ENCODERS]._pipe.vae, UnloadedModel)
+    assert isinstance(digits[PipelineParts.ALL_BUT_TEXT_ENCODERS]._pipe.text_encoder, UnloadedModel)
+    assert digits[PipelineParts.TEXT_ENCODERS].card.mode == "encode"
 
 
 def test_prompts_are_encoded_together(digits):
-    encoder = digits[Parts.TEXT_ENCODERS]
+    encoder = digits[PipelineParts.TEXT_ENCODERS]
     captions = [f"a {colour} seven on black background" for colour in ("red", "blue", "green", "white")]
     before = encoder.stats()["batched_calls"]
     together = generate(encoder, [GenerationParams(prompt=caption) for caption in captions])
@@ -76,10 +76,10 @@ def test_prompts_are_encoded_together(digits):
 
 def test_states_of_the_text_encoder_can_be_given_by_name(digits):
     params = GenerationParams(prompt="a blue seven on black background", seed=3, steps=4)
-    (encoded,) = generate(digits[Parts.TEXT_ENCODERS], [params])
+    (encoded,) = generate(digits[PipelineParts.TEXT_ENCODERS], [params])
     states = encoded.result.embeddings["0"][0]
     named = {"prompt_embeds": states, "prompt_embeds_mask": np.ones(len(states), np.int64)}
-    whole = digits[Parts.ALL]
+    whole = digits[PipelineParts.ALL]
     (expected,), (painted,) = (
         generate(whole, [params]),
         generate(whole, [msgspec.structs.replace(params, embeddings=named)]),
@@ -99,7 +99,7 @@ def test_states_of_the_text_encoder_can_be_given_by_name(digits):
 )
 def test_embeddings_that_do_not_fit_fail_their_request_alone(embeddings, says, digits):
     good = GenerationParams(prompt="a red one", seed=1, steps=2)
-    bad, other = generate(digits[Parts.ALL], [msgspec.structs.replace(good, embeddings=embeddings), good])
+    bad, other = generate(digits[PipelineParts.ALL], [msgspec.structs.replace(good, embeddings=embeddings), good])
     assert isinstance(bad.error, RequestError)
     assert says in bad.error.message
     assert other.error is None
@@ -109,4 +109,4 @@ def test_a_pipeline_that_cannot_encode_on_its_own_is_refused_at_load(tmp_path):
     (specimen,) = (one for one in specimens() if one.name == "DDPMPipeline")
     specimen.build().save_pretrained(tmp_path)
     with pytest.raises(LoadError, match="no encode_prompt"):
-        load(model_source.parse(str(tmp_path)), None, parts=Parts.TEXT_ENCODERS)
+        load(model_source.parse(str(tmp_path)), None, parts=PipelineParts.TEXT_ENCODERS)

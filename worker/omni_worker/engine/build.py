@@ -17,8 +17,8 @@ from omni_worker.language import loading as language
 from omni_worker.model_card import ModelCard
 from omni_worker.parallel.chain import Chain
 from omni_worker.parallel.ranks import Ranks
-from omni_worker.pipelines.loading import Parts, load
-from omni_worker.pipelines.request_mode import WholePipeline
+from omni_worker.pipelines.loading import PipelineParts, load
+from omni_worker.pipelines.request_mode import RequestModePipeline
 
 
 def build_engine(
@@ -62,7 +62,7 @@ def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str |
         ranks=ranks,
         parts=_parts(config),
     ).pipeline
-    if not isinstance(pipeline, WholePipeline):
+    if not isinstance(pipeline, RequestModePipeline):
         return StepRunner(pipeline), pipeline.card
     if ranks.size > 1:
         raise LoadError(
@@ -97,8 +97,8 @@ def _build_writer(ranks: Ranks, config: EngineConfig, source: ModelSource) -> tu
     return AutoregressiveRunner(writer, encode_only=config.task == "encode"), card
 
 
-def _parts(config: EngineConfig) -> Parts:
+def _parts(config: EngineConfig) -> PipelineParts:
     """The models of a pipeline that a replica of this stage needs."""
     if config.task == "encode":
-        return Parts.TEXT_ENCODERS
-    return Parts.ALL if config.text_encoder else Parts.ALL_BUT_TEXT_ENCODERS
+        return PipelineParts.TEXT_ENCODERS
+    return PipelineParts.ALL if config.text_encoder else PipelineParts.ALL_BUT_TEXT_ENCODERS

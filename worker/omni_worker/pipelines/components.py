@@ -1,4 +1,4 @@
-"""Which parts of a pipeline are models whose calls are intercepted, and in which phase of a request each is called."""
+"""Finds the models of a pipeline, the methods to intercept, and the phase of a request in which each is called."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,33 +13,42 @@ DECODERS = ("vocoder", "safety_checker", "upsampler")
 ENCODERS = ("encoder", "text_proj", "connector", "projection_model")
 
 
-class Method(NamedTuple):
-    """A method of a model that is intercepted."""
+class ModelMethod(NamedTuple):
+    """A method of a model that is intercepted, and the phase in which it is called."""
 
     name: str
     phase: str
 
 
 def models(pipe: Any) -> dict[str, torch.nn.Module]:
-    """A pipeline's models by name, those of the pipelines that it is made of too."""
+    """A pipeline's models by name, including those of the pipelines that it contains."""
     found: dict[str, torch.nn.Module] = {}
     for name, part in vars(pipe).items():
         if isinstance(part, torch.nn.Module):
             found[name] = part
         elif isinstance(part, DiffusionPipeline):
             for inner, model in models(part).items():
-                if all(model is not known for known in found.values()):
+                if all(model is not other for other in found.values()):
                     found[f"{name}.{inner}"] = model
     return found
 
 
-def methods(name: str, model: torch.nn.Module) -> Iterator[Method]:
-    """The methods of a model that a pipeline calls."""
+def intercepted_methods(name: str, model: torch.nn.Module) -> Iterator[ModelMethod]:
+    """The methods of a model that a pipeline calls: `encode` and `decode` of an autoencoder, `forward` of any other."""
     if hasattr(model, "decode") and hasattr(model, "encode"):
-        yield Method("encode", ENCODE)
-        yield Method("decode", DECODE)
+        yield ModelMethod("encode", ENCODE)
+        yield ModelMethod("decode", DECODE)
     else:
-        yield Method("forward", _phase(name, model))
+        yield ModelMethod("forward", _phase(name, model))
+
+
+def denoisers(pipe: Any) -> list[str]:
+    """The names of the models that are called at least once in each step."""
+    return [
+        name
+        for name, model in models(pipe).items()
+        if any(method.phase == DENOISE for method in intercepted_methods(name, model))
+    ]
 
 
 def _phase(name: str, model: torch.nn.Module) -> str:
@@ -48,10 +57,3 @@ def _phase(name: str, model: torch.nn.Module) -> str:
     if isinstance(model, transformers.PreTrainedModel) or any(word in name for word in ENCODERS):
         return ENCODE
     return DENOISE
-
-
-def denoisers(pipe: Any) -> list[str]:
-    """The names of the models that are called once or more in each step."""
-    return [
-        name for name, model in models(pipe).items() if any(method.phase == DENOISE for method in methods(name, model))
-    ]

@@ -20,16 +20,16 @@ from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.acceleration import compile_denoisers, shorten_single_frames
 from omni_worker.pipelines.batching.batches import ProvenBatches
 from omni_worker.pipelines.components import denoisers, models
-from omni_worker.pipelines.encoding import Absent, PromptEncoder
+from omni_worker.pipelines.encoding import PromptEncoder, UnloadedModel
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 from omni_worker.pipelines.protocol import SupportsStepExecution, can_step
-from omni_worker.pipelines.request_mode import WholePipeline
+from omni_worker.pipelines.request_mode import RequestModePipeline
 
 log = logging.getLogger(__name__)
-BUCKETS = (1, 2, 4, 8, 16, 32)  # the batch sizes of a compiled model: each is compiled for itself
+COMPILED_BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # the batch sizes of a compiled model: each is compiled for itself
 
 
-class Parts(Enum):
+class PipelineParts(Enum):
     """Which models of a pipeline are loaded: where two stages share its work, each has only its own."""
 
     ALL = auto()
@@ -38,10 +38,10 @@ class Parts(Enum):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedPipeline:
     """A model on its device, ready to run; `pipeline` steps unless the mode says that requests run whole."""
 
-    pipeline: SupportsStepExecution | WholePipeline
+    pipeline: SupportsStepExecution | RequestModePipeline
     device: str
 
 
@@ -52,8 +52,8 @@ def load(
     dtype: str = "auto",
     compile_backend: str | None = None,
     ranks: Ranks | None = None,
-    parts: Parts = Parts.ALL,
-) -> Loaded:
+    parts: PipelineParts = PipelineParts.ALL,
+) -> LoadedPipeline:
     """Load `source` onto this process's device, in `dtype`: by default float32 on a CPU and bfloat16 on a GPU.
 
     `step_execution` None steps where the pipeline can. Raises LoadError: the model is not there, is broken, or was
@@ -65,36 +65,36 @@ def load(
     at = {"revision": source.revision, "local_files_only": source.is_local}
     weights = weights_dtype(dtype, device)
     try:
-        absent = left_out(diffusers.DiffusionPipeline.load_config(source.location, **at), parts)
+        absent = unloaded_models(diffusers.DiffusionPipeline.load_config(source.location, **at), parts)
         pipe = diffusers.DiffusionPipeline.from_pretrained(
             source.location, dtype=weights, **dict.fromkeys(absent), **at
         ).to(device)
         for name, configured in absent.items():
-            vars(pipe)[name] = Absent(FrozenDict(configured(source.location, subfolder=name, **at)), weights)
+            vars(pipe)[name] = UnloadedModel(FrozenDict(configured(source.location, subfolder=name, **at)), weights)
     except Exception as error:  # diffusers raises whatever the part that failed raised
         raise LoadError(f"the model {source.text} cannot be loaded: {error}") from error
-    if parts is Parts.TEXT_ENCODERS:
+    if parts is PipelineParts.TEXT_ENCODERS:
         if not hasattr(pipe, "encode_prompt"):
             raise LoadError(f"{type(pipe).__name__} of {source.text} has no encode_prompt: it cannot encode on its own")
-        return Loaded(PromptEncoder(pipe, _serving_defaults(source)), device)
+        return LoadedPipeline(PromptEncoder(pipe, _serving_defaults(source)), device)
     for model in models(pipe).values():
         shorten_single_frames(model)
     if compile_backend is not None:
         log.info("compiling %s when first called", ", ".join(compile_denoisers(pipe, compile_backend)))
-    buckets = BUCKETS if compile_backend is not None else ()
+    buckets = COMPILED_BATCH_SIZES if compile_backend is not None else ()
     batches = ProvenBatches(ranks, buckets)
-    return Loaded(wrap(pipe, source, step_execution, concurrent, batches), device)
+    return LoadedPipeline(wrap_pipeline(pipe, source, step_execution, concurrent, batches), device)
 
 
-def left_out(index: Mapping[str, Any], parts: Parts) -> dict[str, Callable[..., Any]]:
+def unloaded_models(index: Mapping[str, Any], parts: PipelineParts) -> dict[str, Callable[..., Any]]:
     """The models of a pipeline that these parts are without, by its `model_index.json`, with what reads their
     configuration."""
     found: dict[str, Callable[..., Any]] = {}
     for name, entry in index.items():
         library, kind = entry if isinstance(entry, list | tuple) and len(entry) == 2 else (None, None)
-        if kind and parts is Parts.ALL_BUT_TEXT_ENCODERS and name.startswith("text_encoder"):
+        if kind and parts is PipelineParts.ALL_BUT_TEXT_ENCODERS and name.startswith("text_encoder"):
             found[name] = _transformers_config
-        elif kind and parts is Parts.TEXT_ENCODERS and library == "diffusers":
+        elif kind and parts is PipelineParts.TEXT_ENCODERS and library == "diffusers":
             load_config = getattr(getattr(diffusers, kind, None), "load_config", None)
             if load_config is not None and not issubclass(getattr(diffusers, kind), diffusers.SchedulerMixin):
                 found[name] = load_config
@@ -106,13 +106,13 @@ def _transformers_config(location: str, **at: Any) -> dict[str, Any]:
     return dict(config)
 
 
-def wrap(
+def wrap_pipeline(
     pipe: Any,
     source: ModelSource,
     step_execution: bool | None,
     concurrent: bool,
     batches: ProvenBatches | None = None,
-) -> SupportsStepExecution | WholePipeline:
+) -> SupportsStepExecution | RequestModePipeline:
     """The loaded pipeline in the mode asked for: by the step protocol of its own, by interception, or whole.
 
     Raises LoadError.
@@ -132,7 +132,7 @@ def wrap(
         return InterceptedPipeline(pipe, defaults, concurrent, batches)
     if step_execution is None:
         log.info("%s cannot be stepped: requests run whole, one at a time", type(pipe).__name__)
-    return WholePipeline(pipe, defaults)
+    return RequestModePipeline(pipe, defaults)
 
 
 def _serving_defaults(source: ModelSource) -> ServingDefaults:

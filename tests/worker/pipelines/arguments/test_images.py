@@ -37,7 +37,9 @@ def card(name, **defaults):
 )
 def test_a_card_tells_which_pictures_a_pipeline_takes(name, image, needs_image, mask, strength):
     pipeline_class = getattr(diffusers, name)
-    found = images.takes(pipeline_class.__new__(pipeline_class), inspect.signature(pipeline_class.__call__).parameters)
+    found = images.accepted_media(
+        pipeline_class.__new__(pipeline_class), inspect.signature(pipeline_class.__call__).parameters
+    )
     told = (found.get("image", "none"), *(found.get(what, False) for what in ("needs_image", "mask", "strength")))
     assert told == (image, needs_image, mask, strength)
 

@@ -6,12 +6,12 @@ import torch
 from omni_worker.pipelines.batching.batches import ProvenBatches
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.collators import TEXT_ENCODER, Collator
-from omni_worker.pipelines.batching.comparing import SameTensors, agree
+from omni_worker.pipelines.batching.comparing import TensorEquality, agree
 from omni_worker.pipelines.batching.keys import KeyTable
 from omni_worker.pipelines.components import DENOISE, ENCODE
-from omni_worker.pipelines.request_context import ModelState, RequestContext
+from omni_worker.pipelines.request_context import ModelDefaults, RequestContext
 
-MODELS = ModelState([])
+MODELS = ModelDefaults([])
 
 
 class Denoiser:
@@ -266,7 +266,7 @@ def test_answers_agree_up_to_rounding_and_no_further():
 
 
 def test_tensors_are_compared_once_and_again_when_they_change():
-    same, one, other = SameTensors(), torch.zeros(3), torch.zeros(3)
+    same, one, other = TensorEquality(), torch.zeros(3), torch.zeros(3)
     assert same(one, other)
     other += 1
     assert not same(one, other)

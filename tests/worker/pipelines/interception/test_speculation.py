@@ -6,9 +6,9 @@ import torch
 
 from omni_worker.engine.library import generate
 from omni_worker.engine.scheduler import RequestStatus
-from omni_worker.pipelines.batching.comparing import SameTensors
-from omni_worker.pipelines.interception.speculation import PATIENCE, WORTH_OF_A_MISS, Foresight, Record
-from omni_worker.pipelines.interception.stepping import FEW, InterceptedPipeline
+from omni_worker.pipelines.batching.comparing import TensorEquality
+from omni_worker.pipelines.interception.speculation import MISS_PENALTY, SCORE_LIMIT, Speculation, SpeculationScores
+from omni_worker.pipelines.interception.stepping import MAX_SPECULATING_REQUESTS, InterceptedPipeline
 from tests.worker.pipelines.batching.test_batches import call, good, key
 from tests.worker.pipelines.survey import difference, specimen
 from tests.worker.pipelines.zoo import qwen_image
@@ -21,8 +21,8 @@ QWEN = specimen(qwen_image, "QwenImagePipeline")
 class Request:
     """What a pipeline with guidance calls: the same latents and timestep twice, with a prompt and without."""
 
-    def __init__(self, record=None):
-        self.foresight = Foresight(SameTensors(), record or Record())
+    def __init__(self, scores=None):
+        self.speculation = Speculation(TensorEquality(), scores or SpeculationScores())
         self.prompt, self.without = torch.ones(1, 3), torch.zeros(1, 3)
 
     def calls(self, step, **kwargs):
@@ -36,12 +36,12 @@ class Request:
         """Make a step's calls; what was foreseen at the first of them, and whether the second came so."""
         first, second = made or self.calls(step, **kwargs)
         key_of_it = key(first)
-        assert self.foresight.made(first, key_of_it, step) == 0
-        foreseen = self.foresight.calls_after(first, key_of_it)
+        assert self.speculation.record_call(first, key_of_it, step) == 0
+        foreseen = self.speculation.predict_calls(first, key_of_it)
         if foreseen:
-            self.foresight.await_calls(key_of_it, foreseen, ["the answer"])
-        assert self.foresight.made(second, key_of_it, step) == 1
-        return foreseen, self.foresight.answer_to(second, key_of_it)
+            self.speculation.expect_calls(key_of_it, foreseen, ["the answer"])
+        assert self.speculation.record_call(second, key_of_it, step) == 1
+        return foreseen, self.speculation.take_result(second, key_of_it)
 
 
 def test_the_second_call_is_foreseen_from_the_second_step_on():
@@ -57,40 +57,40 @@ def test_the_second_call_is_foreseen_from_the_second_step_on():
 
 @pytest.mark.parametrize("changed", ["hidden_states", "timestep", "extra"])
 def test_an_answer_is_not_given_to_a_call_that_differs_in_any_tensor(changed):
-    record = Record()
-    request = Request(record)
+    scores = SpeculationScores()
+    request = Request(scores)
     request.step(1)
     first, second = request.calls(2)
     second.kwargs[changed] = second.kwargs[changed] + 1.0
     assert request.step(2, (first, second))[1] == (False, None)
-    assert (record.hits, record.misses) == (0, 1)
+    assert (scores.confirmed, scores.mistaken) == (0, 1)
 
 
 def test_a_call_that_is_not_made_at_all_is_a_miss_and_the_next_step_goes_on():
-    record = Record()
-    request = Request(record)
+    scores = SpeculationScores()
+    request = Request(scores)
     request.step(1)
     first, _ = request.calls(2)
-    request.foresight.made(first, key(first), 2)
-    request.foresight.await_calls(key(first), request.foresight.calls_after(first, key(first)), ["the answer"])
-    assert request.foresight.answer_to(request.calls(3)[0], key(first)) == (False, None)
-    assert request.foresight.answer_to(request.calls(3)[1], key(first)) == (False, None), "it is forgotten"
-    assert record.misses == 1
+    request.speculation.record_call(first, key(first), 2)
+    request.speculation.expect_calls(key(first), request.speculation.predict_calls(first, key(first)), ["the answer"])
+    assert request.speculation.take_result(request.calls(3)[0], key(first)) == (False, None)
+    assert request.speculation.take_result(request.calls(3)[1], key(first)) == (False, None), "it is forgotten"
+    assert scores.mistaken == 1
 
 
 def test_what_never_comes_as_foreseen_is_soon_foreseen_no_more_and_what_nearly_always_does_still_is():
-    record = Record()
+    scores = SpeculationScores()
     of_it = key(Request().calls(1)[0])
-    for _ in range(PATIENCE // WORTH_OF_A_MISS):
-        assert record.may_try(of_it)
-        record.miss(of_it)
-    assert not record.may_try(of_it)
-    record = Record()
+    for _ in range(SCORE_LIMIT // MISS_PENALTY):
+        assert scores.is_worthwhile(of_it)
+        scores.reject(of_it)
+    assert not scores.is_worthwhile(of_it)
+    scores = SpeculationScores()
     for _ in range(5):
-        for _ in range(2 * WORTH_OF_A_MISS):
-            record.hit(of_it)
-        record.miss(of_it)
-    assert record.may_try(of_it)
+        for _ in range(2 * MISS_PENALTY):
+            scores.confirm(of_it)
+        scores.reject(of_it)
+    assert scores.is_worthwhile(of_it)
 
 
 def test_a_call_with_a_generator_is_not_foreseen():
@@ -104,7 +104,7 @@ def test_a_call_with_a_generator_is_not_foreseen():
 def expected():
     pipe = built()
     with torch.no_grad():
-        return [arrays(pipe(**QWEN.arguments(i))) for i in range(FEW)]
+        return [arrays(pipe(**QWEN.arguments(i))) for i in range(MAX_SPECULATING_REQUESTS)]
 
 
 def built():
@@ -124,12 +124,12 @@ def drawn(pipeline, count):
 
 def test_requests_together_take_fewer_turns_and_their_pictures_are_right(expected, monkeypatch):
     pipeline = InterceptedPipeline(built())
-    ended, turns = drawn(pipeline, FEW)
+    ended, turns = drawn(pipeline, MAX_SPECULATING_REQUESTS)
     assert all(difference(end, own) <= 2 for end, own in zip(ended, expected, strict=True))
     assert pipeline.stats()["calls_foreseen"] > 0
     assert pipeline.stats()["calls_mistaken"] == 0
-    monkeypatch.setattr(Foresight, "calls_after", lambda *_: [])
-    assert drawn(InterceptedPipeline(built()), FEW)[1] > turns
+    monkeypatch.setattr(Speculation, "predict_calls", lambda *_: [])
+    assert drawn(InterceptedPipeline(built()), MAX_SPECULATING_REQUESTS)[1] > turns
 
 
 def test_a_request_alone_makes_its_calls_one_by_one_to_the_bit(expected):
@@ -140,13 +140,13 @@ def test_a_request_alone_makes_its_calls_one_by_one_to_the_bit(expected):
 
 
 def test_what_was_foreseen_wrongly_changes_no_picture(expected, monkeypatch):
-    monkeypatch.setattr(Foresight, "_foreseen", lambda self, first, other, now: other)  # with the latents of last step
+    monkeypatch.setattr(Speculation, "_predict", lambda self, first, other, now: other)  # with the latents of last step
     pipeline = InterceptedPipeline(built())
     for _ in range(2):
-        ended, _ = drawn(pipeline, FEW)
+        ended, _ = drawn(pipeline, MAX_SPECULATING_REQUESTS)
         assert all(difference(end, own) <= 2 for end, own in zip(ended, expected, strict=True))
     assert pipeline.stats()["calls_foreseen"] == 0
-    assert 0 < pipeline.stats()["calls_mistaken"] <= 2 * FEW, "it gives up"
+    assert 0 < pipeline.stats()["calls_mistaken"] <= 2 * MAX_SPECULATING_REQUESTS, "it gives up"
 
 
 @pytest.mark.parametrize("trouble", ["fails", "draws from the random generator"])
@@ -165,7 +165,7 @@ def test_where_calls_cannot_be_run_ahead_they_are_run_as_they_are_made(expected,
         return real(calls)
 
     pipeline.batches.run = run
-    ended, _ = drawn(pipeline, FEW)
+    ended, _ = drawn(pipeline, MAX_SPECULATING_REQUESTS)
     assert all(difference(end, own) <= 2 for end, own in zip(ended, expected, strict=True))
     assert len(tries) == 1, "once, for all that come after"
     assert pipeline.stats()["calls_foreseen"] == 0
@@ -181,19 +181,19 @@ def test_a_failure_of_calls_that_were_run_ahead_is_nobodys_and_others_are_run_ah
         return real(calls)
 
     pipeline.batches.run = run
-    ended, _ = drawn(pipeline, FEW)
+    ended, _ = drawn(pipeline, MAX_SPECULATING_REQUESTS)
     assert all(difference(end, own) <= 2 for end, own in zip(ended, expected, strict=True))
     assert pipeline.stats()["calls_foreseen"] > 0
 
 
 def test_more_than_a_few_requests_fill_their_batches_without(monkeypatch):
     pipeline, ran = InterceptedPipeline(built()), []
-    real = pipeline._answers
+    real = pipeline._run_calls
 
-    def watched(calls, foreseen):
-        ran.append((len(pipeline._live), any(foreseen)))
-        return real(calls, foreseen)
+    def watched(calls, speculated):
+        ran.append((len(pipeline.runs), any(speculated)))
+        return real(calls, speculated)
 
-    monkeypatch.setattr(pipeline, "_answers", watched)
-    drawn(pipeline, FEW + 2)
-    assert not any(foreseen for live, foreseen in ran if live > FEW)
+    monkeypatch.setattr(pipeline, "_run_calls", watched)
+    drawn(pipeline, MAX_SPECULATING_REQUESTS + 2)
+    assert not any(speculated for requests, speculated in ran if requests > MAX_SPECULATING_REQUESTS)

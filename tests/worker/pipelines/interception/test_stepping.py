@@ -30,9 +30,9 @@ from omni_worker.pipelines.arguments.call_arguments import CallArguments
 from omni_worker.pipelines.batching.keys import KeyTable
 from omni_worker.pipelines.interception import previews
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
-from omni_worker.pipelines.loading import load, wrap
+from omni_worker.pipelines.loading import load, wrap_pipeline
 from omni_worker.pipelines.protocol import StepState, SupportsStepExecution, can_step
-from omni_worker.pipelines.request_mode import WholePipeline
+from omni_worker.pipelines.request_mode import RequestModePipeline
 from omni_worker.requests import GenerationParams
 from tests.worker.pipelines.survey import specimen
 from tests.worker.pipelines.zoo import flux, qwen_image, stable_diffusion_3, stable_diffusion_xl
@@ -255,7 +255,7 @@ def test_values_that_are_no_numbers_fail_their_own_request():
 
 def test_request_mode_runs_the_same_pipeline_whole(qwen):
     events = []
-    engine = Engine(RequestScheduler(), UniProcExecutor(RequestRunner(WholePipeline(qwen))), events.append)
+    engine = Engine(RequestScheduler(), UniProcExecutor(RequestRunner(RequestModePipeline(qwen))), events.append)
     engine.add(SchedulerRequest("r", QWEN.arguments(0)))
     engine.step()
     assert np.array_equal(picture(events[0].result), expected(qwen, QWEN, 0))
@@ -281,8 +281,8 @@ def test_a_pipeline_without_a_denoiser_is_refused_when_told_to_step_and_runs_who
 
     source = type("Source", (), {"text": "m", "location": "/nowhere", "is_local": False})()
     with pytest.raises(LoadError, match="--no-step-execution"):
-        wrap(Painter(), source, step_execution=True, concurrent=True)
-    assert wrap(Painter(), source, step_execution=None, concurrent=True).card.mode == "request"
+        wrap_pipeline(Painter(), source, step_execution=True, concurrent=True)
+    assert wrap_pipeline(Painter(), source, step_execution=None, concurrent=True).card.mode == "request"
 
 
 def test_a_pipeline_that_steps_by_itself_is_driven_as_it_is(qwen):
@@ -291,7 +291,7 @@ def test_a_pipeline_that_steps_by_itself_is_driven_as_it_is(qwen):
 
     source = type("Source", (), {"text": "m", "location": "/nowhere", "is_local": False})()
     native = Native(qwen)
-    assert wrap(native, source, step_execution=None, concurrent=True) is native
+    assert wrap_pipeline(native, source, step_execution=None, concurrent=True) is native
     assert generate(native, [QWEN.arguments(0)])[0].status is RequestStatus.COMPLETED
 
 
@@ -300,18 +300,18 @@ def test_a_pipeline_that_says_it_does_not_step_is_believed():
     pipe.supports_step_execution = False
     source = type("Source", (), {"text": "m", "location": "/nowhere", "is_local": False})()
     with pytest.raises(LoadError, match=r"says that it does not step.*--no-step-execution"):
-        wrap(pipe, source, step_execution=True, concurrent=True)
-    assert wrap(pipe, source, step_execution=None, concurrent=True).card.mode == "request"
+        wrap_pipeline(pipe, source, step_execution=True, concurrent=True)
+    assert wrap_pipeline(pipe, source, step_execution=None, concurrent=True).card.mode == "request"
 
 
 def test_close_before_the_end_runs_the_pipelines_own_clean_up(qwen):
     pipeline = InterceptedPipeline(qwen)
     state = StepState("r", QWEN.arguments(0))
     pipeline.prepare_encode(state)
-    run = state.extra["run"]
+    run = pipeline.runs["r"]
     pipeline.close(state)
-    assert run.dead
-    assert not state.extra
+    assert run.greenlet.dead
+    assert not pipeline.runs
     pipeline.close(state)
 
 
@@ -369,7 +369,7 @@ def digits():
 
 
 def test_previews_come_every_few_steps_and_look_more_and_more_like_the_end(digits, monkeypatch):
-    monkeypatch.setattr(previews, "LARGEST_SHARE", 1.0)
+    monkeypatch.setattr(previews, "MAX_TIME_SHARE", 1.0)
     params = GenerationParams(prompt="a red three on black background", seed=3, steps=12)
     plain = generate(digits, [params])[0].result.images[0]
     beside = [GenerationParams(prompt="a blue one on white background", seed=i, steps=9) for i in range(2)]
@@ -382,13 +382,13 @@ def test_previews_come_every_few_steps_and_look_more_and_more_like_the_end(digit
 
 
 def test_previews_that_cost_too_much_are_left_out(digits, monkeypatch):
-    monkeypatch.setattr(previews, "LARGEST_SHARE", 0.0)
+    monkeypatch.setattr(previews, "MAX_TIME_SHARE", 0.0)
     params = GenerationParams(prompt="a red three on black background", steps=12, preview_every=1)
     assert len(previews_of(digits, params)[1]) == 1
     assert digits.stats()["preview_seconds"] > 0
 
 
 def test_a_preview_that_fails_harms_nothing_else(digits, monkeypatch):
-    monkeypatch.setattr(previews, "result_of", lambda output: 1 / 0)
+    monkeypatch.setattr(previews, "generation_result", lambda output: 1 / 0)
     params = GenerationParams(prompt="a red three on black background", steps=4, preview_every=1)
     assert previews_of(digits, params)[1] == []

@@ -15,7 +15,7 @@ from omni_worker.engine.runner.interface import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
 from omni_worker.errors import RequestError
 from omni_worker.pipelines.protocol import StepState, SupportsStepExecution
-from omni_worker.pipelines.request_mode import WholePipeline
+from omni_worker.pipelines.request_mode import RequestModePipeline
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class StepRunner(Runner):
 class RequestRunner(Runner):
     """Runs each request whole."""
 
-    def __init__(self, pipeline: WholePipeline) -> None:
+    def __init__(self, pipeline: RequestModePipeline) -> None:
         self._pipeline = pipeline
         self._completed = 0
 

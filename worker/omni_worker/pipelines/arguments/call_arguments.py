@@ -8,11 +8,11 @@ import torch
 from omni_worker.errors import RequestError
 from omni_worker.model_card import ModelCard, ServingDefaults
 from omni_worker.pipelines.arguments import images
-from omni_worker.pipelines.arguments.embeddings import STRUCTURE, arguments_of
+from omni_worker.pipelines.arguments.embeddings import STRUCTURE, embedding_arguments
 from omni_worker.pipelines.components import denoisers, models
 from omni_worker.requests import GenerationParams
 
-NO_PROMPT = " "
+EMPTY_PROMPT = " "
 
 
 class CallArguments:
@@ -44,7 +44,7 @@ class CallArguments:
             sized={"width", "height"} <= self._accepted,
             size_multiple=int(getattr(getattr(processor, "config", None), "vae_scale_factor", 1)),
             steps=self._defaults.num_inference_steps or images.default_steps(self._parameters),
-            **(images.takes(pipe, self._parameters) | self._defaults.video_fields),
+            **(images.accepted_media(pipe, self._parameters) | self._defaults.video_fields),
         )
 
     def fewest_steps(self, params: GenerationParams) -> int:
@@ -55,7 +55,7 @@ class CallArguments:
         """The keyword arguments. Raises RequestError where the pipeline does not take what is asked for."""
         if params.negative_prompt is not None and "negative_prompt" not in self._accepted:
             raise RequestError("invalid", "this model takes no negative prompt", "negative_prompt")
-        if params.images and not any(name in self._accepted for name in images.NAMES):
+        if params.images and not any(name in self._accepted for name in images.IMAGE_ARGUMENTS):
             raise RequestError("invalid", "this model takes no picture to start from", "image")
         params = self._defaults.fill(params)
         asked = {
@@ -69,11 +69,11 @@ class CallArguments:
         kwargs: dict[str, Any] = {
             name: value for name, value in asked.items() if value is not None and name in self._accepted
         }
-        kwargs |= images.arguments_of(params, self._parameters)
+        kwargs |= images.media_arguments(params, self._parameters)
         if self._guidance == "true_cfg_scale" and (params.guidance or 0.0) > 1.0:
-            kwargs.setdefault("negative_prompt", NO_PROMPT)  # without one such a pipeline ignores the scale
+            kwargs.setdefault("negative_prompt", EMPTY_PROMPT)  # without one such a pipeline ignores the scale
         if params.embeddings and STRUCTURE not in params.embeddings:
-            kwargs = kwargs | {"prompt": None} | arguments_of(params.embeddings, self._accepted, self.denoiser)
+            kwargs = kwargs | {"prompt": None} | embedding_arguments(params.embeddings, self._accepted, self.denoiser)
         if "generator" in self._accepted:
             kwargs["generator"] = torch.Generator("cpu").manual_seed(params.seed)
         if "output_type" in self._accepted:

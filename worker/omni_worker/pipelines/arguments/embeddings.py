@@ -19,7 +19,7 @@ MASKS = ("prompt_embeds_mask", "prompt_attention_mask")
 WIDTHS = ("joint_attention_dim", "cross_attention_dim")
 
 
-def arguments_of(
+def embedding_arguments(
     embeddings: Mapping[str, np.ndarray], accepted: frozenset[str], denoiser: torch.nn.Module | None
 ) -> dict[str, Any]:
     """The arguments of a pipeline's call in place of its prompt, each for a batch of one.
@@ -43,9 +43,11 @@ def arguments_of(
     return arguments
 
 
-def playing_back(embeddings: Mapping[str, np.ndarray], device: torch.device, dtype: torch.dtype) -> Callable[..., Any]:
+def replay_encode_prompt(
+    embeddings: Mapping[str, np.ndarray], device: torch.device, dtype: torch.dtype
+) -> Callable[..., Any]:
     """An `encode_prompt` that returns what was recorded, call by call. Raises ValueError where that is malformed."""
-    answers = iter(rebuilt(embeddings, device, dtype))
+    answers = iter(unflatten(embeddings, device, dtype))
 
     def encode_prompt(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -56,7 +58,7 @@ def playing_back(embeddings: Mapping[str, np.ndarray], device: torch.device, dty
     return encode_prompt
 
 
-def flattened(made: list[Any]) -> dict[str, np.ndarray]:
+def flatten(made: list[Any]) -> dict[str, np.ndarray]:
     """Nested lists and tuples of tensors as arrays by name, of float32 where they are floats.
 
     Raises TypeError for anything else among them.
@@ -78,7 +80,7 @@ def flattened(made: list[Any]) -> dict[str, np.ndarray]:
     return {STRUCTURE: np.frombuffer(structure, np.uint8), **arrays}
 
 
-def rebuilt(embeddings: Mapping[str, np.ndarray], device: torch.device, dtype: torch.dtype) -> list[Any]:
+def unflatten(embeddings: Mapping[str, np.ndarray], device: torch.device, dtype: torch.dtype) -> list[Any]:
     """What was flattened; floats in `dtype`. Raises ValueError where it is malformed."""
 
     def value(node: Any) -> Any:

@@ -14,31 +14,34 @@ from PIL import Image
 
 from omni_worker.requests import GenerationParams
 
-NAMES = ("image", "images", "input_images")
-OF_SEVERAL = ("Flux2", "QwenImageEditPlus", "QwenImage21", "BriaFibo2", "ZImageOmni", "OmniGen")
-NEEDING_ONE = (
+IMAGE_ARGUMENTS = ("image", "images", "input_images")
+MULTI_IMAGE_CLASSES = ("Flux2", "QwenImageEditPlus", "QwenImage21", "BriaFibo2", "ZImageOmni", "OmniGen")
+IMAGE_REQUIRING_CLASSES = (
     "Img2Img", "Image2Image", "ImageToImage", "Inpaint", "Image2Video", "ImageToVideo", "Edit", "ControlNet", "Upscale",
     "Variation",
 )  # fmt: skip
-RATES = ("frame_rate", "fps", "target_fps")
-USUAL_FPS = 16.0
+FRAME_RATE_ARGUMENTS = ("frame_rate", "fps", "target_fps")
+DEFAULT_FPS = 16.0
 
 
-def takes(pipe: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+def accepted_media(pipe: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     """The fields of a ModelCard that tell of pictures and videos."""
     return _of_pictures(type(pipe).__name__, parameters) | _of_videos(pipe, parameters)
 
 
 def _of_pictures(kind: str, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    name = next((name for name in NAMES if name in parameters), None)
+    name = next((name for name in IMAGE_ARGUMENTS if name in parameters), None)
     if name is None:
         return {}
     takes_mask, takes_strength = "mask_image" in parameters, "strength" in parameters
-    takes_several = not takes_mask and (name == "input_images" or any(part in kind for part in OF_SEVERAL))
+    takes_several = not takes_mask and (name == "input_images" or any(part in kind for part in MULTI_IMAGE_CLASSES))
     has_default = parameters[name].default is not inspect.Parameter.empty
     return {
         "image": "several" if takes_several else "one",
-        "needs_image": takes_mask or takes_strength or not has_default or any(part in kind for part in NEEDING_ONE),
+        "needs_image": takes_mask
+        or takes_strength
+        or not has_default
+        or any(part in kind for part in IMAGE_REQUIRING_CLASSES),
         "mask": takes_mask,
         "strength": takes_strength,
     }
@@ -47,13 +50,13 @@ def _of_pictures(kind: str, parameters: Mapping[str, inspect.Parameter]) -> dict
 def _of_videos(pipe: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     if "num_frames" not in parameters:
         return {}
-    fps = next((_number(parameters[name]) for name in RATES if name in parameters), None)
+    fps = next((_number(parameters[name]) for name in FRAME_RATE_ARGUMENTS if name in parameters), None)
     multiple = getattr(pipe, "vae_scale_factor_temporal", getattr(pipe, "vae_temporal_compression_ratio", 1))
     frames = _number(parameters["num_frames"])
     return {
         "video": True,
         "frames": None if frames is None else int(frames),
-        "fps": float(fps or USUAL_FPS),
+        "fps": float(fps or DEFAULT_FPS),
         "frame_multiple": int(multiple or 1),
     }
 
@@ -69,12 +72,12 @@ def _number(parameter: inspect.Parameter) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def arguments_of(params: GenerationParams, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+def media_arguments(params: GenerationParams, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     """A request's pictures and lengths as the keyword arguments that the pipeline has for them."""
     asked: dict[str, Any] = {"num_frames": params.frames, "strength": params.strength}
-    asked |= dict.fromkeys(RATES, params.fps)
+    asked |= dict.fromkeys(FRAME_RATE_ARGUMENTS, params.fps)
     if params.images:
-        name = next((name for name in NAMES if name in parameters), NAMES[0])
+        name = next((name for name in IMAGE_ARGUMENTS if name in parameters), IMAGE_ARGUMENTS[0])
         pictures = [Image.fromarray(np.asarray(picture)) for picture in params.images]
         asked[name] = pictures if len(pictures) > 1 or name != "image" else pictures[0]
     if params.mask is not None:

@@ -11,7 +11,7 @@ class NotFinite(Exception):
     """The model gave values that are no numbers."""
 
 
-def result_of(output: Any, steps: int = 0) -> GenerationResult:
+def generation_result(output: Any, steps: int = 0) -> GenerationResult:
     """The pictures of a pipeline's output, or the frames of its videos. Raises NotFinite, and TypeError for others."""
     images = next((output[name] for name in ("images", "frames") if name in output), None)
     if images is None:

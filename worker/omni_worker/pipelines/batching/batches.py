@@ -17,11 +17,18 @@ from torch import Tensor
 
 from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.batching.calls import Call
-from omni_worker.pipelines.batching.comparing import SameTensors, agree, version
+from omni_worker.pipelines.batching.comparing import TensorEquality, agree, write_count
 from omni_worker.pipelines.batching.keys import BatchKey, KeyTable
-from omni_worker.pipelines.batching.merging import CannotMerge, Plan, Treatment, evened_out, plans, run_merged
-from omni_worker.pipelines.batching.splitting import joined, pieces
-from omni_worker.pipelines.batching.structure import is_finite, mapped
+from omni_worker.pipelines.batching.merging import (
+    CannotMerge,
+    MergeMode,
+    MergePlan,
+    candidate_plans,
+    pad_to_common_length,
+    run_merged,
+)
+from omni_worker.pipelines.batching.splitting import join_results, split_rows
+from omni_worker.pipelines.batching.structure import is_finite, map_tensors
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +62,7 @@ class Batch:
 class Verdict:
     """What is known of the calls of one key whose tensors are equal, or differ, in one pattern."""
 
-    plan_of_size: dict[int, Plan] = field(default_factory=dict)
+    plan_of_size: dict[int, MergePlan] = field(default_factory=dict)
     failures: int = 0
 
     @property
@@ -79,7 +86,7 @@ class ProvenBatches:
         self._ranks = ranks or Ranks()
         self._buckets = buckets
         self._keys = KeyTable()
-        self._same = SameTensors()
+        self._same = TensorEquality()
         self._refuted: set[BatchKey] = set()
         self._watched: dict[BatchKey, frozenset[int]] = {}
         self._divisible: dict[BatchKey, bool] = {}
@@ -155,7 +162,7 @@ class ProvenBatches:
         told = self._ranks.spread([partial(_run_and_tell, self._run, parts[number]) for number in rest])
         for number, (own, randomness) in zip(rest, told, strict=True):
             for call, states in zip(parts[number], randomness, strict=True):
-                _restore_randomness(call, states)
+                call.restore_random_states(states)
             answers[number] = own
         return [answer for number in range(len(parts)) for answer in answers[number]]
 
@@ -175,8 +182,8 @@ class ProvenBatches:
         if key in self._divisible and not self._divisible[key]:
             return self._on_ranks([[call]])[0]
         if key not in self._divisible:
-            before, whole = _randomness(call), call.copy().run()
-            is_random = not _equal_states(before, _randomness(call))
+            before, whole = call.random_states, call.copy().run()
+            is_random = not _equal_states(before, call.random_states)
             self._divisible[key] = not is_random and _agrees(whole, partial(self._from_pieces, call.copy(), count))
             self.proofs += 1
             return self._shared([whole])[0]
@@ -184,12 +191,12 @@ class ProvenBatches:
 
     def _from_pieces(self, call: Call, count: int) -> Any:
         self.single_calls += 1
-        return joined(self._ranks.spread([piece.run for piece in pieces(call, count)]))
+        return join_results(self._ranks.spread([piece.run for piece in split_rows(call, count)]))
 
     # ---- what is known
 
     def _batch(self, calls: Sequence[Call]) -> Batch:
-        together, lengths = evened_out(calls)
+        together, lengths = pad_to_common_length(calls)
         key = self._keys.of(calls[0])
         return Batch(key, (bool(lengths), *self._pattern(key, together)), calls, together, lengths)
 
@@ -237,9 +244,9 @@ class ProvenBatches:
         compared = set(range(len(calls)))
         if verdict.plan_of_size and len(calls) > len(COMPARED):
             compared = {int(place * (len(calls) - 1)) for place in COMPARED}
-        before, versions = [_randomness(call) for call in calls], [_versions(call) for call in calls]
+        before, versions = [call.random_states for call in calls], [_versions(call) for call in calls]
         alone = {i: calls[i].copy().run() for i in sorted(compared)}
-        after = [_randomness(call) for call in calls]
+        after = [call.random_states for call in calls]
         self.single_calls += len(alone)
         if not all(map(is_finite, alone.values())):  # a poisoned request proves nothing about the others
             return self._rest_alone(calls, alone)
@@ -270,8 +277,8 @@ class ProvenBatches:
             all(self._same(leaf.value, other.leaves[i].value) for other in together[1:])
             for i, leaf in enumerate(together[0].leaves)
         ]
-        right: tuple[Plan, list[Any]] | None = None
-        for plan in dict.fromkeys([*reversed(verdict.plan_of_size.values()), *plans(together, equal)]):
+        right: tuple[MergePlan, list[Any]] | None = None
+        for plan in dict.fromkeys([*reversed(verdict.plan_of_size.values()), *candidate_plans(together, equal)]):
             answers = _tried(together, plan, batch.lengths)
             if answers is None or not all(agree(answer, answers[i]) for i, answer in alone.items()):
                 continue
@@ -285,7 +292,7 @@ class ProvenBatches:
         self._remember(batch, right[0], frozenset(range(len(together[0].leaves))))
         return right[1]
 
-    def _remember(self, batch: Batch, plan: Plan, watched: frozenset[int]) -> None:
+    def _remember(self, batch: Batch, plan: MergePlan, watched: frozenset[int]) -> None:
         if watched:
             self._watched[batch.key] = self._watched.get(batch.key, frozenset()) | watched
             batch = replace(batch, pattern=(batch.pattern[0], *self._pattern(batch.key, batch.together)))
@@ -296,7 +303,7 @@ class ProvenBatches:
         return [known[i] if i in known else call.run() for i, call in enumerate(calls)]
 
 
-def _tried(calls: Sequence[Call], plan: Plan, lengths: Sequence[int] = ()) -> list[Any] | None:
+def _tried(calls: Sequence[Call], plan: MergePlan, lengths: Sequence[int] = ()) -> list[Any] | None:
     try:
         return run_merged(calls, plan, lengths)
     except torch.OutOfMemoryError:
@@ -314,7 +321,7 @@ def _agrees(expected: Any, run: Callable[[], Any]) -> bool:
         return False
 
 
-def _holds_when_stirred(calls: Sequence[Call], plan: Plan) -> bool:
+def _holds_when_stirred(calls: Sequence[Call], plan: MergePlan) -> bool:
     """Whether a plan that is right for `calls` is right too when they differ in all that they do not share.
 
     In the first step of a loop all requests may have the same timestep, which hides a model that takes the first one's
@@ -330,29 +337,29 @@ def _holds_when_stirred(calls: Sequence[Call], plan: Plan) -> bool:
     return answers is not None and all(map(agree, alone, answers))
 
 
-def _stirred(call: Call, plan: Plan, number: int, count: int) -> Call:
+def _stirred(call: Call, plan: MergePlan, number: int, count: int) -> Call:
     leaves = iter(zip(call.leaves, plan.treatments, strict=True))
 
     def stir(value: Tensor) -> Tensor:
         leaf, treatment = next(leaves)
-        if treatment is Treatment.SHARE or leaf.is_mask or number == 0:
+        if treatment is MergeMode.SHARE or leaf.is_mask or number == 0:
             return value
         if value.dim() > 1:
             return value.roll(number, -1)
         return (value * (1.0 - 0.7 * number / count)).to(value.dtype)
 
-    return replace(call, args=mapped(call.args, stir), kwargs=mapped(call.kwargs, stir))
+    return replace(call, args=map_tensors(call.args, stir), kwargs=map_tensors(call.kwargs, stir))
 
 
 def _run_and_tell(
     run: Callable[[Sequence[Call]], list[Any]], calls: Sequence[Call]
 ) -> tuple[list[Any], list[list[Tensor]]]:
     """The answers, and how they left the calls' random generators: other ranks have to know."""
-    return run(calls), [_randomness(call) for call in calls]
+    return run(calls), [call.random_states for call in calls]
 
 
 def _versions(call: Call) -> list[int]:
-    return [version(leaf.value) for leaf in call.leaves]
+    return [write_count(leaf.value) for leaf in call.leaves]
 
 
 def _randomness(call: Call) -> list[Tensor]:

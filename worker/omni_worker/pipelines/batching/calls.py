@@ -1,4 +1,4 @@
-"""One pending call of one of a pipeline's models."""
+"""A pending call of one of a pipeline's models, with what merging needs to know of its arguments."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from omni_worker.pipelines.batching.collators import Collator
-from omni_worker.pipelines.batching.structure import describe, mapped, walk
+from omni_worker.pipelines.batching.structure import describe, flat_values, map_tensors
 from omni_worker.pipelines.request_context import RequestContext
 
 MAIN_ARGUMENTS = ("hidden_states", "sample", "x", "input_ids")
@@ -23,15 +23,19 @@ class Leaf(NamedTuple):
 
     @property
     def is_mask(self) -> bool:
-        """Whether it says which of the other values count: where masks differ, a model may take another path."""
+        """Whether it selects which of the other values count. With different masks, a model may take another path."""
         return "mask" in self.name or (self.value.dim() > 1 and not self.value.is_floating_point())
 
 
 @dataclass(frozen=True)
 class Call:
-    """A pending call of a model's method, by the request whose `context` it belongs to.
+    """A pending call of a model's method, made by the request of `context`.
 
-    may_share: whether the model is as all requests know it, so that the call may join others
+    phase: `encode`, `denoise` or `decode`
+    model: the model's name in the pipeline; with the method, if that is not `forward`
+    target: what to call with `args` and `kwargs`
+    has_shared_model: whether `target` is the model that all requests share; a model that the request has changed can
+        share no batch
     """
 
     phase: str
@@ -41,11 +45,11 @@ class Call:
     kwargs: dict[str, Any]
     context: RequestContext
     collator: Collator | None = None
-    may_share: bool = True
+    has_shared_model: bool = True
 
     @cached_property
     def rows(self) -> int:
-        """How long the batch dimension is: the first dimension of the main argument."""
+        """The size of the batch dimension, which is the first dimension of the main argument."""
         for value in (*(self.kwargs.get(name) for name in MAIN_ARGUMENTS), *self.args, *self.kwargs.values()):
             if isinstance(value, Tensor) and value.dim():
                 return int(value.shape[0])
@@ -55,7 +59,7 @@ class Call:
 
     @cached_property
     def leaves(self) -> list[Leaf]:
-        """The tensors among the arguments, in the order in which `merging` meets them."""
+        """The tensors among the arguments, in the order in which `merging` visits them."""
         leaves: list[Leaf] = []
         describe((self.args, self.kwargs), lambda name, value: leaves.append(Leaf(name, value)))
         return leaves
@@ -63,11 +67,11 @@ class Call:
     @property
     def generators(self) -> list[torch.Generator]:
         """The random generators among the arguments."""
-        return [item for item in walk((self.args, self.kwargs)) if isinstance(item, torch.Generator)]
+        return [item for item in flat_values((self.args, self.kwargs)) if isinstance(item, torch.Generator)]
 
     @property
     def signature(self) -> Hashable:
-        """Whatever must be equal for `merging` to put calls together. Raises Opaque where that cannot be known."""
+        """Everything that must be equal for `merging` to merge calls. Raises OpaqueValue if it cannot be determined."""
 
         collator, kwargs = self.collator, self.kwargs
         if collator is None:
@@ -79,12 +83,24 @@ class Call:
             )
         return self.model, self.rows, self.context.signature, described
 
+    @property
+    def random_states(self) -> list[Tensor]:
+        """The states of the random generators that the call can draw from."""
+        return [self.context.random_state, *(generator.get_state() for generator in self.generators)]
+
+    def restore_random_states(self, states: list[Tensor]) -> None:
+        """Set the random generators to earlier `random_states`."""
+        own, *others = [state.clone() for state in states]  # torch reads a state from the start of its storage
+        self.context.random_state = own
+        for generator, state in zip(self.generators, others, strict=True):
+            generator.set_state(state)
+
     def copy(self) -> "Call":
-        """The same call with lists and mappings of its own: some models take theirs apart."""
-        return replace(self, args=mapped(self.args, _same), kwargs=mapped(self.kwargs, _same))
+        """The same call with lists and mappings of its own, because some models modify theirs."""
+        return replace(self, args=map_tensors(self.args, _same), kwargs=map_tensors(self.kwargs, _same))
 
     def run(self) -> Any:
-        """The answer, computed as the pipeline would have: alone, and in its request's own context."""
+        """Compute the result as the pipeline would: alone, and in the request's own context."""
         with self.context.active(runs_model=True):
             return self.target(*self.args, **self.kwargs)
 

@@ -77,7 +77,7 @@ QWEN_IMAGE = Collator(
 Z_IMAGE = Collator(ragged=frozenset({"cap_feats"}))
 TEXT_ENCODER = Collator(padded=frozenset({"input_ids", "attention_mask"}), mask="attention_mask", cuts_answer=True)
 
-OF_CLASS = {
+COLLATORS = {
     "QwenImageTransformer2DModel": QWEN_IMAGE,
     "ZImageTransformer2DModel": Z_IMAGE,
 }
@@ -87,4 +87,4 @@ def collator_of(model: torch.nn.Module) -> Collator | None:
     """The collator of a model, if there is one."""
     if isinstance(model, transformers.PreTrainedModel):
         return TEXT_ENCODER
-    return OF_CLASS.get(type(model).__name__)
+    return COLLATORS.get(type(model).__name__)

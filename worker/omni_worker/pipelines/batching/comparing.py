@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omni_worker.pipelines.batching.structure import attributes
+from omni_worker.pipelines.batching.structure import object_fields
 
 # Relative difference (root mean square) that two answers may have, by precision: rounding, and no error.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 1e-2}
-REMEMBERED = 4096
+CACHE_SIZE = 4096
 
 
 def agree(one: Any, other: Any) -> bool:
@@ -24,7 +24,7 @@ def agree(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(agree(one[name], other[name]) for name in one)
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(agree, one, other))
-    if (fields := attributes(one)) is not None:
+    if (fields := object_fields(one)) is not None:
         return all(name in vars(other) and agree(value, vars(other)[name]) for name, value in fields.items())
     return bool(one == other)
 
@@ -40,12 +40,12 @@ def _tensors_agree(one: Tensor, other: Tensor) -> bool:
     return bool(error <= TOLERANCE.get(one.dtype, 0.0) * size) if torch.isfinite(size) else False
 
 
-def version(tensor: Tensor) -> int:
+def write_count(tensor: Tensor) -> int:
     """Counts how often a tensor was written into."""
     return 0 if tensor.is_inference() else tensor._version
 
 
-class SameTensors:
+class TensorEquality:
     """Whether two tensors have the same contents: looked at once for each pair of objects, as long as they live."""
 
     def __init__(self) -> None:
@@ -56,11 +56,11 @@ class SameTensors:
             return True
         if one.shape != other.shape or one.dtype != other.dtype:
             return False
-        pair = id(one), version(one), id(other), version(other)
+        pair = id(one), write_count(one), id(other), write_count(other)
         known = self._known.get(pair)
         if known is not None and known[0]() is one and known[1]() is other:
             return known[2]
-        if len(self._known) >= REMEMBERED:
+        if len(self._known) >= CACHE_SIZE:
             self._known.clear()
         result = bool(torch.equal(one, other))
         self._known[pair] = weakref.ref(one), weakref.ref(other), result

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from omni_worker.pipelines.batching.calls import Call
-from omni_worker.pipelines.batching.structure import attributes, rebuilt, remapped, walk
+from omni_worker.pipelines.batching.structure import flat_values, object_fields, rebuild_mapping, rebuild_sequence
 
 
 class CannotMerge(Exception):
     """This plan does not fit these calls, or their answer."""
 
 
-class Treatment(Enum):
+class MergeMode(Enum):
     """What becomes of one tensor argument."""
 
     JOIN = auto()  # one call's rows after another's
@@ -32,7 +32,7 @@ class Treatment(Enum):
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """A way to merge.
 
     treatments: of each of a call's leaves, in order
@@ -40,7 +40,7 @@ class Plan:
     by_rows: the first rows of all calls come first, then all second rows: for models that cut their batch into halves
     """
 
-    treatments: tuple[Treatment, ...]
+    treatments: tuple[MergeMode, ...]
     joins_lists: bool
     by_rows: bool = False
 
@@ -49,11 +49,11 @@ class Plan:
         return [
             i
             for i, (leaf, treatment) in enumerate(zip(call.leaves, self.treatments, strict=True))
-            if treatment is Treatment.SHARE and leaf.value.shape[0] == call.rows
+            if treatment is MergeMode.SHARE and leaf.value.shape[0] == call.rows
         ]
 
 
-def plans(calls: Sequence[Call], equal: Sequence[bool]) -> Iterator[Plan]:
+def candidate_plans(calls: Sequence[Call], equal: Sequence[bool]) -> Iterator[MergePlan]:
     """The ways to merge `calls`; `equal` says which of their leaves are the same in all."""
     rows = calls[0].rows
     ways = _ways(calls[0], equal)
@@ -61,12 +61,12 @@ def plans(calls: Sequence[Call], equal: Sequence[bool]) -> Iterator[Plan]:
     for way in ways:
         for by_rows in (False, True) if rows > 1 else (False,):
             for joins_lists in (True, False) if has_lists else (True,):
-                yield Plan(way, joins_lists, by_rows)
+                yield MergePlan(way, joins_lists, by_rows)
     if not has_lists:  # an answer may be a list as long as the batch by accident
-        yield Plan(ways[0], joins_lists=False)
+        yield MergePlan(ways[0], joins_lists=False)
 
 
-def _ways(call: Call, equal: Sequence[bool]) -> list[tuple[Treatment, ...]]:
+def _ways(call: Call, equal: Sequence[bool]) -> list[tuple[MergeMode, ...]]:
     """What may become of each leaf: rows are joined; then, one leaf at a time and all of them, they are shared where
     they are the same in all calls, for they may look like rows by accident; then one is joined at its second dimension.
     """
@@ -74,21 +74,21 @@ def _ways(call: Call, equal: Sequence[bool]) -> list[tuple[Treatment, ...]]:
     joined = [_treatment(length, call.rows, is_equal) for length, is_equal in zip(lengths, equal, strict=True)]
     doubtful = [i for i, length in enumerate(lengths) if equal[i] and length == call.rows]
     sets = [[], *([i] for i in doubtful), doubtful] if len(doubtful) > 1 else [[], doubtful]
-    ways = [tuple(Treatment.SHARE if i in shared else way for i, way in enumerate(joined)) for shared in sets]
+    ways = [tuple(MergeMode.SHARE if i in shared else way for i, way in enumerate(joined)) for shared in sets]
     second = [leaf.value.dim() > 2 and leaf.value.shape[1] == call.rows for leaf in call.leaves]
     for i in [i for i, is_likely in enumerate(second) if is_likely and not equal[i]]:
-        ways.append((*joined[:i], Treatment.JOIN_SECOND, *joined[i + 1 :]))
+        ways.append((*joined[:i], MergeMode.JOIN_SECOND, *joined[i + 1 :]))
     return list(dict.fromkeys(ways))
 
 
-def _treatment(length: int, rows: int, is_equal: bool) -> Treatment:
+def _treatment(length: int, rows: int, is_equal: bool) -> MergeMode:
     if length == 0:
-        return Treatment.EXPAND
+        return MergeMode.EXPAND
     if is_equal and length != rows:
-        return Treatment.SHARE
+        return MergeMode.SHARE
     if length % rows == 0:
-        return Treatment.JOIN
-    return Treatment.EXPAND if length == 1 else Treatment.NONE
+        return MergeMode.JOIN
+    return MergeMode.EXPAND if length == 1 else MergeMode.NONE
 
 
 def _lists(value: Any) -> Iterator[list[Any] | tuple[Any, ...]]:
@@ -101,7 +101,7 @@ def _lists(value: Any) -> Iterator[list[Any] | tuple[Any, ...]]:
             yield from _lists(item)
 
 
-def run_merged(calls: Sequence[Call], plan: Plan, lengths: Sequence[int] = ()) -> list[Any]:
+def run_merged(calls: Sequence[Call], plan: MergePlan, lengths: Sequence[int] = ()) -> list[Any]:
     """One model call for all of `calls`, whose keys are equal; the answer of each. Raises CannotMerge.
 
     `lengths`: those that the calls' sequences had before a collator evened them out.
@@ -119,7 +119,7 @@ def run_merged(calls: Sequence[Call], plan: Plan, lengths: Sequence[int] = ()) -
     return answers
 
 
-def evened_out(calls: Sequence[Call]) -> tuple[Sequence[Call], Sequence[int]]:
+def pad_to_common_length(calls: Sequence[Call]) -> tuple[Sequence[Call], Sequence[int]]:
     """The calls with sequences of one length, and their own lengths; as they are, and (), where they need nothing."""
     collator = calls[0].collator
     if collator is None or not collator.padded:
@@ -135,7 +135,7 @@ def evened_out(calls: Sequence[Call]) -> tuple[Sequence[Call], Sequence[int]]:
 class _Merge:
     """Walks the same place of several calls at once. Leaves are counted, to know whose treatment is next."""
 
-    def __init__(self, plan: Plan, rows: int) -> None:
+    def __init__(self, plan: MergePlan, rows: int) -> None:
         self._plan = plan
         self._rows = rows
         self._next = 0
@@ -149,10 +149,10 @@ class _Merge:
         if isinstance(first, dict):
             return {name: self.values([value[name] for value in values]) for name in first}
         if isinstance(first, list) and len(first) == self._rows and self._plan.joins_lists:
-            self._next += sum(isinstance(item, Tensor) for item in walk(first))
+            self._next += sum(isinstance(item, Tensor) for item in flat_values(first))
             return self._joined(values)
         if isinstance(first, list | tuple):
-            return rebuilt(first, [self.values(items) for items in zip(*values, strict=True)])
+            return rebuild_sequence(first, [self.values(items) for items in zip(*values, strict=True)])
         return first
 
     def _joined(self, values: Sequence[list[Any]]) -> list[Any]:
@@ -160,14 +160,14 @@ class _Merge:
             return [item for row in zip(*values, strict=True) for item in row]
         return [item for value in values for item in value]
 
-    def _tensors(self, values: Sequence[Tensor], treatment: Treatment) -> Tensor:
-        if treatment is Treatment.NONE:
+    def _tensors(self, values: Sequence[Tensor], treatment: MergeMode) -> Tensor:
+        if treatment is MergeMode.NONE:
             raise CannotMerge
-        if treatment is Treatment.SHARE:
+        if treatment is MergeMode.SHARE:
             return values[0]
-        if treatment is Treatment.EXPAND:
+        if treatment is MergeMode.EXPAND:
             values = [value.reshape(1, *value.shape[1:]).expand(self._rows, *value.shape[1:]) for value in values]
-        if treatment is Treatment.JOIN_SECOND:
+        if treatment is MergeMode.JOIN_SECOND:
             return self._concatenated([value.transpose(0, 1) for value in values]).transpose(0, 1)
         return self._concatenated(values)
 
@@ -180,7 +180,7 @@ class _Merge:
 class _Split:
     """Takes one call's part out of a merged answer."""
 
-    def __init__(self, plan: Plan, rows: int, count: int) -> None:
+    def __init__(self, plan: MergePlan, rows: int, count: int) -> None:
         self._plan = plan
         self._rows = rows
         self._count = count
@@ -189,12 +189,12 @@ class _Split:
         if isinstance(value, Tensor):
             return self._tensor(value, i)
         if isinstance(value, dict):
-            return remapped(value, {name: self.part(item, i) for name, item in value.items()})
+            return rebuild_mapping(value, {name: self.part(item, i) for name, item in value.items()})
         if isinstance(value, list) and len(value) == self._rows * self._count and self._plan.joins_lists:
             return value[i :: self._count] if self._plan.by_rows else value[i * self._rows : (i + 1) * self._rows]
         if isinstance(value, list | tuple):
-            return rebuilt(value, [self.part(item, i) for item in value])
-        fields = attributes(value)
+            return rebuild_sequence(value, [self.part(item, i) for item in value])
+        fields = object_fields(value)
         if fields is None:
             return value
         part = copy.copy(value)
@@ -216,10 +216,12 @@ def _cut(value: Any, collator: Any, length: int, padded_length: int) -> Any:
     if isinstance(value, Tensor):
         return collator.cut(value, length, padded_length)
     if isinstance(value, dict):
-        return remapped(value, {name: _cut(item, collator, length, padded_length) for name, item in value.items()})
+        return rebuild_mapping(
+            value, {name: _cut(item, collator, length, padded_length) for name, item in value.items()}
+        )
     if isinstance(value, list | tuple):
-        return rebuilt(value, [_cut(item, collator, length, padded_length) for item in value])
-    if (fields := attributes(value)) is not None:
+        return rebuild_sequence(value, [_cut(item, collator, length, padded_length) for item in value])
+    if (fields := object_fields(value)) is not None:
         for name, item in fields.items():
             vars(value)[name] = _cut(item, collator, length, padded_length)
     return value

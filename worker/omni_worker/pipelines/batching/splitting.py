@@ -12,14 +12,14 @@ from typing import Any
 from torch import Tensor, cat
 
 from omni_worker.pipelines.batching.calls import Call
-from omni_worker.pipelines.batching.structure import attributes, mapped, rebuilt, remapped
+from omni_worker.pipelines.batching.structure import map_tensors, object_fields, rebuild_mapping, rebuild_sequence
 
 
 class CannotJoin(Exception):
     """The answers of the pieces cannot be put together."""
 
 
-def pieces(call: Call, count: int) -> list[Call]:
+def split_rows(call: Call, count: int) -> list[Call]:
     """The call as `count` calls, each of some of its rows; tensors that are no rows go to all of them."""
     bounds = [call.rows * i // count for i in range(count + 1)]
     return [_piece(call, start, stop) for start, stop in pairwise(bounds)]
@@ -29,10 +29,10 @@ def _piece(call: Call, start: int, stop: int) -> Call:
     def take(value: Tensor) -> Tensor:
         return value[start:stop] if value.dim() and value.shape[0] == call.rows else value
 
-    return replace(call, args=mapped(call.args, take), kwargs=mapped(call.kwargs, take))
+    return replace(call, args=map_tensors(call.args, take), kwargs=map_tensors(call.kwargs, take))
 
 
-def joined(answers: Sequence[Any]) -> Any:
+def join_results(answers: Sequence[Any]) -> Any:
     """The answer of a call from those of its pieces. Raises CannotJoin."""
     first = answers[0]
     if isinstance(first, Tensor):
@@ -40,9 +40,9 @@ def joined(answers: Sequence[Any]) -> Any:
             raise CannotJoin
         return cat(list(answers))
     if isinstance(first, dict):
-        return remapped(first, {name: joined([answer[name] for answer in answers]) for name in first})
+        return rebuild_mapping(first, {name: join_results([answer[name] for answer in answers]) for name in first})
     if isinstance(first, list | tuple):
-        return rebuilt(first, [joined(items) for items in zip(*answers, strict=True)])
-    if attributes(first) is not None:
+        return rebuild_sequence(first, [join_results(items) for items in zip(*answers, strict=True)])
+    if object_fields(first) is not None:
         raise CannotJoin
     return first

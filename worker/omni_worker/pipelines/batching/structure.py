@@ -9,12 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PLAIN = (str, int, float, bool, bytes, complex, type(None), torch.dtype, torch.device, enum.Enum, range, np.generic)
-USUAL = frozenset({str, int, float, bool, type(None)})  # found faster than an instance of one of those above
-LASTING = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, torch.nn.Module)
+VALUE_TYPES = (
+    str,
+    int,
+    float,
+    bool,
+    bytes,
+    complex,
+    type(None),
+    torch.dtype,
+    torch.device,
+    enum.Enum,
+    range,
+    np.generic,
+)
+COMMON_TYPES = frozenset({str, int, float, bool, type(None)})  # found faster than an instance of one of those above
+IDENTITY_TYPES = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, torch.nn.Module)
 
 
-class Opaque(Exception):
+class OpaqueValue(Exception):
     """A value that nothing is known of: whoever holds it cannot be put together with another."""
 
 
@@ -25,7 +38,7 @@ def describe(value: Any, tensor: Callable[[str, Tensor], Any], name: str = "") -
     Raises Opaque for a value that two calls cannot be known to share.
     """
     kind = type(value)
-    if kind in USUAL:
+    if kind in COMMON_TYPES:
         return value
     if isinstance(value, Tensor):
         return tensor(name, value)
@@ -33,58 +46,58 @@ def describe(value: Any, tensor: Callable[[str, Tensor], Any], name: str = "") -
         return kind, tuple([(key, describe(item, tensor, str(key))) for key, item in value.items()])
     if isinstance(value, list | tuple):
         return kind, tuple([describe(item, tensor, name) for item in value])
-    if isinstance(value, PLAIN):
+    if isinstance(value, VALUE_TYPES):
         return value
     if isinstance(value, torch.Generator):
         return torch.Generator
-    if isinstance(value, LASTING):
+    if isinstance(value, IDENTITY_TYPES):
         return type(value), id(value)
-    raise Opaque(f"{name} is a {type(value).__name__}")
+    raise OpaqueValue(f"{name} is a {type(value).__name__}")
 
 
-def walk(value: Any) -> Iterator[Any]:
+def flat_values(value: Any) -> Iterator[Any]:
     """Every value of a tree that is neither a mapping nor a sequence, in order."""
     if isinstance(value, dict):
         for item in value.values():
-            yield from walk(item)
+            yield from flat_values(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from walk(item)
+            yield from flat_values(item)
     else:
         yield value
 
 
-def mapped(value: Any, tensor: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(value: Any, tensor: Callable[[Tensor], Tensor]) -> Any:
     """A tree like `value`, with another tensor in place of each, in order."""
     if isinstance(value, Tensor):
         return tensor(value)
     if isinstance(value, dict):
-        return {name: mapped(item, tensor) for name, item in value.items()}
+        return {name: map_tensors(item, tensor) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return rebuilt(value, [mapped(item, tensor) for item in value])
+        return rebuild_sequence(value, [map_tensors(item, tensor) for item in value])
     return value
 
 
-def rebuilt(template: Any, items: list[Any]) -> Any:
+def rebuild_sequence(template: Any, items: list[Any]) -> Any:
     """A list or tuple (named ones too) like `template`, of other items."""
     if hasattr(template, "_fields"):
         return type(template)(*items)
     return type(template)(items)
 
 
-def remapped(template: Any, items: dict[Any, Any]) -> Any:
+def rebuild_mapping(template: Any, items: dict[Any, Any]) -> Any:
     """A mapping like `template`, of other items; diffusers' and transformers' output objects are mappings too."""
     return items if type(template) is dict else type(template)(**items)
 
 
-def attributes(value: Any) -> dict[str, Any] | None:
+def object_fields(value: Any) -> dict[str, Any] | None:
     """The fields of an object that holds tensors, such as a distribution or a cache; None for all other objects."""
-    if isinstance(value, PLAIN + LASTING + (torch.Generator, np.ndarray)):
+    if isinstance(value, VALUE_TYPES + IDENTITY_TYPES + (torch.Generator, np.ndarray)):
         return None
     return getattr(value, "__dict__", None)
 
 
 def is_finite(value: Any) -> bool:
     """Whether every number in a tree of tensors is one."""
-    floats = (item for item in walk(value) if isinstance(item, Tensor) and item.is_floating_point())
+    floats = (item for item in flat_values(value) if isinstance(item, Tensor) and item.is_floating_point())
     return all(bool(torch.isfinite(item).all()) for item in floats)

@@ -1,4 +1,4 @@
-"""Copies of a pipeline for single requests, whose model calls leave the greenlet that they are made in."""
+"""A copy of the pipeline for each request, in which every model call leaves the greenlet that makes it."""
 
 import copy
 import functools
@@ -16,57 +16,57 @@ from greenlet import getcurrent
 
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.collators import Collator, collator_of
-from omni_worker.pipelines.components import Method, methods, models
+from omni_worker.pipelines.components import ModelMethod, intercepted_methods, models
 from omni_worker.pipelines.request_context import RequestContext
 
 
-class Shells:
-    """Makes shallow copies of a pipeline, and of the pipelines that it is made of, with stand-ins for the models.
+class PipelineCopies:
+    """Makes shallow copies of a pipeline and of the pipelines that it contains, with stand-ins for the models.
 
-    A stand-in is a shallow copy of the model (same class, same weights, same attributes) some of whose methods are
-    replaced: called, they suspend the greenlet and hand a Call to whoever drives it.
+    A stand-in is a shallow copy of the model (same class, same weights, same attributes) with some methods replaced.
+    When such a method is called, it suspends the greenlet and hands a Call to the driver of the greenlet.
     """
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
-        self._doors = {
-            id(model): [Door(name, model, method) for method in methods(name, model)]
+        self._methods = {
+            id(model): [InterceptedMethod(name, model, method) for method in intercepted_methods(name, model)]
             for name, model in models(pipe).items()
         }
 
-    def make(self, context: RequestContext, own_solver: Callable[[Any], Any]) -> Any:
-        """A copy for the request of `context`; `own_solver` gives what takes the place of a timestep scheduler."""
-        return self._copy(self._pipe, context, own_solver)
+    def create(self, context: RequestContext, copy_timestep_scheduler: Callable[[Any], Any]) -> Any:
+        """A copy for the request of `context`. `copy_timestep_scheduler` replaces each timestep scheduler."""
+        return self._copy(self._pipe, context, copy_timestep_scheduler)
 
-    def _copy(self, pipe: Any, context: RequestContext, own_solver: Callable[[Any], Any]) -> Any:
-        shell = copy.copy(pipe)
-        own = vars(shell)  # not setattr: that would write to the pipeline's configuration
+    def _copy(self, pipe: Any, context: RequestContext, copy_timestep_scheduler: Callable[[Any], Any]) -> Any:
+        pipeline_copy = copy.copy(pipe)
+        attributes = vars(pipeline_copy)  # not setattr: it would write to the pipeline's configuration
         for name, part in vars(pipe).items():
-            if isinstance(part, torch.nn.Module) and id(part) in self._doors:
-                own[name] = self._stand_in(part, context)
+            if isinstance(part, torch.nn.Module) and id(part) in self._methods:
+                attributes[name] = self._stand_in(part, context)
             elif isinstance(part, SchedulerMixin):
-                own[name] = own_solver(part)
-            elif isinstance(part, BaseGuidance):  # remembers the step, and sums over the steps before
-                own[name] = copy.deepcopy(part)
+                attributes[name] = copy_timestep_scheduler(part)
+            elif isinstance(part, BaseGuidance):  # it remembers the step, and sums over the previous steps
+                attributes[name] = copy.deepcopy(part)
             elif isinstance(part, DiffusionPipeline):
-                own[name] = self._copy(part, context, own_solver)
-        return shell
+                attributes[name] = self._copy(part, context, copy_timestep_scheduler)
+        return pipeline_copy
 
     def _stand_in(self, model: torch.nn.Module, context: RequestContext) -> torch.nn.Module:
-        twin = copy.copy(model)
-        if hasattr(twin, "cache_context"):
-            HookRegistry.check_if_exists_or_initialize(twin)  # the first call would do it, and look like a change
-        twin_as_made: dict[str, Any] = {}
-        for door in self._doors[id(model)]:
-            vars(twin)[door.method.name] = door.suspending(context, twin, twin_as_made)
-        twin_as_made.update(vars(twin))
-        return twin
+        stand_in = copy.copy(model)
+        if hasattr(stand_in, "cache_context"):
+            HookRegistry.check_if_exists_or_initialize(stand_in)  # the first call would do it, and look like a change
+        original_attributes: dict[str, Any] = {}
+        for intercepted in self._methods[id(model)]:
+            vars(stand_in)[intercepted.method.name] = intercepted.suspending(context, stand_in, original_attributes)
+        original_attributes.update(vars(stand_in))
+        return stand_in
 
 
-class Door:
-    """One method of one model, through which a request's calls leave its greenlet."""
+class InterceptedMethod:
+    """One method of one model, which a request calls through its stand-in."""
 
-    def __init__(self, name: str, model: torch.nn.Module, method: Method) -> None:
+    def __init__(self, name: str, model: torch.nn.Module, method: ModelMethod) -> None:
         self.method = method
         self._name = name if method.name == "forward" else f"{name}.{method.name}"
         self._real: Callable[..., Any] = getattr(model, method.name)
@@ -75,16 +75,22 @@ class Door:
         self._positional = _positional_names(self._real)
 
     def suspending(
-        self, context: RequestContext, twin: torch.nn.Module, twin_as_made: dict[str, Any]
+        self, context: RequestContext, stand_in: torch.nn.Module, original_attributes: dict[str, Any]
     ) -> Callable[..., Any]:
-        """The method for a stand-in. Where the pipeline has set attributes of its stand-in, that is what must run."""
+        """The replacement for a stand-in: it suspends the greenlet and hands over a Call.
+
+        The call runs the shared model, unless the pipeline has changed attributes of its stand-in since
+        `original_attributes`. Then it runs the stand-in, and shares no batch.
+        """
 
         @functools.wraps(self._real)
         def suspend(*args: Any, **kwargs: Any) -> Any:
             driver = getcurrent().parent
-            own = vars(twin)
-            is_changed = len(own) != len(twin_as_made) or not all(map(is_, own.values(), twin_as_made.values()))
-            real = types.MethodType(self._function, twin) if is_changed and self._function else self._real
+            attributes = vars(stand_in)
+            is_changed = len(attributes) != len(original_attributes) or not all(
+                map(is_, attributes.values(), original_attributes.values())
+            )
+            real = types.MethodType(self._function, stand_in) if is_changed and self._function else self._real
             if driver is None:  # not inside a request: nobody would resume it
                 return real(*args, **kwargs)
             if len(args) <= len(self._positional):
@@ -96,7 +102,7 @@ class Door:
 
 
 def _positional_names(function: Callable[..., Any]) -> list[str]:
-    """The names by which arguments given in order could be given too."""
+    """The names of the parameters that can be given by position or by name."""
     names = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:

@@ -1,9 +1,9 @@
-"""Pictures of requests that are still running, made by the pipeline's own code.
+"""Images of requests that are still running, made by the pipeline's own code.
 
-The latents of every family are packed and scaled in its own way, so only the pipeline itself can make a picture of
-them. It is run once more, as a shadow of the request, which costs little: what its text encoders and denoisers would
-answer is known already, and its timestep scheduler answers with the request's present estimate of the finished latents.
-Only the decoding is done, as a call that may share a batch like any other.
+Every family packs and scales its latents in its own way, so only the pipeline itself can turn them into an image. A
+preview therefore runs the pipeline a second time, beside the request. This is cheap: the text encoders and denoisers
+do not run again, because their results are remembered, and the timestep scheduler returns the request's current
+estimate of the finished latents. Only the decoding runs, as a call that can share a batch like any other.
 """
 
 import copy
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from greenlet import greenlet
 
-from omni_worker.pipelines.arguments.results import result_of
+from omni_worker.pipelines.arguments.results import generation_result
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.components import DECODE, DENOISE
 from omni_worker.pipelines.protocol import StepState
@@ -24,55 +24,63 @@ from omni_worker.pipelines.request_context import RequestContext
 
 log = logging.getLogger(__name__)
 
-LARGEST_SHARE = 0.2  # of a request's time that may go into its previews; those that would take more are left out
+MAX_TIME_SHARE = 0.2  # of a request's time that its previews can take; further previews are skipped
 
 
 @dataclass
-class Shadow:
-    """A run of the pipeline beside the request's own."""
+class PreviewRun:
+    """A run of the pipeline for one preview."""
 
-    run: greenlet
+    greenlet: greenlet
     context: RequestContext
 
 
 class Previews:
-    """The previews of one request, every `every` steps. A preview that fails is the last, and harms nothing else."""
+    """The previews of one request, one for every `every` steps. If a preview fails, the request gets no more of them.
 
-    def __init__(self, every: int, start: Callable[[str, Callable[[Any], Any]], Shadow]) -> None:
+    start: starts a run of the pipeline, from the request's id and a function that replaces a timestep scheduler
+    seconds: spent on this request's previews so far
+    images: of the preview that has just finished, uint8 of shape (height, width, channels)
+    """
+
+    def __init__(self, every: int, start: Callable[[str, Callable[[Any], Any]], PreviewRun]) -> None:
         self.seconds = 0.0
-        self.pictures: list[np.ndarray] | None = None
+        self.images: list[np.ndarray] | None = None
         self._every = every
         self._start = start
-        self._shadow: Shadow | None = None
-        self._before_loop: list[Any] = []
+        self._run: PreviewRun | None = None
+        self._results_before_loop: list[Any] = []
         self._next_before_loop = 0
-        self._of_model: dict[str, Any] = {}
+        self._last_result_of_model: dict[str, Any] = {}
         self._last_step = 0
         self._began = time.perf_counter()
 
-    def remember(self, call: Call, answer: Any) -> None:
-        """Keep the answer of one of the request's calls."""
+    def remember(self, call: Call, result: Any) -> None:
+        """Keep the result of one of the request's own calls."""
         if call.phase == DENOISE:
-            self._of_model[call.model] = answer
+            self._last_result_of_model[call.model] = result
         else:
-            self._before_loop.append(answer)
+            self._results_before_loop.append(result)
 
     def are_due(self, state: StepState) -> bool:
-        """Whether it is time for the next."""
+        """Whether to start a preview now. If so, it shows the state's current estimate."""
         step = state.step - state.step % self._every
         if step <= self._last_step or state.estimate is None or step >= state.total_steps:
             return False
-        if self.seconds > LARGEST_SHARE * (time.perf_counter() - self._began):
+        if self.seconds > MAX_TIME_SHARE * (time.perf_counter() - self._began):
             return False
         self._last_step, self._estimate = step, state.estimate
         return True
 
-    def advance(self, request_id: str, *answer: Any) -> Call | None:
-        """Begin a preview, or go on with the answer to its call: its next call, or None once `pictures` are set."""
+    def advance(self, request_id: str, *result: Any) -> Call | None:
+        """Start a preview, or continue it with the result of its last call.
+
+        Returns the preview's next call. None means that it has ended: `images` is set, or still None if it failed.
+        """
         began = time.perf_counter()
-        self.pictures = None
+        self.images = None
         try:
-            return self._advance(request_id, *answer)
+            return self._advance(request_id, *result)
         except Exception as error:
             log.warning("request %s gets no more previews: %s", request_id, error)
             self._every = 1 << 30
@@ -82,39 +90,39 @@ class Previews:
             self.seconds += time.perf_counter() - began
 
     def close(self) -> None:
-        """End the shadow where it stands."""
-        shadow, self._shadow = self._shadow, None
-        if shadow is not None and not shadow.run.dead:
-            with shadow.context.active():
-                shadow.run.throw()
+        """End the current preview, if one runs."""
+        run, self._run = self._run, None
+        if run is not None and not run.greenlet.dead:
+            with run.context.active():
+                run.greenlet.throw()
 
-    def _advance(self, request_id: str, *answer: Any) -> Call | None:
-        if self._shadow is None:
-            self._shadow, self._next_before_loop = self._start(request_id, self._estimating), 0
-        shadow = self._shadow
-        with shadow.context.active():
-            value = shadow.run.switch(*answer)
-            while not shadow.run.dead and value.phase != DECODE:
-                value = shadow.run.switch(self._known(value))
-        if not shadow.run.dead:
+    def _advance(self, request_id: str, *result: Any) -> Call | None:
+        if self._run is None:
+            self._run, self._next_before_loop = self._start(request_id, self._finish_at_estimate), 0
+        run = self._run
+        with run.context.active():
+            value = run.greenlet.switch(*result)
+            while not run.greenlet.dead and value.phase != DECODE:
+                value = run.greenlet.switch(self._remembered_result(value))
+        if not run.greenlet.dead:
             return value  # type: ignore[no-any-return]
-        self._shadow, self.pictures = None, result_of(value).images
+        self._run, self.images = None, generation_result(value).images
         return None
 
-    def _known(self, call: Call) -> Any:
+    def _remembered_result(self, call: Call) -> Any:
         if call.phase == DENOISE:
-            return self._of_model[call.model]
+            return self._last_result_of_model[call.model]
         self._next_before_loop += 1
-        return self._before_loop[self._next_before_loop - 1]
+        return self._results_before_loop[self._next_before_loop - 1]
 
-    def _estimating(self, solver: Any) -> Any:
-        """A timestep scheduler whose every step ends at the estimate."""
-        own, (estimate, outcome) = copy.deepcopy(solver), self._estimate
+    def _finish_at_estimate(self, timestep_scheduler: Any) -> Any:
+        """A copy of a timestep scheduler whose every step returns the estimate of the finished latents."""
+        duplicate, (estimate, outcome) = copy.deepcopy(timestep_scheduler), self._estimate
 
         def step(*args: Any, **kwargs: Any) -> Any:
             if isinstance(outcome, tuple):
                 return (estimate, *outcome[1:])
             return type(outcome)(**{**outcome, "prev_sample": estimate})
 
-        vars(own)["step"] = step
-        return own
+        vars(duplicate)["step"] = step
+        return duplicate

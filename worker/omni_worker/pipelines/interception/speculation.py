@@ -1,10 +1,10 @@
-"""Foresees the next calls of a request's step, so that they need not wait for the first.
+"""Predicts the later model calls of a request's step, so that they run together with the first one.
 
-Guidance without a doubled batch calls the model twice a step, with the prompt and without; the pipeline's own code
-makes the second call when it has the answer to the first. What that call will be is nearly always known: the one of the
-step before, with the latents and the timestep of this one. So it is run together with the first, and when the pipeline
-makes it, and it is the same in every argument, its answer is there. One that comes otherwise is run as if nothing had
-been foreseen.
+With guidance but without a doubled batch, a pipeline calls its model twice a step: with the prompt and without. Its
+own code makes the second call only after it has the result of the first. The second call is nearly always predictable:
+it is the second call of the previous step, with the latents and the timestep of this step. Such a speculative call runs
+together with the first one. When the pipeline then makes a call that is equal in every argument, its result is already
+there. Otherwise the result is dropped, and the call runs as if nothing had been speculated.
 """
 
 from collections.abc import Sequence
@@ -14,130 +14,141 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from omni_worker.pipelines.batching.calls import Call
-from omni_worker.pipelines.batching.comparing import SameTensors
+from omni_worker.pipelines.batching.comparing import TensorEquality
 from omni_worker.pipelines.batching.keys import BatchKey
-from omni_worker.pipelines.batching.structure import mapped
+from omni_worker.pipelines.batching.structure import map_tensors
 
-WORTH_OF_A_MISS = 8  # hits that make up for it
-PATIENCE = 2 * WORTH_OF_A_MISS
-REMEMBERED = 4096
+MISS_PENALTY = 8  # a mistaken call costs as much as this many confirmed calls gain
+SCORE_LIMIT = 2 * MISS_PENALTY
+MAX_SCORES = 4096
 
 
-class Made(NamedTuple):
+class PastCall(NamedTuple):
     """A call that the pipeline made, and its key."""
 
     call: Call
     key: BatchKey
 
 
-class Answers(NamedTuple):
-    """The answer to a call, and those to the calls of its step that were foreseen, in their order."""
+class SpeculatedResults(NamedTuple):
+    """The result of a call, and the results of the speculative calls that ran with it, in their order."""
 
-    first: Any
-    others: list[Any]
+    result: Any
+    speculated: list[Any]
 
 
 @dataclass
-class Record:
-    """How well the calls of each key were foreseen. All requests share it, so that what fails is not tried for ever."""
+class SpeculationScores:
+    """How often the speculative calls of each key were right. All requests share it, so that hopeless keys are dropped.
+
+    confirmed: speculative calls that the pipeline then made
+    mistaken: speculative calls that the pipeline did not make
+    """
 
     scores: dict[BatchKey, int] = field(default_factory=dict)
-    hits: int = 0
-    misses: int = 0
+    confirmed: int = 0
+    mistaken: int = 0
 
-    def may_try(self, key: BatchKey) -> bool:
-        """Whether it is likely to pay."""
-        return self.scores.get(key, 0) > -PATIENCE
+    def is_worthwhile(self, key: BatchKey) -> bool:
+        """Whether speculation probably saves time for calls of this key."""
+        return self.scores.get(key, 0) > -SCORE_LIMIT
 
-    def hit(self, key: BatchKey) -> None:
-        """A call came as it was foreseen."""
-        self.hits += 1
-        self._keep(key, min(PATIENCE, self.scores.get(key, 0) + 1))
+    def confirm(self, key: BatchKey) -> None:
+        """The pipeline made the speculative call."""
+        self.confirmed += 1
+        self._set(key, min(SCORE_LIMIT, self.scores.get(key, 0) + 1))
 
-    def miss(self, key: BatchKey) -> None:
-        """One came otherwise, or not at all."""
-        self.misses += 1
-        self._keep(key, self.scores.get(key, 0) - WORTH_OF_A_MISS)
+    def reject(self, key: BatchKey) -> None:
+        """The pipeline made another call, or none."""
+        self.mistaken += 1
+        self._set(key, self.scores.get(key, 0) - MISS_PENALTY)
 
-    def give_up(self, key: BatchKey) -> None:
-        """Calls of this key cannot be run before they are made."""
-        self._keep(key, -2 * PATIENCE)
+    def disable(self, key: BatchKey) -> None:
+        """Calls of this key cannot run speculatively."""
+        self._set(key, -2 * SCORE_LIMIT)
 
-    def _keep(self, key: BatchKey, score: int) -> None:
+    def _set(self, key: BatchKey, score: int) -> None:
         self.scores[key] = score
-        if len(self.scores) > REMEMBERED:
+        if len(self.scores) > MAX_SCORES:
             del self.scores[next(iter(self.scores))]
 
 
-class Foresight:
-    """The calls of one request, of this step and of the one before."""
+class Speculation:
+    """The calls of one request in this step and in the previous one, and the speculative results not used yet."""
 
-    def __init__(self, same: SameTensors, record: Record) -> None:
-        self._same = same
-        self._record = record
+    def __init__(self, equality: TensorEquality, scores: SpeculationScores) -> None:
+        self._equality = equality
+        self._scores = scores
         self._step = -1
-        self._before: dict[str, list[Made]] = {}
-        self._now: dict[str, list[Made]] = {}
-        self._awaited: list[tuple[Call, Any]] = []
+        self._previous_step: dict[str, list[PastCall]] = {}
+        self._this_step: dict[str, list[PastCall]] = {}
+        self._expected: list[tuple[Call, Any]] = []
         self._key: BatchKey | None = None
 
-    def made(self, call: Call, key: BatchKey, step: int) -> int:
-        """The pipeline made a call in its step: which one of its model that is there, from 0 on."""
+    def record_call(self, call: Call, key: BatchKey, step: int) -> int:
+        """Record a call that the pipeline made in `step`. Returns its index among the model's calls of the step."""
         if step != self._step:
-            self._before, self._now, self._step = self._now, {}, step
-        calls = self._now.setdefault(call.model, [])
-        calls.append(Made(call, key))
+            self._previous_step, self._this_step, self._step = self._this_step, {}, step
+        calls = self._this_step.setdefault(call.model, [])
+        calls.append(PastCall(call, key))
         return len(calls) - 1
 
-    def calls_after(self, call: Call, key: BatchKey) -> list[Call]:
-        """The calls that will follow the first of a step, which was made just now, as far as they can be foreseen."""
-        before = self._before.get(call.model, [])
-        if len(before) < 2 or isinstance(key.variant, str) or not self._record.may_try(key):
+    def predict_calls(self, call: Call, key: BatchKey) -> list[Call]:
+        """The calls that will probably follow the first call of a step; none if they cannot be predicted."""
+        previous = self._previous_step.get(call.model, [])
+        if len(previous) < 2 or isinstance(key.variant, str) or not self._scores.is_worthwhile(key):
             return []
-        if any(one.key != key for one in before) or call.generators:
+        if any(past.key != key for past in previous) or call.generators:
             return []
-        return [self._foreseen(before[0].call, other.call, call) for other in before[1:]]
+        return [self._predict(previous[0].call, past.call, call) for past in previous[1:]]
 
-    def await_calls(self, key: BatchKey, calls: Sequence[Call], answers: Sequence[Any]) -> None:
-        """These calls were run, and are yet to be made."""
-        self._key, self._awaited = key, list(zip(calls, answers, strict=True))
+    def expect_calls(self, key: BatchKey, calls: Sequence[Call], results: Sequence[Any]) -> None:
+        """Keep the results of speculative calls until the pipeline makes these calls."""
+        self._key, self._expected = key, list(zip(calls, results, strict=True))
 
-    def answer_to(self, call: Call | None, key: BatchKey | None) -> tuple[bool, Any]:
-        """Whether the answer to a call that was made is there already, and the answer. None: no further call was."""
-        if not self._awaited:
+    def take_result(self, call: Call | None, key: BatchKey | None) -> tuple[bool, Any]:
+        """Whether a result is there for the call that the pipeline just made, and the result.
+
+        `call` is None if the pipeline made no further call. The first call that differs drops all expected results.
+        """
+        if not self._expected:
             return False, None
         assert self._key is not None
-        foreseen, answer = self._awaited.pop(0)
-        if call is None or key != self._key or not self._equal(call, foreseen):
-            self._awaited.clear()
-            self._record.miss(self._key)
+        expected, result = self._expected.pop(0)
+        if call is None or key != self._key or not self._equal(call, expected):
+            self._expected.clear()
+            self._scores.reject(self._key)
             return False, None
-        self._record.hit(self._key)
-        return True, answer
+        self._scores.confirm(self._key)
+        return True, result
 
-    def _foreseen(self, first: Call, other: Call, now: Call) -> Call:
-        """What `other` was to `first`, to `now`: what both had in common it has from `now`, the rest is its own."""
-        ours, theirs = _by_name(first), _by_name(now)
-        places: dict[str, int] = {}
+    def _predict(self, first: Call, later: Call, now: Call) -> Call:
+        """Predict the call that follows `now` as `later` followed `first` in the previous step.
 
-        def renewed(value: Tensor) -> Tensor:
+        Tensors that `first` and `later` had in common are taken from `now`; the others stay as they were in `later`.
+        """
+        first_tensors, now_tensors = _tensors_by_name(first), _tensors_by_name(now)
+        counts: dict[str, int] = {}
+
+        def update(value: Tensor) -> Tensor:
             name = next(names)
-            place = places[name] = places.get(name, -1) + 1
-            if place < len(ours.get(name, ())) == len(theirs.get(name, ())) and self._same(value, ours[name][place]):
-                return theirs[name][place]
+            i = counts[name] = counts.get(name, -1) + 1
+            old, new = first_tensors.get(name, ()), now_tensors.get(name, ())
+            if i < len(old) == len(new) and self._equality(value, old[i]):
+                return new[i]
             return value
 
-        names = iter([leaf.name for leaf in other.leaves])
-        return replace(other, args=mapped(other.args, renewed), kwargs=mapped(other.kwargs, renewed))
+        names = iter([leaf.name for leaf in later.leaves])
+        return replace(later, args=map_tensors(later.args, update), kwargs=map_tensors(later.kwargs, update))
 
     def _equal(self, one: Call, other: Call) -> bool:
-        """Whether two calls of equal keys have equal tensors."""
+        """Whether two calls with equal keys have equal tensors."""
         return len(one.leaves) == len(other.leaves) and all(
-            a.name == b.name and self._same(a.value, b.value) for a, b in zip(one.leaves, other.leaves, strict=True)
+            a.name == b.name and self._equality(a.value, b.value) for a, b in zip(one.leaves, other.leaves, strict=True)
         )
 
 
-def _by_name(call: Call) -> dict[str, list[Tensor]]:
+def _tensors_by_name(call: Call) -> dict[str, list[Tensor]]:
     found: dict[str, list[Tensor]] = {}
     for leaf in call.leaves:
         found.setdefault(leaf.name, []).append(leaf.value)

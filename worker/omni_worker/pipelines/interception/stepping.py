@@ -1,10 +1,11 @@
-"""Any diffusers pipeline as a step pipeline, by interception of its model calls.
+"""Turns any diffusers pipeline into a step pipeline by intercepting its model calls.
 
-Each request runs the pipeline's own, unmodified `__call__` in a greenlet, on a shallow copy of the pipeline: its models
-are replaced by stand-ins, its timestep schedulers by the request's own. A stand-in is a shallow copy of the model (same
-class, same weights, same attributes) some of whose methods are replaced: called, they suspend the greenlet and hand the
-arguments to whoever drives it. To resume the greenlet with an answer is to continue the pipeline's own code. So outputs
-equal diffusers' own, abort is an exception thrown in, and to wait is not to resume.
+Each request runs the pipeline's own, unmodified `__call__` in a greenlet, on a shallow copy of the pipeline. In the
+copy, the models are stand-ins and the timestep schedulers belong to the request. A stand-in is a shallow copy of a
+model (same class, same weights, same attributes) with some methods replaced. When the pipeline calls such a method,
+the method suspends the greenlet and hands the arguments to the driver. The driver computes the result and resumes the
+greenlet with it, and the pipeline's own code continues. So outputs equal diffusers' own, an abort is an exception
+thrown into the greenlet, and a request waits as long as nobody resumes it.
 """
 
 import functools
@@ -21,33 +22,47 @@ from greenlet import greenlet
 from omni_worker.device.out_of_memory import is_out_of_memory
 from omni_worker.model_card import ServingDefaults
 from omni_worker.pipelines.arguments.call_arguments import CallArguments
-from omni_worker.pipelines.arguments.embeddings import STRUCTURE, playing_back
-from omni_worker.pipelines.arguments.results import result_of
+from omni_worker.pipelines.arguments.embeddings import STRUCTURE, replay_encode_prompt
+from omni_worker.pipelines.arguments.results import generation_result
 from omni_worker.pipelines.batching.batches import ProvenBatches
 from omni_worker.pipelines.batching.calls import Call
-from omni_worker.pipelines.batching.comparing import SameTensors
+from omni_worker.pipelines.batching.comparing import TensorEquality
 from omni_worker.pipelines.components import DENOISE, models
-from omni_worker.pipelines.interception.pipeline_copies import Shells
-from omni_worker.pipelines.interception.previews import Previews, Shadow
-from omni_worker.pipelines.interception.speculation import Answers, Foresight, Record
-from omni_worker.pipelines.interception.timestep_schedulers import magnifies_rounding, own_solver
+from omni_worker.pipelines.interception.pipeline_copies import PipelineCopies
+from omni_worker.pipelines.interception.previews import PreviewRun, Previews
+from omni_worker.pipelines.interception.runs import Pending, Run
+from omni_worker.pipelines.interception.speculation import SpeculatedResults, Speculation, SpeculationScores
+from omni_worker.pipelines.interception.timestep_schedulers import copy_for_request, magnifies_rounding
 from omni_worker.pipelines.protocol import StepState
-from omni_worker.pipelines.request_context import ModelState, RequestContext
+from omni_worker.pipelines.request_context import ModelDefaults, RequestContext
 from omni_worker.requests import GenerationParams
 
 log = logging.getLogger(__name__)
-FEW = 4  # requests a process, up to which calls are foreseen
-PENDING = ("call", "made_key", "foreseen")  # what is known of a pending call
+MAX_SPECULATING_REQUESTS = 4  # per process; more requests fill a batch without speculation
 
 
 class InterceptedPipeline:
     """A step pipeline around a loaded `diffusers.DiffusionPipeline`.
 
-    A request's next call is foreseen where others are under way, but few; for many fill a batch without. One that is
-    alone makes its calls one by one, for diffusers' own bits, unless there are other ranks to make them too.
+    Every open request has a `Run`, which is in one of these states:
+
+    | state                      | pending            | held     | next                                              |
+    |----------------------------|--------------------|----------|---------------------------------------------------|
+    | runs the pipeline's code   | None               | None     | the pipeline calls a model, or returns            |
+    | waits for its own call     | own call           | None     | `step_scheduler` resumes the greenlet             |
+    | waits for a preview's call | the preview's call | own call | `step_scheduler` continues the preview; after its |
+    |                            |                    |          | last call, the held call is pending again         |
+    | finished                   | None               | None     | `post_decode` returns the result                  |
+
+    A due preview starts when the request's own call has just become pending. `close` ends a run in any state.
+
+    Speculation: if several requests run, but not too many, a request's later calls of a step run together with its
+    first one. A single request makes its calls one by one, so that its output equals diffusers' own bit for bit, unless
+    there are other ranks to share the calls with.
 
     concurrent: whether requests run interleaved
-    batches: runs their calls, and knows which may run together
+    batches: runs the calls, and decides which of them run together
+    runs: the open requests by id
     """
 
     supports_step_execution: ClassVar[bool] = True
@@ -65,161 +80,171 @@ class InterceptedPipeline:
         self._arguments = CallArguments(pipe, defaults or ServingDefaults())
         self.card = self._arguments.card(pipe, mode="step")
         self.batches = batches or ProvenBatches()
-        self._model_state = ModelState(list(models(pipe).values()))
-        self._shells = Shells(pipe)
-        self._needs_every_bit = any(map(magnifies_rounding, vars(pipe).values()))
-        self._live: set[str] = set()
-        self._same, self._foreseen = SameTensors(), Record()
-        self._previews = 0
+        self.runs: dict[str, Run] = {}
+        self._model_defaults = ModelDefaults(list(models(pipe).values()))
+        self._copies = PipelineCopies(pipe)
+        self._needs_exact_bits = any(map(magnifies_rounding, vars(pipe).values()))
+        self._equality, self._scores = TensorEquality(), SpeculationScores()
+        self._preview_count = 0
         self._preview_seconds = 0.0
 
     def prepare_encode(self, state: StepState) -> None:
-        params = state.params
+        params, previews = state.params, None
         if isinstance(params, Mapping):
             kwargs, seed, embeddings = dict(params), None, dict[str, np.ndarray]()
         else:
             kwargs, seed, embeddings = self._arguments.build(params), params.seed, params.embeddings
             if params.preview_every:
                 shorter = msgspec.structs.replace(params, steps=self._arguments.fewest_steps(params))
-                state.extra["previews"] = Previews(params.preview_every, functools.partial(self._shadow, shorter))
-        context = state.extra["context"] = RequestContext(
-            state.request_id, self._model_state, seed, self._needs_every_bit
+                previews = Previews(params.preview_every, functools.partial(self._start_preview, shorter))
+        context = RequestContext(state.request_id, self._model_defaults, seed, self._needs_exact_bits)
+        pipe = self._copies.create(context, lambda scheduler: copy_for_request(scheduler, state, self._concurrent))
+        run = Run(
+            greenlet(lambda: self._call(pipe, kwargs, embeddings)),
+            context,
+            Speculation(self._equality, self._scores),
+            previews,
         )
-        shell = self._shells.make(context, lambda solver: own_solver(solver, state, self._concurrent))
-        state.extra["run"] = greenlet(lambda: self._call(shell, kwargs, embeddings))
-        state.extra["foresight"] = Foresight(self._same, self._foreseen)
-        self._live.add(state.request_id)
-        self._resume(state)
+        self.runs[state.request_id] = run
+        self._resume(state, run)
 
     def denoise_step(self, states: Sequence[StepState]) -> list[Any]:
         began = time.perf_counter()
-        answers = self._answers(
-            [state.extra["call"] for state in states], [state.extra["foreseen"] for state in states]
-        )
-        for state in states:
-            if "held" in state.extra:
-                state.extra["previews"].seconds += (time.perf_counter() - began) / len(states)
-        return answers
+        runs = [self.runs[state.request_id] for state in states]
+        pending = [run.pending for run in runs if run.pending is not None]
+        assert len(pending) == len(states), "every state waits for a call"
+        results = self._run_calls([one.call for one in pending], [one.speculated for one in pending])
+        for run in runs:
+            if run.held is not None and run.previews is not None:
+                run.previews.seconds += (time.perf_counter() - began) / len(states)
+        return results
 
     def step_scheduler(self, state: StepState, prediction: Any) -> None:
-        previews: Previews | None = state.extra.get("previews")
-        if previews is not None and "held" in state.extra:
-            self._show(state, previews, prediction)
-        else:
-            self._go_on(state, prediction, previews)
-            if previews is not None and state.in_loop and not state.is_done and previews.are_due(state):
-                self._show(state, previews)
+        run = self.runs[state.request_id]
+        if run.previews is not None and run.held is not None:
+            self._advance_preview(state, run, run.previews, prediction)
+            return
+        self._advance(state, run, prediction)
+        if run.previews is not None and state.in_loop and not state.is_done and run.previews.are_due(state):
+            self._advance_preview(state, run, run.previews)
 
     def post_decode(self, state: StepState) -> Any:
-        output = state.extra["output"]
-        return output if isinstance(state.params, Mapping) else result_of(output, state.step)
+        return self._result(state, self.runs[state.request_id].output)
 
     def close(self, state: StepState) -> None:
-        self._live.discard(state.request_id)
-        run: greenlet | None = state.extra.get("run")
-        context: RequestContext | None = state.extra.get("context")
-        previews: Previews | None = state.extra.get("previews")
-        state.extra.clear()
-        if previews is not None:
-            self._preview_seconds += previews.seconds
-            previews.close()
-        if run is not None and context is not None and not run.dead:
-            with context.active():
-                run.throw()
+        run = self.runs.pop(state.request_id, None)
+        if run is None:
+            return
+        if run.previews is not None:
+            self._preview_seconds += run.previews.seconds
+            run.previews.close()
+        if not run.greenlet.dead:
+            with run.context.active():
+                run.greenlet.throw()
 
     @property
     def proofs(self) -> int:
         return self.batches.proofs
 
     def stats(self) -> dict[str, float]:
-        seconds = {"previews": self._previews, "preview_seconds": round(self._preview_seconds, 3)}
-        foreseen = {"calls_foreseen": self._foreseen.hits, "calls_mistaken": self._foreseen.misses}
-        return {**self.batches.stats(), **foreseen, **seconds}
+        previews = {"previews": self._preview_count, "preview_seconds": round(self._preview_seconds, 3)}
+        speculation = {"calls_foreseen": self._scores.confirmed, "calls_mistaken": self._scores.mistaken}
+        return {**self.batches.stats(), **speculation, **previews}
 
     @property
-    def _foresees(self) -> bool:
-        """Whether calls are made together with those that are foreseen after them."""
-        return len(self._live) * self.batches.processes > 1 and len(self._live) <= FEW * self.batches.processes
+    def _speculates(self) -> bool:
+        """Whether a step's first call runs together with the calls that will probably follow."""
+        processes = self.batches.processes
+        return len(self.runs) * processes > 1 and len(self.runs) <= MAX_SPECULATING_REQUESTS * processes
 
-    def _call(self, shell: Any, kwargs: dict[str, Any], embeddings: Mapping[str, np.ndarray]) -> Any:
-        """The request's own run of the pipeline."""
+    def _call(self, pipe: Any, kwargs: dict[str, Any], embeddings: Mapping[str, np.ndarray]) -> Any:
+        """Call the request's copy of the pipeline; this runs in the request's greenlet."""
         if STRUCTURE in embeddings:
             assert self._arguments.denoiser is not None
             parameter = next(self._arguments.denoiser.parameters())
-            vars(shell)["encode_prompt"] = playing_back(embeddings, parameter.device, parameter.dtype)
-        return shell(**kwargs)
+            vars(pipe)["encode_prompt"] = replay_encode_prompt(embeddings, parameter.device, parameter.dtype)
+        return pipe(**kwargs)
 
-    def _answers(self, calls: Sequence[Call], foreseen: Sequence[Sequence[Call]]) -> list[Any]:
-        """The answer of each call, with those of the calls that were foreseen after it."""
-        if not foreseen[0]:
+    def _result(self, state: StepState, output: Any) -> Any:
+        """The request's result, made from what the pipeline's call returned."""
+        return output if isinstance(state.params, Mapping) else generation_result(output, state.step)
+
+    def _run_calls(self, calls: Sequence[Call], speculated: Sequence[Sequence[Call]]) -> list[Any]:
+        """Run the calls together with the speculative calls of each.
+
+        Returns the result of each call, as `SpeculatedResults` if it has speculative calls. If the speculative calls
+        fail, or draw random numbers, the calls run again without them.
+        """
+        if not speculated[0]:
             return self.batches.run(calls)
-        turns, count = [calls, *zip(*foreseen, strict=True)], len(calls)
-        before = [call.context.random_state for call in calls]
+        rounds, count = [calls, *zip(*speculated, strict=True)], len(calls)
+        random_states = [call.context.random_state for call in calls]
         try:
-            answers = self.batches.run([call for turn in turns for call in turn])
-            if torch.equal(before[0], calls[0].context.random_state):
-                return [Answers(answers[i], answers[i + count :: count]) for i in range(count)]
+            results = self.batches.run([call for one_round in rounds for call in one_round])
+            if torch.equal(random_states[0], calls[0].context.random_state):
+                return [SpeculatedResults(results[i], results[i + count :: count]) for i in range(count)]
             hindrance = "they draw from the random generator"
-        except Exception as error:  # of one of the calls, which raises it again, or since they are too many
+        except Exception as error:  # one of the calls fails, and raises this again below; or there are too many calls
             hindrance = str(error) if is_out_of_memory(error) else ""
         if hindrance:
             log.info("calls of %s are foreseen no more: %s", calls[0].model, hindrance)
-            self._foreseen.give_up(self.batches.key_of(calls[0]))
-        for call, state in zip(calls, before, strict=True):
-            call.context.random_state = state
+            self._scores.disable(self.batches.key_of(calls[0]))
+        for call, random_state in zip(calls, random_states, strict=True):
+            call.context.random_state = random_state
         return self.batches.run(calls)
 
-    def _go_on(self, state: StepState, prediction: Any, previews: Previews | None) -> None:
-        """Take an answer, and those to the calls that come next where they come as they were foreseen."""
-        foresight: Foresight = state.extra["foresight"]
-        answer = prediction
-        if isinstance(prediction, Answers):
-            answer = prediction.first
-            foresight.await_calls(state.extra["made_key"], state.extra["foreseen"], prediction.others)
-        is_known = True
-        while is_known:
-            if previews is not None:
-                previews.remember(state.extra["call"], answer)
-            self._resume(state, answer)
-            is_known, answer = foresight.answer_to(state.extra.get("call"), state.extra.get("made_key"))
+    def _advance(self, state: StepState, run: Run, prediction: Any) -> None:
+        """Resume with the result of the pending call, and with speculated results while the pipeline's calls match."""
+        assert run.pending is not None
+        result = prediction
+        if isinstance(prediction, SpeculatedResults):
+            result = prediction.result
+            run.speculation.expect_calls(run.pending.key, run.pending.speculated, prediction.speculated)
+        has_result = True
+        while has_result:
+            if run.previews is not None and run.pending is not None:
+                run.previews.remember(run.pending.call, result)
+            self._resume(state, run, result)
+            call, key = (run.pending.call, run.pending.key) if run.pending else (None, None)
+            has_result, result = run.speculation.take_result(call, key)
 
-    def _resume(self, state: StepState, *answer: Any) -> None:
-        run: greenlet = state.extra["run"]
-        state.extra.pop("call", None)
-        with state.extra["context"].active():
-            value = run.switch(*answer)
-        if run.dead:
-            state.key, state.extra["output"] = None, value
+    def _resume(self, state: StepState, run: Run, *result: Any) -> None:
+        """Run the pipeline's own code up to its next model call, or to its end."""
+        run.pending = None
+        with run.context.active():
+            value = run.greenlet.switch(*result)
+        if run.greenlet.dead:
+            state.key, run.output = None, value
         else:
-            self._pend(state, value)
+            self._set_pending(state, run, value)
 
-    def _pend(self, state: StepState, call: Call) -> None:
-        state.extra["call"] = call
+    def _set_pending(self, state: StepState, run: Run, call: Call) -> None:
+        """Make `call` the next one of the request, with its speculative calls."""
         state.in_loop = call.phase == DENOISE
-        foresight: Foresight = state.extra["foresight"]
-        key = state.extra["made_key"] = self.batches.key_of(call)
-        turn = foresight.made(call, key, state.step)
-        foreseen = foresight.calls_after(call, key) if state.in_loop and turn == 0 and self._foresees else []
-        state.extra["foreseen"] = foreseen
-        state.key = key._replace(turn=turn, calls=1 + len(foreseen))
+        key = self.batches.key_of(call)
+        index = run.speculation.record_call(call, key, state.step)
+        can_speculate = state.in_loop and index == 0 and self._speculates
+        speculated = run.speculation.predict_calls(call, key) if can_speculate else []
+        run.pending = Pending(call, key, index, speculated)
+        state.key = run.pending.batch_key
 
-    def _show(self, state: StepState, previews: Previews, *answer: Any) -> None:
-        """Go on with a preview: the request's own call is held until the picture is there."""
-        call = previews.advance(state.request_id, *answer)
+    def _advance_preview(self, state: StepState, run: Run, previews: Previews, *result: Any) -> None:
+        """Start a preview, or continue it with the result of its call. Hold the request's own call until it is done."""
+        call = previews.advance(state.request_id, *result)
         if call is not None:
-            state.extra.setdefault("held", {name: state.extra[name] for name in PENDING} | {"key": state.key})
-            self._pend(state, call)
+            run.held = run.held or run.pending
+            self._set_pending(state, run, call)
             return
-        if previews.pictures is not None:
-            self._previews += 1
-            state.preview = previews.pictures
-        if "held" in state.extra:
-            held = state.extra.pop("held")
-            state.key = held.pop("key")
-            state.extra.update(held)
-            state.in_loop = True
+        if previews.images is not None:
+            self._preview_count += 1
+            state.preview = previews.images
+        if run.held is not None:
+            run.pending, run.held = run.held, None
+            state.key, state.in_loop = run.pending.batch_key, True
 
-    def _shadow(self, params: GenerationParams, request_id: str, solver: Callable[[Any], Any]) -> Shadow:
-        context = RequestContext(request_id, self._model_state, params.seed)
-        shell, kwargs = self._shells.make(context, solver), self._arguments.build(params)
-        return Shadow(greenlet(lambda: self._call(shell, kwargs, params.embeddings)), context)
+    def _start_preview(
+        self, params: GenerationParams, request_id: str, copy_timestep_scheduler: Callable[[Any], Any]
+    ) -> PreviewRun:
+        context = RequestContext(request_id, self._model_defaults, params.seed)
+        pipe, kwargs = self._copies.create(context, copy_timestep_scheduler), self._arguments.build(params)
+        return PreviewRun(greenlet(lambda: self._call(pipe, kwargs, params.embeddings)), context)

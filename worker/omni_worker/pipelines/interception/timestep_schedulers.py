@@ -1,4 +1,7 @@
-"""A request's own timestep schedulers: they keep a history, so no two requests that run side by side may share one."""
+"""Copies of timestep schedulers for requests.
+
+A timestep scheduler keeps a history, so requests that run interleaved must not share one.
+"""
 
 import copy
 import functools
@@ -10,53 +13,55 @@ from diffusers import UnCLIPScheduler
 from omni_worker.pipelines.protocol import StepState
 
 
-def own_solver(solver: Any, state: StepState, is_shared: bool) -> Any:
-    """A timestep scheduler for one request, which counts its steps into `state`.
+def copy_for_request(timestep_scheduler: Any, state: StepState, is_shared: bool) -> Any:
+    """A copy of a timestep scheduler for one request. It counts its steps in `state`.
 
-    Where requests run side by side (`is_shared`) it is a deep copy; one that runs alone uses the original's tables.
+    The copy is deep if requests run interleaved (`is_shared`). A request that runs alone shares the original's tables.
     """
-    own = copy.deepcopy(solver) if is_shared else copy.copy(solver)
-    if hasattr(type(own), "step"):
-        vars(own)["step"] = CountedStep(own, state)
-    return own
+    duplicate = copy.deepcopy(timestep_scheduler) if is_shared else copy.copy(timestep_scheduler)
+    if hasattr(type(duplicate), "step"):
+        vars(duplicate)["step"] = CountedStep(duplicate, state)
+    return duplicate
 
 
-def magnifies_rounding(solver: Any) -> bool:
-    """Whether a timestep scheduler turns differences that rounding makes into ones that can be seen.
+def magnifies_rounding(timestep_scheduler: Any) -> bool:
+    """Whether a timestep scheduler turns differences in rounding into visible ones.
 
-    UnCLIP's divides, at its first step, by the root of what is left of the picture in the noise: some ten-thousandth.
+    UnCLIP does: its first step divides by the square root of the image's share in the noise, about 1/10,000.
     """
-    return isinstance(solver, UnCLIPScheduler) and solver.config.prediction_type == "epsilon"
+    return isinstance(timestep_scheduler, UnCLIPScheduler) and timestep_scheduler.config.prediction_type == "epsilon"
 
 
 class CountedStep:
-    """The `step` of a timestep scheduler, which counts."""
+    """Replaces the `step` of a timestep scheduler. It counts the steps, and keeps estimates if they are required."""
 
-    def __init__(self, solver: Any, state: StepState) -> None:
-        self._solver = solver
+    def __init__(self, timestep_scheduler: Any, state: StepState) -> None:
+        self._timestep_scheduler = timestep_scheduler
         self._state = state
-        self._step = types.MethodType(type(solver).step, solver)
+        self._step = types.MethodType(type(timestep_scheduler).step, timestep_scheduler)
         functools.update_wrapper(self, self._step)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outcome = self._step(*args, **kwargs)
         if self._state.wants_estimates:
-            self._state.estimate = estimate(self._solver, outcome, *args, **kwargs), outcome
-        skipped = getattr(self._solver, "begin_index", None) or 0
+            self._state.estimate = estimated_latents(self._timestep_scheduler, outcome, *args, **kwargs), outcome
+        skipped = getattr(self._timestep_scheduler, "begin_index", None) or 0
         self._state.step += 1
-        self._state.total_steps = max(len(self._solver.timesteps) - skipped, self._state.step)
+        self._state.total_steps = max(len(self._timestep_scheduler.timesteps) - skipped, self._state.step)
         return outcome
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A pipeline may copy its timestep scheduler, for the sound of a video: the copy's step is the copy's own."""
-        duplicate = memo.get(id(self._solver))
+        """A pipeline may copy its timestep scheduler, for the sound of a video. The copy's steps are not counted."""
+        duplicate = memo.get(id(self._timestep_scheduler))
         return self if duplicate is None else types.MethodType(type(duplicate).step, duplicate)
 
 
-def estimate(solver: Any, outcome: Any, model_output: Any, timestep: Any, sample: Any, *_: Any, **__: Any) -> Any:
-    """What the finished latents would be as far as is known after a step: better to look at than the noisy ones."""
+def estimated_latents(
+    timestep_scheduler: Any, outcome: Any, model_output: Any, timestep: Any, sample: Any, *_: Any, **__: Any
+) -> Any:
+    """The best estimate of the finished latents after a step. It looks better than the noisy latents."""
     if getattr(outcome, "pred_original_sample", None) is not None:
         return outcome.pred_original_sample
-    if type(solver).__name__.startswith("FlowMatch") and solver.step_index is not None:
-        return sample - solver.sigmas[solver.step_index - 1] * model_output
+    if type(timestep_scheduler).__name__.startswith("FlowMatch") and timestep_scheduler.step_index is not None:
+        return sample - timestep_scheduler.sigmas[timestep_scheduler.step_index - 1] * model_output
     return outcome[0]

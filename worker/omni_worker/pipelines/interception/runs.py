@@ -1,0 +1,54 @@
+"""What the step pipeline remembers about one request: its greenlet, its pending model call, and its speculation."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from greenlet import greenlet
+
+from omni_worker.pipelines.batching.calls import Call
+from omni_worker.pipelines.batching.keys import BatchKey
+from omni_worker.pipelines.interception.previews import Previews
+from omni_worker.pipelines.interception.speculation import Speculation
+from omni_worker.pipelines.request_context import RequestContext
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A model call that waits for its result.
+
+    key: of the call alone, as the key table gives it
+    index_in_step: which call of its model in this step it is, from 0
+    speculated: the calls that will probably follow in the same step; they run together with this one
+    """
+
+    call: Call
+    key: BatchKey
+    index_in_step: int
+    speculated: list[Call]
+
+    @property
+    def batch_key(self) -> BatchKey:
+        """The key for the scheduler: calls share a batch only if they also agree in their index and in how many calls
+        they add to the batch."""
+        return self.key._replace(index_in_step=self.index_in_step, calls_at_once=1 + len(self.speculated))
+
+
+@dataclass
+class Run:
+    """One request's run of the pipeline, from `prepare_encode` to `close`.
+
+    greenlet: runs the pipeline's own call
+    context: the process state that belongs to the request
+    previews: None if the request wants none
+    pending: the call that runs next: the request's own, or one of its preview; None while the pipeline's own code runs
+    held: the request's own call, while a call of its preview is pending
+    output: what the pipeline's call returned
+    """
+
+    greenlet: greenlet
+    context: RequestContext
+    speculation: Speculation
+    previews: Previews | None
+    pending: Pending | None = None
+    held: Pending | None = None
+    output: Any = None
