@@ -42,6 +42,7 @@ from tests.worker.pipelines.zoo.check import arrays
 torch.set_num_threads(1)
 
 
+SOURCE = model_source.ModelSource("m", "/nowhere", is_local=False)
 QWEN = specimen(qwen_image, "QwenImagePipeline")
 SDXL = specimen(stable_diffusion_xl, "StableDiffusionXLPipeline")
 
@@ -279,29 +280,26 @@ def test_a_pipeline_without_a_denoiser_is_refused_when_told_to_step_and_runs_who
         def __call__(self, prompt):
             raise NotImplementedError
 
-    source = type("Source", (), {"text": "m", "location": "/nowhere", "is_local": False})()
     with pytest.raises(LoadError, match="--no-step-execution"):
-        wrap_pipeline(Painter(), source, step_execution=True, concurrent=True)
-    assert wrap_pipeline(Painter(), source, step_execution=None, concurrent=True).card.mode == "request"
+        wrap_pipeline(Painter(), SOURCE, step_execution=True, concurrent=True)
+    assert wrap_pipeline(Painter(), SOURCE, step_execution=None, concurrent=True).card.mode == "request"
 
 
 def test_a_pipeline_that_steps_by_itself_is_driven_as_it_is(qwen):
     class Native(InterceptedPipeline):
         """Steps by a protocol of its own."""
 
-    source = type("Source", (), {"text": "m", "location": "/nowhere", "is_local": False})()
     native = Native(qwen)
-    assert wrap_pipeline(native, source, step_execution=None, concurrent=True) is native
+    assert wrap_pipeline(native, SOURCE, step_execution=None, concurrent=True) is native
     assert generate(native, [QWEN.arguments(0)])[0].status is RequestStatus.COMPLETED
 
 
 def test_a_pipeline_that_says_it_does_not_step_is_believed():
     pipe = build(QWEN)
     pipe.supports_step_execution = False
-    source = type("Source", (), {"text": "m", "location": "/nowhere", "is_local": False})()
     with pytest.raises(LoadError, match=r"says that it does not step.*--no-step-execution"):
-        wrap_pipeline(pipe, source, step_execution=True, concurrent=True)
-    assert wrap_pipeline(pipe, source, step_execution=None, concurrent=True).card.mode == "request"
+        wrap_pipeline(pipe, SOURCE, step_execution=True, concurrent=True)
+    assert wrap_pipeline(pipe, SOURCE, step_execution=None, concurrent=True).card.mode == "request"
 
 
 def test_close_before_the_end_runs_the_pipelines_own_clean_up(qwen):
@@ -349,7 +347,7 @@ def test_prompts_of_different_lengths_share_a_batch():
     keys = set()
     key_of = pipeline.batches.key_of
     pipeline.batches.key_of = lambda call: (
-        keys.add((call.phase, KeyTable.of(pipeline.batches._keys, call))) or key_of(call)
+        keys.add((call.phase, KeyTable.of(pipeline.batches.keys, call))) or key_of(call)
     )
     generate(pipeline, [one.arguments(i) for i in range(4)])
     assert sum(phase == "denoise" for phase, _ in keys) == 1

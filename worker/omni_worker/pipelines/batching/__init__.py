@@ -1,4 +1,4 @@
-"""Model calls of many requests in one forward: keys, merging, splitting, and the proof that the result is right.
+"""Runs model calls of many requests in one forward: keys, plans, merging, splitting, and the proof of the result.
 
-It knows calls and tensors. It must not know pipelines, prompts or requests.
+`batches` is the entrance. This package knows calls and tensors; it must not know pipelines, prompts or requests.
 """

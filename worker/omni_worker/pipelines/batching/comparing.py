@@ -1,4 +1,4 @@
-"""Whether two answers of a model, or two of its arguments, are the same."""
+"""Compares results of models up to rounding, and arguments of models exactly."""
 
 import weakref
 from collections.abc import Hashable
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from omni_worker.pipelines.batching.structure import object_fields
 
-# Relative difference (root mean square) that two answers may have, by precision: rounding, and no error.
+# The relative difference (root mean square) that rounding can cause between two results, by precision.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 CACHE_SIZE = 4096
 
 
 def agree(one: Any, other: Any) -> bool:
-    """Whether two answers are the same but for rounding."""
+    """Whether two results are equal up to rounding."""
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):
@@ -41,15 +41,15 @@ def _tensors_agree(one: Tensor, other: Tensor) -> bool:
 
 
 def write_count(tensor: Tensor) -> int:
-    """Counts how often a tensor was written into."""
+    """How often a tensor has been written to."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 class TensorEquality:
-    """Whether two tensors have the same contents: looked at once for each pair of objects, as long as they live."""
+    """Whether two tensors have equal contents. Each pair is compared once, and again after one has been written to."""
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, tuple[weakref.ref[Tensor], weakref.ref[Tensor], bool]] = {}
+        self._cache: dict[Hashable, tuple[weakref.ref[Tensor], weakref.ref[Tensor], bool]] = {}
 
     def __call__(self, one: Tensor, other: Tensor) -> bool:
         if one is other:
@@ -57,11 +57,11 @@ class TensorEquality:
         if one.shape != other.shape or one.dtype != other.dtype:
             return False
         pair = id(one), write_count(one), id(other), write_count(other)
-        known = self._known.get(pair)
-        if known is not None and known[0]() is one and known[1]() is other:
-            return known[2]
-        if len(self._known) >= CACHE_SIZE:
-            self._known.clear()
+        cached = self._cache.get(pair)
+        if cached is not None and cached[0]() is one and cached[1]() is other:
+            return cached[2]
+        if len(self._cache) >= CACHE_SIZE:
+            self._cache.clear()
         result = bool(torch.equal(one, other))
-        self._known[pair] = weakref.ref(one), weakref.ref(other), result
+        self._cache[pair] = weakref.ref(one), weakref.ref(other), result
         return result

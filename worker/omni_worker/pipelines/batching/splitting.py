@@ -1,7 +1,7 @@
-"""One call divided by its rows, for the ranks of a replica: guidance puts two rows or more into a request's own calls.
+"""Splits one call by its rows, so that the ranks of a replica share it. Guidance gives a request's call several rows.
 
-That the rows of a call do not see each other is no more certain than that two calls may be put together; so here too
-the first call of a key is run whole and in pieces, and what was found is remembered.
+It is no more certain that the rows of a call are independent than that two calls can be merged. So the first call of a
+key runs both complete and split, and the outcome is remembered (`distribution`).
 """
 
 from collections.abc import Sequence
@@ -16,33 +16,33 @@ from omni_worker.pipelines.batching.structure import map_tensors, object_fields,
 
 
 class CannotJoin(Exception):
-    """The answers of the pieces cannot be put together."""
+    """The results of the parts cannot be joined."""
 
 
 def split_rows(call: Call, count: int) -> list[Call]:
-    """The call as `count` calls, each of some of its rows; tensors that are no rows go to all of them."""
+    """The call as `count` calls with some of its rows each. Tensors without the batch dimension go to all of them."""
     bounds = [call.rows * i // count for i in range(count + 1)]
-    return [_piece(call, start, stop) for start, stop in pairwise(bounds)]
+    return [_rows_of(call, start, stop) for start, stop in pairwise(bounds)]
 
 
-def _piece(call: Call, start: int, stop: int) -> Call:
+def _rows_of(call: Call, start: int, stop: int) -> Call:
     def take(value: Tensor) -> Tensor:
         return value[start:stop] if value.dim() and value.shape[0] == call.rows else value
 
     return replace(call, args=map_tensors(call.args, take), kwargs=map_tensors(call.kwargs, take))
 
 
-def join_results(answers: Sequence[Any]) -> Any:
-    """The answer of a call from those of its pieces. Raises CannotJoin."""
-    first = answers[0]
+def join_results(results: Sequence[Any]) -> Any:
+    """The result of a call, from the results of its parts. Raises CannotJoin."""
+    first = results[0]
     if isinstance(first, Tensor):
         if not first.dim():
             raise CannotJoin
-        return cat(list(answers))
+        return cat(list(results))
     if isinstance(first, dict):
-        return rebuild_mapping(first, {name: join_results([answer[name] for answer in answers]) for name in first})
+        return rebuild_mapping(first, {name: join_results([result[name] for result in results]) for name in first})
     if isinstance(first, list | tuple):
-        return rebuild_sequence(first, [join_results(items) for items in zip(*answers, strict=True)])
+        return rebuild_sequence(first, [join_results(items) for items in zip(*results, strict=True)])
     if object_fields(first) is not None:
         raise CannotJoin
     return first

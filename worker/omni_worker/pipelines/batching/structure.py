@@ -1,4 +1,4 @@
-"""The arguments and answers of model calls as trees: their tensors in order, and what must be equal beside them."""
+"""Functions over the arguments and results of model calls, seen as trees of lists, tuples and mappings."""
 
 import enum
 import types
@@ -23,19 +23,19 @@ VALUE_TYPES = (
     range,
     np.generic,
 )
-COMMON_TYPES = frozenset({str, int, float, bool, type(None)})  # found faster than an instance of one of those above
+COMMON_TYPES = frozenset({str, int, float, bool, type(None)})  # an exact lookup is faster than isinstance(VALUE_TYPES)
 IDENTITY_TYPES = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, torch.nn.Module)
 
 
 class OpaqueValue(Exception):
-    """A value that nothing is known of: whoever holds it cannot be put together with another."""
+    """An argument of unknown type, so that nobody can say whether two calls agree in it."""
 
 
 def describe(value: Any, tensor: Callable[[str, Tensor], Any], name: str = "") -> Any:
-    """All of a tree that is not in its tensors, as a hashable value; `tensor` says what is to be known of each of them.
+    """Everything in a tree except its tensors, as a hashable value. `tensor` describes each tensor.
 
-    `name` is the argument's own. Generators are all alike: whether one is used is found out when a batch is proven.
-    Raises Opaque for a value that two calls cannot be known to share.
+    `name` is the argument's own. All generators are described alike: the proof of a batch shows whether they are used.
+    Raises OpaqueValue for a value that two calls cannot be shown to share.
     """
     kind = type(value)
     if kind in COMMON_TYPES:
@@ -68,7 +68,7 @@ def flat_values(value: Any) -> Iterator[Any]:
 
 
 def map_tensors(value: Any, tensor: Callable[[Tensor], Tensor]) -> Any:
-    """A tree like `value`, with another tensor in place of each, in order."""
+    """A copy of the tree `value` in which `tensor` has replaced each tensor, in order."""
     if isinstance(value, Tensor):
         return tensor(value)
     if isinstance(value, dict):
@@ -79,25 +79,26 @@ def map_tensors(value: Any, tensor: Callable[[Tensor], Tensor]) -> Any:
 
 
 def rebuild_sequence(template: Any, items: list[Any]) -> Any:
-    """A list or tuple (named ones too) like `template`, of other items."""
+    """A list or (named) tuple of the same type as `template`, with other items."""
     if hasattr(template, "_fields"):
         return type(template)(*items)
     return type(template)(items)
 
 
 def rebuild_mapping(template: Any, items: dict[Any, Any]) -> Any:
-    """A mapping like `template`, of other items; diffusers' and transformers' output objects are mappings too."""
+    """A mapping of the same type as `template`, with other items. Output objects of diffusers and transformers are
+    mappings too."""
     return items if type(template) is dict else type(template)(**items)
 
 
 def object_fields(value: Any) -> dict[str, Any] | None:
-    """The fields of an object that holds tensors, such as a distribution or a cache; None for all other objects."""
+    """The fields of an object that can hold tensors, such as a distribution or a cache. None for any other value."""
     if isinstance(value, VALUE_TYPES + IDENTITY_TYPES + (torch.Generator, np.ndarray)):
         return None
     return getattr(value, "__dict__", None)
 
 
 def is_finite(value: Any) -> bool:
-    """Whether every number in a tree of tensors is one."""
+    """Whether no tensor of a tree contains NaN or infinity."""
     floats = (item for item in flat_values(value) if isinstance(item, Tensor) and item.is_floating_point())
     return all(bool(torch.isfinite(item).all()) for item in floats)

@@ -1,0 +1,95 @@
+"""Distributes calls, or the rows of a single call, over the ranks of a replica."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from omni_worker.parallel.ranks import Ranks
+from omni_worker.pipelines.batching.calls import Call
+from omni_worker.pipelines.batching.keys import BatchKey, KeyTable
+from omni_worker.pipelines.batching.prove import agrees_with, equal_states
+from omni_worker.pipelines.batching.splitting import join_results, split_rows
+
+
+@dataclass
+class CallCounts:
+    """How many calls ran in a batch, how many ran alone, and how many proofs were made."""
+
+    batched: int = 0
+    single: int = 0
+    proofs: int = 0
+
+
+class RankDistribution:
+    """Runs calls on several ranks. All ranks call it with the same calls and get the same results.
+
+    run: runs calls on this rank
+    is_proven: whether calls run together without a proof
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        run: Callable[[Sequence[Call]], list[Any]],
+        is_proven: Callable[[Sequence[Call]], bool],
+        keys: KeyTable,
+        counts: CallCounts,
+    ) -> None:
+        self._ranks = ranks
+        self._run = run
+        self._is_proven = is_proven
+        self._keys = keys
+        self._counts = counts
+        self._is_divisible: dict[BatchKey, bool] = {}
+
+    def run(self, calls: Sequence[Call]) -> list[Any]:
+        """The result of each call. Each rank runs some of the calls; if there are too few, some rows of each."""
+        if len(calls) < self._ranks.size and all(call.rows > 1 for call in calls):
+            return [self._run_divided(call) for call in calls]
+        shares = [self._ranks.share(len(calls), rank) for rank in range(self._ranks.size)]
+        return self._run_parts([calls[share.start : share.stop] for share in shares if share])
+
+    def _run_parts(self, parts: Sequence[Sequence[Call]]) -> list[Any]:
+        """Run one part on each rank. A part that needs a proof first runs on all ranks, so that all know the verdict."""
+        results: dict[int, list[Any]] = {}
+        for number, part in enumerate(parts):
+            if len(part) > 1 and not self._is_proven(part):
+                results[number] = self._from_first_rank(self._run(part))
+        rest = [number for number in range(len(parts)) if number not in results]
+        runs = self._ranks.spread([partial(self._run_with_states, parts[number]) for number in rest])
+        for number, (part_results, random_states) in zip(rest, runs, strict=True):
+            for call, states in zip(parts[number], random_states, strict=True):
+                call.restore_random_states(states)
+            results[number] = part_results
+        return [result for number in range(len(parts)) for result in results[number]]
+
+    def _run_with_states(self, calls: Sequence[Call]) -> tuple[list[Any], list[list[Tensor]]]:
+        """The results, and the calls' random states afterwards, which the other ranks need."""
+        return self._run(calls), [call.random_states for call in calls]
+
+    def _from_first_rank(self, results: list[Any]) -> list[Any]:
+        """The first rank's results, bit for bit, on all ranks."""
+        return list(self._ranks.spread([lambda: results])[0])
+
+    def _run_divided(self, call: Call) -> Any:
+        """Run one call, with its rows divided among the ranks if that is proven to be right."""
+        key = self._keys.of(call)
+        count = min(self._ranks.size, call.rows)
+        if key in self._is_divisible and not self._is_divisible[key]:
+            return self._run_parts([[call]])[0]
+        if key not in self._is_divisible:
+            before, complete = call.random_states, call.copy().run()
+            is_random = not equal_states(before, call.random_states)
+            self._is_divisible[key] = not is_random and agrees_with(
+                complete, partial(self._run_rows, call.copy(), count)
+            )
+            self._counts.proofs += 1
+            return self._from_first_rank([complete])[0]
+        return self._run_rows(call, count)
+
+    def _run_rows(self, call: Call, count: int) -> Any:
+        self._counts.single += 1
+        return join_results(self._ranks.spread([part.run for part in split_rows(call, count)]))

@@ -1,0 +1,162 @@
+"""Proves a batch: runs its calls together and alone, and compares the results.
+
+That calls can be merged does not make the result right. A dimension can have the length of the batch by chance, or a
+model can fold frames into rows. The functions here remember nothing; `verdicts` does.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omni_worker.pipelines.batching.calls import Call
+from omni_worker.pipelines.batching.comparing import TensorEquality, agree, write_count
+from omni_worker.pipelines.batching.merging import run_merged
+from omni_worker.pipelines.batching.plans import MergeMode, MergePlan, candidate_plans
+from omni_worker.pipelines.batching.structure import is_finite, map_tensors
+from omni_worker.pipelines.batching.verdicts import Batch
+
+log = logging.getLogger(__name__)
+
+COMPARED = (0.5, 1.0)  # which calls of a batch of a new size also run alone, as positions in the batch
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The outcome of a proof.
+
+    plan: the first one that gives the same results as the calls alone; None if none does, or the proof is inconclusive
+    results: of all calls by the plan
+    watched: the leaves that the plan relies on
+    reason: why no plan is right; None if the proof is inconclusive
+    """
+
+    plan: MergePlan | None = None
+    results: list[Any] = field(default_factory=list)
+    watched: frozenset[int] = frozenset()
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class AloneRun:
+    """Some calls of a batch, run alone.
+
+    results: by the index of the call
+    obstacle: what such calls do that rules out merging them, or None
+    random_states: of each call of the batch, after the run
+    """
+
+    results: dict[int, Any]
+    obstacle: str | None
+    random_states: list[list[Tensor]]
+
+
+def run_compared_alone(calls: Sequence[Call], is_known: bool) -> AloneRun:
+    """Run alone the calls whose results a proof compares: all, or a sample if other batch sizes are proven already."""
+    compared = set(range(len(calls)))
+    if is_known and len(calls) > len(COMPARED):
+        compared = {int(position * (len(calls) - 1)) for position in COMPARED}
+    before, writes = [call.random_states for call in calls], [_write_counts(call) for call in calls]
+    results = {i: calls[i].copy().run() for i in sorted(compared)}
+    after = [call.random_states for call in calls]
+    obstacle = None
+    if not all(map(equal_states, before, after)):
+        obstacle = "it draws random numbers"
+    elif writes != [_write_counts(call) for call in calls]:
+        obstacle = "it writes into its arguments"
+    return AloneRun(results, obstacle, after)
+
+
+def prove(batch: Batch, proven_plans: Mapping[int, MergePlan], alone: AloneRun, equality: TensorEquality) -> Proof:
+    """Find the plan that gives the results of `alone`. `proven_plans`: of batches of other sizes."""
+    if not all(map(is_finite, alone.results.values())):  # a poisoned request proves nothing about the others
+        return Proof()
+    if alone.obstacle is not None:
+        proof = Proof(reason=alone.obstacle)
+    else:
+        proof = _first_right_plan(batch, proven_plans, alone.results, equality)
+    for call, states in zip(batch.calls, alone.random_states, strict=True):
+        call.restore_random_states(states)
+    return proof
+
+
+def _first_right_plan(
+    batch: Batch, proven_plans: Mapping[int, MergePlan], alone: Mapping[int, Any], equality: TensorEquality
+) -> Proof:
+    calls = batch.padded
+    equal = [
+        all(equality(leaf.value, other.leaves[i].value) for other in calls[1:])
+        for i, leaf in enumerate(calls[0].leaves)
+    ]
+    right: Proof | None = None
+    for plan in dict.fromkeys([*reversed(proven_plans.values()), *candidate_plans(calls, equal)]):
+        results = _try_plan(calls, plan, batch.lengths)
+        if results is None or not all(agree(result, results[i]) for i, result in alone.items()):
+            continue
+        if proven_plans or _holds_when_perturbed(calls, plan):
+            return Proof(plan, results, frozenset(plan.shared_rows(calls[0])))
+        # The plan is right for these calls, but not for any contents. So all their tensors are watched.
+        right = right or Proof(plan, results, frozenset(range(len(calls[0].leaves))))
+    return right or Proof(reason=f"{len(calls)} calls give another answer together than alone")
+
+
+def agrees_with(expected: Any, run: Callable[[], Any]) -> bool:
+    """Whether a part of a call can be run, and its result agrees with the expected one."""
+    try:
+        return agree(expected, run())
+    except Exception as error:  # a model may raise anything for a part of a call
+        log.debug("a call cannot be divided: %s", error)
+        return False
+
+
+def equal_states(one: list[Tensor], other: list[Tensor]) -> bool:
+    """Whether two lists of random states are equal."""
+    return all(map(torch.equal, one, other))
+
+
+def _try_plan(calls: Sequence[Call], plan: MergePlan, lengths: Sequence[int] = ()) -> list[Any] | None:
+    try:
+        return run_merged(calls, plan, lengths)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a model may raise anything for a batch that it cannot run
+        log.debug("%s cannot run %d calls by %s: %s", calls[0].model, len(calls), plan, error)
+        return None
+
+
+def _holds_when_perturbed(calls: Sequence[Call], plan: MergePlan) -> bool:
+    """Whether a plan that is right for `calls` stays right when they differ in everything that they do not share.
+
+    In the first step of a loop, all requests may have the same timestep. That hides a model that uses the first
+    request's timestep for all. So all tensors that are not shared are perturbed, in each call by another amount, and the
+    results are compared again.
+    """
+    perturbed = [_perturb(call, plan, i, len(calls)) for i, call in enumerate(calls)]
+    try:
+        alone = [call.copy().run() for call in perturbed]
+    except Exception as error:  # the model does not accept such values, so nothing is known
+        log.debug("%s cannot be stirred: %s", calls[0].model, error)
+        return False
+    results = _try_plan(perturbed, plan)
+    return results is not None and all(map(agree, alone, results))
+
+
+def _perturb(call: Call, plan: MergePlan, number: int, count: int) -> Call:
+    leaves = iter(zip(call.leaves, plan.modes, strict=True))
+
+    def perturb(value: Tensor) -> Tensor:
+        leaf, mode = next(leaves)
+        if mode is MergeMode.SHARE or leaf.is_mask or number == 0:
+            return value
+        if value.dim() > 1:
+            return value.roll(number, -1)
+        return (value * (1.0 - 0.7 * number / count)).to(value.dtype)
+
+    return replace(call, args=map_tensors(call.args, perturb), kwargs=map_tensors(call.kwargs, perturb))
+
+
+def _write_counts(call: Call) -> list[int]:
+    return [write_count(leaf.value) for leaf in call.leaves]

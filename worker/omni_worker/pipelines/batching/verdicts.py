@@ -1,0 +1,119 @@
+"""What is known about batches: by which plan calls of a key can be merged, and which calls must run alone.
+
+A verdict holds for a key and a pattern: which tensors are equal in all calls. A batch of a new size is proven too,
+because lengths can coincide with the new size by chance, and so is a batch whose masks differ if they were equal
+before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from omni_worker.pipelines.batching.calls import Call
+from omni_worker.pipelines.batching.comparing import TensorEquality
+from omni_worker.pipelines.batching.keys import BatchKey, KeyTable
+from omni_worker.pipelines.batching.merging import pad_to_common_length
+from omni_worker.pipelines.batching.plans import MergePlan
+
+MAX_FAILURES = 2
+MAX_VERDICTS = 4096
+
+Pattern = tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Calls of one key, to run together.
+
+    pattern: whether sequences had to be padded, then for each watched tensor whether it is equal in all calls
+    calls: as the pipelines made them
+    padded: the same calls with sequences of one length
+    lengths: the sequences' own lengths; empty if nothing was padded
+    """
+
+    key: BatchKey
+    pattern: Pattern
+    calls: Sequence[Call]
+    padded: Sequence[Call]
+    lengths: Sequence[int]
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether the calls are as similar as calls can be, so that no smaller group of them could fare better."""
+        return not self.pattern[0] and all(self.pattern[1:])
+
+
+@dataclass
+class Verdict:
+    """What is known about the batches of one key and pattern.
+
+    plan_of_size: the right plan for each number of calls
+    failures: how many proofs found no right plan
+    """
+
+    plan_of_size: dict[int, MergePlan] = field(default_factory=dict)
+    failures: int = 0
+
+    @property
+    def is_refuted(self) -> bool:
+        """Whether such calls run alone from now on."""
+        return self.failures >= MAX_FAILURES or (self.failures > 0 and not self.plan_of_size)
+
+
+class Verdicts:
+    """The verdicts of a process, and the keys whose calls always run alone."""
+
+    def __init__(self, keys: KeyTable, equality: TensorEquality) -> None:
+        self._keys = keys
+        self._equality = equality
+        self._verdicts: dict[tuple[BatchKey, Pattern], Verdict] = {}
+        self._refuted_keys: set[BatchKey] = set()
+        self._watched: dict[BatchKey, frozenset[int]] = {}
+
+    def is_refuted(self, key: BatchKey) -> bool:
+        """Whether all calls of the key run alone."""
+        return key in self._refuted_keys
+
+    def batch_of(self, calls: Sequence[Call]) -> Batch:
+        """A batch of `calls`, which have equal keys."""
+        padded, lengths = pad_to_common_length(calls)
+        key = self._keys.of(calls[0])
+        return Batch(key, (bool(lengths), *self._equal_tensors(key, padded)), calls, padded, lengths)
+
+    def of(self, batch: Batch) -> Verdict:
+        """The verdict on batches like this one; an empty one if there is none yet."""
+        verdict = self._verdicts.get((batch.key, batch.pattern))
+        if verdict is None:
+            verdict = self._verdicts[batch.key, batch.pattern] = Verdict()
+            if len(self._verdicts) > MAX_VERDICTS:
+                del self._verdicts[next(iter(self._verdicts))]
+        return verdict
+
+    def accept(self, batch: Batch, plan: MergePlan, watched: frozenset[int]) -> None:
+        """Remember that `plan` is right for batches like this one.
+
+        watched: the leaves that the plan relies on. From now on, the pattern says whether they are equal in all calls.
+        """
+        if watched:
+            self._watched[batch.key] = self._watched.get(batch.key, frozenset()) | watched
+            batch = replace(batch, pattern=(batch.pattern[0], *self._equal_tensors(batch.key, batch.padded)))
+        self.of(batch).plan_of_size[len(batch.padded)] = plan
+
+    def refute(self, batch: Batch, verdict: Verdict) -> None:
+        """Remember that no plan is right for this batch."""
+        verdict.failures += 1
+        if verdict.is_refuted and batch.is_uniform:
+            self._refuted_keys.add(batch.key)
+
+    def counts(self) -> tuple[int, int]:
+        """How many verdicts let calls share a batch, and how many make them run alone."""
+        refuted = sum(verdict.is_refuted for verdict in self._verdicts.values())
+        return len(self._verdicts) - refuted, refuted
+
+    def _equal_tensors(self, key: BatchKey, calls: Sequence[Call]) -> Pattern:
+        """For each tensor that is watched, is a mask, or has no rows: whether it is equal in all calls."""
+        first, others, watched = calls[0], calls[1:], self._watched.get(key, frozenset())
+        return tuple(
+            all(self._equality(leaf.value, other.leaves[i].value) for other in others)
+            for i, leaf in enumerate(first.leaves)
+            if i in watched or (leaf.value.dim() and (leaf.value.shape[0] != first.rows or leaf.is_mask))
+        )
