@@ -1,1 +1,4 @@
-"""What depends on the device that tensors live on: dtypes, copies between GPU and host, out-of-memory errors."""
+"""Everything that depends on the device: dtypes, copies between GPU and host, and out-of-memory errors.
+
+It must not know models or pipelines.
+"""

@@ -1,5 +1,7 @@
-"""Copies between a GPU and the host, through page-locked memory: there the device reads and writes by itself, at the
-full speed of the bus, where pageable memory is first copied once more. torch keeps such memory and gives it out again.
+"""Copies tensors between a GPU and the host through page-locked memory.
+
+The device reads and writes page-locked memory itself, at the full speed of the bus. Pageable memory needs one more
+copy. torch keeps page-locked memory and reuses it.
 """
 
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """The tensor on the CPU; itself where it is there."""
+    """The tensor on the CPU; the same tensor if it is there already."""
     if tensor.device.type != "cuda":
         return tensor.cpu()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
@@ -17,7 +19,7 @@ def to_host(tensor: Tensor) -> Tensor:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on `device`; itself where it is there. What runs on the device next sees it."""
+    """A tensor of the host, on `device`. Work that is submitted to the device afterwards sees the complete copy."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

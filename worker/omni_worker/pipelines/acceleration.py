@@ -1,4 +1,4 @@
-"""What makes a loaded pipeline faster without another result: the short way of video convolutions, compilation."""
+"""Makes a loaded pipeline faster with equal results: shorter convolutions for single frames, and compilation."""
 
 import types
 from typing import Any
@@ -15,10 +15,10 @@ CAUSAL_CONVOLUTIONS = (QwenImageCausalConv3d, WanCausalConv3d)
 
 
 def shorten_single_frames(model: torch.nn.Module) -> int:
-    """Let the causal 3-D convolutions of a video autoencoder take single frames the short way; how many there are.
+    """Run the causal 3-D convolutions of a video autoencoder as 2-D ones for single frames. Returns how many there are.
 
-    Over one frame with nothing before it, such a convolution multiplies zeros for every frame but the last. A 2-D one
-    with the kernel's last slice gives the same result, to rounding, in less than half of the time.
+    Over one frame with nothing before it, a causal convolution multiplies zeros for every frame except the last. A 2-D
+    convolution with the kernel's last slice gives the same result up to rounding, in less than half the time.
     """
     convolutions = [layer for layer in model.modules() if isinstance(layer, CAUSAL_CONVOLUTIONS)]
     for layer in convolutions:
@@ -35,9 +35,9 @@ def _short_forward(self: Any, x: Tensor, cache_x: Tensor | None = None) -> Tenso
 
 
 def compile_denoisers(pipe: Any, backend: str = "inductor") -> list[str]:
-    """Have torch compile the models that are called in each step, when they are first called; their names.
+    """Let torch compile the models that run in each step, at their first call. Returns their names.
 
-    Each batch size is compiled for itself, so it goes with sizes that are few (`ProvenBatches`' buckets).
+    Each batch size is compiled separately, so use it with few batch sizes (the buckets of `ProvenBatches`).
     """
     names = denoisers(pipe)
     for name, model in models(pipe).items():

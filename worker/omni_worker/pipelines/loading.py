@@ -1,4 +1,4 @@
-"""Loads a model's weights into a diffusers pipeline, from wherever its source says."""
+"""Loads a model from its source into a diffusers pipeline, and wraps the pipeline for step mode or request mode."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -26,11 +26,11 @@ from omni_worker.pipelines.protocol import SupportsStepExecution, can_step
 from omni_worker.pipelines.request_mode import RequestModePipeline
 
 log = logging.getLogger(__name__)
-COMPILED_BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # the batch sizes of a compiled model: each is compiled for itself
+COMPILED_BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # of a compiled model, which is compiled for each size separately
 
 
 class PipelineParts(Enum):
-    """Which models of a pipeline are loaded: where two stages share its work, each has only its own."""
+    """Which models of a pipeline are loaded. If two stages share a pipeline, each loads only its own models."""
 
     ALL = auto()
     TEXT_ENCODERS = auto()
@@ -39,7 +39,7 @@ class PipelineParts(Enum):
 
 @dataclass(frozen=True)
 class LoadedPipeline:
-    """A model on its device, ready to run; `pipeline` steps unless the mode says that requests run whole."""
+    """A pipeline on its device, ready to run; a RequestModePipeline if its requests do not run step by step."""
 
     pipeline: SupportsStepExecution | RequestModePipeline
     device: str
@@ -54,10 +54,12 @@ def load(
     ranks: Ranks | None = None,
     parts: PipelineParts = PipelineParts.ALL,
 ) -> LoadedPipeline:
-    """Load `source` onto this process's device, in `dtype`: by default float32 on a CPU and bfloat16 on a GPU.
+    """Load `source` onto this process's device.
 
-    `step_execution` None steps where the pipeline can. Raises LoadError: the model is not there, is broken, or was
-    told to step (or to run on several ranks) and cannot.
+    dtype: `auto` means float32 on a CPU and bfloat16 on a GPU
+    step_execution: None uses step mode if the pipeline can step
+
+    Raises LoadError if the model does not exist, is broken, or cannot run in the required mode.
     """
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
@@ -65,13 +67,13 @@ def load(
     at = {"revision": source.revision, "local_files_only": source.is_local}
     weights = weights_dtype(dtype, device)
     try:
-        absent = unloaded_models(diffusers.DiffusionPipeline.load_config(source.location, **at), parts)
+        unloaded = unloaded_models(diffusers.DiffusionPipeline.load_config(source.location, **at), parts)
         pipe = diffusers.DiffusionPipeline.from_pretrained(
-            source.location, dtype=weights, **dict.fromkeys(absent), **at
+            source.location, dtype=weights, **dict.fromkeys(unloaded), **at
         ).to(device)
-        for name, configured in absent.items():
+        for name, configured in unloaded.items():
             vars(pipe)[name] = UnloadedModel(FrozenDict(configured(source.location, subfolder=name, **at)), weights)
-    except Exception as error:  # diffusers raises whatever the part that failed raised
+    except Exception as error:  # diffusers passes on any error of any component
         raise LoadError(f"the model {source.text} cannot be loaded: {error}") from error
     if parts is PipelineParts.TEXT_ENCODERS:
         if not hasattr(pipe, "encode_prompt"):
@@ -87,8 +89,10 @@ def load(
 
 
 def unloaded_models(index: Mapping[str, Any], parts: PipelineParts) -> dict[str, Callable[..., Any]]:
-    """The models of a pipeline that these parts are without, by its `model_index.json`, with what reads their
-    configuration."""
+    """The models that `parts` does not include, from the `model_index.json` of a pipeline.
+
+    Each name comes with a function that reads the model's configuration.
+    """
     found: dict[str, Callable[..., Any]] = {}
     for name, entry in index.items():
         library, kind = entry if isinstance(entry, list | tuple) and len(entry) == 2 else (None, None)
@@ -113,22 +117,22 @@ def wrap_pipeline(
     concurrent: bool,
     batches: ProvenBatches | None = None,
 ) -> SupportsStepExecution | RequestModePipeline:
-    """The loaded pipeline in the mode asked for: by the step protocol of its own, by interception, or whole.
+    """Wrap a loaded pipeline for its mode: its own step protocol, interception, or request mode.
 
-    Raises LoadError.
+    Raises LoadError if `step_execution` is True and the pipeline cannot step.
     """
-    steps_itself, says_no = can_step(pipe), getattr(pipe, "supports_step_execution", None) is False
-    steps = steps_itself or (bool(denoisers(pipe)) and not says_no)
-    if step_execution and not steps:
-        why = "says that it does not step" if says_no else "calls no denoiser that can be intercepted"
+    is_native, refuses = can_step(pipe), getattr(pipe, "supports_step_execution", None) is False
+    can_be_stepped = is_native or (bool(denoisers(pipe)) and not refuses)
+    if step_execution and not can_be_stepped:
+        why = "says that it does not step" if refuses else "calls no denoiser that can be intercepted"
         raise LoadError(
             f"{type(pipe).__name__} of {source.text} {why}: "
             "serve it with --no-step-execution (scheduling.mode: request)"
         )
-    if steps_itself and step_execution is not False:
+    if is_native and step_execution is not False:
         return pipe  # type: ignore[no-any-return]
     defaults = _serving_defaults(source)
-    if steps and step_execution is not False:
+    if can_be_stepped and step_execution is not False:
         return InterceptedPipeline(pipe, defaults, concurrent, batches)
     if step_execution is None:
         log.info("%s cannot be stepped: requests run whole, one at a time", type(pipe).__name__)

@@ -1,4 +1,4 @@
-"""Generation parameters -> the keyword arguments of a diffusers pipeline's call."""
+"""Converts generation parameters to the keyword arguments of a diffusers pipeline's call."""
 
 import inspect
 from typing import Any
@@ -16,7 +16,7 @@ EMPTY_PROMPT = " "
 
 
 class CallArguments:
-    """Knows which arguments one pipeline takes, read from its signature once."""
+    """The arguments that one pipeline takes. They are read once, from its signature."""
 
     def __init__(self, pipe: Any, defaults: ServingDefaults) -> None:
         self._parameters = inspect.signature(type(pipe).__call__).parameters
@@ -26,14 +26,14 @@ class CallArguments:
         self.denoiser = next((models(pipe)[name] for name in denoisers(pipe)), None)
 
     def _guidance_argument(self, pipe: Any) -> str | None:
-        # Models distilled for guidance take it as an input; for the others `true_cfg_scale`, where it is there, is
-        # the scale that weighs the two predictions.
+        # Models distilled for guidance take it as an input. For other models, `true_cfg_scale`, if there is one, is the
+        # scale that weighs the two predictions.
         distilled = getattr(getattr(getattr(pipe, "transformer", None), "config", None), "guidance_embeds", False)
         names = ("guidance_scale",) if distilled else ("true_cfg_scale", "guidance_scale")
         return next((name for name in names if name in self._accepted), None)
 
     def card(self, pipe: Any, mode: str) -> ModelCard:
-        """What this pipeline can be asked for."""
+        """The card of this pipeline: what a request can contain."""
         processor = getattr(pipe, "image_processor", getattr(pipe, "video_processor", None))
         return ModelCard(
             pipeline=type(pipe).__name__,
@@ -48,17 +48,17 @@ class CallArguments:
         )
 
     def fewest_steps(self, params: GenerationParams) -> int:
-        """The fewest steps that the pipeline can be asked for, so that it runs one."""
+        """The smallest number of steps to request so that the pipeline runs at least one."""
         return images.fewest_steps(self._defaults.fill(params).strength, self._parameters)
 
     def build(self, params: GenerationParams) -> dict[str, Any]:
-        """The keyword arguments. Raises RequestError where the pipeline does not take what is asked for."""
+        """The keyword arguments. Raises RequestError if the pipeline does not support what the request contains."""
         if params.negative_prompt is not None and "negative_prompt" not in self._accepted:
             raise RequestError("invalid", "this model takes no negative prompt", "negative_prompt")
         if params.images and not any(name in self._accepted for name in images.IMAGE_ARGUMENTS):
             raise RequestError("invalid", "this model takes no picture to start from", "image")
         params = self._defaults.fill(params)
-        asked = {
+        requested = {
             "prompt": params.prompt,
             "negative_prompt": params.negative_prompt,
             "width": params.width,
@@ -67,11 +67,11 @@ class CallArguments:
             self._guidance or "guidance_scale": params.guidance,
         }
         kwargs: dict[str, Any] = {
-            name: value for name, value in asked.items() if value is not None and name in self._accepted
+            name: value for name, value in requested.items() if value is not None and name in self._accepted
         }
         kwargs |= images.media_arguments(params, self._parameters)
         if self._guidance == "true_cfg_scale" and (params.guidance or 0.0) > 1.0:
-            kwargs.setdefault("negative_prompt", EMPTY_PROMPT)  # without one such a pipeline ignores the scale
+            kwargs.setdefault("negative_prompt", EMPTY_PROMPT)  # without one, such a pipeline ignores the scale
         if params.embeddings and STRUCTURE not in params.embeddings:
             kwargs = kwargs | {"prompt": None} | embedding_arguments(params.embeddings, self._accepted, self.denoiser)
         if "generator" in self._accepted:

@@ -1,7 +1,7 @@
-"""What one stage makes of a prompt, as a pipeline on the next stage takes it.
+"""Passes the embeddings of a prompt from one stage to the pipeline on the next stage.
 
-Either arguments of the pipeline's call by name (`prompt_embeds`, …), or all that its `encode_prompt` returned on the
-stage before, flattened into arrays; then it is played back.
+They are either arguments of the pipeline's call by name (`prompt_embeds`, …), or everything that `encode_prompt`
+returned on the previous stage, flattened into arrays. In that case it is replayed.
 """
 
 import json
@@ -14,7 +14,7 @@ import torch
 from omni_worker.device.host_copies import to_device, to_host
 from omni_worker.errors import RequestError
 
-STRUCTURE = "encode_prompt"  # the embedding that tells how the others were put together, as JSON
+STRUCTURE = "encode_prompt"  # the name of the array that holds the structure of the others, as JSON
 MASKS = ("prompt_embeds_mask", "prompt_attention_mask")
 WIDTHS = ("joint_attention_dim", "cross_attention_dim")
 
@@ -22,9 +22,9 @@ WIDTHS = ("joint_attention_dim", "cross_attention_dim")
 def embedding_arguments(
     embeddings: Mapping[str, np.ndarray], accepted: frozenset[str], denoiser: torch.nn.Module | None
 ) -> dict[str, Any]:
-    """The arguments of a pipeline's call in place of its prompt, each for a batch of one.
+    """The arguments that replace the prompt in a pipeline's call, for a batch of one.
 
-    Raises RequestError where the pipeline takes none, or its denoiser others.
+    Raises RequestError if the pipeline takes no embeddings, or its denoiser takes embeddings of another width.
     """
     states = embeddings.get("prompt_embeds")
     if states is None or denoiser is None or "prompt_embeds" not in accepted:
@@ -46,22 +46,22 @@ def embedding_arguments(
 def replay_encode_prompt(
     embeddings: Mapping[str, np.ndarray], device: torch.device, dtype: torch.dtype
 ) -> Callable[..., Any]:
-    """An `encode_prompt` that returns what was recorded, call by call. Raises ValueError where that is malformed."""
-    answers = iter(unflatten(embeddings, device, dtype))
+    """An `encode_prompt` that returns the recorded results, call by call. Raises ValueError if they are malformed."""
+    results = iter(unflatten(embeddings, device, dtype))
 
     def encode_prompt(*args: Any, **kwargs: Any) -> Any:
         try:
-            return next(answers)
+            return next(results)
         except StopIteration:
             raise ValueError("the pipeline encodes more prompts than the stage before did") from None
 
     return encode_prompt
 
 
-def flatten(made: list[Any]) -> dict[str, np.ndarray]:
-    """Nested lists and tuples of tensors as arrays by name, of float32 where they are floats.
+def flatten(recorded: list[Any]) -> dict[str, np.ndarray]:
+    """Nested lists and tuples of tensors as arrays by name. Floats become float32.
 
-    Raises TypeError for anything else among them.
+    Raises TypeError for any other value.
     """
     arrays: dict[str, np.ndarray] = {}
 
@@ -76,12 +76,12 @@ def flatten(made: list[Any]) -> dict[str, np.ndarray]:
             return None
         raise TypeError(f"encode_prompt gave a {type(value).__name__}, which no other stage can be given")
 
-    structure = json.dumps([node(one) for one in made]).encode()
+    structure = json.dumps([node(one) for one in recorded]).encode()
     return {STRUCTURE: np.frombuffer(structure, np.uint8), **arrays}
 
 
 def unflatten(embeddings: Mapping[str, np.ndarray], device: torch.device, dtype: torch.dtype) -> list[Any]:
-    """What was flattened; floats in `dtype`. Raises ValueError where it is malformed."""
+    """The nested values that were flattened, with floats in `dtype`. Raises ValueError if they are malformed."""
 
     def value(node: Any) -> Any:
         if node is None:

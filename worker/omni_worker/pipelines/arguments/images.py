@@ -1,7 +1,7 @@
-"""The pictures that a pipeline starts from, and the lengths of its videos: what its signature says that it takes.
+"""The input images of a pipeline and the lengths of its videos, found in its signature.
 
-Nothing in diffusers says whether a list of pictures is several references for one answer or a batch of one each, nor
-whether a picture that may be None may be left out; for these the class's own name is asked.
+diffusers does not declare whether a list of images holds several references for one result or one image for each result
+of a batch, nor whether an image whose default is None is optional. The name of the pipeline's class decides these.
 """
 
 import inspect
@@ -25,11 +25,11 @@ DEFAULT_FPS = 16.0
 
 
 def accepted_media(pipe: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """The fields of a ModelCard that tell of pictures and videos."""
-    return _of_pictures(type(pipe).__name__, parameters) | _of_videos(pipe, parameters)
+    """The fields of a ModelCard that describe images and videos."""
+    return _image_fields(type(pipe).__name__, parameters) | _video_fields(pipe, parameters)
 
 
-def _of_pictures(kind: str, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+def _image_fields(kind: str, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     name = next((name for name in IMAGE_ARGUMENTS if name in parameters), None)
     if name is None:
         return {}
@@ -47,7 +47,7 @@ def _of_pictures(kind: str, parameters: Mapping[str, inspect.Parameter]) -> dict
     }
 
 
-def _of_videos(pipe: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+def _video_fields(pipe: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     if "num_frames" not in parameters:
         return {}
     fps = next((_number(parameters[name]) for name in FRAME_RATE_ARGUMENTS if name in parameters), None)
@@ -62,7 +62,7 @@ def _of_videos(pipe: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[s
 
 
 def default_steps(parameters: Mapping[str, inspect.Parameter]) -> int | None:
-    """How many steps a pipeline takes where nothing is said."""
+    """A pipeline's default number of steps."""
     found = _number(parameters["num_inference_steps"]) if "num_inference_steps" in parameters else None
     return None if found is None else int(found)
 
@@ -73,20 +73,20 @@ def _number(parameter: inspect.Parameter) -> float | None:
 
 
 def media_arguments(params: GenerationParams, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """A request's pictures and lengths as the keyword arguments that the pipeline has for them."""
-    asked: dict[str, Any] = {"num_frames": params.frames, "strength": params.strength}
-    asked |= dict.fromkeys(FRAME_RATE_ARGUMENTS, params.fps)
+    """A request's images, strength and video length, as the keyword arguments that the pipeline has for them."""
+    requested: dict[str, Any] = {"num_frames": params.frames, "strength": params.strength}
+    requested |= dict.fromkeys(FRAME_RATE_ARGUMENTS, params.fps)
     if params.images:
         name = next((name for name in IMAGE_ARGUMENTS if name in parameters), IMAGE_ARGUMENTS[0])
-        pictures = [Image.fromarray(np.asarray(picture)) for picture in params.images]
-        asked[name] = pictures if len(pictures) > 1 or name != "image" else pictures[0]
+        inputs = [Image.fromarray(np.asarray(image)) for image in params.images]
+        requested[name] = inputs if len(inputs) > 1 or name != "image" else inputs[0]
     if params.mask is not None:
-        asked["mask_image"] = Image.fromarray(np.asarray(params.mask))
-    return {name: value for name, value in asked.items() if value is not None and name in parameters}
+        requested["mask_image"] = Image.fromarray(np.asarray(params.mask))
+    return {name: value for name, value in requested.items() if value is not None and name in parameters}
 
 
 def fewest_steps(strength: float | None, parameters: Mapping[str, inspect.Parameter]) -> int:
-    """The fewest steps of which one is run: of a picture to start from, the first steps are left out."""
+    """The smallest number of steps of which at least one runs. With an input image, the first steps are skipped."""
     if "strength" not in parameters:
         return 1
     share = strength or _number(parameters["strength"]) or 1.0

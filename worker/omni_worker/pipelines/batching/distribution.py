@@ -53,7 +53,7 @@ class RankDistribution:
         return self._run_parts([calls[share.start : share.stop] for share in shares if share])
 
     def _run_parts(self, parts: Sequence[Sequence[Call]]) -> list[Any]:
-        """Run one part on each rank. A part that needs a proof first runs on all ranks, so that all know the verdict."""
+        """Run one part on each rank. One that needs a proof first runs on all ranks, so that all know the verdict."""
         results: dict[int, list[Any]] = {}
         for number, part in enumerate(parts):
             if len(part) > 1 and not self._is_proven(part):

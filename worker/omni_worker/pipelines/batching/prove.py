@@ -131,8 +131,8 @@ def _holds_when_perturbed(calls: Sequence[Call], plan: MergePlan) -> bool:
     """Whether a plan that is right for `calls` stays right when they differ in everything that they do not share.
 
     In the first step of a loop, all requests may have the same timestep. That hides a model that uses the first
-    request's timestep for all. So all tensors that are not shared are perturbed, in each call by another amount, and the
-    results are compared again.
+    request's timestep for all. So all tensors that are not shared are perturbed, in each call by another amount, and
+    the results are compared again.
     """
     perturbed = [_perturb(call, plan, i, len(calls)) for i, call in enumerate(calls)]
     try:
