@@ -9,7 +9,7 @@ from omni_worker.engine.scheduler import RequestStatus
 from omni_worker.pipelines.batching.comparing import TensorEquality
 from omni_worker.pipelines.interception.speculation import MISS_PENALTY, SCORE_LIMIT, Speculation, SpeculationScores
 from omni_worker.pipelines.interception.stepping import MAX_SPECULATING_REQUESTS, InterceptedPipeline
-from tests.worker.pipelines.batching.test_batches import call, good, key
+from tests.worker.pipelines.batching.calls import call, good, key
 from tests.worker.pipelines.survey import difference, specimen
 from tests.worker.pipelines.zoo import qwen_image
 from tests.worker.pipelines.zoo.check import arrays

@@ -1,0 +1,55 @@
+"""Every request has its own timestep schedulers."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+from omni_worker.engine.library import generate
+from omni_worker.engine.scheduler import StepScheduler
+from omni_worker.pipelines.interception.stepping import InterceptedPipeline
+from tests.worker.pipelines.tiny import SDXL, build, expected, picture
+
+
+class OneAtATime(StepScheduler):
+    """Requests run interleaved, and no two calls share a batch: so every bit must be as alone."""
+
+    def limit(self, key):
+        return 1
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(UniPCMultistepScheduler, id="UniPC"),
+        pytest.param(DPMSolverMultistepScheduler, id="DPM++ 2M"),
+        pytest.param(HeunDiscreteScheduler, id="Heun"),
+        pytest.param(EulerAncestralDiscreteScheduler, id="Euler ancestral, with seeds"),
+    ],
+)
+def test_no_state_of_a_solver_leaks_between_interleaved_requests(solver):
+    pipe = build(SDXL)
+    pipe.scheduler = solver.from_config(pipe.scheduler.config)
+    alone = [expected(pipe, SDXL, i) for i in range(4)]
+    before = {name: value for name, value in vars(pipe.scheduler).items() if not isinstance(value, torch.Tensor)}
+    ended = generate(InterceptedPipeline(pipe), [SDXL.arguments(i) for i in range(4)], scheduler=OneAtATime(4))
+    for one, end in zip(alone, ended, strict=True):
+        assert np.array_equal(one, picture(end.result))
+    assert all(vars(pipe.scheduler)[name] is value for name, value in before.items()), "the model's own is as it was"
+
+
+def test_a_solver_is_copied_only_where_another_request_can_run_beside(monkeypatch):
+    pipe = build(SDXL)
+    copied = []
+    monkeypatch.setattr(
+        type(pipe.scheduler), "__deepcopy__", lambda self, memo: copied.append(1) or self, raising=False
+    )
+    generate(InterceptedPipeline(pipe, concurrent=False), [SDXL.arguments(0)], max_num_seqs=1)
+    assert not copied
+    generate(InterceptedPipeline(pipe, concurrent=True), [SDXL.arguments(0)])
+    assert copied

@@ -1,0 +1,46 @@
+"""Which mode a loaded pipeline runs in."""
+
+import pytest
+
+from omni_worker.config.model_source import ModelSource
+from omni_worker.engine.library import generate
+from omni_worker.engine.scheduler import RequestStatus
+from omni_worker.errors import LoadError
+from omni_worker.pipelines.interception.stepping import InterceptedPipeline
+from omni_worker.pipelines.loading import wrap_pipeline
+
+from .tiny import QWEN, build
+
+SOURCE = ModelSource("m", "/nowhere", is_local=False)
+
+
+def test_a_pipeline_without_a_denoiser_is_refused_when_told_to_step_and_runs_whole_otherwise():
+    class Painter:
+        """A pipeline with nothing to intercept."""
+
+        def set_progress_bar_config(self, **_):
+            pass
+
+        def __call__(self, prompt):
+            raise NotImplementedError
+
+    with pytest.raises(LoadError, match="--no-step-execution"):
+        wrap_pipeline(Painter(), SOURCE, step_execution=True, concurrent=True)
+    assert wrap_pipeline(Painter(), SOURCE, step_execution=None, concurrent=True).card.mode == "request"
+
+
+def test_a_pipeline_that_steps_by_itself_is_driven_as_it_is(qwen):
+    class Native(InterceptedPipeline):
+        """Steps by a protocol of its own."""
+
+    native = Native(qwen)
+    assert wrap_pipeline(native, SOURCE, step_execution=None, concurrent=True) is native
+    assert generate(native, [QWEN.arguments(0)])[0].status is RequestStatus.COMPLETED
+
+
+def test_a_pipeline_that_says_it_does_not_step_is_believed():
+    pipe = build(QWEN)
+    pipe.supports_step_execution = False
+    with pytest.raises(LoadError, match=r"says that it does not step.*--no-step-execution"):
+        wrap_pipeline(pipe, SOURCE, step_execution=True, concurrent=True)
+    assert wrap_pipeline(pipe, SOURCE, step_execution=None, concurrent=True).card.mode == "request"
