@@ -48,6 +48,7 @@ class LoadedPipeline:
 def load(
     source: ModelSource,
     step_execution: bool | None,
+    *,
     concurrent: bool = True,
     dtype: str = "auto",
     compile_backend: str | None = None,

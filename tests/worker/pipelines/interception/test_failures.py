@@ -83,7 +83,7 @@ def test_a_batch_that_asks_for_too_much_memory_is_run_in_parts_from_then_on(qwen
     assert sizes.count(4) <= 6, "once for each key, not once for each step"
 
 
-def test_an_interrupted_request_reaches_neither_its_solver_nor_the_decoder(qwen):
+def test_an_interrupted_request_reaches_neither_its_timestep_scheduler_nor_the_decoder(qwen):
     pipeline = InterceptedPipeline(qwen)
     real, resumed = pipeline.denoise_step, []
     pipeline.denoise_step = lambda states: [

@@ -1,4 +1,4 @@
-"""Calls that are run before the pipeline makes them: right where they come as foreseen, and unnoticed where not."""
+"""Speculative calls: their results are used if the pipeline makes these calls, and change nothing otherwise."""
 
 import numpy as np
 import pytest
@@ -32,31 +32,31 @@ class Request:
             for extra in (self.prompt, self.without)
         ]
 
-    def step(self, step, made=None, **kwargs):
-        """Make a step's calls; what was foreseen at the first of them, and whether the second came so."""
-        first, second = made or self.calls(step, **kwargs)
+    def step(self, step, calls=None, **kwargs):
+        """Make a step's calls. Returns the calls predicted at the first one, and the result taken at the second one."""
+        first, second = calls or self.calls(step, **kwargs)
         key_of_it = key(first)
         assert self.speculation.record_call(first, key_of_it, step) == 0
-        foreseen = self.speculation.predict_calls(first, key_of_it)
-        if foreseen:
-            self.speculation.expect_calls(key_of_it, foreseen, ["the answer"])
+        predicted = self.speculation.predict_calls(first, key_of_it)
+        if predicted:
+            self.speculation.expect_calls(key_of_it, predicted, ["the result"])
         assert self.speculation.record_call(second, key_of_it, step) == 1
-        return foreseen, self.speculation.take_result(second, key_of_it)
+        return predicted, self.speculation.take_result(second, key_of_it)
 
 
-def test_the_second_call_is_foreseen_from_the_second_step_on():
+def test_the_second_call_is_predicted_from_the_second_step_on():
     request = Request()
     assert request.step(1) == ([], (False, None))
-    foreseen, (is_known, answer) = request.step(2)
-    assert (is_known, answer) == (True, "the answer")
-    (one,) = foreseen
+    predicted, (has_result, result) = request.step(2)
+    assert (has_result, result) == (True, "the result")
+    (one,) = predicted
     assert one.kwargs["hidden_states"].tolist() == [[2.0] * 4]
     assert one.kwargs["timestep"].item() == 0.5
     assert one.kwargs["extra"] is request.without
 
 
 @pytest.mark.parametrize("changed", ["hidden_states", "timestep", "extra"])
-def test_an_answer_is_not_given_to_a_call_that_differs_in_any_tensor(changed):
+def test_a_call_that_differs_in_any_tensor_gets_no_speculated_result(changed):
     scores = SpeculationScores()
     request = Request(scores)
     request.step(1)
@@ -72,13 +72,13 @@ def test_a_call_that_is_not_made_at_all_is_a_miss_and_the_next_step_goes_on():
     request.step(1)
     first, _ = request.calls(2)
     request.speculation.record_call(first, key(first), 2)
-    request.speculation.expect_calls(key(first), request.speculation.predict_calls(first, key(first)), ["the answer"])
+    request.speculation.expect_calls(key(first), request.speculation.predict_calls(first, key(first)), ["the result"])
     assert request.speculation.take_result(request.calls(3)[0], key(first)) == (False, None)
     assert request.speculation.take_result(request.calls(3)[1], key(first)) == (False, None), "it is forgotten"
     assert scores.mistaken == 1
 
 
-def test_what_never_comes_as_foreseen_is_soon_foreseen_no_more_and_what_nearly_always_does_still_is():
+def test_keys_whose_predictions_fail_are_soon_given_up_and_nearly_always_right_ones_are_not():
     scores = SpeculationScores()
     of_it = key(Request().calls(1)[0])
     for _ in range(SCORE_LIMIT // MISS_PENALTY):
@@ -93,7 +93,7 @@ def test_what_never_comes_as_foreseen_is_soon_foreseen_no_more_and_what_nearly_a
     assert scores.is_worthwhile(of_it)
 
 
-def test_a_call_with_a_generator_is_not_foreseen():
+def test_a_call_with_a_generator_is_not_predicted():
     request = Request()
     generator = torch.Generator()
     request.step(1, generator=generator)
@@ -112,45 +112,45 @@ def built():
     return QWEN.build()
 
 
-def drawn(pipeline, count):
+def run_requests(pipeline, count):
     """The requests' results, and how many batches of their loops were run."""
-    turns, real = [], pipeline.denoise_step
-    pipeline.denoise_step = lambda states: turns.append(states[0].in_loop) or real(states)
+    rounds, real = [], pipeline.denoise_step
+    pipeline.denoise_step = lambda states: rounds.append(states[0].in_loop) or real(states)
     ended = generate(pipeline, [QWEN.arguments(i) for i in range(count)])
     assert all(end.status is RequestStatus.COMPLETED for end in ended)
     pipeline.denoise_step = real
-    return ended, sum(turns)
+    return ended, sum(rounds)
 
 
-def test_requests_together_take_fewer_turns_and_their_pictures_are_right(expected, monkeypatch):
+def test_requests_together_take_fewer_batches_and_their_images_are_right(expected, monkeypatch):
     pipeline = InterceptedPipeline(built())
-    ended, turns = drawn(pipeline, MAX_SPECULATING_REQUESTS)
+    ended, rounds = run_requests(pipeline, MAX_SPECULATING_REQUESTS)
     assert all(difference(end, own) <= 2 for end, own in zip(ended, expected, strict=True))
     assert pipeline.stats()["calls_foreseen"] > 0
     assert pipeline.stats()["calls_mistaken"] == 0
     monkeypatch.setattr(Speculation, "predict_calls", lambda *_: [])
-    assert drawn(InterceptedPipeline(built()), MAX_SPECULATING_REQUESTS)[1] > turns
+    assert run_requests(InterceptedPipeline(built()), MAX_SPECULATING_REQUESTS)[1] > rounds
 
 
 def test_a_request_alone_makes_its_calls_one_by_one_to_the_bit(expected):
     pipeline = InterceptedPipeline(built())
-    (end,), _ = drawn(pipeline, 1)
+    (end,), _ = run_requests(pipeline, 1)
     assert all(map(np.array_equal, arrays(end.result), expected[0]))
     assert pipeline.stats()["calls_foreseen"] == 0
 
 
-def test_what_was_foreseen_wrongly_changes_no_picture(expected, monkeypatch):
+def test_wrong_predictions_change_no_image(expected, monkeypatch):
     monkeypatch.setattr(Speculation, "_predict", lambda self, first, other, now: other)  # with the latents of last step
     pipeline = InterceptedPipeline(built())
     for _ in range(2):
-        ended, _ = drawn(pipeline, MAX_SPECULATING_REQUESTS)
+        ended, _ = run_requests(pipeline, MAX_SPECULATING_REQUESTS)
         assert all(difference(end, own) <= 2 for end, own in zip(ended, expected, strict=True))
     assert pipeline.stats()["calls_foreseen"] == 0
     assert 0 < pipeline.stats()["calls_mistaken"] <= 2 * MAX_SPECULATING_REQUESTS, "it gives up"
 
 
 @pytest.mark.parametrize("trouble", ["fails", "draws from the random generator"])
-def test_where_calls_cannot_be_run_ahead_they_are_run_as_they_are_made(expected, monkeypatch, trouble):
+def test_calls_that_cannot_run_ahead_run_when_they_are_made(expected, monkeypatch, trouble):
     pipeline = InterceptedPipeline(built())
     real, tries = pipeline.batches.run, []
 
@@ -165,7 +165,7 @@ def test_where_calls_cannot_be_run_ahead_they_are_run_as_they_are_made(expected,
         return real(calls)
 
     pipeline.batches.run = run
-    ended, _ = drawn(pipeline, MAX_SPECULATING_REQUESTS)
+    ended, _ = run_requests(pipeline, MAX_SPECULATING_REQUESTS)
     assert all(difference(end, own) <= 2 for end, own in zip(ended, expected, strict=True))
     assert len(tries) == 1, "once, for all that come after"
     assert pipeline.stats()["calls_foreseen"] == 0
@@ -181,7 +181,7 @@ def test_a_failure_of_calls_that_were_run_ahead_is_nobodys_and_others_are_run_ah
         return real(calls)
 
     pipeline.batches.run = run
-    ended, _ = drawn(pipeline, MAX_SPECULATING_REQUESTS)
+    ended, _ = run_requests(pipeline, MAX_SPECULATING_REQUESTS)
     assert all(difference(end, own) <= 2 for end, own in zip(ended, expected, strict=True))
     assert pipeline.stats()["calls_foreseen"] > 0
 
@@ -195,5 +195,5 @@ def test_more_than_a_few_requests_fill_their_batches_without(monkeypatch):
         return real(calls, speculated)
 
     monkeypatch.setattr(pipeline, "_run_calls", watched)
-    drawn(pipeline, MAX_SPECULATING_REQUESTS + 2)
+    run_requests(pipeline, MAX_SPECULATING_REQUESTS + 2)
     assert not any(speculated for requests, speculated in ran if requests > MAX_SPECULATING_REQUESTS)

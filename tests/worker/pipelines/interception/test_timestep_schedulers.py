@@ -24,7 +24,7 @@ class OneAtATime(StepScheduler):
 
 
 @pytest.mark.parametrize(
-    "solver",
+    "timestep_scheduler",
     [
         pytest.param(UniPCMultistepScheduler, id="UniPC"),
         pytest.param(DPMSolverMultistepScheduler, id="DPM++ 2M"),
@@ -32,9 +32,9 @@ class OneAtATime(StepScheduler):
         pytest.param(EulerAncestralDiscreteScheduler, id="Euler ancestral, with seeds"),
     ],
 )
-def test_no_state_of_a_solver_leaks_between_interleaved_requests(solver):
+def test_no_state_of_a_timestep_scheduler_leaks_between_interleaved_requests(timestep_scheduler):
     pipe = build(SDXL)
-    pipe.scheduler = solver.from_config(pipe.scheduler.config)
+    pipe.scheduler = timestep_scheduler.from_config(pipe.scheduler.config)
     alone = [expected(pipe, SDXL, i) for i in range(4)]
     before = {name: value for name, value in vars(pipe.scheduler).items() if not isinstance(value, torch.Tensor)}
     ended = generate(InterceptedPipeline(pipe), [SDXL.arguments(i) for i in range(4)], scheduler=OneAtATime(4))
@@ -43,7 +43,7 @@ def test_no_state_of_a_solver_leaks_between_interleaved_requests(solver):
     assert all(vars(pipe.scheduler)[name] is value for name, value in before.items()), "the model's own is as it was"
 
 
-def test_a_solver_is_copied_only_where_another_request_can_run_beside(monkeypatch):
+def test_a_timestep_scheduler_is_copied_deeply_only_if_requests_run_interleaved(monkeypatch):
     pipe = build(SDXL)
     copied = []
     monkeypatch.setattr(
