@@ -70,7 +70,7 @@ def run_compared_alone(calls: Sequence[Call], is_known: bool) -> AloneRun:
     return AloneRun(results, obstacle, after)
 
 
-def prove(batch: Batch, proven_plans: Mapping[int, MergePlan], alone: AloneRun, equality: TensorEquality) -> Proof:
+def prove(batch: Batch, proven_plans: dict[int, MergePlan], alone: AloneRun, equality: TensorEquality) -> Proof:
     """Find the plan that gives the results of `alone`. `proven_plans`: of batches of other sizes."""
     if not all(map(is_finite, alone.results.values())):  # a poisoned request proves nothing about the others
         return Proof()
@@ -84,7 +84,7 @@ def prove(batch: Batch, proven_plans: Mapping[int, MergePlan], alone: AloneRun, 
 
 
 def _first_right_plan(
-    batch: Batch, proven_plans: Mapping[int, MergePlan], alone: Mapping[int, Any], equality: TensorEquality
+    batch: Batch, proven_plans: dict[int, MergePlan], alone: Mapping[int, Any], equality: TensorEquality
 ) -> Proof:
     calls = batch.padded
     equal = [
