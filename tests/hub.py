@@ -1,4 +1,4 @@
-"""A small hub: serves folders as models, over the HTTP that huggingface_hub speaks."""
+"""A small real model hub: serves folders as repositories, by the routes that huggingface_hub calls."""
 
 import hashlib
 import json
@@ -13,25 +13,34 @@ Reply = tuple[int, bytes, dict[str, str]]
 
 
 class Hub(Loopback):
-    """`models` are folders by name, `org/name`. Those of `gated` are only for who shows the `token`; `hf_other` is the
-    token of somebody whom they are not given to. `org/busy` is too much for it."""
+    """`models` are folders by name, `org/name`. The name `org/busy` answers 503.
+
+    gated: models that need `token`; `hf_other` is a valid token without access to them
+    requests: the paths of all requests
+    downloads: the files whose content was sent, as `org/name/path`
+    """
 
     def __init__(self, models: Mapping[str, Path], gated: tuple[str, ...] = (), token: str = "hf_right") -> None:
         self.models, self.gated, self.token = dict(models), gated, token
-        self.asked: list[str] = []
+        self.requests: list[str] = []
+        self.downloads: list[str] = []
         hub = self
 
         class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                status, body, headers = hub.reply(unquote(urlsplit(self.path).path), self.headers.get("Authorization"))
+                path = unquote(urlsplit(self.path).path)
+                status, body, headers = hub.reply(path, self.headers.get("Authorization"))
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": str(len(body))}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 if self.command == "GET":
                     self.wfile.write(body)
+                    if status == 200 and "/resolve/" in path:
+                        model, _, file = path.strip("/").partition("/resolve/")
+                        hub.downloads.append(f"{model}/{file.partition('/')[2]}")
 
             do_HEAD = do_GET
 
@@ -39,19 +48,21 @@ class Hub(Loopback):
 
     def reply(self, path: str, authorization: str | None) -> Reply:
         """Status, body and headers, for `/api/models/ORG/NAME…` and for `/ORG/NAME/resolve/REVISION/FILE`."""
-        self.asked.append(path)
+        self.requests.append(path)
         is_api = path.startswith("/api/models/")
         org, name, *rest = path.removeprefix("/api/models").removeprefix("/").split("/")
         model = f"{org}/{name}"
-        shown = (authorization or "").removeprefix("Bearer ")
+        sent_token = (authorization or "").removeprefix("Bearer ")
         if model == "org/busy":
             return refusal(503, "", "Service Unavailable")
-        if shown not in ("", self.token, "hf_other"):
+        if sent_token not in ("", self.token, "hf_other"):
             return refusal(401, "", "Invalid credentials in Authorization header")
-        if model not in self.models:  # nobody is told whether it is there
-            return refusal(404, "RepoNotFound", "Repository not found") if shown else refusal(401, "", "Unauthorized")
-        if model in self.gated and shown != self.token and not is_api:
-            status = 403 if shown else 401
+        if model not in self.models:  # without a token the real hub does not reveal which models exist
+            if not sent_token:
+                return refusal(401, "", "Unauthorized")
+            return refusal(404, "RepoNotFound", "Repository not found")
+        if model in self.gated and sent_token != self.token and not is_api:
+            status = 403 if sent_token else 401
             return refusal(status, "GatedRepo", f"Access to model {model} is restricted.")
         folder = self.models[model]
         commit = hashlib.sha1(model.encode()).hexdigest()
@@ -71,7 +82,7 @@ class Hub(Loopback):
 
 
 def entry(file: Path, folder: Path) -> dict[str, Any]:
-    """A file of a listing."""
+    """A file in the list of a repository's files."""
     body = file.read_bytes()
     path = file.relative_to(folder).as_posix()
     return {"type": "file", "path": path, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
@@ -82,5 +93,5 @@ def answer(content: Any) -> Reply:
 
 
 def refusal(status: int, code: str, message: str) -> Reply:
-    """An error as the hub tells it: in headers."""
+    """An error in the hub's format: its code and message are in headers."""
     return status, json.dumps({"error": message}).encode(), {"X-Error-Code": code, "X-Error-Message": message}

@@ -1,18 +1,18 @@
-"""A small HTTP server on loopback, in threads of its own: what stands in for others in the tests speaks through one."""
+"""A small HTTP server on loopback, in its own threads. Stand-ins for other servers use it."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class QuietHandler(BaseHTTPRequestHandler):
-    """Logs nothing of what it is asked."""
+    """Does not log requests."""
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
 class Loopback:
-    """Serves at `url`, a port of its own, until it is closed."""
+    """Serves at `url`, on a port that the kernel picks, until it is closed."""
 
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -21,6 +21,6 @@ class Loopback:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def close(self) -> None:
-        """Stop it."""
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()

@@ -1,4 +1,4 @@
-"""Starts and stops real `omni serve` processes on loopback, for the tests of the serving stack."""
+"""Real `omni serve` processes on loopback, for the tests of the serving stack."""
 
 import base64
 import contextlib
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -20,27 +21,27 @@ from openai import OpenAI
 from PIL import Image
 
 START_SECONDS = 240
-PORTS, ROOM = (12_000, 30_000), 4
+PORTS, PORTS_PER_PROCESS = (12_000, 30_000), 4
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free, with ROOM - 1 free ports after each, because a process needs one for each replica.
+    """Ports that are free, with PORTS_PER_PROCESS - 1 free ports after each, because a process needs one for each replica.
 
     They are outside the range from which the kernel takes the local ports of connections.
     """
-    found: list[int] = []
-    while len(found) < count:
-        port = secrets.choice(range(*PORTS, ROOM))
-        if port not in found and all(map(is_free, range(port, port + ROOM))):
-            found.append(port)
-    return found
+    ports: list[int] = []
+    while len(ports) < count:
+        port = secrets.choice(range(*PORTS, PORTS_PER_PROCESS))
+        if port not in ports and all(map(is_free, range(port, port + PORTS_PER_PROCESS))):
+            ports.append(port)
+    return ports
 
 
 def is_free(port: int) -> bool:
     """Whether a process can listen on the port."""
-    with socket.socket() as one:
+    with socket.socket() as listener:
         try:
-            one.bind(("127.0.0.1", port))
+            listener.bind(("127.0.0.1", port))
         except OSError:
             return False
         return True
@@ -159,8 +160,8 @@ class Pipeline:
     def add_stage(self, id: int, *extra: str) -> Process:
         """Start one more headless process of a stage, with one replica."""
         stage = next(stage for stage in self.stages if stage["id"] == id)
-        own = ["--stage-id", str(id), "--engine", stage["engine"]]
-        return self.add_headless(*own, *extra, model=stage.get("model"))
+        flags = ["--stage-id", str(id), "--engine", stage["engine"]]
+        return self.add_headless(*flags, *extra, model=stage.get("model"))
 
     def add_headless(
         self, *extra: str, head: str = "127.0.0.1", inside: tuple[str, ...] = (), model: str | None = None
@@ -194,3 +195,24 @@ class Pipeline:
         """Stop everything."""
         for process in (*self.headless, self.head):
             process.close()
+
+
+@contextlib.contextmanager
+def pipeline_with_two_replicas() -> Iterator[Pipeline]:
+    """A head and two headless processes with one replica each, all up."""
+    pipeline = Pipeline()
+    try:
+        for _ in range(2):
+            pipeline.add_headless()
+        eventually(lambda: len(pipeline.up()) == 2, "two replicas up")
+        yield pipeline
+    finally:
+        pipeline.close()
+
+
+def recover(pipeline: Pipeline) -> None:
+    """Restart the headless processes that have ended, and wait until two replicas are up and idle."""
+    for process in pipeline.headless:
+        if process.popen.poll() is not None:
+            process.start()
+    eventually(lambda: len(pipeline.up()) == 2 and not pipeline.running(), "two replicas up and idle")

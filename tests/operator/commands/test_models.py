@@ -90,7 +90,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def test_a_model_of_the_hub_is_known_by_its_index_alone(hub: Hub, omni: Omni, name: str, expected: str) -> None:
     told = json.loads(omni(MODELS, f"hf://org/{name}", "-o", "json")[1])
     assert (told["model"], told["pipeline"], told["steps"]) == (f"hf://org/{name}", expected, True)
-    assert all(path.endswith(("/model_index.json", "/config.json")) for path in hub.asked)
+    assert all(path.endswith(("/model_index.json", "/config.json")) for path in hub.requests)
 
 
 @pytest.mark.parametrize("kept", ["HF_TOKEN", "a file"])

@@ -1,4 +1,4 @@
-"""Fetching models: what is taken from a hub is what a replica then finds without one."""
+"""The prefetch of models: what it downloads from a hub is all that a replica needs to load them without one."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from omni_worker.config.model_source import BUILTIN_MODELS
-from tests.worker.hub import hub
+from tests.hub import Hub
 
 pytestmark = pytest.mark.processes
 
@@ -23,14 +23,16 @@ transformers.AutoTokenizer.from_pretrained("org/thinker", revision="main")
 
 
 @pytest.fixture
-def repositories(tmp_path):
-    """A pipeline with weights in it that nothing loads, and a language model."""
+def hub(tmp_path):
+    """A hub with a pipeline and a language model, each with weights in a format that nothing loads."""
     painter, thinker = tmp_path / "painter", tmp_path / "thinker"
     shutil.copytree(BUILTIN_MODELS / "digits", painter, ignore=shutil.ignore_patterns("thinker"))
     shutil.copytree(BUILTIN_MODELS / "digits/thinker", thinker)
     (painter / "all-in-one.safetensors").write_bytes(b"not for us")
     (thinker / "pytorch_model.bin").write_bytes(b"not for us")
-    return {"org/painter": painter, "org/thinker": thinker}
+    hub = Hub({"org/painter": painter, "org/thinker": thinker})
+    yield hub
+    hub.close()
 
 
 def run(command, home, endpoint, offline=False):
@@ -38,18 +40,19 @@ def run(command, home, endpoint, offline=False):
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
 
 
-def test_what_is_fetched_is_loaded_without_the_hub_and_is_fetched_once(repositories, tmp_path):
+def test_what_is_fetched_is_loaded_without_the_hub_and_is_fetched_once(hub, tmp_path):
     models = ["hf://org/painter@main", "hf://org/thinker@main"]
-    with hub(repositories) as (endpoint, downloaded):
-        fetched = run(["-m", "omni_worker.commands.fetch", *models], tmp_path / "home", endpoint)
-        assert fetched.returncode == 0, fetched.stderr
-        assert {name.split("/")[1] for name in downloaded} == {"painter", "thinker"}
-        assert not [name for name in downloaded if name.endswith(("all-in-one.safetensors", ".bin"))]
-        before = len(downloaded)
-        assert run(["-m", "omni_worker.commands.fetch", *models], tmp_path / "home", endpoint).returncode == 0
-        assert len(downloaded) == before, "what is there is not downloaded again"
-    loaded = run(["-c", LOAD], tmp_path / "home", endpoint, offline=True)
+    fetched = run(["-m", "omni_worker.commands.fetch", *models], tmp_path / "home", hub.url)
+    assert fetched.returncode == 0, fetched.stderr
+    assert {name.split("/")[1] for name in hub.downloads} == {"painter", "thinker"}
+    assert not [name for name in hub.downloads if name.endswith(("all-in-one.safetensors", ".bin"))]
+    before = len(hub.downloads)
+    assert run(["-m", "omni_worker.commands.fetch", *models], tmp_path / "home", hub.url).returncode == 0
+    assert len(hub.downloads) == before, "what is there is not downloaded again"
+    requests = len(hub.requests)
+    loaded = run(["-c", LOAD], tmp_path / "home", hub.url, offline=True)
     assert loaded.returncode == 0, loaded.stderr
+    assert len(hub.requests) == requests, "nothing is asked of the hub"
 
 
 @pytest.mark.parametrize(
@@ -59,9 +62,8 @@ def test_what_is_fetched_is_loaded_without_the_hub_and_is_fetched_once(repositor
         ("builtin://digits", "it is on this machine already; give one of the hub, like hf://org/name"),
     ],
 )
-def test_what_cannot_be_fetched_is_named(repositories, tmp_path, model, says):
-    with hub(repositories) as (endpoint, _):
-        refused = run(["-m", "omni_worker.commands.fetch", model], tmp_path / "home", endpoint)
+def test_what_cannot_be_fetched_is_named(hub, tmp_path, model, says):
+    refused = run(["-m", "omni_worker.commands.fetch", model], tmp_path / "home", hub.url)
     assert refused.returncode == 1
     assert says in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -1,20 +1,13 @@
-"""The flags of `omni serve`: what they mean together, and what is said where they are wrong."""
-
-import argparse
-import json
+"""The flags of `omni serve`: what they mean together, and which combinations are refused."""
 
 import pytest
 
-from omni_worker.config.flags import LB_POLICIES, SCHEDULING_POLICIES, add_arguments, from_arguments
+from omni_worker.config.flags import LB_POLICIES, SCHEDULING_POLICIES
 from omni_worker.engine.scheduler import POLICIES
 from omni_worker.errors import UsageError
 from omni_worker.orchestrator.balancers import BALANCERS
 
-
-def parse(*argv):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return from_arguments(parser.parse_args(["builtin://digits", *argv]))
+from .command_lines import parse
 
 
 def test_a_head_by_default():
@@ -48,22 +41,6 @@ def test_the_flags_offer_exactly_the_policies_that_there_are():
     assert set(SCHEDULING_POLICIES) == set(POLICIES)
 
 
-def test_the_stage_config_names_the_stages(tmp_path):
-    file = tmp_path / "stages.yaml"
-    file.write_text(json.dumps({"stages": [{"id": 0, "name": "thinker"}, {"id": 1, "name": "painter"}]}))
-    assert [stage.name for stage in parse("--stage-config", str(file)).head.stages] == ["thinker", "painter"]
-
-
-def test_the_database_of_videos_may_come_by_the_environment(monkeypatch):
-    monkeypatch.setenv("OMNI_DATABASE_URL", "sqlite://")
-    assert parse().head.api.videos.database == "sqlite://"
-    assert parse("--database-url", "sqlite:///a").head.api.videos.database == "sqlite:///a", "a flag goes before it"
-    with pytest.raises(UsageError, match=r"--data-dir and \$OMNI_DATABASE_URL exclude each other"):
-        parse("--data-dir", "/videos")
-    monkeypatch.setenv("OMNI_DATABASE_URL", "")
-    assert parse("--data-dir", "/videos").head.api.videos.database is None
-
-
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
@@ -85,14 +62,6 @@ def test_flags_that_do_not_fit_together_are_refused(argv, says):
         parse(*argv)
 
 
-@pytest.mark.parametrize("text", ["stages: 3", "nothing: here", "stages: [{id: 0}]", "stages: []", "a: [b"])
-def test_a_stage_config_of_another_form_is_refused(tmp_path, text):
-    file = tmp_path / "stages.yaml"
-    file.write_text(text)
-    with pytest.raises(UsageError, match="--stage-config"):
-        parse("--stage-config", str(file))
-
-
 @pytest.mark.parametrize(
     "argv",
     [
@@ -111,20 +80,3 @@ def test_a_bad_value_ends_with_usage(argv, capsys):
         parse(*argv)
     assert ended.value.code == 2
     assert argv[0] in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("model", "says"),
-    [
-        pytest.param("builtin://letters", "builtin://digits", id="an unknown built-in model"),
-        pytest.param("./nope", "no such folder", id="a folder that is not there"),
-        pytest.param("hf://nobody", "hf://org/name", id="half a name on the hub"),
-        pytest.param("s3://bucket/model", "unknown kind of source 's3'", id="an unknown kind of source"),
-        pytest.param("{tmp}", "neither model_index.json nor config.json", id="a folder that is no model"),
-    ],
-)
-def test_a_model_that_is_nowhere_is_refused(model, says, tmp_path):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    with pytest.raises(UsageError, match=says):
-        from_arguments(parser.parse_args([model.format(tmp=tmp_path)]))
