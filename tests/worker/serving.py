@@ -25,7 +25,7 @@ PORTS, PORTS_PER_PROCESS = (12_000, 30_000), 4
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free, with PORTS_PER_PROCESS - 1 free ports after each, because a process needs one for each replica.
+    """Free ports, each followed by PORTS_PER_PROCESS - 1 free ones: a process needs one for each replica.
 
     They are outside the range from which the kernel takes the local ports of connections.
     """
