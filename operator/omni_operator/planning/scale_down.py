@@ -11,7 +11,8 @@ from omni_operator.planning.pod_trouble import is_pod_ready
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 """Annotation: pods with a lower cost go first, and without it the cost is 0. Since Kubernetes 1.22."""
-SINCE = (1, 22)
+SUPPORTED_SINCE = (1, 22)
+"""Version of Kubernetes, major and minor."""
 FIRST_TO_GO = "-1"
 """The cost of pods that go first."""
 
@@ -39,4 +40,4 @@ def deletion_cost_changes(pods: Sequence[Object], loads: Mapping[str, int], kept
 def is_deletion_cost_supported(version: Mapping[str, str]) -> bool:
     """Whether a cluster whose API server has this version goes by the annotation."""
     digits = ["".join(filter(str.isdigit, version.get(part, ""))) for part in ("major", "minor")]
-    return all(digits) and (int(digits[0]), int(digits[1])) >= SINCE
+    return all(digits) and (int(digits[0]), int(digits[1])) >= SUPPORTED_SINCE
