@@ -50,7 +50,7 @@ def specimen(module: Any, name: str) -> Specimen:
 
 @dataclass
 class Finding:
-    """What became of a specimen.
+    """The outcome for one specimen.
 
     steps: whether it can run in step mode
     is_exact: whether each request that ran alone gave diffusers' own output, to the bit
@@ -117,7 +117,7 @@ def run(pipeline: InterceptedPipeline, requests: Sequence[Any]) -> list[Finished
 
 
 def difference(end: Finished, expected: list[np.ndarray]) -> float:
-    """The largest: of 255 levels where values are at most 1, as those of pictures are, else of 255 to the largest."""
+    """The largest difference, in 255ths of 1 or of the largest expected value, whichever is larger."""
     worst = 0.0
     for own, other in zip(arrays(end.result), expected, strict=True):
         largest = max(1.0, float(np.abs(other).max(initial=0.0)))
@@ -140,11 +140,11 @@ class CallCounts:
 
     def _run(self, calls: Any) -> Any:
         before = self._batches.batched_calls
-        answers = self._real(calls)
+        results = self._real(calls)
         if calls[0].phase == DENOISE:
             self.made[calls[0].model] += len(calls)
             self.shared[calls[0].model] += self._batches.batched_calls - before
-        return answers
+        return results
 
 
 HEAD = """# Pipelines

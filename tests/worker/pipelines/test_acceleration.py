@@ -22,7 +22,7 @@ torch.set_num_threads(1)
     ("module", "name"), [(qwen_image, "QwenImagePipeline"), (wan, "WanPipeline")], ids=["Qwen-Image", "Wan"]
 )
 @torch.no_grad()
-def test_single_frames_take_the_short_way_to_the_same_picture(module, name):
+def test_single_frames_take_the_shorter_way_to_the_same_image(module, name):
     torch.manual_seed(0)
     vae = specimen(module, name).build().vae
     short = copy.deepcopy(vae)

@@ -14,7 +14,7 @@ from .tiny import QWEN, build
 SOURCE = ModelSource("m", "/nowhere", is_local=False)
 
 
-def test_a_pipeline_without_a_denoiser_is_refused_when_told_to_step_and_runs_whole_otherwise():
+def test_a_pipeline_without_a_denoiser_is_rejected_in_step_mode_and_runs_in_request_mode_otherwise():
     class Painter:
         """A pipeline with nothing to intercept."""
 

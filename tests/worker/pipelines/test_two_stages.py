@@ -1,4 +1,4 @@
-"""A pipeline on two stages: its text encoders on one, the rest on the other, gives what it gives whole."""
+"""A pipeline on two stages: its text encoders on one, the rest on the other, gives the same images as on one stage."""
 
 import warnings
 
@@ -46,9 +46,9 @@ def test_any_pipeline_is_divided_without_a_difference(name, tmp_path):
     (specimen,) = (one for one in specimens() if one.name == name)
     specimen.build().save_pretrained(tmp_path)
     source = model_source.parse(str(tmp_path))
-    whole, encoder, painter = (load(source, True, parts=parts).pipeline for parts in PipelineParts)
+    complete, encoder, painter = (load(source, True, parts=parts).pipeline for parts in PipelineParts)
     for params in PROMPTS:
-        (expected,), (encoded,) = generate(whole, [params]), generate(encoder, [params])
+        (expected,), (encoded,) = generate(complete, [params]), generate(encoder, [params])
         assert expected.error is None, expected.error
         assert encoded.error is None, encoded.error
         (painted,) = generate(painter, [msgspec.structs.replace(params, embeddings=encoded.result.embeddings)])
@@ -79,10 +79,10 @@ def test_states_of_the_text_encoder_can_be_given_by_name(digits):
     (encoded,) = generate(digits[PipelineParts.TEXT_ENCODERS], [params])
     states = encoded.result.embeddings["0"][0]
     named = {"prompt_embeds": states, "prompt_embeds_mask": np.ones(len(states), np.int64)}
-    whole = digits[PipelineParts.ALL]
+    complete = digits[PipelineParts.ALL]
     (expected,), (painted,) = (
-        generate(whole, [params]),
-        generate(whole, [msgspec.structs.replace(params, embeddings=named)]),
+        generate(complete, [params]),
+        generate(complete, [msgspec.structs.replace(params, embeddings=named)]),
     )
     np.testing.assert_array_equal(painted.result.images[0], expected.result.images[0])
 

@@ -18,10 +18,10 @@ def build(one):
     return one.build()
 
 
-def picture(output):
+def first_image(output):
     return arrays(output)[0]
 
 
 def expected(pipe, one, i):
     with torch.no_grad():
-        return picture(pipe(**one.arguments(i)))
+        return first_image(pipe(**one.arguments(i)))

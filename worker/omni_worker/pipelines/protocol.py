@@ -12,7 +12,7 @@ from omni_worker.requests import GenerationParams, GenerationResult
 
 @dataclass
 class StepState:
-    """The progress of one request. Only the step pipeline writes to it.
+    """The progress of one request. Only the step pipeline writes to it, and keeps everything else by `request_id`.
 
     params: what to generate. In library use, it can instead be the keyword arguments of the pipeline's own call; the
         request's result is then what that call returns

@@ -1,4 +1,4 @@
-"""What pipelines take of pictures and videos, as their cards tell it, and how they are given them."""
+"""Which images and videos pipelines take, as their cards say, and the arguments made from them."""
 
 import inspect
 
@@ -35,16 +35,16 @@ def card(name, **defaults):
         pytest.param("WanImageToVideoPipeline", "one", True, False, False, id="image to video"),
     ],
 )
-def test_a_card_tells_which_pictures_a_pipeline_takes(name, image, needs_image, mask, strength):
+def test_a_card_says_which_images_a_pipeline_takes(name, image, needs_image, mask, strength):
     pipeline_class = getattr(diffusers, name)
     found = images.accepted_media(
         pipeline_class.__new__(pipeline_class), inspect.signature(pipeline_class.__call__).parameters
     )
-    told = (found.get("image", "none"), *(found.get(what, False) for what in ("needs_image", "mask", "strength")))
-    assert told == (image, needs_image, mask, strength)
+    described = (found.get("image", "none"), *(found.get(what, False) for what in ("needs_image", "mask", "strength")))
+    assert described == (image, needs_image, mask, strength)
 
 
-def test_a_card_tells_how_long_videos_are():
+def test_a_card_says_how_long_videos_are():
     wan = card("WanPipeline")
     assert (wan.video, wan.frames, wan.fps, wan.frame_multiple, wan.steps) == (True, 81, 16.0, 4, 50)
     wan = card("WanPipeline", num_frames=5, fps=8.0, num_inference_steps=3)
@@ -58,7 +58,7 @@ def arguments(name, **params):
     return CallArguments(specimen.build(), ServingDefaults()).build(GenerationParams(prompt="a cat", **params))
 
 
-def test_pictures_are_given_by_the_names_that_a_pipeline_has_for_them():
+def test_images_are_passed_by_the_names_that_a_pipeline_has_for_them():
     mask = np.full((32, 32), 255, np.uint8)
     given = arguments("StableDiffusionInpaintPipeline", images=[GREY], mask=mask, strength=0.5)
     assert (given["image"].size, given["mask_image"].mode, given["strength"]) == ((32, 32), "L", 0.5)
@@ -67,13 +67,13 @@ def test_pictures_are_given_by_the_names_that_a_pipeline_has_for_them():
     assert arguments("LTXPipeline", frames=9, fps=30.0)["frame_rate"] == 30.0
 
 
-def test_a_pipeline_that_takes_no_picture_refuses_one():
+def test_a_pipeline_that_takes_no_image_rejects_one():
     with pytest.raises(RequestError, match="takes no picture"):
         arguments("StableDiffusionPipeline", images=[GREY])
 
 
 @pytest.mark.parametrize(("strength", "steps"), [(1.0, 1), (0.9, 2), (0.3, 4), (0.07, 15)])
-def test_the_fewest_steps_are_those_of_which_one_is_run(strength, steps):
+def test_at_least_one_of_the_fewest_steps_runs(strength, steps):
     parameters = inspect.signature(diffusers.StableDiffusionImg2ImgPipeline.__call__).parameters
     assert images.fewest_steps(strength, parameters) == steps
     assert int(steps * strength) >= 1

@@ -16,7 +16,7 @@ def test_calls_of_one_key_run_as_one_and_each_gets_its_own():
     assert denoiser.calls == before + 1
 
 
-def test_masks_that_differ_where_they_were_equal_are_proven_anew():
+def test_masks_that_differ_where_they_were_equal_are_proven_again():
     by_the_first_mask = Denoiser(lambda h, t, e: h * e["attention_mask"][0].sum())
     batches = ProvenBatches()
     one, other = torch.tensor([[1, 1, 0]]), torch.tensor([[1, 0, 0]])

@@ -19,7 +19,7 @@ class Encoder:
         return {"last_hidden_state": (input_ids * mask).cumsum(1).unsqueeze(-1).float(), "pooled": input_ids[:, 0]}
 
 
-def test_a_collator_pads_sequences_of_other_lengths_and_cuts_the_answers():
+def test_a_collator_pads_sequences_of_other_lengths_and_trims_the_results():
     def encode(length, mask):
         ids = torch.arange(1, length + 1).reshape(1, -1)
         kwargs = {"input_ids": ids, "attention_mask": torch.ones_like(ids) if mask else None}

@@ -18,7 +18,7 @@ from tests.worker.pipelines.batching.calls import Denoiser, assert_right, call, 
         pytest.param(lambda h, t, e: h if len(h) == 1 else 1 / 0, id="a model that refuses a batch"),
     ],
 )
-def test_a_batch_that_would_be_wrong_runs_alone_for_ever(wrong):
+def test_a_batch_that_would_be_wrong_runs_alone_from_then_on(wrong):
     batches = ProvenBatches()
     calls = [call(Denoiser(wrong), i + 1) for i in range(3)]
     for _ in range(3):
@@ -33,7 +33,7 @@ def test_a_batch_that_would_be_wrong_runs_alone_for_ever(wrong):
     assert batches.key_of(calls[0]) != batches.key_of(calls[1])
 
 
-def test_what_is_equal_in_the_first_batch_only_is_not_taken_to_be_so_for_ever():
+def test_tensors_that_are_equal_only_in_the_first_batch_are_compared_in_later_ones():
     """All requests begin with the same timestep: that must not hide a model that takes the first one's for all."""
     takes_the_first = Denoiser(lambda h, t, e: h * t.reshape(-1)[0])
     batches, same = ProvenBatches(), torch.tensor(3.0)

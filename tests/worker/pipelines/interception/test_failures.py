@@ -10,7 +10,7 @@ from omni_worker.errors import RequestError
 from omni_worker.model_card import ServingDefaults
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 from omni_worker.requests import GenerationParams
-from tests.worker.pipelines.tiny import QWEN, build, expected, picture
+from tests.worker.pipelines.tiny import QWEN, build, expected, first_image
 
 
 def test_a_request_that_the_pipeline_refuses_is_invalid_and_fails_alone(qwen):
@@ -42,7 +42,7 @@ def test_a_poisoned_request_fails_alone_with_its_cause(qwen, poison, message):
     ended = generate(pipeline, requests)
     for i in (0, 2):
         assert ended[i].status is RequestStatus.COMPLETED
-        assert np.abs(picture(ended[i].result) - expected(qwen, QWEN, i)).max() * 255 <= 2
+        assert np.abs(first_image(ended[i].result) - expected(qwen, QWEN, i)).max() * 255 <= 2
     if ended[1].status is not RequestStatus.COMPLETED:  # an unknown attention argument is only warned of
         assert message in str(ended[1].error)
 

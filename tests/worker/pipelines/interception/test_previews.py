@@ -31,9 +31,9 @@ def test_previews_come_every_few_steps_and_look_more_and_more_like_the_end(digit
     plain = generate(digits, [params])[0].result.images[0]
     beside = [GenerationParams(prompt="a blue one on white background", seed=i, steps=9) for i in range(2)]
     final, shown = previews_of(digits, msgspec.structs.replace(params, preview_every=3), beside=beside)
-    assert np.abs(final.astype(int) - plain.astype(int)).max() <= 2, "previews leave the picture as it is"
+    assert np.abs(final.astype(int) - plain.astype(int)).max() <= 2, "previews do not change the image"
     assert [step for step, _ in shown] == [3, 6, 9]
-    distances = [np.abs(picture.astype(int) - final.astype(int)).mean() for _, picture in shown]
+    distances = [np.abs(preview.astype(int) - final.astype(int)).mean() for _, preview in shown]
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 10, "three steps before the end it is nearly there"
 

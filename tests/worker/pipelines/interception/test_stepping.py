@@ -12,7 +12,7 @@ from omni_worker.pipelines.batching.keys import KeyTable
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 from omni_worker.pipelines.protocol import StepState
 from tests.worker.pipelines.survey import specimen
-from tests.worker.pipelines.tiny import QWEN, build, expected, picture
+from tests.worker.pipelines.tiny import QWEN, build, expected, first_image
 from tests.worker.pipelines.zoo import qwen_image
 
 
@@ -47,7 +47,7 @@ def test_an_abort_in_the_middle_leaves_nothing_behind(qwen):
     while len(ends := [event for event in events if isinstance(event, Finished)]) < 2:
         engine.step()
     engine.step()
-    assert np.abs(picture(ends[1].result) - expected(qwen, QWEN, 0)).max() * 255 <= 2
+    assert np.abs(first_image(ends[1].result) - expected(qwen, QWEN, 0)).max() * 255 <= 2
     assert runner.stats()["states"] == 0
 
 

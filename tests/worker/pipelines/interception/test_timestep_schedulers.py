@@ -13,7 +13,7 @@ from diffusers import (
 from omni_worker.engine.library import generate
 from omni_worker.engine.scheduler import StepScheduler
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
-from tests.worker.pipelines.tiny import SDXL, build, expected, picture
+from tests.worker.pipelines.tiny import SDXL, build, expected, first_image
 
 
 class OneAtATime(StepScheduler):
@@ -39,7 +39,7 @@ def test_no_state_of_a_timestep_scheduler_leaks_between_interleaved_requests(tim
     before = {name: value for name, value in vars(pipe.scheduler).items() if not isinstance(value, torch.Tensor)}
     ended = generate(InterceptedPipeline(pipe), [SDXL.arguments(i) for i in range(4)], scheduler=OneAtATime(4))
     for one, end in zip(alone, ended, strict=True):
-        assert np.array_equal(one, picture(end.result))
+        assert np.array_equal(one, first_image(end.result))
     assert all(vars(pipe.scheduler)[name] is value for name, value in before.items()), "the model's own is as it was"
 
 
