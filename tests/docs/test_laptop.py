@@ -21,7 +21,7 @@ from omni_worker.models.digits_recipe.captions import DIGITS as WORDS
 from tests.docs.test_docs import EXAMPLES, PAGES, PROJECT, blocks, commands, name
 from tests.hub import Hub
 from tests.operator.commands.ups import OMNI, Up, omni
-from tests.worker.api.heads import digits_as, head, saved
+from tests.worker.api.heads import digits_as, head, save_specimen
 
 pytestmark = pytest.mark.processes
 LOOKING = ("generate", "status", "top", "models", "bench", "completion")
@@ -68,7 +68,7 @@ def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a pipeline that makes videos."""
-    model = saved(
+    model = save_specimen(
         "WanPipeline", tmp_path_factory.mktemp("wan"), width=32, height=32, num_frames=5, num_inference_steps=2
     )
     with head(model) as process:

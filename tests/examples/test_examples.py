@@ -29,7 +29,7 @@ from omni_worker.api.videos.files import encode_variants
 from omni_worker.models.digits_reader import Reading, read
 from tests.hub import Hub
 from tests.operator.commands.ups import Up, eventually, omni
-from tests.worker.api.heads import saved
+from tests.worker.api.heads import save_specimen
 from tests.worker.pipelines.zoo.text import prompt
 from tests.worker.pipelines.zoo.text_llm import llm_tokenizer, qwen3
 
@@ -53,7 +53,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """Tiny models under the names of large ones."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
-    models = {name: saved(pipeline, folder / name) for name, pipeline in PIPELINES.items()}
+    models = {name: save_specimen(pipeline, folder / name) for name, pipeline in PIPELINES.items()}
     models[REWRITER] = folder / REWRITER
     qwen3().eval().save_pretrained(models[REWRITER])
     llm_tokenizer().save_pretrained(models[REWRITER])

@@ -42,7 +42,7 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     priority: a higher one runs first
     deadline_seconds: counted from when the request is submitted
     preview_every: make a preview every so many steps; 0 makes none
-    stream: whether the replica sends generated text as it goes
+    stream: whether the replica sends text while it is generated
     hidden_states: whether the result includes them
     written: tokens that an earlier attempt at this request generated; the answer continues after them
     embeddings: of the prompt, from the stage before, by name: float arrays of shape (tokens, width) or (tokens,)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.operator.commands.ups import omni
-from tests.worker.api.heads import digits_as, head, saved
+from tests.worker.api.heads import digits_as, head, save_specimen
 from tests.worker.serving import client_of
 
 pytestmark = pytest.mark.processes
@@ -38,7 +38,9 @@ def painting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def moving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A tiny pipeline that makes a picture move."""
     folder = tmp_path_factory.mktemp("moving")
-    model = saved("StableVideoDiffusionPipeline", folder, width=32, height=32, num_frames=2, num_inference_steps=2)
+    model = save_specimen(
+        "StableVideoDiffusionPipeline", folder, width=32, height=32, num_frames=2, num_inference_steps=2
+    )
     with head(model) as process:
         yield process.port
 

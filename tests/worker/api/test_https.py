@@ -1,4 +1,4 @@
-"""HTTPS: what is served with the certificate that is given, with the one that takes its place, and with a bad one."""
+"""HTTPS: serving with a certificate, replacing it while serving, and certificates that cannot be used."""
 
 import asyncio
 import functools
@@ -31,14 +31,14 @@ async def scheme(request):
 
 @pytest.fixture
 def made(tmp_path):
-    """Makes a certificate of its own name for this machine."""
+    """Makes a certificate with a given name."""
 
     return functools.partial(certificate, tmp_path)
 
 
 @pytest.fixture
 def often(monkeypatch):
-    """Looks at the certificate's files all the time."""
+    """Checks the certificate's files all the time."""
     monkeypatch.setattr(http_server, "CERTIFICATE_SECONDS", 0.02)
 
 

@@ -1,4 +1,4 @@
-"""What the head says of itself: one page that is complete, and true of every answer that it gives."""
+"""The OpenAPI page: it is complete, and every response conforms to it."""
 
 import json
 import subprocess
@@ -25,9 +25,9 @@ def page(url):
 
 
 def test_whatever_is_asked_the_answer_is_one_that_the_page_tells_of(url, tmp_path):
-    """Requests that fit the page, and ones that do not: no answer is of a 5xx status, or of a shape that it does not
-    tell of, and whatever does not fit is refused. What the page cannot say is which sizes, models and combinations this
-    pipeline takes; so not all that fits is taken."""
+    """Sends requests that conform to the page and others. No response has a 5xx status or an undocumented shape, and
+    requests that do not conform are refused. Conforming requests may be refused too: the page cannot express which
+    sizes, models and combinations this pipeline supports."""
     command = [
         "from schemathesis.cli import schemathesis; schemathesis()",
         "run",

@@ -1,4 +1,4 @@
-"""Small answers are not held back on the way."""
+"""The HTTP server does not delay small responses."""
 
 import asyncio
 import http.client
@@ -18,7 +18,7 @@ async def hello(request):
 
 
 def ask(port, count):
-    """The seconds of requests over one connection that is kept."""
+    """The seconds that each of `count` requests over one connection takes."""
     connection, took = http.client.HTTPConnection("127.0.0.1", port, timeout=10), []
     for _ in range(count):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A head with replicas of its own, and request mode: real processes."""
+"""A head with local replicas, and request mode: real processes."""
 
 import os
 import signal

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ..api.heads import digits_as, head, saved
+from ..api.heads import digits_as, head, save_specimen
 from ..pipelines.survey import specimens
 from ..pipelines.zoo.text_llm import qwen3
 from .pages import CHROMIUM, WAIT_MS, ask, expect, opened, shoot, violations
@@ -60,7 +60,9 @@ def referring(tmp_path_factory):
 def moving(tmp_path_factory):
     """A tiny pipeline that makes a picture move."""
     folder = tmp_path_factory.mktemp("moving")
-    model = saved("StableVideoDiffusionPipeline", folder, width=32, height=32, num_frames=2, num_inference_steps=2)
+    model = save_specimen(
+        "StableVideoDiffusionPipeline", folder, width=32, height=32, num_frames=2, num_inference_steps=2
+    )
     with head(model) as process:
         yield process.port
 

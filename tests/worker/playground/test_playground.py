@@ -12,7 +12,7 @@ import sys
 import pytest
 from PIL import Image
 
-from ..api.heads import head, saved
+from ..api.heads import head, save_specimen
 from ..serving import Pipeline, eventually
 from .pages import CHROMIUM, WAIT_MS, ask, expect, opened, shoot, violations
 
@@ -113,7 +113,7 @@ def test_what_is_shown_as_python_runs(page, tmp_path):
 @pytest.fixture(scope="module")
 def films(tmp_path_factory):
     """A head with a tiny Wan."""
-    model = saved(
+    model = save_specimen(
         "WanPipeline", tmp_path_factory.mktemp("wan"), width=32, height=32, num_frames=5, num_inference_steps=2
     )
     with head(model) as process:

@@ -1,8 +1,8 @@
 """The command `omni`: finds its subcommands as entry points and runs one of them.
 
-It imports nothing but the module of the command that was asked for, so `omni generate` never waits for torch and the
-two planes stay apart. A command is a module with `HELP`, `configure(parser)` and `run(args) -> exit code`; its parser
-is a `CommandParser`.
+It imports only the module of the given command, so that `omni generate` does not wait for torch and the operator and
+the worker stay independent. A command is a module with `HELP`, `configure(parser)` and `run(args) -> exit code`; its
+parser is a `CommandParser`.
 Exit codes: 0 done, 1 failure, 2 usage.
 """
 
@@ -20,11 +20,11 @@ GROUP = "omni.commands"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `omni ARGV`; returns the exit code and never shows a traceback for an expected failure."""
+    """Run `omni ARGV` and return the exit code. Expected failures print a message without a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if os.getpid() == 1:
-        # In a container the kernel withholds signals without a handler: a pod that is deleted while it still imports
-        # would wait until its time to drain is over. Commands that drain set handlers of their own, later.
+        # The kernel does not deliver signals without a handler to process 1 of a container: a pod that is deleted
+        # while it still imports modules would wait for its whole grace period. Commands that drain replace this one.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     commands = {entry.name: entry for entry in entry_points(group=GROUP)}
     name = argv[0] if argv else "--help"

@@ -1,5 +1,7 @@
-"""The playground: a page that the head serves, in plain HTML, CSS and JavaScript modules, with no build and no asset
-from elsewhere. It uses the same HTTP API as any client."""
+"""The playground: a web page that the head serves. It uses the same HTTP API as any client.
+
+Plain HTML, CSS and JavaScript modules: nothing is built, and nothing is loaded from other servers.
+"""
 
 from pathlib import Path
 

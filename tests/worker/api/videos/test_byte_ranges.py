@@ -1,4 +1,4 @@
-"""Which bytes of a file are given, by the headers of a request."""
+"""Which bytes of a file a request's headers select."""
 
 import pytest
 

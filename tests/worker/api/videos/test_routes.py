@@ -12,7 +12,7 @@ import openai
 import pytest
 from PIL import Image
 
-from tests.worker.api.heads import head, saved
+from tests.worker.api.heads import head, save_specimen
 from tests.worker.serving import client_of, eventually
 
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -23,7 +23,7 @@ LONG = {"num_frames": 5, "num_inference_steps": 400, "seed": 3}
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A tiny Wan with random weights."""
-    return saved(
+    return save_specimen(
         "WanPipeline", tmp_path_factory.mktemp("wan"), width=32, height=32, num_frames=5, num_inference_steps=2
     )
 
@@ -238,7 +238,9 @@ def test_a_job_in_a_postgres_outlasts_its_head(model, database, monkeypatch):
 
 
 def test_a_video_may_start_from_a_picture_and_expires(tmp_path_factory):
-    model = saved("StableVideoDiffusionPipeline", tmp_path_factory.mktemp("svd"), width=32, height=32, num_frames=2)
+    model = save_specimen(
+        "StableVideoDiffusionPipeline", tmp_path_factory.mktemp("svd"), width=32, height=32, num_frames=2
+    )
     with head(model, "--video-max-age", "0.0006") as process:
         reference = {"image_url": "data:image/png;base64," + base64.b64encode(png()).decode()}
         video = create(process.port, extra={"num_inference_steps": 2, "seed": 1}, input_reference=("x.png", png()))

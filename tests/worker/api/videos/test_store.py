@@ -1,4 +1,4 @@
-"""The jobs' database: what is kept, in which order, and for how long."""
+"""The database of video jobs: what it stores, in which order, and for how long."""
 
 import msgspec
 import pytest
@@ -9,7 +9,7 @@ from omni_worker.errors import UsageError
 from omni_worker.requests import GenerationParams
 
 PARAMS = msgspec.msgpack.encode(GenerationParams(prompt="a cat", seed=2**63 - 1))
-MADE = {"video": VideoFile("video/mp4", b"0" * 100)}
+FILES = {"video": VideoFile("video/mp4", b"0" * 100)}
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -49,13 +49,13 @@ def test_pages_follow_one_another_both_ways(store):
 
 def test_a_job_that_is_done_has_its_files_until_it_expires(store):
     add(store, "a", reference=b"png")
-    store.complete("a", "32x32", "4", MADE, keep_seconds=60)
+    store.complete("a", "32x32", "4", FILES, keep_seconds=60)
     assert store.get("a").status == "completed"
     assert store.get("a").reference is None, "it is not needed any more"
     assert store.file("a", "video").data == b"0" * 100
     assert store.file("a", "thumbnail") is None
     add(store, "b")
-    store.complete("b", "32x32", "4", MADE, keep_seconds=-1)
+    store.complete("b", "32x32", "4", FILES, keep_seconds=-1)
     assert store.get("b") is None
     store.clean_up(10**9)
     assert store.file("b", "video") is None
@@ -65,7 +65,7 @@ def test_a_job_that_is_done_has_its_files_until_it_expires(store):
 def test_the_oldest_are_deleted_where_all_are_too_many_bytes(store):
     for id in "abc":
         add(store, id)
-        store.complete(id, "32x32", "4", MADE, keep_seconds=60)
+        store.complete(id, "32x32", "4", FILES, keep_seconds=60)
     add(store, "waiting")
     store.clean_up(250)
     assert ids(store) == ["b", "c", "waiting"]
@@ -88,7 +88,7 @@ def test_a_database_is_opened_again_with_all_that_was_in_it(database):
 def test_what_was_deleted_meanwhile_is_not_completed(store):
     add(store, "a")
     store.delete("a")
-    store.complete("a", "32x32", "4", MADE, keep_seconds=60)
+    store.complete("a", "32x32", "4", FILES, keep_seconds=60)
     store.fail("a", {"code": "x", "message": "y"}, keep_seconds=60)
     assert (store.get("a"), store.file("a", "video")) == (None, None)
 
