@@ -20,7 +20,7 @@ from omni_worker.models.digits_reader import read
 from omni_worker.models.digits_recipe.captions import DIGITS as WORDS
 from tests.docs.test_docs import EXAMPLES, PAGES, PROJECT, blocks, commands, name
 from tests.hub import Hub
-from tests.operator.commands.ups import OMNI, Up, omni
+from tests.operator.commands.omni_processes import OMNI, OmniUp, run_omni
 from tests.worker.api.heads import digits_as, head, save_specimen
 
 pytestmark = pytest.mark.processes
@@ -51,17 +51,17 @@ PYTHON = [
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OmniUp]:
     """The first example, as everybody begins with it."""
-    with Up(tmp_path_factory.mktemp("digits"), str(PROJECT / "examples/digits.yaml"), "--port=0") as up:
+    with OmniUp(tmp_path_factory.mktemp("digits"), str(PROJECT / "examples/digits.yaml"), "--port=0") as up:
         yield up
 
 
 @pytest.fixture(scope="module")
-def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OmniUp]:
     """The example of the page about stages."""
     file = str(PROJECT / "examples/digits-thinker-text.yaml")
-    with Up(tmp_path_factory.mktemp("thinker"), file, "--port=0") as up:
+    with OmniUp(tmp_path_factory.mktemp("thinker"), file, "--port=0") as up:
         yield up
 
 
@@ -104,7 +104,7 @@ def require_pictures(folder: Path) -> None:
 
 @pytest.mark.parametrize("command", TYPED)
 def test_a_command_does_what_is_told_of_it(
-    command: str, digits: Up, hub: Hub, tmp_path: Path, request: pytest.FixtureRequest
+    command: str, digits: OmniUp, hub: Hub, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     environment = {
         "PATH": f"{Path(OMNI).parent}:{os.environ['PATH']}", "HOME": str(tmp_path), "HF_ENDPOINT": hub.url,
@@ -131,9 +131,9 @@ def test_a_command_does_what_is_told_of_it(
 def test_the_commands_at_the_top_of_an_example_do_what_it_says(file: str, tmp_path: Path) -> None:
     up, *others = [command for where, command in commands() if where == file and "--pipeline" not in command]
     digit, colour = STARTED[file]
-    with Up(tmp_path, *up.replace(file, str(PROJECT / file)).split()[2:], "--port=0"):
+    with OmniUp(tmp_path, *up.replace(file, str(PROJECT / file)).split()[2:], "--port=0"):
         for command in others:
-            done = omni(tmp_path, *shlex.split(command)[1:])
+            done = run_omni(tmp_path, *shlex.split(command)[1:])
             assert done.returncode == 0, done.stderr
             if "-o" in command:
                 seen = read(Image.open(tmp_path / command.split()[-1]))
@@ -150,7 +150,7 @@ def test_a_key_is_shown_as_is_told(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{process.port}"
         words = shlex.split(ask.replace(HERE, url))[1:]
         refused, done = (
-            omni(tmp_path, *words, environment={"OMNI_API_KEY": key})
+            run_omni(tmp_path, *words, environment={"OMNI_API_KEY": key})
             for key in (export.partition("=")[2], "a-key-of-many-letters")
         )
     assert "OMNI_API_KEY" in refused.stderr
@@ -161,8 +161,8 @@ def test_a_key_is_shown_as_is_told(tmp_path: Path) -> None:
 def test_a_pipeline_of_ones_own_is_started_as_is_told(tmp_path: Path) -> None:
     (manifest,) = (block for block in blocks(PROJECT / "docs/own-pipeline.md", "yaml") if "name: mine" in block)
     (tmp_path / "mine.yaml").write_text(manifest.replace("/home/me/my-pipeline", str(DIGITS)))
-    with Up(tmp_path, str(tmp_path / "mine.yaml"), "--port=0"):
-        assert "mine" in omni(tmp_path, "status").stdout
+    with OmniUp(tmp_path, str(tmp_path / "mine.yaml"), "--port=0"):
+        assert "mine" in run_omni(tmp_path, "status").stdout
 
 
 @pytest.mark.parametrize("code", PYTHON)

@@ -28,14 +28,14 @@ from PIL import Image
 from omni_worker.api.videos.files import encode_variants
 from omni_worker.models.digits_reader import Reading, read
 from tests.hub import Hub
-from tests.operator.commands.ups import Up, eventually, omni
+from tests.operator.commands.omni_processes import OmniUp, eventually, run_omni
 from tests.worker.api.heads import save_specimen
 from tests.worker.pipelines.zoo.text import prompt
 from tests.worker.pipelines.zoo.text_llm import llm_tokenizer, qwen3
 
 pytestmark = pytest.mark.processes
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SERVED_ELSEWHERE = {"digits", "digits-thinker"}  # by tests/operator/commands/test_up.py
+SERVED_ELSEWHERE = {"digits", "digits-thinker"}  # by tests/operator/commands/test_up.py and test_generate.py
 PIPELINES = {
     "black-forest-labs/FLUX.1-dev": "FluxPipeline",
     "stabilityai/stable-diffusion-3.5-large": "StableDiffusion3Pipeline",
@@ -69,7 +69,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def served(name: str, hub: Hub, cache: Path, folder: Path) -> Iterator[tuple[OpenAI, Up]]:
+def served(name: str, hub: Hub, cache: Path, folder: Path) -> Iterator[tuple[OpenAI, OmniUp]]:
     """The example on this machine, and a client of it."""
     manifest = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
     for part in (manifest["spec"], *manifest["spec"]["stages"]):
@@ -80,7 +80,7 @@ def served(name: str, hub: Hub, cache: Path, folder: Path) -> Iterator[tuple[Ope
         "HF_ENDPOINT": hub.url, "HF_HOME": str(cache), "HF_TOKEN": hub.token, "HF_HUB_OFFLINE": "0",
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    with Up(folder, str(file), "--port=0", environment=environment) as up:
+    with OmniUp(folder, str(file), "--port=0", environment=environment) as up:
         yield OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0, timeout=120), up
 
 
@@ -173,8 +173,8 @@ def test_a_video_has_the_frames_of_diffusers(hub: Hub, cache: Path, tmp_path: Pa
         frames_of_it = client.videos.download_content(video.id, variant="spritesheet").read()
         client.videos.delete(video.id)
         asked = ["--size=32x32", f"--seed={SEED}", f"--steps={STEPS}", "--seconds=0.31"]
-        done = omni(up.folder, "generate", prompt(3), "-o", str(tmp_path / "film.mp4"), *asked)
-        wrong = omni(up.folder, "generate", prompt(3), "-o", str(tmp_path / "film.png"), *asked[:3])
+        done = run_omni(up.folder, "generate", prompt(3), "-o", str(tmp_path / "film.mp4"), *asked)
+        wrong = run_omni(up.folder, "generate", prompt(3), "-o", str(tmp_path / "film.png"), *asked[:3])
         assert not list(client.videos.list()), "what was downloaded is deleted"
     assert frames_of_it == encode_variants(made, 16.0)["spritesheet"].data
     assert done.returncode == 0, done.stderr

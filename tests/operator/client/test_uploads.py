@@ -1,4 +1,4 @@
-"""`omni generate --image`, of real pipelines that start from pictures; and of files that are none."""
+"""`omni generate --image` with real pipelines that start from images, and with files that are no images."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.operator.commands.ups import omni
+from tests.operator.commands.omni_processes import run_omni
 from tests.worker.api.heads import digits_as, head, save_specimen
 from tests.worker.serving import client_of
 
@@ -21,33 +21,31 @@ BLUE = (0, 0, 255)
 
 
 @pytest.fixture(scope="module")
-def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Digits that start from a picture, by their port."""
+def img2img(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A pipeline that starts from an image, by its port."""
     with head(digits_as("QwenImageImg2ImgPipeline", tmp_path_factory.mktemp("img2img"))) as process:
         yield process.port
 
 
 @pytest.fixture(scope="module")
-def painting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Digits that paint within a mask."""
+def inpaint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A pipeline that changes the masked part of an image."""
     with head(digits_as("QwenImageInpaintPipeline", tmp_path_factory.mktemp("inpaint"))) as process:
         yield process.port
 
 
 @pytest.fixture(scope="module")
-def moving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A tiny pipeline that makes a picture move."""
-    folder = tmp_path_factory.mktemp("moving")
-    model = save_specimen(
-        "StableVideoDiffusionPipeline", folder, width=32, height=32, num_frames=2, num_inference_steps=2
-    )
+def image_to_video(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A tiny pipeline that makes a video from an image."""
+    folder = tmp_path_factory.mktemp("image_to_video")
+    model = save_specimen("StableVideoDiffusionPipeline", folder, width=32, height=32, num_frames=2, num_inference_steps=2)
     with head(model) as process:
         yield process.port
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Of somebody who has a blue picture, a mask for its right half, and a text."""
+    """A folder with a blue image in each format, a mask for its right half, and a text."""
     for name in ("blue.png", "blue.jpg", "blue.webp"):
         Image.new("RGB", (32, 32), BLUE).save(tmp_path / name)
     mask = Image.new("RGBA", (32, 32), BLUE)
@@ -58,21 +56,21 @@ def folder(tmp_path: Path) -> Path:
 
 
 def generate(folder: Path, port: int, *flags: str, prompt: str = PROMPT) -> subprocess.CompletedProcess[str]:
-    return omni(folder, "generate", prompt, f"--url=http://127.0.0.1:{port}", "--seed=1", *flags)
+    return run_omni(folder, "generate", prompt, f"--url=http://127.0.0.1:{port}", "--seed=1", *flags)
 
 
 def pixels(file: Path | io.BytesIO) -> np.ndarray:
     return np.asarray(Image.open(file).convert("RGB")).astype(int)
 
 
-def test_it_draws_what_the_client_draws_of_the_same_picture(starting: int, folder: Path) -> None:
-    done = generate(folder, starting, "--image=blue.png", "--strength=0.6", "--steps=10", "-o", "a.png", "--count=2")
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[:3] for line in done.stdout.splitlines()] == [
+def test_an_edit_equals_that_of_the_openai_client(img2img: int, folder: Path) -> None:
+    result = generate(folder, img2img, "--image=blue.png", "--strength=0.6", "--steps=10", "-o", "a.png", "--count=2")
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[:3] for line in result.stdout.splitlines()] == [
         ["a-0.png", "seed", "1"],
         ["a-1.png", "seed", "2"],
     ]
-    answer = client_of(starting).images.edit(
+    answer = client_of(img2img).images.edit(
         image=folder / "blue.png", prompt=PROMPT, n=2,
         extra_body={"seed": 1, "strength": 0.6, "num_inference_steps": 10},
     )  # fmt: skip
@@ -81,35 +79,35 @@ def test_it_draws_what_the_client_draws_of_the_same_picture(starting: int, folde
         assert np.abs(pixels(folder / f"a-{number}.png") - expected).max() <= 2
 
 
-def test_the_less_strength_the_more_is_left_of_the_picture(starting: int, folder: Path) -> None:
+def test_less_strength_keeps_more_of_the_image(img2img: int, folder: Path) -> None:
     for strength, image, output in (("0.3", "blue.jpg", "little.png"), ("1", "blue.webp", "much.jpg")):
-        done = generate(folder, starting, f"--image={image}", f"--strength={strength}", "-o", output)
-        assert done.returncode == 0, done.stderr
+        result = generate(folder, img2img, f"--image={image}", f"--strength={strength}", "-o", output)
+        assert result.returncode == 0, result.stderr
     little, much = (np.abs(pixels(folder / name) - BLUE).mean() for name in ("little.png", "much.jpg"))
     assert little < much - 10
 
 
-def test_what_is_transparent_in_the_mask_is_painted(painting: int, folder: Path) -> None:
+def test_only_the_transparent_part_of_the_mask_changes(inpaint: int, folder: Path) -> None:
     for colour in ("black", "grey"):
         flags = ("--image=blue.png", "--mask=mask.png", "--strength=1", "-o", f"{colour}.png")
-        done = generate(folder, painting, *flags, prompt=f"a red three on {colour} background")
-        assert done.returncode == 0, done.stderr
+        result = generate(folder, inpaint, *flags, prompt=f"a red three on {colour} background")
+        assert result.returncode == 0, result.stderr
     changed = np.abs(pixels(folder / "black.png") - pixels(folder / "grey.png")).mean(axis=(0, 2))
     assert changed[:8].mean() < 15
     assert changed[24:].mean() > 40
 
 
-def test_a_video_starts_from_a_picture(moving: int, folder: Path) -> None:
+def test_a_video_starts_from_an_image(image_to_video: int, folder: Path) -> None:
     Image.new("RGB", (32, 32), "yellow").save(folder / "yellow.png")
     for name in ("blue", "yellow"):
-        done = generate(folder, moving, f"--image={name}.png", "-o", f"{name}.mp4")
-        assert done.returncode == 0, done.stderr
+        result = generate(folder, image_to_video, f"--image={name}.png", "-o", f"{name}.mp4")
+        assert result.returncode == 0, result.stderr
     blue, yellow = (frames(folder / f"{name}.mp4") for name in ("blue", "yellow"))
     assert len(blue) == len(yellow) == 2
-    assert np.abs(blue - yellow).max() > 2, "it is looked at"
-    none = generate(folder, moving, "-o", "none.mp4")
-    assert none.returncode == 1
-    assert none.stderr.endswith("starts from a picture: send one as input_reference; give --image FILE\n")
+    assert np.abs(blue - yellow).max() > 2, "the video depends on the image"
+    without_image = generate(folder, image_to_video, "-o", "none.mp4")
+    assert without_image.returncode == 1
+    assert without_image.stderr.endswith("starts from a picture: send one as input_reference; give --image FILE\n")
 
 
 def frames(file: Path) -> np.ndarray:
@@ -117,7 +115,7 @@ def frames(file: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(int)
 
 
-REFUSED = {
+REJECTED = {
     "no picture": ([], "starts from a picture: POST /v1/images/edits takes one; give --image FILE\n"),
     "two": (["--image=blue.png", "--image=blue.jpg"], "takes one picture, not 2\n"),
     "a mask": (["--image=blue.png", "--mask=mask.png"], "takes no mask: it paints the whole picture anew\n"),
@@ -126,12 +124,14 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("row", REFUSED)
-def test_what_a_pipeline_does_not_take_is_refused_with_the_reason(row: str, starting: int, folder: Path) -> None:
-    flags, said = REFUSED[row]
-    done = generate(folder, starting, "-o", "a.png", *flags)
-    assert done.returncode == 1
-    assert said in done.stderr
+@pytest.mark.parametrize("row", REJECTED)
+def test_an_upload_that_does_not_fit_the_pipeline_is_rejected_with_a_reason(
+    row: str, img2img: int, folder: Path
+) -> None:
+    flags, message = REJECTED[row]
+    result = generate(folder, img2img, "-o", "a.png", *flags)
+    assert result.returncode == 1
+    assert message in result.stderr
     assert not (folder / "a.png").exists()
 
 
@@ -145,9 +145,9 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("row", UNUSABLE)
-def test_a_file_that_cannot_be_sent_is_named_before_anything_is(row: str, folder: Path) -> None:
-    """At an address where nobody would hear of it."""
-    flags, said = UNUSABLE[row]
-    done = generate(folder, 1, "-o", "a.png", *flags)
-    assert done.returncode == 2
-    assert said in done.stderr
+def test_an_unusable_file_is_reported_before_anything_is_sent(row: str, folder: Path) -> None:
+    """The address has no server, so a request would fail with another message."""
+    flags, message = UNUSABLE[row]
+    result = generate(folder, 1, "-o", "a.png", *flags)
+    assert result.returncode == 2
+    assert message in result.stderr

@@ -1,1 +1,1 @@
-"""The commands that look at a pipeline, against a small real HTTP server and a real head."""
+"""The operator's commands, with a small real HTTP server, a real head, and real `omni up` processes."""

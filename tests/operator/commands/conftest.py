@@ -1,14 +1,20 @@
-"""What these tests share: a way to run `omni COMMAND …` in this process, and a stand-in for a head."""
+"""Fixtures: run `omni COMMAND …` in this process, a stand-in for a head, a model hub, and a real `omni up`."""
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from omni_worker.commands.cli import CommandParser
+from tests.hub import Hub
+from tests.operator.commands.omni_processes import EXAMPLES, OmniUp
 from tests.operator.commands.stand_in_head import StandInHead
 
+MODELS = "omni_operator.commands.models"
 Omni = Callable[..., tuple[int, str]]
 
 
@@ -21,7 +27,7 @@ def head() -> Iterator[StandInHead]:
 
 @pytest.fixture
 def omni(capsys: pytest.CaptureFixture[str]) -> Omni:
-    """Runs a command; gives its exit code and what it printed."""
+    """Runs the command in a module, and returns its exit code and what it printed."""
 
     def run(module: str, *argv: str) -> tuple[int, str]:
         command: ModuleType = import_module(module)
@@ -31,3 +37,37 @@ def omni(capsys: pytest.CaptureFixture[str]) -> Omni:
         return code, capsys.readouterr().out
 
     return run
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with a public model of each kind, a gated model, and a repository without a model index."""
+    kinds = {
+        "org/painter": ("model_index.json", {"_class_name": "FluxPipeline"}),
+        "org/writer": ("config.json", {"architectures": ["Qwen3ForCausalLM"]}),
+        "org/gated": ("model_index.json", {"_class_name": "StableDiffusion3Pipeline"}),
+        "org/weights": ("README.md", {}),
+    }
+    for name, (file, content) in kinds.items():
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / file).write_text(json.dumps(content))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    for name in ("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    server = Hub({name: tmp_path / name for name in kinds}, gated=("org/gated",))
+    monkeypatch.setenv("HF_ENDPOINT", server.url + "/")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OmniUp]:
+    """The first example, served."""
+    up = OmniUp(tmp_path_factory.mktemp("up"), str(EXAMPLES / "digits.yaml"), "--port=0")
+    try:
+        line = up.first_line()
+        assert re.fullmatch(r"API: http://127\.0\.0\.1:\d+\n", line)
+        up.url = line.split()[1]
+        yield up
+    finally:
+        up.close()

@@ -1,4 +1,4 @@
-"""A small real HTTP server that answers like a head: its topology, replicas and requests are what the test sets."""
+"""A small real HTTP server that responds like a head. The test sets its topology, replicas and requests."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ CARD = {"steps": 20, "sized": True, "size_multiple": 8, "guidance": True, "defau
 
 
 def replica(id: str, **other: Any) -> dict[str, Any]:
-    """A replica that is up and has nothing to do, but for what is told otherwise."""
+    """An idle replica that is UP, with other values from the keyword arguments."""
     return {
         "id": id, "state": "UP", "host": "here", "address": "tcp://127.0.0.1:1", "queue_length": 0, "running": 0,
         "in_flight": 0, "capacity": 8, "completed": 0, "step_ms": 12.5, **other,
@@ -23,7 +23,7 @@ def replica(id: str, **other: Any) -> dict[str, Any]:
 
 
 def stage(kind: dict[str, Any], *replicas: dict[str, Any]) -> dict[str, Any]:
-    """A stage of these replicas."""
+    """A stage with these replicas."""
     return {
         "id": 0, "input": None, "model": None, "requests": 0, "tokens": 0, "images": 0, "replicas": list(replicas),
         **kind,
@@ -31,19 +31,19 @@ def stage(kind: dict[str, Any], *replicas: dict[str, Any]) -> dict[str, Any]:
 
 
 def running(id: str, stage: str = "painter", step: int = 0, total: int = 0) -> dict[str, Any]:
-    """A request under way."""
+    """A running request."""
     return {"id": id, "stage": stage, "replica": "0", "step": step, "total_steps": total, "state": "running"}
 
 
 class StandInHead(Loopback):
-    """Pictures take `seconds`; every `fails_each`-th request is answered 429 where it is not 0."""
+    """Each image takes `seconds`. If `fails_each` is not 0, every `fails_each`-th request gets HTTP 429."""
 
     def __init__(self, seconds: float = 0.0, fails_each: int = 0) -> None:
         self.not_ready = ""
         self.stages = [stage(PAINTER, replica("painter-0"))]
         self.requests: list[dict[str, Any]] = []
         self.seconds, self.fails_each = seconds, fails_each
-        self.asked: list[dict[str, Any]] = []
+        self.received: list[dict[str, Any]] = []
         self.lock = threading.Lock()
         head = self
 
@@ -55,8 +55,8 @@ class StandInHead(Loopback):
                 self.reply(*((404, {"detail": "no such page"}) if answer is None else answer))
 
             def do_POST(self) -> None:
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                self.reply(*head.post(self.path, asked))
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.reply(*head.post(self.path, body))
 
             def reply(self, status: int, content: dict[str, Any]) -> None:
                 body = json.dumps(content).encode()
@@ -68,7 +68,7 @@ class StandInHead(Loopback):
         super().__init__(Handler)
 
     def get(self, path: str) -> tuple[int, dict[str, Any]] | None:
-        """Status and body; None for a path that it has not."""
+        """Status and body; None for an unknown path."""
         if path == "/readyz":
             return (503, {"status": "unavailable", "reason": self.not_ready}) if self.not_ready else (200, {})
         pages: dict[str, dict[str, Any]] = {
@@ -85,11 +85,11 @@ class StandInHead(Loopback):
         }
         return (200, pages[path]) if path in pages else None
 
-    def post(self, path: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """What a request for a picture gets."""
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """The response to a request for an image."""
         with self.lock:
-            self.asked.append(asked)
-            number = len(self.asked)
+            self.received.append(body)
+            number = len(self.received)
         if self.fails_each and number % self.fails_each == 0:
             return 429, {"error": {"message": "all queues are full", "type": "rate_limit_error"}}
         time.sleep(self.seconds)

@@ -24,7 +24,7 @@ def test_without_a_cluster_it_says_what_to_set(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_busy_probe_port_is_told(tmp_path: Path) -> None:
+def test_a_busy_probe_port_is_reported(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()

@@ -1,5 +1,6 @@
-"""`omni top` on a terminal: it shows what changes, lives through answers that are none, and ends on q."""
+"""`omni top`: a single frame, and on a terminal, where it follows the pipeline until q."""
 
+import json
 import os
 import pty
 import select
@@ -10,9 +11,25 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.operator.commands.conftest import Omni
 from tests.operator.commands.stand_in_head import PAINTER, StandInHead, replica, running, stage
 
+TOP = "omni_operator.commands.top"
 SECONDS = 30.0
+
+
+def test_top_shows_requests_with_their_progress(head: StandInHead, omni: Omni) -> None:
+    head.requests = [running("a-request", step=5, total=20), *(running(f"r{i}") for i in range(20))]
+    code, text = omni(TOP, "--once", "--interval", "0.1", "--url", head.url)
+    assert code == 0
+    assert "5/20" in text
+    assert "and 5 more" in text
+    assert "0.0 pictures/s" in text
+
+
+def test_top_as_json_has_the_rates(head: StandInHead, omni: Omni) -> None:
+    _, text = omni(TOP, "--output", "json", "--interval", "0.1", "--url", head.url)
+    assert json.loads(text)["rates"] == {"painter": {"value": 0.0, "unit": "pictures"}}
 
 
 class Terminal:
@@ -26,17 +43,17 @@ class Terminal:
         os.close(slave)
 
     def shows(self, text: str) -> bool:
-        """Whether this comes onto the screen in time."""
-        seen, deadline = b"", time.monotonic() + SECONDS
+        """Whether a text appears on the screen in time."""
+        output, deadline = b"", time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             if select.select([self.master], [], [], 0.2)[0]:
-                seen += os.read(self.master, 65536)
-                if text.encode() in seen:
+                output += os.read(self.master, 65536)
+                if text.encode() in output:
                     return True
         return False
 
     def close(self) -> None:
-        """End it, whatever happened."""
+        """Kill the command and close the terminal."""
         self.process.kill()
         self.process.wait()
         os.close(self.master)
@@ -44,18 +61,18 @@ class Terminal:
 
 @pytest.fixture
 def terminal(head: StandInHead) -> Iterator[Terminal]:
-    shown = Terminal(head.url)
-    yield shown
-    shown.close()
+    terminal = Terminal(head.url)
+    yield terminal
+    terminal.close()
 
 
-def test_it_follows_the_pipeline_until_q(head: StandInHead, terminal: Terminal) -> None:
+def test_top_follows_the_pipeline_until_q(head: StandInHead, terminal: Terminal) -> None:
     assert terminal.shows("painter-0")
     head.requests = [running("a-request", step=5, total=20)]
     head.stages = [stage(PAINTER, replica("painter-0"), replica("painter-1", completed=3))]
     assert terminal.shows("painter-1")
     assert terminal.shows("5/20")
-    head.stages = [{"replicas": []}]  # of no name
+    head.stages = [{"replicas": []}]  # a stage without a name
     assert terminal.shows("does not answer like a pipeline")
     head.not_ready, head.stages = "no replica is up", [stage(PAINTER)]
     assert terminal.shows("not ready: no replica is up")

@@ -1,4 +1,4 @@
-"""The commands against a real head with a real replica, and as a shell and kubectl find them."""
+"""The commands with a real head and a real replica, and how a shell and kubectl find them."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def url() -> Iterator[str]:
         process.close()
 
 
-def test_a_real_pipeline_is_shown_and_measured(url: str, omni: Omni, tmp_path: Path) -> None:
+def test_every_command_works_with_a_real_pipeline(url: str, omni: Omni, tmp_path: Path) -> None:
     code, text = omni(f"{COMMANDS}.status", "--url", url, "-o", "json")
     assert (code, json.loads(text)["stages"][0]["pipeline"]) == (0, "QwenImagePipeline")
     (stage,) = json.loads(omni(f"{COMMANDS}.models", "--url", url, "-o", "json")[1])["stages"]
@@ -40,27 +40,27 @@ def test_a_real_pipeline_is_shown_and_measured(url: str, omni: Omni, tmp_path: P
     code, text = omni("omni_operator.commands.bench.command", url, "--requests", "6", "--mix", "2x32x32", "-o", "json")
     figures = json.loads(text)["pipelines"][0]["figures"][0]
     assert (code, figures["requests"], figures["errors"]) == (0, 6, 0)
-    picture = tmp_path / "three.png"
-    told = json.loads(
-        omni("omni_operator.commands.generate", "a red three", "--url", url, "--json", "-o", str(picture))[1]
+    image = tmp_path / "three.png"
+    output = json.loads(
+        omni("omni_operator.commands.generate", "a red three", "--url", url, "--json", "-o", str(image))[1]
     )
-    assert told["pictures"][0]["file"] == str(picture)
+    assert output["pictures"][0]["file"] == str(image)
     assert "UP" in omni(f"{COMMANDS}.top", "--once", "--interval", "0.2", "--url", url)[1]
 
 
-def test_bash_takes_the_completion() -> None:
+def test_bash_completes_commands() -> None:
     script = subprocess.run(
         [sys.executable, "-m", "omni_worker.commands.cli", "completion", "bash"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    asked = f"{script}\nCOMP_WORDS=(omni sta); COMP_CWORD=1; _shtab_omni; printf '%s\\n' \"${{COMPREPLY[@]}}\""
-    answer = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+    program = f"{script}\nCOMP_WORDS=(omni sta); COMP_CWORD=1; _shtab_omni; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    answer = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["status"]
 
 
-def test_kubectl_answers_to_omni(url: str) -> None:
+def test_kubectl_runs_omni_as_a_plugin(url: str) -> None:
     beside = Path(sys.executable).parent
     if not shutil.which("kubectl-omni", path=str(beside)) or not shutil.which("kubectl", path=str(beside)):
         pytest.skip("kubectl-omni and kubectl are not installed beside this Python")

@@ -1,4 +1,4 @@
-"""Runs `omni up` as a user does, with a state folder of its own, and sees what it started."""
+"""Runs `omni up` and other commands as a user does, each with a state folder of its own."""
 
 import os
 import signal
@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 OMNI = str(Path(sys.executable).with_name("omni"))
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
-def eventually(holds: Callable[[], Any], what: str) -> None:
+def eventually(condition: Callable[[], Any], description: str) -> None:
+    """Wait for a condition that other processes bring about."""
     deadline = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < deadline, f"never came: {what}"
+    while not condition():
+        assert time.monotonic() < deadline, f"did not happen: {description}"
         time.sleep(0.1)
 
 
-def command_lines(folder: Path) -> list[str]:
-    """Of every process that this folder's `omni up` started, by the files that its command lines name."""
+def running_command_lines(folder: Path) -> list[str]:
+    """The command line of every process that the `omni up` with this state folder started."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -32,8 +34,8 @@ def command_lines(folder: Path) -> list[str]:
     return [line for line in found if line]
 
 
-class Up:
-    """An `omni up` with a state folder of its own; its `url` is there once it serves."""
+class OmniUp:
+    """An `omni up` with a state folder of its own. As a context, it sets `url` once the pipeline serves."""
 
     def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
@@ -45,7 +47,7 @@ class Up:
             [OMNI, "up", *arguments], env=self.environment, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )
 
-    def __enter__(self) -> "Up":
+    def __enter__(self) -> "OmniUp":
         self.url = self.first_line().split()[1]
         return self
 
@@ -74,10 +76,10 @@ class Up:
         self._errors.close()
 
 
-def omni(
+def run_omni(
     folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with nothing of the machine's own state in sight."""
-    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-    variables = {**kept, "HOME": str(folder), "XDG_STATE_HOME": str(folder), **(environment or {})}
+    """Run a command to its end, in a folder of its own and without this machine's configuration."""
+    inherited = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    variables = {**inherited, "HOME": str(folder), "XDG_STATE_HOME": str(folder), **(environment or {})}
     return subprocess.run([OMNI, *arguments], env=variables, capture_output=True, text=True, timeout=120, cwd=folder)
