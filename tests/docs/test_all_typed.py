@@ -1,5 +1,5 @@
-"""No command of the documentation goes untried: tests type it as it stands there, or the list below says who runs the
-same otherwise; what is left is held against the help of its program.
+"""Every command in the documentation is tested. Other tests run it as it is written, or the list below says which test
+runs an equivalent command. The arguments of `docker build` are checked here.
 """
 
 import itertools
@@ -15,8 +15,9 @@ from tests.docs.test_docs import PROJECT, commands
 from tests.kubernetes.documented import WITH_PODS, WITHOUT_PODS
 
 TYPED = {*test_laptop.TYPED, *WITH_PODS, *WITHOUT_PODS}
-# Command: why it is not typed as it stands, and who runs the same. test_docs.py parses those of omni and of make.
-OTHERWISE = {
+# A pattern of commands: why no test runs them as they are written, and which test runs an equivalent command.
+# test_docs.py parses the commands of omni and of make.
+RUN_DIFFERENTLY = {
     r"\. \.venv/bin/activate": "the tests run in it",
     r"make \S+( CLUSTER=kind)?": "they make what the tests run in; .ci/run begins with them",
     r"docker build .*": "there is no daemon; hack/cluster/images.py builds the same files",
@@ -32,23 +33,25 @@ OTHERWISE = {
     r"kubectl logs \S+ --previous": "no container there has ended: tests/kubernetes/pods/test_serving.py",
     r"helm test omnipipeline --namespace omni-system": "its pods: tests/kubernetes/pods/test_chart.py",
 }
-LEFT = sorted({command for where, command in commands() if not where.startswith("docs/runbooks")} - TYPED)
-DOCKER = [command for command in LEFT if command.startswith("docker ")]
+NOT_RUN_AS_WRITTEN = sorted({command for where, command in commands() if not where.startswith("docs/runbooks")} - TYPED)
+DOCKER = [command for command in NOT_RUN_AS_WRITTEN if command.startswith("docker ")]
 
 
-def test_every_command_is_typed_or_has_a_reason_not_to_be() -> None:
-    assert [command for command in LEFT if not any(re.fullmatch(each, command) for each in OTHERWISE)] == []
+def test_every_command_is_run_or_has_a_reason() -> None:
+    assert [
+        command for command in NOT_RUN_AS_WRITTEN if not any(re.fullmatch(each, command) for each in RUN_DIFFERENTLY)
+    ] == []
 
 
-@pytest.mark.parametrize("pattern", OTHERWISE)
-def test_a_reason_is_of_a_command_that_is_told_and_names_files_that_are_there(pattern: str) -> None:
-    assert any(re.fullmatch(pattern, command) for command in LEFT)
-    for file in re.findall(r"[\w./]+\.py", OTHERWISE[pattern]):
+@pytest.mark.parametrize("pattern", RUN_DIFFERENTLY)
+def test_a_reason_belongs_to_a_documented_command_and_names_existing_files(pattern: str) -> None:
+    assert any(re.fullmatch(pattern, command) for command in NOT_RUN_AS_WRITTEN)
+    for file in re.findall(r"[\w./]+\.py", RUN_DIFFERENTLY[pattern]):
         assert (PROJECT / file).exists(), file
 
 
 @pytest.mark.parametrize("command", DOCKER)
-def test_an_image_is_built_from_files_and_arguments_that_are_there(command: str) -> None:
+def test_docker_build_uses_existing_files_and_arguments(command: str) -> None:
     words = shlex.split(command)
     (file,) = (after for word, after in itertools.pairwise(words) if word == "--file")
     declared = re.findall(r"^ARG (\w+)", (PROJECT / file).read_text(), re.MULTILINE)

@@ -1,5 +1,5 @@
-"""What the documentation tells to be typed on a laptop, typed: commands in a shell, and Python as files, in front of
-the pipelines that they are about. What is for a cluster, tests/kubernetes types.
+"""Runs what the documentation says to type on a laptop: commands in a shell and Python programs, with the pipelines
+that they are about. tests/kubernetes runs the commands for a cluster.
 """
 
 import json
@@ -24,7 +24,7 @@ from tests.operator.commands.omni_processes import OMNI, OmniUp, run_omni
 from tests.worker.api.heads import digits_as, head, save_specimen
 
 pytestmark = pytest.mark.processes
-LOOKING = ("generate", "status", "top", "models", "bench", "completion")
+CLIENT_COMMANDS = ("generate", "status", "top", "models", "bench", "completion")
 HERE = "http://127.0.0.1:8000"
 FIGURES = {"three.png": (3, "red"), "seven.png": (7, "green")}
 MODELS = {
@@ -35,13 +35,13 @@ TYPED = list(
     dict.fromkeys(
         command
         for where, command in commands()
-        if (told := re.match(r'(?:eval "\$\()?omni (\w+)', command))
-        and told[1] in LOOKING
+        if (found := re.match(r'(?:eval "\$\()?omni (\w+)', command))
+        and found[1] in CLIENT_COMMANDS
         and "--pipeline" not in command
         and where not in map(name, EXAMPLES)
     )
 )
-# Examples that anybody can start, with the commands at their top; what they draw.
+# Examples with commands at their top that need no download, and the digit and colour of their image.
 STARTED = {"examples/digits-thinker.yaml": ("seven", "blue"), "examples/digits-thinker-text.yaml": ("seven", "blue")}
 PYTHON = [
     pytest.param(code, id=f"{name(page)}, block {number}")
@@ -52,22 +52,22 @@ PYTHON = [
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OmniUp]:
-    """The first example, as everybody begins with it."""
+    """The first example, served."""
     with OmniUp(tmp_path_factory.mktemp("digits"), str(PROJECT / "examples/digits.yaml"), "--port=0") as up:
         yield up
 
 
 @pytest.fixture(scope="module")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OmniUp]:
-    """The example of the page about stages."""
+    """The example in the page about stages, served."""
     file = str(PROJECT / "examples/digits-thinker-text.yaml")
     with OmniUp(tmp_path_factory.mktemp("thinker"), file, "--port=0") as up:
         yield up
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a pipeline that makes videos."""
+def video_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a pipeline that generates videos."""
     model = save_specimen(
         "WanPipeline", tmp_path_factory.mktemp("wan"), width=32, height=32, num_frames=5, num_inference_steps=2
     )
@@ -76,15 +76,15 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def edits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a pipeline that starts from a picture."""
+def edit_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a pipeline that starts from an image."""
     with head(digits_as("QwenImageImg2ImgPipeline", tmp_path_factory.mktemp("img2img"))) as process:
         yield f"http://127.0.0.1:{process.port}"
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    """One that has the indexes of the models that are asked about."""
+    """A hub with the index files of the models in the documentation."""
     folder = tmp_path_factory.mktemp("hub")
     for model, pipeline in MODELS.items():
         (folder / model).mkdir(parents=True)
@@ -94,16 +94,16 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     server.close()
 
 
-def require_pictures(folder: Path) -> None:
-    """What was drawn shows what was asked for."""
+def require_right_images(folder: Path) -> None:
+    """Check that each image shows what its prompt says."""
     for file, expected in FIGURES.items():
         if (folder / file).exists():
-            seen = read(Image.open(folder / file))
-            assert (seen.digit, seen.colour) == expected, file
+            reading = read(Image.open(folder / file))
+            assert (reading.digit, reading.colour) == expected, file
 
 
 @pytest.mark.parametrize("command", TYPED)
-def test_a_command_does_what_is_told_of_it(
+def test_a_documented_command_works(
     command: str, digits: OmniUp, hub: Hub, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     environment = {
@@ -111,54 +111,54 @@ def test_a_command_does_what_is_told_of_it(
         "XDG_STATE_HOME": str(digits.folder), "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
     }  # fmt: skip
     if ".mp4" in command:
-        environment["OMNI_URL"] = request.getfixturevalue("films")
+        environment["OMNI_URL"] = request.getfixturevalue("video_pipeline")
     for picture in re.findall(r"--image (\S+)", command):
-        environment["OMNI_URL"] = request.getfixturevalue("edits")
+        environment["OMNI_URL"] = request.getfixturevalue("edit_pipeline")
         Image.new("RGB", (32, 32), "blue").save(tmp_path / picture)
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", command.replace(HERE, digits.url)],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     if output := re.search(r"-o (\S+\.\w+)", command):
         assert (tmp_path / output[1]).stat().st_size > 100
-        require_pictures(tmp_path)
+        require_right_images(tmp_path)
     elif not command.startswith("eval"):
-        assert done.stdout.strip()
+        assert result.stdout.strip()
 
 
 @pytest.mark.parametrize("file", STARTED)
-def test_the_commands_at_the_top_of_an_example_do_what_it_says(file: str, tmp_path: Path) -> None:
+def test_the_commands_at_the_top_of_an_example_work(file: str, tmp_path: Path) -> None:
     up, *others = [command for where, command in commands() if where == file and "--pipeline" not in command]
     digit, colour = STARTED[file]
     with OmniUp(tmp_path, *up.replace(file, str(PROJECT / file)).split()[2:], "--port=0"):
         for command in others:
-            done = run_omni(tmp_path, *shlex.split(command)[1:])
-            assert done.returncode == 0, done.stderr
+            result = run_omni(tmp_path, *shlex.split(command)[1:])
+            assert result.returncode == 0, result.stderr
             if "-o" in command:
-                seen = read(Image.open(tmp_path / command.split()[-1]))
-                assert (WORDS[seen.digit], seen.colour) == (digit, colour)
+                reading = read(Image.open(tmp_path / command.split()[-1]))
+                assert (WORDS[reading.digit], reading.colour) == (digit, colour)
             else:
-                assert f"a {colour} {digit}" in done.stdout
+                assert f"a {colour} {digit}" in result.stdout
 
 
-def test_a_key_is_shown_as_is_told(tmp_path: Path) -> None:
+def test_the_documented_api_key_command_works(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("a-key-of-many-letters\n")
     (export,) = (command for _, command in commands() if command.startswith("export OMNI_API_KEY="))
     ask = next(command for where, command in commands() if where == "docs/security.md" and f"--url {HERE}" in command)
     with head("builtin://digits", "--api-key-file", str(tmp_path / "keys")) as process:
         url = f"http://127.0.0.1:{process.port}"
         words = shlex.split(ask.replace(HERE, url))[1:]
-        refused, done = (
+        refused, result = (
             run_omni(tmp_path, *words, environment={"OMNI_API_KEY": key})
             for key in (export.partition("=")[2], "a-key-of-many-letters")
         )
     assert "OMNI_API_KEY" in refused.stderr
-    assert done.returncode == 0, done.stderr
-    require_pictures(tmp_path)
+    assert result.returncode == 0, result.stderr
+    require_right_images(tmp_path)
 
 
-def test_a_pipeline_of_ones_own_is_started_as_is_told(tmp_path: Path) -> None:
+def test_the_documented_manifest_of_an_own_pipeline_works(tmp_path: Path) -> None:
     (manifest,) = (block for block in blocks(PROJECT / "docs/own-pipeline.md", "yaml") if "name: mine" in block)
     (tmp_path / "mine.yaml").write_text(manifest.replace("/home/me/my-pipeline", str(DIGITS)))
     with OmniUp(tmp_path, str(tmp_path / "mine.yaml"), "--port=0"):
@@ -166,19 +166,21 @@ def test_a_pipeline_of_ones_own_is_started_as_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", PYTHON)
-def test_python_runs(code: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_documented_python_program_works(code: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if "my-pipeline" in code:
         shutil.copytree(DIGITS, tmp_path / "my-pipeline")
     elif "client.videos" in code:
-        code = code.replace(HERE, request.getfixturevalue("films"))
+        code = code.replace(HERE, request.getfixturevalue("video_pipeline"))
     else:
         pipeline = "thinker" if "digits-thinker-text" in code else "digits"
         code = code.replace(HERE, request.getfixturevalue(pipeline).url)
     assert HERE not in code
-    (tmp_path / "told.py").write_text(code)
-    done = subprocess.run([sys.executable, "told.py"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    require_pictures(tmp_path)
+    (tmp_path / "program.py").write_text(code)
+    result = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    require_right_images(tmp_path)
     if "my-pipeline" in code:
-        assert re.findall(r"steps: off by \de-0[67]", done.stdout) == re.findall(r"steps: .*", done.stdout), done.stdout
-        assert "'keys_alone': 0" in done.stdout
+        assert re.findall(r"steps: off by \de-0[67]", result.stdout) == re.findall(r"steps: .*", result.stdout), (
+            result.stdout
+        )
+        assert "'keys_alone': 0" in result.stdout

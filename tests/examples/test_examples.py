@@ -1,8 +1,8 @@
-"""The examples, each served as it is and asked for what it is for: `omni up` with the manifest itself, which takes its
-models from a hub. The hub is a small one on this machine, and its models are tiny ones of the same classes with random
-weights, so that what comes out can be compared with what diffusers and transformers make of the same model.
+"""Serves each example with `omni up` and uses it for its purpose.
 
-Of each stage runs one replica, however many the manifest asks for.
+The manifests take their models from a hub. Here, that is a small hub on this machine. Its models are tiny ones of the
+same classes with random weights, so that the output can be compared with that of diffusers and transformers. Every
+stage runs a single replica, whatever the manifest says.
 """
 
 import base64
@@ -50,7 +50,7 @@ SEED, STEPS, SIZE = 7, 4, 32
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    """Tiny models under the names of large ones."""
+    """A hub with tiny models under the names of large ones."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     models = {name: save_specimen(pipeline, folder / name) for name, pipeline in PIPELINES.items()}
@@ -64,13 +64,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where downloads are kept, as in the volume of `spec.model.cache`."""
+    """The folder for downloads, like the volume of `spec.model.cache`."""
     return tmp_path_factory.mktemp("cache")
 
 
 @contextmanager
 def served(name: str, hub: Hub, cache: Path, folder: Path) -> Iterator[tuple[OpenAI, OmniUp]]:
-    """The example on this machine, and a client of it."""
+    """Serves an example on this machine; yields an OpenAI client and the process."""
     manifest = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
     for part in (manifest["spec"], *manifest["spec"]["stages"]):
         part.update({"replicas": 1} if "replicas" in part else {})
@@ -84,39 +84,39 @@ def served(name: str, hub: Hub, cache: Path, folder: Path) -> Iterator[tuple[Ope
         yield OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0, timeout=120), up
 
 
-def model(hub: Hub, name: str) -> Any:
-    """The same model, as diffusers itself loads it."""
+def diffusers_pipeline(hub: Hub, name: str) -> Any:
+    """The same model, loaded by diffusers."""
     warnings.simplefilter("ignore")
     pipe = diffusers.DiffusionPipeline.from_pretrained(hub.models[name])
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def own(pipe: Any, wish: str, **more: Any) -> np.ndarray:
-    """What the pipeline's own call gives, in the numbers of a picture."""
+def diffusers_output(pipe: Any, text: str, **more: Any) -> np.ndarray:
+    """The image or video of a plain call of the pipeline, as 8-bit pixels."""
     torch.set_num_threads(1)
     output = pipe(
-        wish, width=SIZE, height=SIZE, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(SEED),
+        text, width=SIZE, height=SIZE, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(SEED),
         output_type="np", **more,
     )  # fmt: skip
-    (made,) = output.frames if hasattr(output, "frames") else output.images
-    return (made * 255).round().astype(np.uint8)
+    (pixels,) = output.frames if hasattr(output, "frames") else output.images
+    return (pixels * 255).round().astype(np.uint8)
 
 
-def drawn(client: OpenAI, wish: str, **extra: Any) -> tuple[np.ndarray, str | None]:
-    """The picture of a wish, and the prompt that it was drawn from where another stage wrote that."""
-    answer = client.images.generate(
-        prompt=wish, size=f"{SIZE}x{SIZE}", extra_body={"seed": SEED, "num_inference_steps": STEPS, **extra}
+def generate(client: OpenAI, text: str, **extra: Any) -> tuple[np.ndarray, str | None]:
+    """The image of a prompt, and the prompt that a stage before wrote for it, if there is one."""
+    response = client.images.generate(
+        prompt=text, size=f"{SIZE}x{SIZE}", extra_body={"seed": SEED, "num_inference_steps": STEPS, **extra}
     )
-    assert answer.data
-    picture = Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json or "")))
-    return np.asarray(picture.convert("RGB")), answer.data[0].revised_prompt
+    assert response.data
+    image = Image.open(io.BytesIO(base64.b64decode(response.data[0].b64_json or "")))
+    return np.asarray(image.convert("RGB")), response.data[0].revised_prompt
 
 
-def test_there_is_a_test_of_every_example() -> None:
-    told = set(re.findall(r'served\("([\w.-]+)"', Path(__file__).read_text()))
-    told |= {row[0] for row in PICTURES} | SERVED_ELSEWHERE
-    assert told == {file.stem for file in EXAMPLES.glob("*.yaml")}
+def test_every_example_has_a_test() -> None:
+    tested = set(re.findall(r'served\("([\w.-]+)"', Path(__file__).read_text()))
+    tested |= {row[0] for row in PICTURES} | SERVED_ELSEWHERE
+    assert tested == {file.stem for file in EXAMPLES.glob("*.yaml")}
 
 
 PICTURES = [
@@ -127,31 +127,31 @@ PICTURES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "source", "asked"), PICTURES, ids=[row[0] for row in PICTURES])
-def test_a_picture_is_that_of_diffusers(
-    name: str, source: str, asked: dict[str, Any], hub: Hub, cache: Path, tmp_path: Path
+@pytest.mark.parametrize(("name", "source", "options"), PICTURES, ids=[row[0] for row in PICTURES])
+def test_an_image_equals_that_of_diffusers(
+    name: str, source: str, options: dict[str, Any], hub: Hub, cache: Path, tmp_path: Path
 ) -> None:
-    expected = own(model(hub, source), prompt(1), **asked)
-    extra = {"guidance_scale" if key == "true_cfg_scale" else key: value for key, value in asked.items()}
+    expected = diffusers_output(diffusers_pipeline(hub, source), prompt(1), **options)
+    extra = {"guidance_scale" if key == "true_cfg_scale" else key: value for key, value in options.items()}
     with served(name, hub, cache, tmp_path) as (client, _):
-        picture, _ = drawn(client, prompt(1), **extra)
+        picture, _ = generate(client, prompt(1), **extra)
     assert picture.shape == (SIZE, SIZE, 3)
     np.testing.assert_array_equal(picture, expected)
 
 
-def test_a_rewritten_prompt_is_that_of_transformers_and_its_picture_that_of_diffusers(
+def test_a_rewritten_prompt_equals_that_of_transformers_and_its_image_that_of_diffusers(
     hub: Hub, cache: Path, tmp_path: Path
 ) -> None:
     rewriter = yaml.safe_load((EXAMPLES / "prompt-rewriting.yaml").read_text())["spec"]["stages"][0]
     words = transformers.AutoTokenizer.from_pretrained(hub.models[REWRITER])
     messages = [{"role": "system", "content": rewriter["system"]}, {"role": "user", "content": prompt(2)}]
-    asked = words.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    inputs = words.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     writer = transformers.AutoModelForCausalLM.from_pretrained(hub.models[REWRITER])
-    tokens = writer.generate(**asked, max_new_tokens=rewriter["maxTokens"], do_sample=False)
-    written = words.decode(tokens[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
-    expected = own(model(hub, PICTURES[1][1]), written)
+    tokens = writer.generate(**inputs, max_new_tokens=rewriter["maxTokens"], do_sample=False)
+    written = words.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    expected = diffusers_output(diffusers_pipeline(hub, PICTURES[1][1]), written)
     with served("prompt-rewriting", hub, cache, tmp_path) as (client, _):
-        picture, rewritten = drawn(client, prompt(2))
+        picture, rewritten = generate(client, prompt(2))
         answer = client.chat.completions.create(
             model="prompt-rewriting", messages=[{"role": "user", "content": prompt(2)}], modalities=["text"]
         )
@@ -161,8 +161,8 @@ def test_a_rewritten_prompt_is_that_of_transformers_and_its_picture_that_of_diff
 
 
 def test_a_video_has_the_frames_of_diffusers(hub: Hub, cache: Path, tmp_path: Path) -> None:
-    """To the bit in the sheet of its frames; the video itself does not keep every bit."""
-    made = own(model(hub, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"), prompt(3), num_frames=5)
+    """The sprite sheet of the frames is exact. The video itself is compressed."""
+    expected = diffusers_output(diffusers_pipeline(hub, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"), prompt(3), num_frames=5)
     with served("wan-video", hub, cache, tmp_path) as (client, up):
         video = client.videos.create(
             prompt=prompt(3), size=f"{SIZE}x{SIZE}",  # type: ignore[arg-type] - of any size, not only of those of Sora
@@ -170,16 +170,16 @@ def test_a_video_has_the_frames_of_diffusers(hub: Hub, cache: Path, tmp_path: Pa
         )  # fmt: skip
         eventually(lambda: client.videos.retrieve(video.id).status in ("completed", "failed"), "the end of the video")
         file = client.videos.download_content(video.id).read()
-        frames_of_it = client.videos.download_content(video.id, variant="spritesheet").read()
+        sprite_sheet = client.videos.download_content(video.id, variant="spritesheet").read()
         client.videos.delete(video.id)
-        asked = ["--size=32x32", f"--seed={SEED}", f"--steps={STEPS}", "--seconds=0.31"]
-        done = run_omni(up.folder, "generate", prompt(3), "-o", str(tmp_path / "film.mp4"), *asked)
-        wrong = run_omni(up.folder, "generate", prompt(3), "-o", str(tmp_path / "film.png"), *asked[:3])
-        assert not list(client.videos.list()), "what was downloaded is deleted"
-    assert frames_of_it == encode_variants(made, 16.0)["spritesheet"].data
+        flags = ["--size=32x32", f"--seed={SEED}", f"--steps={STEPS}", "--seconds=0.31"]
+        done = run_omni(up.folder, "generate", prompt(3), "-o", str(tmp_path / "film.mp4"), *flags)
+        wrong = run_omni(up.folder, "generate", prompt(3), "-o", str(tmp_path / "film.png"), *flags[:3])
+        assert not list(client.videos.list()), "omni generate deletes its jobs"
+    assert sprite_sheet == encode_variants(expected, 16.0)["spritesheet"].data
     assert done.returncode == 0, done.stderr
     for mp4 in (file, (tmp_path / "film.mp4").read_bytes()):
-        assert np.abs(decoded(mp4).astype(int) - made).mean() < 10
+        assert np.abs(decoded(mp4).astype(int) - expected).mean() < 10
     assert done.stdout.startswith(f"{tmp_path / 'film.mp4'}  seed {SEED}  ")
     assert wrong.returncode == 1
     assert wrong.stderr.endswith("leave -o out for text, or give -o FILE.mp4 for a video\n")
@@ -190,18 +190,18 @@ def decoded(file: bytes) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def test_what_is_served_to_others_has_limits(hub: Hub, cache: Path, tmp_path: Path) -> None:
-    """On this machine in plain HTTP and without keys: those are a cluster's Secrets."""
+def test_the_public_example_has_limits(hub: Hub, cache: Path, tmp_path: Path) -> None:
+    """On this machine it has neither TLS nor API keys, because those come from Secrets of a cluster."""
     with served("digits-public", hub, cache, tmp_path) as (client, up):
-        picture, _ = drawn(client, "a red three on black background")
+        picture, _ = generate(client, "a red three on black background")
         with pytest.raises(BadRequestError, match="more than the 50 allowed"):
-            drawn(client, "a red three", num_inference_steps=51)
+            generate(client, "a red three", num_inference_steps=51)
         assert httpx.get(f"{up.url}/").status_code == 404, "there is no playground"
     assert read(Image.fromarray(picture)) == Reading(3, "red", "black")
 
 
-def test_the_thinkers_words_are_the_painters_prompt(hub: Hub, cache: Path, tmp_path: Path) -> None:
+def test_the_text_of_the_thinker_is_the_prompt_of_the_painter(hub: Hub, cache: Path, tmp_path: Path) -> None:
     with served("digits-thinker-text", hub, cache, tmp_path) as (client, _):
-        picture, written = drawn(client, "two plus five, in blue")
+        picture, written = generate(client, "two plus five, in blue")
     assert written == "a blue seven on black background"
     assert read(Image.fromarray(picture)) == Reading(7, "blue", "black")
