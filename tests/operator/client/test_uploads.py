@@ -38,7 +38,9 @@ def inpaint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def image_to_video(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A tiny pipeline that makes a video from an image."""
     folder = tmp_path_factory.mktemp("image_to_video")
-    model = save_specimen("StableVideoDiffusionPipeline", folder, width=32, height=32, num_frames=2, num_inference_steps=2)
+    model = save_specimen(
+        "StableVideoDiffusionPipeline", folder, width=32, height=32, num_frames=2, num_inference_steps=2
+    )
     with head(model) as process:
         yield process.port
 
