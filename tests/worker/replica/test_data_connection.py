@@ -75,21 +75,21 @@ HEAD = """
 import asyncio, sys
 import numpy as np
 from omni_worker.replica.client import ReplicaClient
-from tests.worker.replica.data_connection import Heard, ask
+from tests.worker.replica.data_connection import ReceivedUpdates, ask
 
 async def main():
     client = ReplicaClient(f"tcp://127.0.0.1:{sys.argv[1]}", lambda is_open: None)
     result = [await ask(client, f"first-{i}", "echo", a=np.ones(1 << 20, np.uint8)) for i in range(3)]
     print("ready", flush=True)
     sys.stdin.readline()
-    heard = Heard()
-    asked = asyncio.create_task(ask(client, "long", sys.argv[2], heard))
-    while not heard.pieces:
+    updates = ReceivedUpdates()
+    asked = asyncio.create_task(ask(client, "long", sys.argv[2], updates))
+    while not updates.pieces:
         await asyncio.sleep(0.01)
     print("begun", flush=True)
     await asked
     whole = "".join(f"{i} " for i in range(int(sys.argv[2].split()[-1])))
-    print(heard.text == whole, heard.pieces, len(heard.previews))
+    print(updates.text == whole, updates.pieces, len(updates.previews))
 
 asyncio.run(main())
 """
@@ -132,9 +132,9 @@ def test_a_head_that_is_stopped_grows_no_queue_holds_up_nobody_and_misses_nothin
                 assert await head.line() == ["begun"]
                 head.process.send_signal(signal.SIGSTOP)
                 (peer,) = {server._requests[id].peer for id in server._requests}
-                heard = ReceivedUpdates()
-                await ask(other, "other", "write 300", heard)
-                assert heard.text == "".join(f"{i} " for i in range(300))
+                updates = ReceivedUpdates()
+                await ask(other, "other", "write 300", updates)
+                assert updates.text == "".join(f"{i} " for i in range(300))
                 await eventually(lambda: "long" not in server._requests)
                 assert len(server._outgoing.peer(peer).outbox) < 10
                 assert resident() - before < 300 * MIB, "of which 300 previews of 1 MiB were made"
