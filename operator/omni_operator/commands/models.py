@@ -7,7 +7,7 @@ from collections import Counter
 from omni_operator.client.model_cards import ReplicaModel, fetch_model_names, fetch_replica_models
 from omni_operator.commands import flags
 from omni_operator.commands.model_survey import ModelInfo, model_info
-from omni_operator.commands.table import format_table
+from omni_operator.commands.terminal.table import format_table
 
 HELP = """Show what models a running pipeline serves, what they take, and their defaults; or whether a MODEL steps.
 

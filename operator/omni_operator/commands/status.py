@@ -5,7 +5,7 @@ import json
 
 from omni_operator.client.live_view import PipelineView, fetch_view
 from omni_operator.commands import flags
-from omni_operator.commands.table import format_table
+from omni_operator.commands.terminal.table import format_table
 
 HELP = """Show a running pipeline's stages and replicas, their states and loads.
 

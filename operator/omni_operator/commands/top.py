@@ -18,7 +18,7 @@ from omni_operator.client.errors import RequestFailed
 from omni_operator.client.live_view import UP, PipelineView, fetch_view
 from omni_operator.commands import flags
 from omni_operator.commands.rates import stage_rate
-from omni_operator.commands.terminal_keys import single_keys
+from omni_operator.commands.terminal.keys import single_keys
 
 HELP = """Watch a running pipeline: its stages, replicas, queues, step times, rates, and the requests under way.
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from omni_operator.client import local_runs
 from omni_operator.client.local_runs import LocalRun
-from omni_operator.commands.startup_display import StartupDisplay
+from omni_operator.commands.terminal.startup_display import StartupDisplay
 from omni_operator.controller.pipeline_secret import new_secret
 from omni_operator.crd import manifest_file
 from omni_operator.crd.spec.pipeline import OmniPipeline

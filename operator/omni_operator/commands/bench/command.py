@@ -23,7 +23,7 @@ from omni_operator.commands.bench import figures, plot, workload
 from omni_operator.commands.bench.figures import Report
 from omni_operator.commands.bench.load import Round, Sample, run_round
 from omni_operator.commands.bench.workload import BadWorkload, BenchRequest
-from omni_operator.commands.table import format_table
+from omni_operator.commands.terminal.table import format_table
 
 HELP = """Load one or two running pipelines through their API, and measure throughput and latency.
 
