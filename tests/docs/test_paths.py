@@ -8,7 +8,7 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 BASES = (PROJECT, PROJECT / "operator/omni_operator", PROJECT / "worker/omni_worker")
 PAGES = sorted([PROJECT / "CONTRIBUTING.md", PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")])
-FILE = re.compile(r"`((?:[a-z_]+/)+[a-z_]+\.py|(?:[a-z_]+/){2,})`")
+FILE = re.compile(r"`((?:[a-z_]+/)+[a-z_]+\.py|(?:[a-z_]+/)+)`")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
