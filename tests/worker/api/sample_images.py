@@ -33,6 +33,6 @@ def pixels(b64):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(b64))).convert("RGB")).astype(int)
 
 
-def edit(port, image, **asked):
-    asked["extra_body"] = {"seed": 1, **asked.get("extra_body", {})}
-    return client_of(port).images.edit(image=image, prompt=PROMPT, **asked)
+def edit(port, image, **fields):
+    fields["extra_body"] = {"seed": 1, **fields.get("extra_body", {})}
+    return client_of(port).images.edit(image=image, prompt=PROMPT, **fields)

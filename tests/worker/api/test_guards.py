@@ -87,16 +87,16 @@ def test_a_file_without_keys_is_refused_at_the_start(tmp_path):
 
 def test_a_body_that_is_too_long_is_not_read(port):
     headers = {"Authorization": "Bearer first-key"}
-    told = httpx.post(url(port, "/v1/images/generations"), json={"prompt": "x" * 20_000}, headers=headers)
+    with_length = httpx.post(url(port, "/v1/images/generations"), json={"prompt": "x" * 20_000}, headers=headers)
 
     def pieces():
         for _ in range(20):
             yield b" " * 1000
 
-    untold = httpx.post(
+    without_length = httpx.post(
         url(port, "/v1/images/generations"), content=pieces(), headers=headers | {"Content-Type": "application/json"}
     )
-    for answer in (told, untold):
+    for answer in (with_length, without_length):
         assert answer.status_code == 413
         assert answer.json()["error"]["type"] == "invalid_request_error"
         assert "longer than the 10000 bytes" in answer.json()["error"]["message"]
@@ -108,13 +108,13 @@ def test_a_body_that_is_too_long_is_not_read(port):
     ("origin", "allowed"), [("https://pages.example", "https://pages.example"), ("https://other.example", None)]
 )
 def test_pages_of_the_origins_that_were_named_may_call(port, origin, allowed):
-    asked = {
+    preflight = {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization",
     }
     for answer in (
-        httpx.options(url(port, "/v1/images/generations"), headers=asked),
+        httpx.options(url(port, "/v1/images/generations"), headers=preflight),
         httpx.get(url(port, "/v1/models"), headers={"Origin": origin, "Authorization": "Bearer first-key"}),
         httpx.get(url(port, "/v1/models"), headers={"Origin": origin}),
     ):

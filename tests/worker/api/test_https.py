@@ -30,7 +30,7 @@ async def scheme(request):
 
 
 @pytest.fixture
-def made(tmp_path):
+def make_certificate(tmp_path):
     """Makes a certificate with a given name."""
 
     return functools.partial(certificate, tmp_path)
@@ -42,16 +42,16 @@ def often(monkeypatch):
     monkeypatch.setattr(http_server, "CERTIFICATE_SECONDS", 0.02)
 
 
-def asked(port, authority):
+def scheme_and_name(port, authority):
     """The scheme that the server sees, and the name in the certificate that it shows; it must be of `authority`."""
     connection = http.client.HTTPSConnection(
         "localhost", port, timeout=10, context=ssl.create_default_context(cafile=authority)
     )
     connection.request("GET", "/")
     answer = connection.getresponse().read().decode()
-    shown = dict(pair for (pair,) in connection.sock.getpeercert()["subject"])["commonName"]
+    name = dict(pair for (pair,) in connection.sock.getpeercert()["subject"])["commonName"]
     connection.close()
-    return answer, shown
+    return answer, name
 
 
 def serving(certificate, steps):
@@ -81,27 +81,27 @@ def until(check):
     raise AssertionError("never came")
 
 
-def test_a_new_certificate_takes_the_place_of_the_old_one_for_new_connections(made, often):
-    (chain, key), (later, later_key) = made("first"), made("second")
+def test_a_new_certificate_takes_the_place_of_the_old_one_for_new_connections(make_certificate, often):
+    (chain, key), (later, later_key) = make_certificate("first"), make_certificate("second")
 
     def steps(port):
-        assert asked(port, chain) == ("https", "first")
+        assert scheme_and_name(port, chain) == ("https", "first")
         authority = shutil.copy(later, later.with_suffix(".authority"))
         later_key.replace(key)
         later.replace(chain)
-        until(lambda: asked(port, authority) == ("https", "second"))
+        until(lambda: scheme_and_name(port, authority) == ("https", "second"))
 
     serving(Certificate(str(chain), str(key)), steps)
 
 
-def test_a_certificate_that_is_none_leaves_the_one_before_in_use_and_is_said(made, often, caplog):
-    chain, key = made("first")
+def test_a_certificate_that_is_none_leaves_the_one_before_in_use_and_is_said(make_certificate, often, caplog):
+    chain, key = make_certificate("first")
     authority = shutil.copy(chain, chain.with_suffix(".authority"))
 
     def steps(port):
         chain.write_text("nonsense")
         until(lambda: "the certificate as it was before is still in use" in caplog.text)
-        assert asked(port, authority) == ("https", "first")
+        assert scheme_and_name(port, authority) == ("https", "first")
 
     serving(Certificate(str(chain), str(key)), steps)
 
@@ -113,8 +113,10 @@ def test_a_certificate_that_is_none_leaves_the_one_before_in_use_and_is_said(mad
         ("first.crt", "second.key", "expected a certificate and its private key, in PEM"),
     ],
 )
-def test_what_is_no_certificate_is_refused_by_its_flag_before_anything_is_served(made, tmp_path, chain, key, says):
-    made("first"), made("second")
+def test_what_is_no_certificate_is_refused_by_its_flag_before_anything_is_served(
+    make_certificate, tmp_path, chain, key, says
+):
+    make_certificate("first"), make_certificate("second")
     certificate = Certificate(str(tmp_path / chain), str(tmp_path / key) if key else None)
     with pytest.raises(CommandError, match="--ssl-certfile") as caught:
         HttpServer(Starlette(), "127.0.0.1", free_ports(1)[0], 1.0, certificate)
@@ -125,8 +127,8 @@ def test_what_is_no_certificate_is_refused_by_its_flag_before_anything_is_served
 
 
 @pytest.mark.processes
-def test_a_head_speaks_https_and_the_commands_trust_who_they_are_told_to(made, tmp_path):
-    chain, key = made("head")
+def test_a_head_speaks_https_and_the_commands_trust_who_they_are_told_to(make_certificate, tmp_path):
+    chain, key = make_certificate("head")
     api, master, router, pub, data = free_ports(5)
     head = Process(
         "builtin://digits", "--host", "127.0.0.1", "--port", str(api), "--omni-master-address", "127.0.0.1",

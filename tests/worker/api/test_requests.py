@@ -147,10 +147,10 @@ def test_the_clients_request_id_names_the_request(pipeline):
 def test_head_is_answered_as_get_is_but_for_the_body(pipeline, path):
     with httpx.Client(base_url=f"http://127.0.0.1:{pipeline.head.port}") as client:
         for _ in range(2):  # over one connection: a body would be taken for the next answer
-            asked, got = client.head(path), client.get(path)
-            assert (asked.status_code, asked.content, got.status_code) == (200, b"", 200)
-            assert asked.headers["content-type"] == got.headers["content-type"]
-            assert int(asked.headers["content-length"]) > 0
+            head, got = client.head(path), client.get(path)
+            assert (head.status_code, head.content, got.status_code) == (200, b"", 200)
+            assert head.headers["content-type"] == got.headers["content-type"]
+            assert int(head.headers["content-length"]) > 0
 
 
 def test_a_client_that_leaves_has_its_request_aborted_and_others_go_on(pipeline):

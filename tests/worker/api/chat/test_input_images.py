@@ -27,10 +27,10 @@ def image_part(image, name="image"):
     return {"type": "image_url", "image_url": {"url": url, "detail": "auto"}}
 
 
-def chat(port, *parts, before=(), **asked):
+def chat(port, *parts, before=(), **fields):
     messages = [*before, {"role": "user", "content": [{"type": "text", "text": PROMPT}, *parts]}]
     return client_of(port).chat.completions.create(
-        model="tiny", messages=messages, modalities=["image"], extra_body={"seed": 1}, **asked
+        model="tiny", messages=messages, modalities=["image"], extra_body={"seed": 1}, **fields
     )
 
 

@@ -65,9 +65,9 @@ def test_a_stream_shows_the_edit_while_it_is_made(port):
 
 
 def test_a_mask_says_where_to_paint(inpainting):
-    def painted(prompt, image, **asked):
+    def painted(prompt, image, **fields):
         answer = client_of(inpainting).images.edit(
-            image=image, prompt=prompt, extra_body={"seed": 1, "strength": 1.0}, **asked
+            image=image, prompt=prompt, extra_body={"seed": 1, "strength": 1.0}, **fields
         )
         return pixels(answer.data[0].b64_json)
 
@@ -82,12 +82,12 @@ def test_a_mask_says_where_to_paint(inpainting):
     changed = np.abs(black - grey).mean(axis=(0, 2))
     assert changed[:8].mean() < 15
     assert changed[24:].mean() > 40
-    own = painted("a red three on black background", image_file(half_transparent()))
-    assert np.abs(black - own).max() <= 2, "a picture may be its own mask"
+    by_itself = painted("a red three on black background", image_file(half_transparent()))
+    assert np.abs(black - by_itself).max() <= 2, "a picture may be its own mask"
 
 
 @pytest.mark.parametrize(
-    ("image", "asked", "param", "says"),
+    ("image", "fields", "param", "says"),
     [
         pytest.param(("x.png", b"no picture"), {}, "image", "not a picture in PNG, JPEG or WebP", id="no picture"),
         pytest.param([SOLID] * 2, {}, "image", "takes one picture, not 2", id="two pictures"),
@@ -100,9 +100,9 @@ def test_a_mask_says_where_to_paint(inpainting):
         pytest.param(SOLID, {"background": "transparent"}, "background", "every pixel", id="transparency"),
     ],
 )
-def test_what_is_refused_is_refused_with_the_reason(port, image, asked, param, says):
+def test_what_is_refused_is_refused_with_the_reason(port, image, fields, param, says):
     with pytest.raises(openai.BadRequestError) as caught:
-        edit(port, image, **asked)
+        edit(port, image, **fields)
     assert caught.value.param == param
     assert says in caught.value.message
 

@@ -24,8 +24,8 @@ def port():
         yield process.port
 
 
-def draw(port, **asked):
-    return client_of(port).images.generate(prompt=PROMPT, **asked)
+def draw(port, **fields):
+    return client_of(port).images.generate(prompt=PROMPT, **fields)
 
 
 def opened(b64):
@@ -57,12 +57,12 @@ def test_quality_is_a_share_of_the_models_own_steps(port):
     by_steps = {
         steps: pixels(draw(port, extra_body={"seed": 1, "steps": steps}).data[0].b64_json) for steps in (2, 4, 6)
     }
-    for quality, steps, told in (
+    for quality, steps, reported in (
         ("low", 2, "low"), ("medium", 4, "medium"), ("auto", 4, "medium"), ("standard", 4, "medium"), ("hd", 6, "high"),
     ):  # fmt: skip
         answer = draw(port, quality=quality, extra_body={"seed": 1})
         assert np.abs(pixels(answer.data[0].b64_json) - by_steps[steps]).max() <= 2, quality
-        assert answer.quality == told
+        assert answer.quality == reported
 
 
 def test_every_field_may_be_null(port):
@@ -111,7 +111,7 @@ def test_a_stream_that_cannot_begin_is_an_error_and_no_stream(port):
 
 
 @pytest.mark.parametrize(
-    ("asked", "param", "says"),
+    ("fields", "param", "says"),
     [
         pytest.param({"response_format": "url"}, "response_format", "come in the response", id="links"),
         pytest.param({"background": "transparent"}, "background", "paint every pixel", id="transparency"),
@@ -130,9 +130,9 @@ def test_a_stream_that_cannot_begin_is_an_error_and_no_stream(port):
         pytest.param({"extra_body": {"seed": "7"}}, "seed", "valid integer", id="a number in quotes"),
     ],
 )
-def test_what_is_refused_is_refused_with_the_reason(port, asked, param, says):
+def test_what_is_refused_is_refused_with_the_reason(port, fields, param, says):
     with pytest.raises(openai.BadRequestError) as caught:
-        draw(port, **asked)
+        draw(port, **fields)
     assert caught.value.param == param
     assert says in caught.value.message
 

@@ -22,9 +22,9 @@ PARTS = {
 @pytest.mark.parametrize("row", PARTS)
 @pytest.mark.parametrize("same", [{}, {"if-range": TAG}], ids=["any", "of the same file"])
 def test_a_part_is_what_was_asked_for_and_says_so(row, same):
-    range, data, told = PARTS[row]
+    range, data, content_range = PARTS[row]
     answer = range_response(FILE, TAG, {"range": range, **same})
-    assert (answer.status_code, answer.body, answer.headers["content-range"]) == (206, data, told)
+    assert (answer.status_code, answer.body, answer.headers["content-range"]) == (206, data, content_range)
     assert (answer.headers["content-length"], answer.media_type) == (str(len(data)), "video/mp4")
 
 

@@ -35,8 +35,8 @@ def port(model, tmp_path_factory):
         yield process.port
 
 
-def create(port, prompt="a red panda", size="32x32", extra=SMALL, **asked):
-    return client_of(port).videos.create(prompt=prompt, size=size, extra_body=extra, **asked)
+def create(port, prompt="a red panda", size="32x32", extra=SMALL, **fields):
+    return client_of(port).videos.create(prompt=prompt, size=size, extra_body=extra, **fields)
 
 
 def ended(port, id, seconds=60):
@@ -139,7 +139,7 @@ def test_videos_are_listed_page_by_page(port):
 
 def test_what_is_refused_is_refused_with_the_reason(port):
     videos = client_of(port).videos
-    for asked, param, says in (
+    for fields, param, says in (
         ({"seconds": "long"}, "seconds", "pattern"),
         ({"seconds": "60"}, "seconds", "more than the 200 allowed"),
         ({"seconds": "4", "extra": SMALL}, "num_frames", "leave one out"),
@@ -150,7 +150,7 @@ def test_what_is_refused_is_refused_with_the_reason(port):
         ({"input_reference": ("x.png", png())}, "input_reference", "takes no picture"),
     ):
         with pytest.raises(openai.APIStatusError) as caught:
-            create(port, **{"extra": {}, **asked})
+            create(port, **{"extra": {}, **fields})
         assert caught.value.param == param
         assert says in caught.value.message
     for call in (
