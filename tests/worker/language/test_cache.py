@@ -9,7 +9,7 @@ from omni_worker.language.cache import BLOCK, SlotCache
 
 def write(cache, ids, lengths, values):
     """As a model does: each request's states are its own value at every place."""
-    order = cache.enter([(id, 0, length) for id, length in zip(ids, lengths, strict=True)])
+    order = cache.set_layout([(id, 0, length) for id, length in zip(ids, lengths, strict=True)])
     told = [float(values[i]) for i in order for _ in range(lengths[i])]
     states = torch.tensor(told).view(1, 1, -1, 1).expand(-1, 2, -1, 4)
     for layer in cache.layers:
@@ -18,9 +18,9 @@ def write(cache, ids, lengths, values):
 
 
 def read(cache, id):
-    cache.enter([(id, 0, 1)])
-    [part], layer = cache.current.layout.parts, cache.layers[0]
-    return layer.keys[part.rows][0, :, :, 0].max().item(), layer.values[part.rows][0, :, :, 0].min().item()
+    cache.set_layout([(id, 0, 1)])
+    [segment], layer = cache.current.layout.segments, cache.layers[0]
+    return layer.keys[segment.rows][0, :, :, 0].max().item(), layer.values[segment.rows][0, :, :, 0].min().item()
 
 
 @settings(deadline=None)
@@ -39,7 +39,7 @@ def test_requests_keep_what_they_wrote(events, data):
         write(cache, together, [length] * len(together), [step + 1] * len(together))
         for one, value in held.items():
             assert read(cache, one) == (value, -value)
-    assert sorted(cache.holders) == sorted(held)
+    assert sorted(cache.ids) == sorted(held)
 
 
 def test_single_tokens_are_of_neighbouring_rows_and_stand_first():
@@ -50,8 +50,8 @@ def test_single_tokens_are_of_neighbouring_rows_and_stand_first():
     for one in "be":
         cache.release(one)
     calls = [("f", 3, 1), ("d", 3, 2), ("c", 3, 1), ("a", 3, 1)]
-    order = cache.enter(calls)
-    singles, more = cache.current.layout.parts
+    order = cache.set_layout(calls)
+    singles, more = cache.current.layout.segments
     assert (singles.begin, singles.end, singles.span) == (0, 3, 4)
     assert (more.begin, more.end, more.span) == (3, 5, 5)
     assert cache.layers[0].keys[singles.rows][:, 0, 0, 0].tolist() == [
@@ -77,7 +77,7 @@ def test_there_is_no_more_than_there_is():
     assert cache.reserve(["b"], 1)
     assert not cache.reserve(["c"], 1)
     assert not cache.reserve(["b"], 3 * BLOCK)
-    assert cache.holders == ["a", "b"]
+    assert cache.ids == ["a", "b"]
     cache.release("a")
     assert cache.reserve(["b"], 4 * BLOCK)
     cache.release("b")

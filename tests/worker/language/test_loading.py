@@ -16,7 +16,7 @@ from tests.worker.language import tiny_models
 def test_every_kind_is_taken(kind):
     model = tiny_models.served(kind)
     assert model.context_length == tiny_models.CONTEXT
-    assert model.slots.cache.holders == []
+    assert model.slots.cache.ids == []
 
 
 def test_a_recurrent_model_is_refused():

@@ -28,14 +28,14 @@ def test_each_row_keeps_the_tokens_that_transformers_keeps(asked):
     "choice", [TokenSampling(0.7), TokenSampling(1.3, 0.8), TokenSampling(1.0, 1.0, 5), TokenSampling(0.9, 0.7, 12)]
 )
 def test_draws_follow_the_distribution(choice):
-    scores, chance, count = SCORES[0], RandomNumbers(3), 20_000
+    scores, numbers, count = SCORES[0], RandomNumbers(3), 20_000
     warped = TemperatureLogitsWarper(choice.temperature)(None, scores[None])
     if choice.top_k:
         warped = TopKLogitsWarper(choice.top_k)(None, warped)
     if choice.top_p < 1.0:
         warped = TopPLogitsWarper(choice.top_p)(None, warped)
     shares = torch.softmax(warped[0], -1)
-    choices = [TokenSampling(choice.temperature, choice.top_p, choice.top_k, chance.at(i)) for i in range(count)]
+    choices = [TokenSampling(choice.temperature, choice.top_p, choice.top_k, numbers.at(i)) for i in range(count)]
     drawn = torch.bincount(torch.tensor(sample_tokens(scores.expand(count, -1), choices)), minlength=50) / count
     assert (drawn - shares).abs().max() < 0.015
     assert drawn[shares == 0].sum() == 0
@@ -43,15 +43,15 @@ def test_draws_follow_the_distribution(choice):
 
 def test_the_least_and_the_greatest_chance_draw_tokens_that_can_be_drawn():
     scores = torch.tensor([[-torch.inf, 1.0, 2.0, -torch.inf]])
-    assert sample_tokens(scores, [TokenSampling(1.0, chance=0.0)]) == [1]
-    assert sample_tokens(scores, [TokenSampling(1.0, chance=1.0 - 2**-53)]) == [2]
+    assert sample_tokens(scores, [TokenSampling(1.0, random=0.0)]) == [1]
+    assert sample_tokens(scores, [TokenSampling(1.0, random=1.0 - 2**-53)]) == [2]
 
 
 def test_a_row_draws_the_same_among_any_others():
     choices = [
         TokenSampling(0.0),
-        TokenSampling(0.8, chance=0.3),
-        TokenSampling(1.0, 0.5, chance=0.9),
+        TokenSampling(0.8, random=0.3),
+        TokenSampling(1.0, 0.5, random=0.9),
         TokenSampling(2.0, 1.0, 3, 0.6),
     ] * 2
     together = sample_tokens(SCORES, choices[:6])
@@ -67,7 +67,7 @@ def test_without_temperature_the_likeliest_is_taken():
 def test_scores_that_are_no_numbers_draw_nothing(temperature):
     scores = SCORES[:3].clone()
     scores[1, 7] = torch.nan
-    drawn = sample_tokens(scores, [TokenSampling(temperature, chance=0.5)] * 3)
+    drawn = sample_tokens(scores, [TokenSampling(temperature, random=0.5)] * 3)
     assert drawn[1] == -1
     assert min(drawn[0], drawn[2]) >= 0
 

@@ -1,4 +1,4 @@
-"""The text of an answer comes in pieces that nothing later changes, and ends where it is told to."""
+"""Streamed text is final, and ends before the first stop string."""
 
 import pytest
 from hypothesis import given
@@ -9,64 +9,64 @@ from omni_worker.language.text import IncrementalDetokenizer, TextTokenizer
 from omni_worker.requests import GenerationParams, Message
 from tests.worker.language.tiny_models import START, tokenizer
 
-LANGUAGE = TextTokenizer(tokenizer())
+TOKENIZER = TextTokenizer(tokenizer())
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[answer]{% endif %}"
 )
 
 
 def tokens(text):
-    return LANGUAGE.encode(GenerationParams(prompt=text))
+    return TOKENIZER.encode(GenerationParams(prompt=text))
 
 
 @given(st.text(min_size=1))
 def test_pieces_make_the_whole_text(text):
-    pieces = IncrementalDetokenizer(LANGUAGE.decode)
-    parts = [pieces.add(token) for token in tokens(text)]
-    assert "".join([*parts, pieces.end()]) == text == pieces.text
+    detokenizer = IncrementalDetokenizer(TOKENIZER.decode)
+    parts = [detokenizer.add(token) for token in tokens(text)]
+    assert "".join([*parts, detokenizer.flush()]) == text == detokenizer.text
     assert not any("\ufffd" in part for part in parts if "\ufffd" not in text)
 
 
 def test_a_character_comes_when_its_last_byte_has():
-    pieces = IncrementalDetokenizer(LANGUAGE.decode)
-    assert [pieces.add(token) for token in tokens("a€b😀")] == ["a", "", "", "€", "b", "", "", "", "😀"]
+    detokenizer = IncrementalDetokenizer(TOKENIZER.decode)
+    assert [detokenizer.add(token) for token in tokens("a€b😀")] == ["a", "", "", "€", "b", "", "", "", "😀"]
 
 
 def test_an_unfinished_character_is_told_at_the_end():
-    pieces = IncrementalDetokenizer(LANGUAGE.decode)
-    assert [pieces.add(token) for token in tokens("a€")[:-1]] == ["a", "", ""]
-    assert pieces.end() == "\ufffd"
+    detokenizer = IncrementalDetokenizer(TOKENIZER.decode)
+    assert [detokenizer.add(token) for token in tokens("a€")[:-1]] == ["a", "", ""]
+    assert detokenizer.flush() == "\ufffd"
 
 
 def test_a_text_to_stop_at_is_found_over_tokens_and_not_told():
-    pieces = IncrementalDetokenizer(LANGUAGE.decode, ["END", "<|"])
+    detokenizer = IncrementalDetokenizer(TOKENIZER.decode, ["END", "<|"])
     parts = []
     for token in tokens("an EN and an END of it"):
-        parts.append(pieces.add(token))
-        if pieces.is_over:
+        parts.append(detokenizer.add(token))
+        if detokenizer.has_stopped:
             break
-    assert "".join(parts) + pieces.end() == "an EN and an " == pieces.text
+    assert "".join(parts) + detokenizer.flush() == "an EN and an " == detokenizer.text
 
 
 def test_what_may_be_the_beginning_of_a_stop_is_held_back():
-    pieces = IncrementalDetokenizer(LANGUAGE.decode, ["abc"])
-    assert [pieces.add(token) for token in tokens("xabab")] == ["x", "", "", "ab", ""]
-    assert pieces.end() == "ab"
+    detokenizer = IncrementalDetokenizer(TOKENIZER.decode, ["abc"])
+    assert [detokenizer.add(token) for token in tokens("xabab")] == ["x", "", "", "ab", ""]
+    assert detokenizer.flush() == "ab"
 
 
 @given(st.text("ab€", max_size=20), st.lists(st.text("ab€", min_size=1, max_size=4), max_size=3))
 def test_the_text_ends_before_the_first_stop_and_no_piece_was_wrong(text, stop):
-    pieces, parts = IncrementalDetokenizer(LANGUAGE.decode, stop), []
-    for token in LANGUAGE._tokenizer.encode(text):
-        parts.append(pieces.add(token))
-        if pieces.is_over:
+    detokenizer, parts = IncrementalDetokenizer(TOKENIZER.decode, stop), []
+    for token in TOKENIZER._tokenizer.encode(text):
+        parts.append(detokenizer.add(token))
+        if detokenizer.has_stopped:
             break
-    parts.append(pieces.end())
+    parts.append(detokenizer.flush())
     whole = "".join(parts)
-    assert whole == pieces.text
+    assert whole == detokenizer.text
     assert text.startswith(whole)
     assert not any(one in whole for one in stop)
-    assert pieces.is_over == any(one in text for one in stop)
+    assert detokenizer.has_stopped == any(one in text for one in stop)
 
 
 def test_a_conversation_is_written_by_the_models_template():
@@ -75,7 +75,7 @@ def test_a_conversation_is_written_by_the_models_template():
     )
     with_template = TextTokenizer(tokenizer(TEMPLATE))
     assert with_template.decode(with_template.encode(params)) == "[system]a[user]b[answer]"
-    assert LANGUAGE.decode(LANGUAGE.encode(params)) == "b"
+    assert TOKENIZER.decode(TOKENIZER.encode(params)) == "b"
 
 
 def test_a_template_that_refuses_says_why():

@@ -1,4 +1,4 @@
-"""Puts an engine together from its configuration: pipeline, runner, executor, scheduler."""
+"""Builds an engine from its configuration: pipeline, runner, executor, scheduler."""
 
 from collections.abc import Callable
 
@@ -28,14 +28,14 @@ def build_engine(
     on_failure: Callable[[Exception], None],
     on_step: Callable[[EngineStep], None] | None = None,
 ) -> tuple[Engine, ModelCard]:
-    """Load the model and build the engine around it, not yet started. Raises LoadError."""
+    """Load the model and build an engine for it, without starting it. Raises LoadError."""
     _check_parallelism(config, source)
     executor: Executor
     size = config.parallel_size * config.pipeline_parallel_size
     if size > 1:
         spec = RunnerSpec("omni_worker.engine.build:build_runner", (config, source.text, source.revision))
-        executor = several = MultiprocExecutor(spec, size, config.step_timeout)
-        card = several.card
+        executor = multiproc = MultiprocExecutor(spec, size, config.step_timeout)
+        card = multiproc.card
     else:
         runner, card = build_runner(Ranks(), config, source.text, source.revision)
         executor = UniProcExecutor(runner)
@@ -51,8 +51,8 @@ def build_engine(
 def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str | None) -> tuple[Runner, ModelCard]:
     """Load the model into this process, one of `ranks`. Raises LoadError."""
     source = model_source.parse(model, revision)
-    if _is_writer(config, source):
-        return _build_writer(ranks, config, source)
+    if _runs_language_model(config, source):
+        return _build_language_runner(ranks, config, source)
     pipeline = load(
         source,
         config.step_execution,
@@ -72,29 +72,29 @@ def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str |
     return RequestRunner(pipeline), pipeline.card
 
 
-def _is_writer(config: EngineConfig, source: ModelSource) -> bool:
-    """Whether the stage runs a language model, and no part of a pipeline of diffusers."""
+def _runs_language_model(config: EngineConfig, source: ModelSource) -> bool:
+    """Whether the stage runs a language model instead of a diffusers pipeline or a part of one."""
     return config.kind == "autoregressive" and (config.task == "generate" or source.is_language_model)
 
 
 def _check_parallelism(config: EngineConfig, source: ModelSource) -> None:
-    is_writer = _is_writer(config, source)
-    if is_writer and config.parallel_size > 1:
+    is_language_model = _runs_language_model(config, source)
+    if is_language_model and config.parallel_size > 1:
         raise LoadError(
             f"{source.text} writes text, and has no steps to divide: serve it with --cfg-parallel-size 1 "
             "(parallelism.cfg: 1), and spread its layers with --pipeline-parallel-size (parallelism.pipeline)"
         )
-    if not is_writer and config.pipeline_parallel_size > 1:
+    if not is_language_model and config.pipeline_parallel_size > 1:
         raise LoadError(
             f"{source.text} runs in a stage that does not write, and only a language model's layers can be spread: "
             "serve it with --pipeline-parallel-size 1 (parallelism.pipeline: 1)"
         )
 
 
-def _build_writer(ranks: Ranks, config: EngineConfig, source: ModelSource) -> tuple[Runner, ModelCard]:
-    writer = language.load(source, config.dtype, Chain(ranks.rank, ranks.size))
-    card = ModelCard(pipeline=writer.name, mode=config.task, context_length=writer.context_length)
-    return AutoregressiveRunner(writer, encode_only=config.task == "encode"), card
+def _build_language_runner(ranks: Ranks, config: EngineConfig, source: ModelSource) -> tuple[Runner, ModelCard]:
+    model = language.load(source, config.dtype, Chain(ranks.rank, ranks.size))
+    card = ModelCard(pipeline=model.name, mode=config.task, context_length=model.context_length)
+    return AutoregressiveRunner(model, encode_only=config.task == "encode"), card
 
 
 def _parts(config: EngineConfig) -> PipelineParts:

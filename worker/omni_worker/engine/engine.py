@@ -1,8 +1,8 @@
 """The engine's loop: the only driver of its scheduler and its executor.
 
-Other threads hand in requests through `add`, which asks the scheduler at once whether there is room: one that is
-turned away learns so without waiting for a step to end. What `abort` and `collective_rpc` hand in is put into an inbox,
-and the loop takes it between two steps. The scheduler has a lock around it, which nobody holds while its output runs.
+Other threads add requests with `add`. It asks the scheduler at once, so that a full queue rejects a request without
+waiting for a step to end. `abort` and `collective_rpc` put their calls into an inbox, which the loop empties between
+two steps. A lock protects the scheduler; no thread holds it while an output runs.
 """
 
 import logging
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class PendingRpc:
-    """A call of a runner method; its deadline covers the wait for its turn."""
+    """A call of a runner method that waits for the current step to end. Its deadline includes that wait."""
 
     method: str
     args: tuple[Any, ...]
@@ -44,7 +44,7 @@ class PendingRpc:
 
 @dataclass(frozen=True)
 class EngineStep:
-    """One turn of the loop, for whoever follows requests through it; times are in seconds since 1970."""
+    """A completed step of the engine, for traces. Times are in seconds since 1970."""
 
     scheduled: SchedulerOutput
     output: RunnerOutput
@@ -53,10 +53,11 @@ class EngineStep:
 
 
 class Engine:
-    """Runs in a thread of its own: `start`, then `add` from anywhere, then `stop`.
+    """Runs in a thread of its own: call `start`, then `add` from any thread, then `stop`.
 
-    `on_event` is called in that thread, or in the one that calls `add`. `on_step`, where there is one, is called in
-    that thread, before the events of the turn.
+    on_event: called in that thread, or in the thread that calls `add`
+    on_failure: called in that thread when the loop ends because the executor failed
+    on_step: called in that thread after each step, before its events
     """
 
     def __init__(
@@ -75,19 +76,19 @@ class Engine:
         self._inbox: deque[str | PendingRpc] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        self._lost: Exception | None = None
+        self._error: Exception | None = None
         self.steps = 0
         self.step_seconds = 0.0
         self._step_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Start the loop thread. From now on the loss of the executor's workers ends it, while it is idle too."""
-        self._executor.watch(self._lose)
+        """Start the loop's thread. From now on, a lost worker ends the loop, even while it is idle."""
+        self._executor.watch(self._fail)
         self._thread.start()
 
     def add(self, request: SchedulerRequest) -> None:
-        """Hand in a request; exactly one Finished event will follow, at once where the request is turned away."""
+        """Add a request. Exactly one Finished event follows, immediately if the request is rejected."""
         error: Exception
         try:
             with self._wake:
@@ -101,20 +102,20 @@ class Engine:
         self._emit([Finished(request.id, RequestStatus.FAILED, error=error)])
 
     def abort(self, id: str) -> None:
-        """End a request at the next step boundary. An id that is not held is passed over."""
+        """End a request after the current step. Unknown ids are ignored."""
         self._put(id)
 
     def collective_rpc(self, method: str, timeout: float = 10.0, args: tuple[Any, ...] = ()) -> "Future[list[Any]]":
-        """Call a method of every worker's runner between two steps; their answers in rank order.
+        """Call a method of every worker's runner between two steps; the future has the results in rank order.
 
-        TimeoutError if they have not come within `timeout` seconds, the wait for its turn included.
+        The future raises TimeoutError after `timeout` seconds, which include the wait for the current step.
         """
         call = PendingRpc(method, args, time.monotonic() + timeout)
         self._put(call)
         return call.future
 
     def stop(self, timeout: float | None = None) -> bool:
-        """End the loop after the step that runs, and shut the executor down; whether that was done within `timeout`."""
+        """End the loop after the current step and shut the executor down; returns whether it ended in time."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -123,29 +124,29 @@ class Engine:
 
     @property
     def load(self) -> EngineLoad:
-        """What the scheduler holds."""
+        """How many requests wait and run."""
         with self._wake:
             return self._scheduler.load
 
     @property
     def scheduler_stats(self) -> SchedulerStats:
-        """What the metrics show of the scheduler."""
+        """The scheduler's metrics."""
         with self._wake:
             return self._scheduler.stats(time.monotonic())
 
     @property
     def is_alive(self) -> bool:
-        """Whether the loop turns."""
+        """Whether the loop runs."""
         return self._thread.is_alive()
 
     @property
     def seconds_in_step(self) -> float:
-        """How long the step that runs now has been running; 0 where none does."""
+        """Seconds since the current step started; 0 if none runs."""
         began = self._step_began
         return 0.0 if began is None else time.monotonic() - began
 
     def step(self) -> None:
-        """One turn of the loop: take what came in, schedule, execute, update."""
+        """One iteration of the loop: empty the inbox, schedule, execute, update."""
         self._take_inbox()
         with self._wake:
             scheduled = self._scheduler.schedule(time.monotonic())
@@ -165,11 +166,13 @@ class Engine:
         try:
             while True:
                 with self._wake:
-                    self._wake.wait_for(lambda: self._inbox or self._stopping or self._lost or self._scheduler.has_work)
+                    self._wake.wait_for(
+                        lambda: self._inbox or self._stopping or self._error or self._scheduler.has_work
+                    )
                 if self._stopping:
                     break
-                if self._lost is not None:
-                    raise self._lost
+                if self._error is not None:
+                    raise self._error
                 self.step()
         except Exception as error:
             log.exception("the engine failed; this replica ends")
@@ -177,9 +180,9 @@ class Engine:
         finally:
             self._executor.shutdown()
 
-    def _lose(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         with self._wake:
-            self._lost = error
+            self._error = error
             self._wake.notify()
 
     def _take_inbox(self) -> None:
@@ -190,14 +193,14 @@ class Engine:
                     events = self._scheduler.abort([item])
                 self._emit(events)
             else:
-                self._answer(item)
+                self._run_rpc(item)
 
-    def _answer(self, call: PendingRpc) -> None:
+    def _run_rpc(self, call: PendingRpc) -> None:
         if time.monotonic() > call.deadline:
             call.future.set_exception(TimeoutError(f"{call.method}: its turn did not come in time"))
             return
         try:
-            answers = self._executor.collective_rpc(call.method, call.args, call.deadline - time.monotonic())
+            results = self._executor.collective_rpc(call.method, call.args, call.deadline - time.monotonic())
         except Exception as error:
             call.future.set_exception(error)
             if isinstance(error, ExecutorFailed):
@@ -206,7 +209,7 @@ class Engine:
             if time.monotonic() > call.deadline:
                 call.future.set_exception(TimeoutError(f"{call.method}: it took longer than its deadline"))
             else:
-                call.future.set_result(answers)
+                call.future.set_result(results)
 
     def _emit(self, events: list[SchedulerEvent]) -> None:
         for event in events:

@@ -1,4 +1,4 @@
-"""The engine as a library: requests in, their ends out, in the caller's own thread, with no server around it."""
+"""The engine as a library: runs requests in the caller's thread, without a server."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,16 +17,16 @@ def generate(
     scheduler: SchedulerInterface | None = None,
     on_event: Callable[[SchedulerEvent], None] | None = None,
 ) -> list[Finished]:
-    """Run `requests` batched at every step; how each ended, in their order.
+    """Run `requests`, batched at every step; returns how each finished, in their order.
 
-    A request is a GenerationParams, or the keyword arguments of the pipeline's own call: its result is then what the
-    call returns. One that fails has its error there; the others go on.
+    A request is a GenerationParams, or the keyword arguments of the pipeline's own call; its result is then what that
+    call returns. If a request fails, its entry has the error, and the others continue.
     """
-    ended: dict[str, Finished] = {}
+    finished: dict[str, Finished] = {}
 
     def collect(event: SchedulerEvent) -> None:
         if isinstance(event, Finished):
-            ended[event.id] = event
+            finished[event.id] = event
         if on_event is not None:
             on_event(event)
 
@@ -35,8 +35,8 @@ def generate(
     for i, request in enumerate(requests):
         engine.add(SchedulerRequest(str(i), request))
     try:
-        while len(ended) < len(requests):
+        while len(finished) < len(requests):
             engine.step()
     finally:
         runner.close()
-    return [ended[str(i)] for i in range(len(requests))]
+    return [finished[str(i)] for i in range(len(requests))]

@@ -1,4 +1,4 @@
 """Autoregressive models: loads them, and decodes many requests in one batch with a cache of its own.
 
-It computes tokens and text. Queues and processes are for `engine`.
+It computes tokens and text. It knows no queues and no processes: those belong to `engine`.
 """

@@ -1,7 +1,7 @@
-"""The keys and values of all requests: one row of every layer's tensors a request, whatever its length.
+"""The key-value cache of all requests: each request has one row (a slot) of every layer's tensors.
 
-Requests that go on by one token together sit in neighbouring rows, so that attention reads a view: where they do not,
-rows change places, which is rare, since requests that run together stay together.
+Requests that decode one token together have neighbouring rows, so that attention reads a view. If they do not, rows
+change places. That is rare, because requests that run together stay together.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from omni_worker.language.attention import CurrentLayout, Segment, TokenLayout
 
-BLOCK = 64  # tokens by which rows grow, at least
+BLOCK = 64  # rows grow by multiples of so many tokens
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's keys and values: (rows, heads, length, width) each. Made when the layer is first called."""
+    """One layer's keys and values, (rows, heads, length, width) each. Allocated when the layer is first called."""
 
     def __init__(self, slots: "SlotCache", is_sliding: bool) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write what a call adds, (1, heads, tokens, width), and give all that is held."""
+        """Write a call's keys and values, (1, heads, tokens, width); returns those of all rows."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         layout = self._slots.current.layout
@@ -51,9 +51,10 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """Rows for at most `max_tokens` together (None: no bound); `sliding` says of each layer if it sees a window only.
+    """Rows for at most `max_tokens` tokens in total (None: no bound). All rows have the same length.
 
-    Every row is as long as the longest must be. `enter` says where the next call of the model reads and writes.
+    `sliding` says for each layer whether it attends to a window only. `set_layout` determines where the next call of
+    the model reads and writes.
     """
 
     def __init__(self, sliding: Sequence[bool], device: torch.device | str = "cpu") -> None:
@@ -67,13 +68,13 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     @property
     def token_bytes(self) -> int:
-        """What one token of one request takes; 0 before the first call."""
-        made = [one for layer in self.layers if layer.is_initialized for one in (layer.keys, layer.values)]
-        return sum(one.shape[1] * one.shape[3] * one.element_size() for one in made)
+        """The memory of one token of one request; 0 before the first call."""
+        allocated = [one for layer in self.layers if layer.is_initialized for one in (layer.keys, layer.values)]
+        return sum(one.shape[1] * one.shape[3] * one.element_size() for one in allocated)
 
     @property
-    def holders(self) -> list[str]:
-        """The requests that have a row."""
+    def ids(self) -> list[str]:
+        """The ids of the requests that have a row."""
         return list(self._row)
 
     def get_query_offset(self, layer_idx: int = 0) -> Any:
@@ -81,25 +82,29 @@ class SlotCache(Cache):  # type: ignore[misc]
         return self.current.layout.positions
 
     def reserve(self, ids: Sequence[str], length: int) -> bool:
-        """Have a row of at least `length` tokens for each; what they hold stays. False where there is no room: then
-        nothing changed, and somebody is to give up a row."""
-        newcomers = [id for id in dict.fromkeys(ids) if id not in self._row]
-        rows = len(self._row) + len(newcomers)
+        """Give each request a row of at least `length` tokens, and keep what its row contains.
+
+        Returns False, without any change, if there is no room: another request must release its row first.
+        """
+        new_ids = [id for id in dict.fromkeys(ids) if id not in self._row]
+        rows = len(self._row) + len(new_ids)
         if rows > self.rows or length > self.length:
-            least = rows, -(-max(length, *self._reserved.values(), 1) // BLOCK) * BLOCK
-            ample = (
+            minimum = rows, -(-max(length, *self._reserved.values(), 1) // BLOCK) * BLOCK
+            preferred = (
                 self.rows if rows <= self.rows else max(rows, 2 * self.rows),
-                self.length if length <= self.length else max(least[1], self.length * 3 // 2 // BLOCK * BLOCK),
+                self.length if length <= self.length else max(minimum[1], self.length * 3 // 2 // BLOCK * BLOCK),
             )
-            size = next((one for one in (ample, least) if self._fits(*one)), None)
+            size = next((one for one in (preferred, minimum) if self._fits(*one)), None)
             if size is None:
                 return False
             self._resize(*size)
         taken = set(self._row.values())
         free = (row for row in range(self.rows) if row not in taken)
-        for id, row in zip(newcomers, free, strict=False):
+        for id, row in zip(new_ids, free, strict=False):
             self._row[id] = row
-            for layer in self._made:  # what another left must not be read, not even multiplied by nought: it may be NaN
+            for (
+                layer
+            ) in self._allocated:  # another request's values must not even be multiplied by zero: they may be NaN
                 layer.keys[row].zero_()
                 layer.values[row].zero_()
         self._reserved.update((id, max(length, self._reserved.get(id, 0))) for id in ids)
@@ -109,37 +114,39 @@ class SlotCache(Cache):  # type: ignore[misc]
         return self.max_tokens is None or rows * length <= self.max_tokens
 
     def release(self, id: str) -> None:
-        """Give up a row; an id that has none is passed over."""
+        """Release a request's row. Ids without a row are ignored."""
         self._row.pop(id, None)
         self._reserved.pop(id, None)
 
-    def enter(self, calls: Sequence[tuple[str, int, int]]) -> list[int]:
-        """Aim the next call at these requests, which have rows: of each, so many tokens from a position on.
+    def set_layout(self, inputs: Sequence[tuple[str, int, int]]) -> list[int]:
+        """Set the layout of the next call. An input is (id of a request with a row, first position, number of tokens).
 
-        Gives the order in which their tokens are to be put one after another.
+        Returns the order in which the inputs' tokens must be concatenated.
         """
-        singles = [i for i, (_, _, count) in enumerate(calls) if count == 1]
-        parts: list[Segment] = []
+        singles = [i for i, (_, _, count) in enumerate(inputs) if count == 1]
+        segments: list[Segment] = []
         if singles:
-            first = self._gather([calls[i][0] for i in singles])
-            singles.sort(key=lambda i: self._row[calls[i][0]])
-            span = max(calls[i][1] for i in singles) + 1
-            parts.append(Segment(0, len(singles), slice(first, first + len(singles)), span))
-        order = singles + [i for i, (_, _, count) in enumerate(calls) if count > 1]
+            first = self._gather([inputs[i][0] for i in singles])
+            singles.sort(key=lambda i: self._row[inputs[i][0]])
+            span = max(inputs[i][1] for i in singles) + 1
+            segments.append(Segment(0, len(singles), slice(first, first + len(singles)), span))
+        order = singles + [i for i, (_, _, count) in enumerate(inputs) if count > 1]
         rows: list[int] = []
         positions: list[int] = []
-        for id, start, count in (calls[i] for i in order):
+        for id, start, count in (inputs[i] for i in order):
             row = self._row[id]
             if count > 1:
-                parts.append(Segment(len(rows), len(rows) + count, slice(row, row + 1), start + count))
+                segments.append(Segment(len(rows), len(rows) + count, slice(row, row + 1), start + count))
             rows += [row] * count
             positions += range(start, start + count)
         places = torch.tensor([rows, positions], device=self._device)
-        self.current.layout = TokenLayout(places[0], places[1], tuple(parts), max(part.span for part in parts))
+        self.current.layout = TokenLayout(
+            places[0], places[1], tuple(segments), max(segment.span for segment in segments)
+        )
         return order
 
     def _gather(self, ids: Sequence[str]) -> int:
-        """Bring the requests into neighbouring rows, with as few changes of place as can be; the first of the rows."""
+        """Move the requests into neighbouring rows with as few moves as possible; returns the first of these rows."""
         rows = [self._row[id] for id in ids]
         begin, count = min(rows), len(rows)
         if max(rows) - begin < count:
@@ -157,7 +164,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         return begin
 
     def _exchange(self, one: int, other: int, both: bool) -> None:
-        for layer in self._made:
+        for layer in self._allocated:
             for states in (layer.keys, layer.values):
                 kept = states[other].clone() if both else None
                 states[other] = states[one]
@@ -165,11 +172,11 @@ class SlotCache(Cache):  # type: ignore[misc]
                     states[one] = kept
 
     def _resize(self, rows: int, length: int) -> None:
-        """Move all rows into tensors of another size, without gaps."""
+        """Move all rows into tensors of another size, without gaps between rows."""
         order = sorted(self._row, key=self._row.__getitem__)
         kept = torch.tensor([self._row[id] for id in order], dtype=torch.long)
         common = min(length, self.length)
-        for layer in self._made:
+        for layer in self._allocated:
             layer.keys, layer.values = (
                 _moved(states, kept.to(states.device), rows, length, common) for states in (layer.keys, layer.values)
             )
@@ -177,7 +184,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         self.rows, self.length = rows, length
 
     @property
-    def _made(self) -> list[Any]:
+    def _allocated(self) -> list[Any]:
         return [layer for layer in self.layers if layer.is_initialized]
 
 

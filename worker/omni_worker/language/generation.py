@@ -1,6 +1,6 @@
-"""One request as it is answered: what it has written, what of it the model has seen, and when it is over.
+"""The state of one request's generation: its tokens, how many of them the model has seen, and why it ended.
 
-Nothing here calls the model: a runner asks for the next tokens, and tells what was drawn.
+This module never calls the model. A runner asks for the next tokens, calls the model, and appends the sampled tokens.
 """
 
 from dataclasses import dataclass, field, replace
@@ -24,135 +24,145 @@ from omni_worker.requests import (
 )
 
 MAX_TOKENS = 1024
-MOST_LOGPROBS = 20
+MAX_LOGPROBS = 20
 
 
 @dataclass(eq=False)
 class GenerationState:
-    """A request's tokens are its prompt and what it has `written`; the first `cached` of them are in the cache.
+    """A request's tokens are its `prompt` and its `output` tokens. The first `cached` of them are in the cache.
 
-    limit: how many it may write
-    how: it chooses them; the chance is each token's own
-    seen: the last layer's states of all tokens up to now, where they are wanted
-    finish_reason: None while more is to be written
+    max_tokens: the largest number of output tokens
+    sampling: how tokens are sampled; the random number is each token's own
+    finish_reason: None until the last output token is known
+    logprobs: of the output tokens, if the client asked for them
+    hidden_states: the last layer's states of the tokens so far, if the client asked for them
+    last_step: the number of the runner's last step in which the request ran
     """
 
     id: str
     arrival: int
     params: GenerationParams
     prompt: list[int]
-    limit: int
-    how: TokenSampling
-    ends: frozenset[int]
-    language: TextTokenizer
-    written: list[int] = field(default_factory=list)
+    max_tokens: int
+    sampling: TokenSampling
+    eos_tokens: frozenset[int]
+    tokenizer: TextTokenizer
+    output: list[int] = field(default_factory=list)
     cached: int = 0
     finish_reason: str | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    seen: list[Tensor] = field(default_factory=list)
-    served: int = 0
+    hidden_states: list[Tensor] = field(default_factory=list)
+    last_step: int = 0
 
     def __post_init__(self) -> None:
-        self._chance = RandomNumbers(self.params.seed)
+        """Resume after `params.written`, the tokens that another replica generated."""
+        self._random = RandomNumbers(self.params.seed)
         stop = self.params.sampling.stop
-        self._pieces = IncrementalDetokenizer(self.language.decode, stop) if self.params.stream or any(stop) else None
-        self._text = ""
-        self._told = 0
-        self._states_seen = 0
-        if self.limit == 0:
+        needs_text = self.params.stream or any(stop)
+        self._detokenizer = IncrementalDetokenizer(self.tokenizer.decode, stop) if needs_text else None
+        self._unsent_text = ""
+        self._num_sent = 0
+        self._num_states = 0
+        if self.max_tokens == 0:
             self.finish_reason = "length"
         for token in self.params.written:
             if self.finish_reason is None:
-                self.write(token)
-        self._text, self._told = "", len(self.written)
+                self.append(token)
+        self._unsent_text, self._num_sent = "", len(self.output)
 
     @property
-    def goal(self) -> int:
-        """How many of its tokens the model has to see: all but the last, once that is written."""
-        return len(self.prompt) + len(self.written) - (1 if self.finish_reason and self.written else 0)
+    def num_required(self) -> int:
+        """How many tokens the model must see: all except the last output token after the end."""
+        return len(self.prompt) + len(self.output) - (1 if self.finish_reason and self.output else 0)
 
     @property
-    def left(self) -> int:
-        """How many of them it has not seen, or no more."""
-        return self.goal - self.cached
+    def num_pending(self) -> int:
+        """How many of them it has yet to see."""
+        return self.num_required - self.cached
 
     @property
-    def is_over(self) -> bool:
-        """Whether all is done."""
-        return self.finish_reason is not None and self.left <= 0
+    def is_complete(self) -> bool:
+        """Whether the last token is known and the model has seen all tokens that it must see."""
+        return self.finish_reason is not None and self.num_pending <= 0
 
     @property
-    def likeliest(self) -> int | None:
-        """How many tokens are told at every place with their probabilities, beside the one that was drawn; None tells
-        not even that one's."""
+    def top_logprobs(self) -> int | None:
+        """How many of the likeliest tokens are reported beside each output token.
+
+        With None, even the output token's own log-probability is not reported.
+        """
         return self.params.sampling.logprobs
 
-    def next_tokens(self, most: int) -> list[int]:
-        """Those that the model is to see next, at most so many."""
-        end, prompt = min(self.goal, self.cached + most), len(self.prompt)
+    def next_tokens(self, count: int) -> list[int]:
+        """The next tokens for the model, at most `count`."""
+        end, prompt = min(self.num_required, self.cached + count), len(self.prompt)
         if self.cached >= prompt:
-            return self.written[self.cached - prompt : end - prompt]
-        return self.prompt[self.cached : end] + self.written[: max(0, end - prompt)]
+            return self.output[self.cached - prompt : end - prompt]
+        return self.prompt[self.cached : end] + self.output[: max(0, end - prompt)]
 
-    def wanted_scores(self, count: int) -> range:
-        """Which tokens of the answer the scores behind the next `count` tokens are wanted of: the one to be written
-        next, and those that were written elsewhere and are to be told with their probabilities."""
-        behind = self.cached - len(self.prompt) + 1  # the token of the answer that comes behind the next one
-        first = len(self.logprobs) if self.likeliest is not None else len(self.written)
-        last = len(self.written) + (self.finish_reason is None)
-        return range(max(first, behind), min(last, behind + count))
+    def places_to_score(self, count: int) -> range:
+        """The places of the output whose scores the call with the next `count` tokens must give.
 
-    def choice(self) -> TokenSampling:
-        """How the next token is drawn."""
-        if self.how.temperature == 0.0:
-            return self.how
-        return replace(self.how, chance=self._chance.at(len(self.written)))
+        These are the place of the next output token, and those of tokens from another replica whose log-probabilities
+        are missing.
+        """
+        next_place = self.cached - len(self.prompt) + 1  # the place whose scores the next token gives
+        first = len(self.logprobs) if self.top_logprobs is not None else len(self.output)
+        last = len(self.output) + (self.finish_reason is None)
+        return range(max(first, next_place), min(last, next_place + count))
 
-    def saw(self, count: int, states: Tensor | None) -> None:
-        """The model has seen `count` tokens more; `states` are those of the ones that it had never seen before."""
+    def next_sampling(self) -> TokenSampling:
+        """How the next token is sampled."""
+        if self.sampling.temperature == 0.0:
+            return self.sampling
+        return replace(self.sampling, random=self._random.at(len(self.output)))
+
+    def mark_cached(self, count: int, states: Tensor | None) -> None:
+        """The model has seen `count` more tokens. `states` are those of the tokens that it saw for the first time."""
         self.cached += count
         if states is not None:
-            self.seen.append(states)
-            self._states_seen += len(states)
+            self.hidden_states.append(states)
+            self._num_states += len(states)
 
     @property
-    def states_missing_from(self) -> int | None:
-        """From which of the next tokens on their states are to be kept; None where they are not wanted."""
-        return max(0, self._states_seen - self.cached) if self.params.hidden_states else None
+    def first_missing_state(self) -> int | None:
+        """The index, among the next tokens, from which on states are missing; None if the client wants no states."""
+        return max(0, self._num_states - self.cached) if self.params.hidden_states else None
 
-    def write(self, token: int) -> None:
-        """Go on with `token`."""
-        self.written.append(token)
-        if token in self.ends:
+    def append(self, token: int) -> None:
+        """Append an output token, and end the generation if it is the last one."""
+        self.output.append(token)
+        if token in self.eos_tokens:
             self.finish_reason = "stop"
             return
-        if self._pieces is not None:
-            self._text += self._pieces.add(token)
-            if self._pieces.is_over:
+        if self._detokenizer is not None:
+            self._unsent_text += self._detokenizer.add(token)
+            if self._detokenizer.has_stopped:
                 self.finish_reason = "stop"
-        if self.finish_reason is None and len(self.written) >= self.limit:
+        if self.finish_reason is None and len(self.output) >= self.max_tokens:
             self.finish_reason = "length"
 
-    def news(self) -> GeneratedText | None:
-        """What was written since this was asked last, where that is to be told."""
-        if not self.params.stream or self._told == len(self.written):
+    def take_partial(self) -> GeneratedText | None:
+        """The output since the last call; None if there is none, or if the client does not stream."""
+        if not self.params.stream or self._num_sent == len(self.output):
             return None
-        news = GeneratedText(text=self._text, tokens=self.written[self._told :], logprobs=self.logprobs[self._told :])
-        self._text, self._told = "", len(self.written)
-        return news
+        tokens, logprobs = self.output[self._num_sent :], self.logprobs[self._num_sent :]
+        partial = GeneratedText(text=self._unsent_text, tokens=tokens, logprobs=logprobs)
+        self._unsent_text, self._num_sent = "", len(self.output)
+        return partial
 
     def result(self) -> GenerationResult:
-        """The whole answer, once it is over."""
-        if self._pieces is not None:
-            self._pieces.end()
-            text = self._pieces.text
+        """The result of a complete generation."""
+        if self._detokenizer is not None:
+            self._detokenizer.flush()
+            text = self._detokenizer.text
         else:
-            text = self.language.decode([token for token in self.written if token not in self.ends])
+            text = self.tokenizer.decode([token for token in self.output if token not in self.eos_tokens])
         assert self.finish_reason is not None
         return GenerationResult(
-            steps=len(self.written),
+            steps=len(self.output),
             completion=Completion(
-                written=GeneratedText(text=text, tokens=self.written, logprobs=self.logprobs),
+                written=GeneratedText(text=text, tokens=self.output, logprobs=self.logprobs),
                 finish_reason=self.finish_reason,
                 prompt_tokens=len(self.prompt),
             ),
@@ -162,46 +172,50 @@ class GenerationState:
     def _embeddings(self) -> dict[str, np.ndarray]:
         if not self.params.hidden_states:
             return {}
-        states = to_host(torch.cat(self.seen).float()).numpy()
+        states = to_host(torch.cat(self.hidden_states).float()).numpy()
         prompt = len(self.prompt)
         return {
             "prompt_hidden_states": states[:prompt],
-            "output_hidden_states": states[prompt - 1 : prompt - 1 + len(self.written)],
+            "output_hidden_states": states[prompt - 1 : prompt - 1 + len(self.output)],
         }
 
 
 def start_generation(id: str, arrival: int, params: GenerationParams, model: LanguageModel) -> GenerationState:
-    """A request as it begins, or goes on after what it wrote elsewhere. Raises RequestError `invalid`."""
-    how = _how(params.sampling, model.defaults)
-    prompt = model.language.encode(params)
-    bound, asked = model.context_length, params.sampling.max_tokens
-    left = MAX_TOKENS + (asked or 0) if bound is None else bound - len(prompt)
-    if left < (0 if asked == 0 else 1):
+    """The state of a new request, or of one that resumes after `params.written`. Raises RequestError `invalid`."""
+    sampling = _sampling(params.sampling, model.defaults)
+    prompt = model.tokenizer.encode(params)
+    context, max_tokens = model.context_length, params.sampling.max_tokens
+    room = MAX_TOKENS + (max_tokens or 0) if context is None else context - len(prompt)
+    if room < (0 if max_tokens == 0 else 1):
         raise RequestError(
             "invalid",
-            f"the prompt has {len(prompt)} tokens, and {model.name} takes {bound} with the answer: make it shorter",
+            f"the prompt has {len(prompt)} tokens, and {model.name} takes {context} with the answer: make it shorter",
             "messages" if params.messages else "prompt",
         )
-    if asked is not None and not 0 <= asked <= left:
-        raise RequestError("invalid", f"max_tokens is {asked}: give 0 to {left}, which the prompt leaves", "max_tokens")
-    limit = min(model.defaults.max_tokens or MAX_TOKENS, left) if asked is None else asked
-    return GenerationState(id, arrival, params, prompt, limit, how, model.defaults.ends, model.language)
+    if max_tokens is not None and not 0 <= max_tokens <= room:
+        raise RequestError(
+            "invalid", f"max_tokens is {max_tokens}: give 0 to {room}, which the prompt leaves", "max_tokens"
+        )
+    if max_tokens is None:
+        max_tokens = min(model.defaults.max_tokens or MAX_TOKENS, room)
+    defaults = model.defaults
+    return GenerationState(id, arrival, params, prompt, max_tokens, sampling, defaults.eos_tokens, model.tokenizer)
 
 
-def _how(asked: SamplingParams, defaults: GenerationDefaults) -> TokenSampling:
-    """What is asked, with what is left open taken from the model's defaults. Raises RequestError `invalid`."""
-    how = TokenSampling(
-        defaults.temperature if asked.temperature is None else asked.temperature,
-        defaults.top_p if asked.top_p is None else asked.top_p,
-        defaults.top_k if asked.top_k is None else asked.top_k,
+def _sampling(params: SamplingParams, defaults: GenerationDefaults) -> TokenSampling:
+    """The request's sampling, with the model's defaults for what it leaves open. Raises RequestError `invalid`."""
+    sampling = TokenSampling(
+        defaults.temperature if params.temperature is None else params.temperature,
+        defaults.top_p if params.top_p is None else params.top_p,
+        defaults.top_k if params.top_k is None else params.top_k,
     )
-    logprobs = asked.logprobs or 0
-    for name, value, is_right, expected in (
-        ("temperature", how.temperature, 0.0 <= how.temperature < float("inf"), "0 or more"),
-        ("top_p", how.top_p, 0.0 < how.top_p <= 1.0, "above 0 and at most 1"),
-        ("top_k", how.top_k, how.top_k >= 0, "0 or more, where 0 leaves all in"),
-        ("logprobs", logprobs, 0 <= logprobs <= MOST_LOGPROBS, f"from 0 to {MOST_LOGPROBS}"),
+    logprobs = params.logprobs or 0
+    for name, value, is_valid, expected in (
+        ("temperature", sampling.temperature, 0.0 <= sampling.temperature < float("inf"), "0 or more"),
+        ("top_p", sampling.top_p, 0.0 < sampling.top_p <= 1.0, "above 0 and at most 1"),
+        ("top_k", sampling.top_k, sampling.top_k >= 0, "0 or more, where 0 leaves all in"),
+        ("logprobs", logprobs, 0 <= logprobs <= MAX_LOGPROBS, f"from 0 to {MAX_LOGPROBS}"),
     ):
-        if not is_right:
+        if not is_valid:
             raise RequestError("invalid", f"{name} is {value}: give {expected}", name)
-    return how
+    return sampling

@@ -1,4 +1,4 @@
-"""One model call for many requests: their next tokens in, the scores that are wanted and all last states out."""
+"""One model call for many requests: takes their next tokens, returns the requested scores and all last states."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,101 +13,104 @@ from omni_worker.parallel.chain import Chain, keep_own_layers
 
 @dataclass(frozen=True)
 class RowInput:
-    """What one request adds to its row of the cache: `tokens` from position `start` on.
+    """The tokens that one request adds to its row of the cache: `tokens`, from position `start` on.
 
-    picks: behind which of these tokens the scores of the next one are wanted, as indices into `tokens`
+    scored: the indices in `tokens` of those that need the scores of their successor
     """
 
     id: str
     tokens: Sequence[int]
     start: int
-    picks: Sequence[int]
+    scored: Sequence[int]
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """logits: (picks of all rows, vocabulary), in the order of rows and picks
-    states: (tokens, width), the last layer's; those of row i begin at `begins[i]`
+    """The outputs of a call.
+
+    logits: (scored tokens of all rows, vocabulary), in the order of the rows and of their `scored`
+    states: (tokens, width), of the last layer
+    starts: the index in `states` of each row's first token
     """
 
     logits: Tensor
     states: Tensor
-    begins: Sequence[int]
+    starts: Sequence[int]
 
     def states_of(self, row: int, begin: int, end: int) -> Tensor:
-        """A copy of a row's states behind its tokens `begin` to `end`."""
-        return self.states[self.begins[row] + begin : self.begins[row] + end].clone()
+        """A copy of the states of a row's tokens `begin` to `end`."""
+        return self.states[self.starts[row] + begin : self.starts[row] + end].clone()
 
 
 class SlotModel:
-    """A causal language model that writes into `cache`. Each row that is run has been reserved there."""
+    """A causal language model over a cache of slots. The caller reserves a slot for every row before it runs it."""
 
     def __init__(self, model: Any, cache: SlotCache, chain: Chain | None = None) -> None:
         self._model = model
         self.cache = cache
         self.chain = chain or Chain()
         self._device = model.device
-        self._picked: Tensor | None = None
+        self._scored: Tensor | None = None
         self._states: Tensor | None = None
         decoder = model.get_decoder()
         self._decoder = model.model if decoder is model else decoder
-        self._decoder.register_forward_hook(self._pick)
-        self._embedded: tuple[int, torch.dtype] | None = None
+        self._decoder.register_forward_hook(self._select_scored)
+        self._embedding: tuple[int, torch.dtype] | None = None
 
     def divide(self) -> None:
-        """Keep this rank's layers alone. Raises ValueError where there are fewer of them than ranks."""
+        """Keep only this rank's layers. Raises ValueError if the model has fewer layers than there are ranks."""
         if self.chain.size > 1:
             embedding = self._model.get_input_embeddings()
-            self._embedded = embedding.weight.shape[-1], embedding.weight.dtype
+            self._embedding = embedding.weight.shape[-1], embedding.weight.dtype
             keep_own_layers(self._model, self._decoder, self.chain)
 
     def run(
-        self, rows: Sequence[RowInput], count: int = 0, choose: Callable[[RowResult], list[int]] = lambda answer: []
+        self, rows: Sequence[RowInput], count: int = 0, choose: Callable[[RowResult], list[int]] = lambda result: []
     ) -> tuple[RowResult | None, list[int]]:
-        """Call the model once; its answer, and the `count` numbers that `choose` makes of it.
+        """Call the model once; returns its result, and the `count` numbers that `choose` returns for it.
 
-        All ranks get the numbers, and the last alone the answer. Raises what the model raises, on any rank; the rows
-        can be run again then.
+        All ranks get the numbers, and only the last one the result. Raises what the model raises on any rank; the rows
+        can run again then.
         """
-        answers: list[RowResult] = []
+        results: list[RowResult] = []
 
         def call() -> list[int]:
-            if (answer := self._call(rows)) is None:
+            if (result := self._call(rows)) is None:
                 return []
-            answers.append(answer)
-            return choose(answer)
+            results.append(result)
+            return choose(result)
 
-        numbers = self.chain.conclude(call, count)
-        return (answers[0] if answers else None), numbers
+        numbers = self.chain.run_on_all(call, count)
+        return (results[0] if results else None), numbers
 
     def _call(self, rows: Sequence[RowInput]) -> RowResult | None:
-        order = self.cache.enter([(row.id, row.start, len(row.tokens)) for row in rows])
+        order = self.cache.set_layout([(row.id, row.start, len(row.tokens)) for row in rows])
         tokens: list[int] = []
-        begins = [0] * len(rows)
+        starts = [0] * len(rows)
         for i in order:
-            begins[i] = len(tokens)
+            starts[i] = len(tokens)
             tokens += rows[i].tokens
-        picked = [begins[i] + place for i, row in enumerate(rows) for place in row.picks]
-        self._picked = torch.tensor(picked, dtype=torch.long, device=self._device)
-        told: dict[str, Any] = {"input_ids": torch.tensor([tokens], device=self._device)}
-        if not self.chain.is_first and self._embedded is not None:
-            size, dtype = self._embedded  # nobody reads them: the first layer here takes the states of the rank before
-            told = {"inputs_embeds": torch.zeros(1, len(tokens), size, dtype=dtype, device=self._device)}
+        scored = [starts[i] + index for i, row in enumerate(rows) for index in row.scored]
+        self._scored = torch.tensor(scored, dtype=torch.long, device=self._device)
+        inputs: dict[str, Any] = {"input_ids": torch.tensor([tokens], device=self._device)}
+        if not self.chain.is_first and self._embedding is not None:
+            size, dtype = self._embedding  # only the shape counts: the first layer here gets the previous rank's states
+            inputs = {"inputs_embeds": torch.zeros(1, len(tokens), size, dtype=dtype, device=self._device)}
         positions = self.cache.current.layout.positions[None]
-        told |= {"position_ids": positions, "past_key_values": self.cache, "use_cache": True}
+        inputs |= {"position_ids": positions, "past_key_values": self.cache, "use_cache": True}
         try:
             if not self.chain.is_last:
-                self._decoder(**told)
+                self._decoder(**inputs)
                 return None
-            out = self._model(**told)
+            out = self._model(**inputs)
             assert self._states is not None, "the decoder was not called"
-            return RowResult(out.logits[0], self._states, begins)
+            return RowResult(out.logits[0], self._states, starts)
         finally:
-            self._picked = self._states = None
+            self._scored = self._states = None
 
-    def _pick(self, module: Any, args: Any, output: Any) -> Any:
-        """Keep all states, and let only those that scores are wanted of pass to the head."""
-        if self._picked is not None:
+    def _select_scored(self, module: Any, args: Any, output: Any) -> Any:
+        """Keep all states, and pass only those of the scored tokens on to the head."""
+        if self._scored is not None:
             self._states = output.last_hidden_state[0]
-            output.last_hidden_state = self._states[self._picked][None]
+            output.last_hidden_state = self._states[self._scored][None]
         return output

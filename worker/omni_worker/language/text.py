@@ -1,7 +1,7 @@
-"""Between text and tokens: the prompt on the way in, and the answer on the way out, piece by piece.
+"""Converts between text and tokens: the prompt on the way in, the output on the way out, token by token.
 
-A piece of text is certain when no token to come can change it: an unfinished character is held back, and so is what
-may be the beginning of a text to stop at.
+Streamed text is final: no later token can change it. So the detokenizer holds back an incomplete character, and text
+that may be the start of a stop string.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,17 +10,17 @@ from typing import Any
 from omni_worker.errors import RequestError
 from omni_worker.requests import GenerationParams
 
-UNFINISHED = "\ufffd"  # what decoding makes of a part of a character
+INCOMPLETE = "\ufffd"  # a tokenizer decodes an incomplete character to this
 
 
 class TextTokenizer:
-    """A tokenizer, as prompts and answers need it."""
+    """A tokenizer of transformers, for prompts and outputs."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
     def encode(self, params: GenerationParams) -> list[int]:
-        """The prompt's tokens: by the chat template where there is a conversation and the tokenizer has one.
+        """The prompt's tokens. A conversation goes through the chat template if the tokenizer has one.
 
         Raises RequestError `invalid`.
         """
@@ -28,7 +28,7 @@ class TextTokenizer:
             messages = [{"role": one.role, "content": one.content} for one in params.messages]
             try:
                 text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            except Exception as error:  # a template may refuse what it does not know, in any way it likes
+            except Exception as error:  # templates may raise anything for messages that they do not support
                 raise RequestError(
                     "invalid", f"the model's chat template refuses these messages: {error}", "messages"
                 ) from error
@@ -42,59 +42,63 @@ class TextTokenizer:
         return list(tokens)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, without those that are marks."""
+        """The text of tokens, without special tokens."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def token(self, token: int) -> str:
-        """The text of one token, marks too."""
+    def token_text(self, token: int) -> str:
+        """The text of one token, which may be a special token."""
         return str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
 
 
 class IncrementalDetokenizer:
-    """An answer's text as it grows, token by token; it `is_over` at the first of the texts to stop at."""
+    """The text of an output that grows token by token. It `has_stopped` at the first stop string.
+
+    As in vLLM, a window of recent tokens is decoded: those from `_prefix_offset` on, of which the ones before
+    `_read_offset` are in `text` already. So the cost of a token does not depend on the length of the output.
+    """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
         self._decode = decode
         self._stop = tuple(filter(None, stop))
         self._tokens: list[int] = []
-        self._begin = self._read = 0
-        self._told = 0
+        self._prefix_offset = self._read_offset = 0
+        self._num_returned = 0
         self.text = ""
-        self.is_over = False
+        self.has_stopped = False
 
     def add(self, token: int) -> str:
-        """The text that is certain now and was not before."""
+        """Add a token; returns the text that became final."""
         self._tokens.append(token)
-        before = self._decode(self._tokens[self._begin : self._read])
-        now = self._decode(self._tokens[self._begin :])
-        if len(now) > len(before) and not now.endswith(UNFINISHED):
-            self._begin, self._read = self._read, len(self._tokens)
+        before = self._decode(self._tokens[self._prefix_offset : self._read_offset])
+        now = self._decode(self._tokens[self._prefix_offset :])
+        if len(now) > len(before) and not now.endswith(INCOMPLETE):
+            self._prefix_offset, self._read_offset = self._read_offset, len(self._tokens)
             self.text += now[len(before) :]
-            self._look_for_stop()
-        return self._tell(len(self.text) - (0 if self.is_over else self._held_back()))
+            self._cut_at_stop()
+        return self._take(len(self.text) - (0 if self.has_stopped else self._num_held_back()))
 
-    def end(self) -> str:
-        """What was held back, now that no token comes any more."""
-        if not self.is_over:
-            before = self._decode(self._tokens[self._begin : self._read])
-            self.text += self._decode(self._tokens[self._begin :])[len(before) :]
-            self._begin = self._read = len(self._tokens)
-        return self._tell(len(self.text))
+    def flush(self) -> str:
+        """The text that was held back, after the last token."""
+        if not self.has_stopped:
+            before = self._decode(self._tokens[self._prefix_offset : self._read_offset])
+            self.text += self._decode(self._tokens[self._prefix_offset :])[len(before) :]
+            self._prefix_offset = self._read_offset = len(self._tokens)
+        return self._take(len(self.text))
 
-    def _tell(self, until: int) -> str:
-        piece = self.text[self._told : until]
-        self._told = max(self._told, until)
+    def _take(self, end: int) -> str:
+        piece = self.text[self._num_returned : end]
+        self._num_returned = max(self._num_returned, end)
         return piece
 
-    def _look_for_stop(self) -> None:
-        found = [place for stop in self._stop if (place := self.text.find(stop, self._told)) >= 0]
+    def _cut_at_stop(self) -> None:
+        found = [place for stop in self._stop if (place := self.text.find(stop, self._num_returned)) >= 0]
         if found:
-            self.text, self.is_over = self.text[: min(found)], True
+            self.text, self.has_stopped = self.text[: min(found)], True
 
-    def _held_back(self) -> int:
-        """How much of the end may be the beginning of a text to stop at."""
+    def _num_held_back(self) -> int:
+        """How many characters at the end may be the start of a stop string."""
         longest = max((len(stop) for stop in self._stop), default=1) - 1
-        for count in range(min(longest, len(self.text) - self._told), 0, -1):
+        for count in range(min(longest, len(self.text) - self._num_returned), 0, -1):
             end = self.text[-count:]
             if any(stop.startswith(end) for stop in self._stop):
                 return count

@@ -1,8 +1,8 @@
-"""The ranks of a replica that have a part of the model's layers each, one after another.
+"""Pipeline parallelism: each rank of a replica has some of the model's layers, and passes its states to the next rank.
 
-A rank takes what the one before made of the tokens, and gives the next one what it made of that: intermediate tensors.
-The last one has the scores, and tells all others what came of them, so that every rank knows what every request has
-written, and they all go on with the same. A failure on any rank goes the same way: it fails the call on all of them.
+A rank receives the hidden states of the previous rank, runs its own layers on them, and sends the result to the next
+rank. The last rank has the scores. It broadcasts the sampled tokens to all ranks, so that every rank has the output of
+every request. A failure on any rank takes the same way, and fails the call on all ranks.
 """
 
 import pickle
@@ -17,103 +17,104 @@ from torch import Tensor
 from omni_worker.errors import portable
 
 WIRE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_HEADER = 8
-_FAILED = -1
+_HEADER_SIZE = 8  # dtype, number of dimensions, shape, zeros
+_ERROR = -1  # takes the place of the dtype: a pickled error of so many bytes follows
 
 
 class Chain:
-    """This process's place among `size` ranks, which have met before. One alone has all layers."""
+    """This process's place in a chain of `size` ranks, which joined a group before. A single one has all layers."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank = rank
         self.size = size
         self.is_first = rank == 0
         self.is_last = rank == size - 1
-        self._took = self._gave = False
+        self._has_received = self._has_sent = False
 
     def share(self, count: int) -> range:
-        """Which of `count` layers this rank has: neighbours, as evenly as can be."""
+        """The indices of this rank's layers among `count`: consecutive, and as evenly distributed as possible."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
-    def least(self, number: int) -> int:
-        """The smallest of the ranks' numbers."""
+    def minimum(self, number: int) -> int:
+        """The smallest number that any rank passes. All ranks must call this."""
         if self.size > 1:
-            told = torch.tensor([number])
-            dist.all_reduce(told, dist.ReduceOp.MIN)
-            return int(told)
+            smallest = torch.tensor([number])
+            dist.all_reduce(smallest, dist.ReduceOp.MIN)
+            return int(smallest)
         return number
 
-    def take(self, device: torch.device) -> Tensor:
-        """What the rank before made. Raises what failed there."""
-        self._took = True
-        header = torch.empty(_HEADER, dtype=torch.int64)
+    def receive(self, device: torch.device) -> Tensor:
+        """The states from the previous rank. Raises the error if it failed there."""
+        self._has_received = True
+        header = torch.empty(_HEADER_SIZE, dtype=torch.int64)
         dist.recv(header, self.rank - 1)
-        kind, dims, *shape = header.tolist()
-        if kind == _FAILED:
-            note = torch.empty(dims, dtype=torch.uint8)
-            dist.recv(note, self.rank - 1)
-            raise pickle.loads(note.numpy().tobytes())
-        states = torch.empty(shape[:dims], dtype=WIRE_DTYPES[kind], device=device)
+        dtype, dims, *shape = header.tolist()
+        if dtype == _ERROR:
+            pickled = torch.empty(dims, dtype=torch.uint8)
+            dist.recv(pickled, self.rank - 1)
+            raise pickle.loads(pickled.numpy().tobytes())
+        states = torch.empty(shape[:dims], dtype=WIRE_DTYPES[dtype], device=device)
         dist.recv(states, self.rank - 1)
         return states
 
-    def give(self, states: Tensor) -> None:
-        """Hand over to the next rank what this one made."""
-        self._gave = True
+    def send(self, states: Tensor) -> None:
+        """Send this rank's states to the next rank."""
+        self._has_sent = True
         header = [WIRE_DTYPES.index(states.dtype), states.dim(), *states.shape]
-        dist.send(torch.tensor([*header, *[0] * (_HEADER - len(header))]), self.rank + 1)
+        dist.send(torch.tensor([*header, *[0] * (_HEADER_SIZE - len(header))]), self.rank + 1)
         dist.send(states.contiguous(), self.rank + 1)
 
-    def conclude(self, call: Callable[[], list[int]], count: int) -> list[int]:
-        """Make the same call on all ranks; the `count` numbers that it gives on the last one, on all.
+    def run_on_all(self, call: Callable[[], list[int]], count: int) -> list[int]:
+        """Run the same call on all ranks; returns the `count` numbers that it gives on the last rank.
 
-        On every rank but the first it takes, and on every one but the last it gives. Raises on all what failed on any.
+        `call` must receive on every rank except the first, and send on every rank except the last. If it fails on any
+        rank, this raises the first error on all of them.
         """
         if self.size == 1:
             return call()
-        self._took, self._gave = self.is_first, self.is_last
+        self._has_received, self._has_sent = self.is_first, self.is_last
         numbers, failure = [0] * count, None
         try:
             numbers = call()
         except Exception as error:
-            failure = _noted(error, self.rank)
-            failure = self._pass_on(failure)
-        return self._all_told(numbers, failure, count)
+            failure = self._complete_exchange(_with_rank(error, self.rank))
+        return self._broadcast(numbers, failure, count)
 
-    def _pass_on(self, failure: Exception) -> Exception:
-        """Leave nothing half done between two ranks; the failure that came first."""
-        if not self._took:
+    def _complete_exchange(self, failure: Exception) -> Exception:
+        """After a failure, receive and send what the neighbours still wait for; returns the error that came first."""
+        if not self._has_received:
             try:
-                self.take(torch.device("cpu"))
+                self.receive(torch.device("cpu"))
             except Exception as earlier:
                 failure = earlier
-        if not self._gave:
-            note = pickle.dumps(failure)
-            dist.send(torch.tensor([_FAILED, len(note), *[0] * (_HEADER - 2)]), self.rank + 1)
-            dist.send(torch.frombuffer(bytearray(note), dtype=torch.uint8), self.rank + 1)
+        if not self._has_sent:
+            pickled = pickle.dumps(failure)
+            dist.send(torch.tensor([_ERROR, len(pickled), *[0] * (_HEADER_SIZE - 2)]), self.rank + 1)
+            dist.send(torch.frombuffer(bytearray(pickled), dtype=torch.uint8), self.rank + 1)
         return failure
 
-    def _all_told(self, numbers: list[int], failure: Exception | None, count: int) -> list[int]:
-        note = pickle.dumps(failure) if failure is not None and self.is_last else b""
-        told = torch.tensor([len(note), *(numbers if self.is_last and not note else [0] * count)])
-        dist.broadcast(told, self.size - 1)
-        if length := int(told[0]):
-            sent = torch.frombuffer(bytearray(note.ljust(length)), dtype=torch.uint8)
+    def _broadcast(self, numbers: list[int], failure: Exception | None, count: int) -> list[int]:
+        """The last rank's numbers, on all ranks; raises its failure on all of them."""
+        pickled = pickle.dumps(failure) if failure is not None and self.is_last else b""
+        message = torch.tensor([len(pickled), *(numbers if self.is_last and not pickled else [0] * count)])
+        dist.broadcast(message, self.size - 1)
+        if length := int(message[0]):
+            sent = torch.frombuffer(bytearray(pickled.ljust(length)), dtype=torch.uint8)
             dist.broadcast(sent, self.size - 1)
             raise pickle.loads(sent.numpy().tobytes())
-        return [int(number) for number in told[1:]]
+        return [int(number) for number in message[1:]]
 
 
-def _noted(error: Exception, rank: int) -> Exception:
+def _with_rank(error: Exception, rank: int) -> Exception:
     sent = portable(error)
     sent.add_note(f"on rank {rank}: {''.join(traceback.format_exception(error))}".rstrip())
     return sent
 
 
 def keep_own_layers(model: Any, decoder: Any, chain: Chain) -> None:
-    """Leave a rank its own layers, and have its first one take, and its last one give, what is between them and others.
+    """Drop the layers of other ranks from a model; its first own layer receives, and its last one sends.
 
-    The first rank keeps the embedding, the last one the head. Raises ValueError where there are not so many layers.
+    The first rank keeps the embedding, the last one the head. Raises ValueError if there are fewer layers than ranks.
     """
     layers = next(
         (part for part in decoder.children() if isinstance(part, torch.nn.ModuleList) and len(part) > 0),
@@ -127,10 +128,12 @@ def keep_own_layers(model: Any, decoder: Any, chain: Chain) -> None:
             layer.to("meta")
             layer.forward = _pass_through
     if not chain.is_first:
-        layers[own[0]].register_forward_pre_hook(lambda _, args, told: _taken(chain, args, told), with_kwargs=True)
+        layers[own[0]].register_forward_pre_hook(
+            lambda _, args, kwargs: _with_received(chain, args, kwargs), with_kwargs=True
+        )
         model.get_input_embeddings().to("meta")
     if not chain.is_last:
-        layers[own[-1]].register_forward_hook(lambda _, args, output: chain.give(output))
+        layers[own[-1]].register_forward_hook(lambda _, args, output: chain.send(output))
         if (head := model.get_output_embeddings()) is not None:
             head.to("meta")
 
@@ -139,7 +142,9 @@ def _pass_through(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return hidden_states
 
 
-def _taken(chain: Chain, args: tuple[Any, ...], told: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A layer's arguments, with the states of the rank before in the place of the first one."""
-    states = chain.take((args[0] if args else told["hidden_states"]).device)
-    return ((states, *args[1:]), told) if args else (args, {**told, "hidden_states": states})
+def _with_received(
+    chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A layer's arguments, with the states of the previous rank in place of its hidden states."""
+    states = chain.receive((args[0] if args else kwargs["hidden_states"]).device)
+    return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})

@@ -1,25 +1,23 @@
-"""What a replica tells of its batches: counts by phase and model, and what was found of each kind of call.
+"""A replica's report of its batches: counts by phase and model, and the measured costs of each kind of call.
 
-The scheduler treats keys as opaque; here they are given names. Their number is bounded, whatever clients ask for: the
-kinds of call that ran most have a name of their own, and the others of a phase and model share one.
+Keys have labels that their runner gave them. The report has a bounded number of labels, whatever clients request: the
+kinds of call that ran most often keep their own, and the others of a phase and model share one.
 """
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
-from omni_worker.engine.runner.autoregressive import KEY as TOKENS
+from omni_worker.engine.runner.interface import LabelledKey
 from omni_worker.engine.scheduler import KeyStats
-from omni_worker.pipelines.batching.keys import ALONE, BatchKey
 
 KEYS_NAMED = 16
 OTHERS = "others"
 UNKNOWN = "unknown"
-LANGUAGE_MODEL = "language-model"
 
 
 class KeyName(NamedTuple):
-    """The labels of a kind of call. `variant` numbers the shapes of a model's calls, or says that none may join it."""
+    """The labels of a kind of call. `variant` numbers the shapes of a model's calls, or is a word for several."""
 
     phase: str
     model: str
@@ -27,74 +25,74 @@ class KeyName(NamedTuple):
 
 
 class BatchCounts(NamedTuple):
-    """What batches of some kind add up to."""
+    """Totals over batches."""
 
     batches: int
     calls: int
     seconds: float
 
-    def plus(self, now: "BatchCounts", seen: "BatchCounts") -> "BatchCounts":
-        """These, and what has come since `seen`."""
+    def plus(self, now: "BatchCounts", before: "BatchCounts") -> "BatchCounts":
+        """These totals, plus the difference between `now` and `before`."""
         return BatchCounts(
-            self.batches + now.batches - seen.batches,
-            self.calls + now.calls - seen.calls,
-            self.seconds + now.seconds - seen.seconds,
+            self.batches + now.batches - before.batches,
+            self.calls + now.calls - before.calls,
+            self.seconds + now.seconds - before.seconds,
         )
 
 
-NOTHING = BatchCounts(0, 0, 0.0)
+ZERO = BatchCounts(0, 0, 0.0)
 
 
 def name_of(key: Hashable) -> KeyName:
-    """The key's name: that of a pipeline's call; or that of a language model's calls, which all go together."""
-    if isinstance(key, BatchKey):
+    """The key's labels; `unknown` for a key that has none."""
+    if isinstance(key, LabelledKey):
         return KeyName(*key.labels)
-    if key == TOKENS:
-        return KeyName(TOKENS, LANGUAGE_MODEL, "0")
     return KeyName(UNKNOWN, UNKNOWN, OTHERS)
 
 
 class BatchReport:
-    """Adds up what the scheduler counts for each key, and so outlives keys that the scheduler forgets."""
+    """Accumulates the scheduler's counts. They include keys that the scheduler has since forgotten."""
 
     def __init__(self) -> None:
-        self._seen: dict[Hashable, BatchCounts] = {}
-        self._counts: dict[tuple[str, str], BatchCounts] = {}
+        self._last: dict[Hashable, BatchCounts] = {}
+        self._totals: dict[tuple[str, str], BatchCounts] = {}
 
     def of(self, keys: Sequence[KeyStats]) -> dict[str, Any]:
-        """What to tell now, as JSON: `batch_counts` has phase, model, batches, calls, seconds; `batch_sizes` has phase,
-        model, variant, limit, a, b (both None while not known)."""
-        for one in keys:
-            seen, now = self._seen.get(one.key, NOTHING), BatchCounts(one.batches, one.calls, one.seconds)
-            if now.batches < seen.batches:  # it had been forgotten meanwhile
-                seen = NOTHING
-            name = name_of(one.key)[:2]
-            before = self._counts.get(name, NOTHING)
-            self._counts[name] = before.plus(now, seen)
-        self._seen = {one.key: BatchCounts(one.batches, one.calls, one.seconds) for one in keys}
+        """The report as JSON.
+
+        `batch_counts` has rows of phase, model, batches, calls and seconds. `batch_sizes` has rows of phase, model,
+        variant, limit, a and b; a and b are None while unknown.
+        """
+        for stats in keys:
+            before, now = self._last.get(stats.key, ZERO), BatchCounts(stats.batches, stats.calls, stats.seconds)
+            if now.batches < before.batches:  # the scheduler forgot the key, and started to count again
+                before = ZERO
+            name = name_of(stats.key)[:2]
+            self._totals[name] = self._totals.get(name, ZERO).plus(now, before)
+        self._last = {stats.key: BatchCounts(stats.batches, stats.calls, stats.seconds) for stats in keys}
         return {
-            "batch_counts": [[*name, *counts] for name, counts in self._counts.items()],
-            "batch_sizes": [[*name, *_merged(group)] for name, group in _grouped(keys).items()],
+            "batch_counts": [[*name, *counts] for name, counts in self._totals.items()],
+            "batch_sizes": [[*name, *_mean_costs(group)] for name, group in _grouped(keys).items()],
         }
 
 
 def _grouped(keys: Sequence[KeyStats]) -> dict[KeyName, list[KeyStats]]:
     groups: dict[KeyName, list[KeyStats]] = defaultdict(list)
-    named = 0
-    for one in sorted(keys, key=lambda one: -one.calls):
-        name = name_of(one.key)
-        if name.variant not in (ALONE, OTHERS):
-            named += 1
-            name = name if named <= KEYS_NAMED else name._replace(variant=OTHERS)
-        groups[name].append(one)
+    numbered = 0
+    for stats in sorted(keys, key=lambda stats: -stats.calls):
+        name = name_of(stats.key)
+        if name.variant.isdecimal():
+            numbered += 1
+            name = name if numbered <= KEYS_NAMED else name._replace(variant=OTHERS)
+        groups[name].append(stats)
     return groups
 
 
-def _merged(group: Sequence[KeyStats]) -> tuple[float, float | None, float | None]:
-    """Limit, a and b: the mean over a group's calls."""
-    limit = _mean([(one.limit, one.calls) for one in group])
+def _mean_costs(group: Sequence[KeyStats]) -> tuple[float, float | None, float | None]:
+    """Limit, a and b: the means over a group's calls."""
+    limit = _mean([(stats.limit, stats.calls) for stats in group])
     assert limit is not None
-    lines = [(one.line, one.calls) for one in group if one.line is not None]
+    lines = [(stats.line, stats.calls) for stats in group if stats.line is not None]
     return limit, _mean([(line[0], calls) for line, calls in lines]), _mean([(line[1], calls) for line, calls in lines])
 
 

@@ -1,6 +1,6 @@
-"""Runs a scheduler's output on worker processes; knows no request state.
+"""Runs a scheduler's output on worker processes. It knows no request state.
 
-`multiproc` is imported by who needs it: it brings torch and ZeroMQ with it.
+Import `multiproc` only where it is used: it imports torch and ZeroMQ.
 """
 
 from omni_worker.engine.executor.interface import Executor, ExecutorFailed

@@ -1,7 +1,7 @@
 """Messages between an executor and its workers: pickled, over pairs of ZeroMQ sockets, large buffers in shared memory.
 
-Both ends are one program's own processes, so pickle is safe here, and takes whatever a runner is given or gives. The
-sockets have no file: their names are in Linux's abstract namespace, and only this user's processes are let in.
+Pickle is safe here because both ends are processes of one program. It takes any argument and result of a runner. The
+sockets have no files: their names are in Linux's abstract namespace, and only this user's processes can connect.
 """
 
 import copyreg
@@ -43,14 +43,14 @@ class CallMethod(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """End, in order."""
+    """End after the current message."""
 
 
 # ---- worker → executor
 
 
 class WorkerReply(NamedTuple):
-    """What a message gave: `value`, or the error that it raised. Number 0 answers the start: it gives the card."""
+    """The result of a message: a value, or the error that it raised. Number 0 reports the start, with the card."""
 
     number: int
     value: Any = None
@@ -58,7 +58,7 @@ class WorkerReply(NamedTuple):
 
 
 def new_endpoint() -> str:
-    """An address for one pair of sockets, in no file system."""
+    """A new address for one pair of sockets, without a file."""
     return f"ipc://@omni-{secrets.token_hex(16)}"
 
 
@@ -72,13 +72,13 @@ def make_socket(context: "zmq.Context[Any]") -> "zmq.Socket[Any]":
 
 
 def encode(message: Any, pool: Writer) -> memoryview:
-    """A message as bytes: the pickle, the places of its large buffers, and how many these are.
+    """A message as bytes: the pickle, the places of its large buffers in the pool, and the number of these.
 
-    Raises what pickle raises where it cannot be sent.
+    Raises what pickle raises if it cannot be pickled.
     """
     places: list[bytes] = []
 
-    def stays(buffer: pickle.PickleBuffer) -> bool:
+    def is_inline(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
         if raw.nbytes <= POOLED_BYTES or (block := pool.put(np.frombuffer(raw, np.uint8))) is None:
             return True
@@ -87,7 +87,7 @@ def encode(message: Any, pool: Writer) -> memoryview:
 
     stream = BytesIO()
     try:
-        _Pickler(stream, protocol=5, buffer_callback=stays).dump(message)
+        _Pickler(stream, protocol=5, buffer_callback=is_inline).dump(message)
     except BaseException:
         for place in _PLACE.iter_unpack(b"".join(places)):
             pool.discard(Block(*place))
@@ -97,15 +97,16 @@ def encode(message: Any, pool: Writer) -> memoryview:
 
 
 def decode(data: bytes | memoryview, pool: Reader) -> Any:
-    """The message in `data`. Its large arrays and tensors are views of the pool where that is safe."""
+    """The message in `data`. Its large arrays and tensors are views of the pool if that is safe."""
     end = len(data) - _COUNT.size
     (count,) = _COUNT.unpack_from(data, end)
     places = _PLACE.iter_unpack(data[end - count * _PLACE.size : end])
-    return pickle.loads(data, buffers=[pool.take(Block(*place)) for place in places])  # which stops where it ends
+    buffers = [pool.take(Block(*place)) for place in places]
+    return pickle.loads(data, buffers=buffers)  # ignores the bytes after the pickle
 
 
 def _reduce_tensor(tensor: torch.Tensor) -> Any:
-    """A tensor as a buffer of its bytes: it arrives on the CPU, contiguous and without its graph."""
+    """A tensor as a buffer of its bytes. It arrives on the CPU, contiguous and without its autograd graph."""
     if tensor.layout is not torch.strided or tensor.is_quantized:
         return tensor.__reduce_ex__(5)
     dtype, shape = tensor.dtype, tuple(tensor.shape)
@@ -122,7 +123,7 @@ def _rebuild_tensor(buffer: Any, dtype: str, shape: tuple[int, ...]) -> torch.Te
 
 
 def _reduce_array(array: np.ndarray) -> Any:
-    """An array in one piece, which alone numpy gives out as a buffer."""
+    """A contiguous array: numpy exports only these as buffers."""
     return (array if array.flags.forc else array.copy()).__reduce_ex__(5)
 
 

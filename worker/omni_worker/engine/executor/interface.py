@@ -9,27 +9,28 @@ from omni_worker.errors import CommandError
 
 
 class ExecutorFailed(CommandError):
-    """The executor's workers are gone; the replica cannot go on."""
+    """The executor lost its workers; the replica cannot continue."""
 
 
 class Executor(ABC):
-    """Used by the engine's loop thread alone."""
+    """Runs the scheduler's output on the workers. Only the thread of the engine's loop uses it."""
 
     @abstractmethod
     def watch(self, on_failure: Callable[[ExecutorFailed], None]) -> None:
-        """Have `on_failure` called, from another thread, as soon as the workers are lost: while nothing runs, too.
+        """Call `on_failure` from another thread as soon as a worker dies, even while nothing runs.
 
-        To be called once. It is called at once where they are lost already, and never after `shutdown`.
+        Call this once. If a worker is dead already, `on_failure` is called at once. It is never called after
+        `shutdown`.
         """
 
     @abstractmethod
     def execute(self, output: SchedulerOutput) -> RunnerOutput:
-        """Run one scheduler output. A request's failure is in its entry; raises ExecutorFailed if the workers died."""
+        """Run one scheduler output. A failed request's entry has its error. Raises ExecutorFailed if a worker died."""
 
     @abstractmethod
     def collective_rpc(self, method: str, args: tuple[Any, ...], timeout: float) -> list[Any]:
-        """Call a runner method on every worker; the answers in rank order. Raises what the method raised."""
+        """Call a runner method on every worker; returns the results in rank order. Raises what the method raised."""
 
     @abstractmethod
     def shutdown(self) -> None:
-        """End the workers. May be called more than once."""
+        """End the workers. A second call does nothing."""

@@ -1,4 +1,4 @@
-"""Starts the worker processes of an executor: a fresh interpreter each, with its devices and its share of the cores."""
+"""Starts the worker processes of an executor: each has an interpreter, its own devices and its share of cores."""
 
 import logging
 import os
@@ -19,10 +19,10 @@ MAIN = "omni_worker.engine.executor.worker"
 
 @dataclass(frozen=True)
 class RunnerSpec:
-    """How a worker builds its runner: `factory` names a function, as `module:function`.
+    """How a worker builds its runner: `factory` names a function as `module:function`.
 
-    It is called as `factory(ranks, *args)` in every worker, and returns the runner, and whatever the executor's owner
-    is to know of it (`MultiprocExecutor.card`). The arguments travel by pickle.
+    Every worker calls `factory(ranks, *args)`. It returns the runner, and a card for the executor's owner
+    (`MultiprocExecutor.card`). The arguments are pickled.
     """
 
     factory: str
@@ -31,9 +31,10 @@ class RunnerSpec:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker is told when it starts: who it is, its channel, and the descriptors that it inherits.
+    """What a worker needs to start: its rank, its channel, and the descriptors that it inherits.
 
-    `store` is a memory file in which the ranks find each other; `seed` makes their random numbers the same.
+    store: a memory file through which the ranks find each other
+    seed: torch's random seed, the same for all ranks
     """
 
     rank: int
@@ -48,24 +49,27 @@ class WorkerSetup:
 
 
 def start(setup: WorkerSetup, hash_seed: int, devices: list[str]) -> subprocess.Popen[bytes]:
-    """Start the worker. It ends when its stdin closes: the kernel does that for a parent that dies."""
-    told = pickle.dumps(setup)
+    """Start a worker. It ends when its stdin closes, which the kernel does if the parent dies."""
+    pickled = pickle.dumps(setup)
     process = subprocess.Popen(
         [sys.executable, "-m", MAIN],
         stdin=subprocess.PIPE,
-        stdout=2,  # what a library prints is no answer
+        stdout=2,  # prints of libraries go to the log
         pass_fds=(setup.broadcast, setup.results, setup.store),
         env=_environment(setup, hash_seed, devices),
     )
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # a worker that died already is noticed as any other
-        process.stdin.write(told)
+    with suppress(BrokenPipeError):  # the executor notices a dead worker by itself
+        process.stdin.write(pickled)
         process.stdin.flush()
     return process
 
 
 def devices_of(size: int) -> list[str]:
-    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them; none on a CPU. Raises UsageError."""
+    """The GPUs that this process sees, as named in CUDA_VISIBLE_DEVICES; none on a CPU.
+
+    Raises UsageError if there are fewer than `size`.
+    """
     count = torch.cuda.device_count()
     if count and count < size:
         raise UsageError(
@@ -77,12 +81,12 @@ def devices_of(size: int) -> list[str]:
 
 
 def new_seeds() -> tuple[int, int]:
-    """For torch, and for the order of Python's sets: the ranks must walk through everything in the same order."""
+    """Seeds for torch and for Python's hashes: all ranks must iterate over sets in the same order."""
     return secrets.randbits(63), secrets.randbits(32)
 
 
 def log_level() -> str:
-    """The level that this process logs from."""
+    """The log level of this process."""
     return logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
 
 

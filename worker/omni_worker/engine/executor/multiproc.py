@@ -1,8 +1,8 @@
-"""The executor for a replica of several processes: a rank each, every one with a whole runner.
+"""The executor for a replica of several processes: each is one rank, with a complete runner.
 
-All ranks run every message, in step, and divide only the model calls among them. So what is left of a group cannot go
-on: a worker that dies, fails as a whole, or outlasts the timeout takes the others with it. One that dies while nothing
-runs is noticed too.
+All ranks run every message in lockstep and divide only the model calls. So a group cannot continue without one of its
+ranks: if a worker dies, fails as a whole, or exceeds the timeout, the executor kills the others. It also notices a
+worker that dies while nothing runs.
 """
 
 import time
@@ -19,15 +19,15 @@ from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerO
 __all__ = ["MultiprocExecutor", "RunnerSpec"]
 
 GRACE_SECONDS = 5.0
-OBITUARY_SECONDS = 0.2
-BUILT = 0  # the number of the answer that a worker gives unasked, when its runner is built
+DEATH_SECONDS = 0.2
+BUILT = 0  # the number of the reply that a worker sends, without a message, when it has built its runner
 
 
 class MultiprocExecutor(Executor):
-    """Runs `runner` in `size` processes. `card` is what its factory said of it in the first.
+    """Runs `runner` in `size` processes. `card` is the second result of its factory in the first process.
 
-    `timeout` bounds one `execute`, end to end, in seconds. The constructor raises what the factory raised in any of
-    them (LoadError), and ExecutorFailed where one died.
+    `timeout` limits one `execute`, end to end, in seconds. The constructor raises what the factory raised in any of the
+    processes (LoadError), and ExecutorFailed if one died.
     """
 
     def __init__(self, runner: RunnerSpec, size: int, timeout: float = 600.0) -> None:
@@ -36,13 +36,13 @@ class MultiprocExecutor(Executor):
         self._number = BUILT
         self._workers = WorkerGroup(runner, size)
         try:
-            answers = self._answers(BUILT, None, wait_for_all=False)
-            if failed := _first_error(answers):
-                raise self._failed(*failed) if self._workers.death(OBITUARY_SECONDS) else failed[1]
+            replies = self._replies(BUILT, None, wait_for_all=False)
+            if failed := _first_error(replies):
+                raise self._failed(*failed) if self._workers.death(DEATH_SECONDS) else failed[1]
         except BaseException:
             self._workers.kill()
             raise
-        self.card: Any = answers[0].value
+        self.card: Any = replies[0].value
 
     @property
     def pids(self) -> list[int]:
@@ -50,35 +50,35 @@ class MultiprocExecutor(Executor):
         return self._workers.pids
 
     def watch(self, on_failure: Callable[[ExecutorFailed], None]) -> None:
-        self._workers.watch(lambda obituary: on_failure(ExecutorFailed(obituary)))
+        self._workers.watch(lambda reason: on_failure(ExecutorFailed(reason)))
 
     def execute(self, output: SchedulerOutput) -> RunnerOutput:
         try:
-            answers = self._answers(self._send(Execute, output), self._timeout, wait_for_all=False)
-            if failed := _first_error(answers):
+            replies = self._replies(self._send(Execute, output), self._timeout, wait_for_all=False)
+            if failed := _first_error(replies):
                 raise self._failed(*failed)
-            if len(answers) < self._size:
-                silent = [rank for rank in range(self._size) if rank not in answers]
+            if len(replies) < self._size:
+                silent = [rank for rank in range(self._size) if rank not in replies]
                 raise ExecutorFailed(f"ranks {silent} did not end a step within {self._timeout:g} s")
         except ExecutorFailed:
             self._workers.kill()
             raise
-        return _agreed([answers[rank].value for rank in range(self._size)])
+        return _merged([replies[rank].value for rank in range(self._size)])
 
     def collective_rpc(self, method: str, args: tuple[Any, ...], timeout: float) -> list[Any]:
         try:
-            answers = self._answers(self._send(CallMethod, method, args), timeout, wait_for_all=True)
+            replies = self._replies(self._send(CallMethod, method, args), timeout, wait_for_all=True)
         except ExecutorFailed:
             self._workers.kill()
             raise
-        if failed := _first_error(answers):
+        if failed := _first_error(replies):
             rank, error = failed
             error.add_note(f"raised by {method} on rank {rank} of {self._size}")
             raise error
-        if len(answers) < self._size:
-            silent = [rank for rank in range(self._size) if rank not in answers]
+        if len(replies) < self._size:
+            silent = [rank for rank in range(self._size) if rank not in replies]
             raise TimeoutError(f"{method}: ranks {silent} did not answer within {timeout:g} s")
-        return [answers[rank].value for rank in range(self._size)]
+        return [replies[rank].value for rank in range(self._size)]
 
     def shutdown(self) -> None:
         self._workers.stop(GRACE_SECONDS)
@@ -90,37 +90,37 @@ class MultiprocExecutor(Executor):
         self._workers.send(message(self._number, *fields))
         return self._number
 
-    def _answers(self, number: int, timeout: float | None, wait_for_all: bool) -> dict[int, WorkerReply]:
-        """Each rank's answer to the message with this number, or those that came by `timeout`, or by the first error.
+    def _replies(self, number: int, timeout: float | None, wait_for_all: bool) -> dict[int, WorkerReply]:
+        """The ranks' replies to the message with this number, until `timeout` or, without `wait_for_all`, an error.
 
-        Late answers to calls that were given up before are passed over. Raises ExecutorFailed where a worker is dead.
+        Ignores late replies to messages that timed out. Raises ExecutorFailed if a worker is dead.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        answers: dict[int, WorkerReply] = {}
-        while len(answers) < self._size and (wait_for_all or not _first_error(answers)):
+        replies: dict[int, WorkerReply] = {}
+        while len(replies) < self._size and (wait_for_all or not _first_error(replies)):
             received = self._workers.receive(None if deadline is None else max(0.0, deadline - time.monotonic()))
             if not received:
                 break
-            answers.update((rank, answer) for rank, answer in received if answer.number == number)
-        return answers
+            replies.update((rank, reply) for rank, reply in received if reply.number == number)
+        return replies
 
     def _failed(self, rank: int, error: Exception) -> ExecutorFailed:
-        """A rank that loses another one fails too: then that other one's death is the reason."""
-        obituary = self._workers.death(OBITUARY_SECONDS)
-        failure = ExecutorFailed(obituary or f"the worker of rank {rank} failed: {type(error).__name__}: {error}")
+        """The failure of a rank. If another rank died, that is the reason: the ranks that wait for it fail too."""
+        death = self._workers.death(DEATH_SECONDS)
+        failure = ExecutorFailed(death or f"the worker of rank {rank} failed: {type(error).__name__}: {error}")
         failure.__cause__ = error
         return failure
 
 
-def _first_error(answers: dict[int, WorkerReply]) -> tuple[int, Exception] | None:
-    for rank in sorted(answers):
-        if (error := answers[rank].error) is not None:
+def _first_error(replies: dict[int, WorkerReply]) -> tuple[int, Exception] | None:
+    for rank in sorted(replies):
+        if (error := replies[rank].error) is not None:
             return rank, error
     return None
 
 
-def _agreed(outputs: list[RunnerOutput]) -> RunnerOutput:
-    """What the rank that answers says of each request, or its failure on any rank: all drop its state then."""
+def _merged(outputs: list[RunnerOutput]) -> RunnerOutput:
+    """The answering rank's entry for each request, or its failure on any rank. All ranks drop the state of failures."""
     entries: dict[str, RequestOutput] = {}
     for one in (one for output in outputs for one in output.outputs):
         if one.id not in entries or (one.error is not None and entries[one.id].error is None):

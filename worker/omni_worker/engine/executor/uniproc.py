@@ -1,4 +1,4 @@
-"""The executor for a replica of one process: the runner lives in the engine's own thread, and no message is copied."""
+"""The executor for a replica of one process: the runner runs in the engine's thread, and no message is copied."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +9,13 @@ from omni_worker.engine.scheduler import RunnerOutput, SchedulerOutput
 
 
 class UniProcExecutor(Executor):
-    """Calls a runner directly. `timeout` cannot interrupt a call here: the loop thread itself runs it."""
+    """Calls a runner directly. `timeout` has no effect, because the loop's own thread runs the call."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
     def watch(self, on_failure: Callable[[ExecutorFailed], None]) -> None:
-        """There is no process here that could be lost without this one."""
+        """Does nothing: no worker can die without this process."""
 
     def execute(self, output: SchedulerOutput) -> RunnerOutput:
         return self._runner.execute(output)

@@ -1,8 +1,8 @@
-"""The main of a worker process: `python -m omni_worker.engine.executor.worker`, with its Setup pickled on stdin.
+"""The main module of a worker process: `python -m omni_worker.engine.executor.worker`, with a WorkerSetup on stdin.
 
-Every rank builds the same runner and runs the same messages; only the calls that the runner spreads over its ranks are
-divided. The runner's answering rank alone sends what came out; the others say which requests failed. It ends when its
-stdin closes, for then its executor is gone; signals to the whole group are the executor's to handle.
+Every rank builds the same runner and runs the same messages. Only the calls that the runner spreads over its ranks are
+divided. The runner's answering rank sends the outputs; the others only send failures. The process ends when its stdin
+closes, because then the executor has ended. It ignores SIGINT and SIGTERM: the executor handles those.
 """
 
 import importlib
@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 
 
 class WorkerLoop:
-    """One rank: receive → run → answer, one message after another."""
+    """One rank: receives a message, runs it and replies, one message after another."""
 
     def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
-        self._answers = False
+        self._is_answering = False
         self._broadcast = Reader(setup.broadcast, readers=setup.size, number=setup.rank)
         self._results = Writer(setup.results, readers=1)
         for descriptor in (setup.broadcast, setup.results):
@@ -45,21 +45,21 @@ class WorkerLoop:
         self._socket.connect(setup.endpoint)
 
     def run(self) -> None:
-        """Until a Stop comes."""
+        """Run until a Stop message arrives."""
         try:
             ranks = Ranks.join(self._setup.rank, self._setup.size, f"/proc/self/fd/{self._setup.store}")
             os.close(self._setup.store)
             runner, card = self._build(ranks)
-            self._answers = runner.answering_rank == ranks.rank
+            self._is_answering = runner.answering_rank == ranks.rank
         except Exception as error:
-            self._send(WorkerReply(0, error=_noted(error)))
+            self._send(WorkerReply(0, error=_portable_with_traceback(error)))
             self._receive()
             return
         self._send(WorkerReply(0, card if ranks.rank == 0 else None))
         while not isinstance(message := self._receive(), Stop):
-            answer = self._answer(runner, message)
-            del message  # before the next one is written, so that it can take the same place
-            self._send(answer)
+            reply = self._reply(runner, message)
+            del message  # frees its place in shared memory for the next one
+            self._send(reply)
         runner.close()
         ranks.close()
 
@@ -68,18 +68,18 @@ class WorkerLoop:
         runner, card = getattr(importlib.import_module(module), function)(ranks, *self._setup.runner.args)
         return runner, card
 
-    def _answer(self, runner: Runner, message: Execute | CallMethod) -> WorkerReply:
+    def _reply(self, runner: Runner, message: Execute | CallMethod) -> WorkerReply:
         try:
             if isinstance(message, Execute):
                 return WorkerReply(message.number, self._outcome(runner.execute(message.output)))
             return WorkerReply(message.number, runner.call(message.method, message.args))
         except Exception as error:
-            return WorkerReply(message.number, error=_noted(error))
+            return WorkerReply(message.number, error=_portable_with_traceback(error))
 
     def _outcome(self, output: RunnerOutput) -> RunnerOutput:
-        """What the executor is sent: all from the rank that answers, from the others the failures."""
-        entries = [self._entry(one) for one in output.outputs if self._answers or one.error is not None]
-        return replace(output, outputs=tuple(entries), call_seconds=output.call_seconds if self._answers else None)
+        """What this rank sends: all outputs if it is the answering rank, otherwise only failures."""
+        entries = [self._entry(one) for one in output.outputs if self._is_answering or one.error is not None]
+        return replace(output, outputs=tuple(entries), call_seconds=output.call_seconds if self._is_answering else None)
 
     def _entry(self, output: RequestOutput) -> RequestOutput:
         return replace(output, error=None if output.error is None else portable(output.error))
@@ -90,13 +90,13 @@ class WorkerLoop:
     def _send(self, message: WorkerReply) -> None:
         try:
             data = encode(message, self._results)
-        except Exception as error:  # whatever pickle says to an answer that it cannot take
-            data = encode(WorkerReply(message.number, error=_noted(error)), self._results)
+        except Exception as error:  # pickle may raise anything for a value that it cannot pickle
+            data = encode(WorkerReply(message.number, error=_portable_with_traceback(error)), self._results)
         self._socket.send(data)
 
 
-def _noted(error: Exception) -> Exception:
-    """The error as it can be sent, with where it was raised and its causes in a note."""
+def _portable_with_traceback(error: Exception) -> Exception:
+    """A copy of the error that can be pickled, with its traceback and its causes in a note."""
     text = "".join(traceback.format_exception(error))
     sent = portable(error)
     sent.add_note(text.rstrip())
@@ -104,7 +104,7 @@ def _noted(error: Exception) -> Exception:
 
 
 def main() -> int:
-    """Read the setup, and serve the executor."""
+    """Read the setup and serve the executor; returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     setup: WorkerSetup = pickle.load(sys.stdin.buffer)

@@ -1,7 +1,7 @@
-"""The worker processes of an executor, from their start to their end: sends to all, receives from each, sees them die.
+"""The worker processes of an executor: starts them, sends to all, receives from each, and notices when one dies.
 
-Nothing outlives this object, or its process however that ends: the workers read a pipe that closes then, and the shared
-memory and the sockets have no names that could stay behind.
+Nothing outlives this object or its process, however that ends: the workers read a pipe that closes then, and the shared
+memory and the sockets have no names in the file system.
 """
 
 import math
@@ -25,7 +25,7 @@ from omni_worker.transport.shared_memory import Reader, Writer, create_pool
 
 
 class WorkerHandle(NamedTuple):
-    """One rank. `death` is its process's descriptor, which is readable once the process is dead."""
+    """One rank. `death` is the descriptor of its process (a pidfd), which is readable once the process is dead."""
 
     rank: int
     process: subprocess.Popen[bytes]
@@ -34,15 +34,15 @@ class WorkerHandle(NamedTuple):
     results: Reader
 
     @property
-    def obituary(self) -> str:
-        """How it died."""
+    def cause_of_death(self) -> str:
+        """How the process died, for an error message."""
         code = self.process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return f"the worker of rank {self.rank} (process {self.process.pid}) {how}"
 
 
 class WorkerGroup:
-    """`size` processes with one runner each. Used by one thread; `watch` has another of its own."""
+    """`size` processes with one runner each. One thread uses it; `watch` starts another one."""
 
     def __init__(self, runner: RunnerSpec, size: int) -> None:
         self._context = zmq.Context()
@@ -71,15 +71,15 @@ class WorkerGroup:
         return [worker.process.pid for worker in self._workers]
 
     def send(self, message: Any) -> None:
-        """Send to all ranks. Raises what pickle raises where the message cannot be sent: then nobody got it."""
+        """Send to all ranks. Raises what pickle raises if the message cannot be pickled, before any rank gets it."""
         data = encode(message, self._broadcast)
         for worker in self._workers:
             worker.socket.send(data)
 
     def receive(self, timeout: float | None) -> list[tuple[int, WorkerReply]]:
-        """What has come by now, or comes next, with the rank it is from; nothing where `timeout` seconds were too few.
+        """The next replies with the ranks that sent them; none if `timeout` seconds pass without one.
 
-        Raises ExecutorFailed where a worker is dead.
+        Raises ExecutorFailed if a worker is dead.
         """
         ready = dict(self._poller.poll(None if timeout is None else math.ceil(timeout * 1e3)))
         received = [
@@ -90,21 +90,21 @@ class WorkerGroup:
         if not received:
             for worker in self._workers:
                 if worker.death in ready:
-                    raise ExecutorFailed(worker.obituary)
+                    raise ExecutorFailed(worker.cause_of_death)
         return received
 
     def death(self, timeout: float) -> str | None:
-        """How the first worker that is dead died; None where none is, or dies within `timeout` seconds."""
+        """How the first dead worker died; None if no worker is dead or dies within `timeout` seconds."""
         ready = select.select([worker.death for worker in self._workers], [], [], timeout)[0]
-        return next((worker.obituary for worker in self._workers if worker.death in ready), None)
+        return next((worker.cause_of_death for worker in self._workers if worker.death in ready), None)
 
     def watch(self, on_death: Callable[[str], None]) -> None:
-        """From now on, as soon as a worker dies, kill the others, and call `on_death` from a thread of its own."""
+        """As soon as a worker dies, kill the others and call `on_death` from a thread of its own."""
         self._watcher = threading.Thread(target=self._watch, args=(on_death,), name="executor-watch", daemon=True)
         self._watcher.start()
 
     def stop(self, grace: float) -> None:
-        """Have all workers end in order, and kill those that have not within `grace` seconds."""
+        """Ask all workers to end, and kill those that have not ended within `grace` seconds."""
         if self.have_ended:
             return
         self._stop_watching()
@@ -116,7 +116,7 @@ class WorkerGroup:
         self.kill()
 
     def kill(self) -> None:
-        """End all workers at once, and free what they and this object held."""
+        """Kill all workers, and free their resources and this object's."""
         if self.have_ended:
             return
         self.have_ended = True
@@ -131,7 +131,7 @@ class WorkerGroup:
             os.close(worker.death)
             worker.socket.close()
             worker.results.close()
-        self._workers.clear()  # a result that is still in use keeps its memory, and nothing here does
+        self._workers.clear()  # only results that are still in use keep their memory
         self._broadcast.close()
         self._context.destroy(linger=0)
         os.close(self._ended)
@@ -155,10 +155,10 @@ class WorkerGroup:
         deaths = {worker.death: worker for worker in self._workers}
         ready = select.select([self._ended, *deaths], [], [])[0]
         if self._ended not in ready:
-            obituary = deaths[ready[0]].obituary
+            cause = deaths[ready[0]].cause_of_death
             for worker in self._workers:
                 worker.process.kill()
-            on_death(obituary)
+            on_death(cause)
 
     def _stop_watching(self) -> None:
         if self._watcher is not None:

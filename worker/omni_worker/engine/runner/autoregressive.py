@@ -1,20 +1,20 @@
-"""The runner of an autoregressive stage: keeps the state of its requests, and writes on for many of them at once.
+"""The runner of an autoregressive stage: keeps the state of its requests, and decodes many of them in one batch.
 
-Tokens of a request that the model has not seen go through it in chunks (a prefill), in the same call as the single
-tokens of the others (a decode): so nobody waits for more than one call of bounded size. When none is left, the next one
-is drawn. A failure stays with its request: a batch that fails is run again one request at a time.
+Tokens that the model has not seen go through it in chunks (prefill), in the same call as the single tokens of other
+requests (decode). So no request waits for more than one call of bounded size. After a request's last pending token, the
+next one is sampled. A failed batch runs again one request at a time, so that only the culprit fails.
 """
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
 
 from omni_worker.device.out_of_memory import is_out_of_memory
-from omni_worker.engine.runner.interface import Runner
+from omni_worker.engine.runner.interface import TOKENS_PHASE, Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
 from omni_worker.errors import RequestError
 from omni_worker.language.generation import GenerationState, start_generation
@@ -24,18 +24,31 @@ from omni_worker.language.sampling import log_probabilities, sample_tokens
 from omni_worker.requests import TokenLogprob
 
 log = logging.getLogger(__name__)
-CHUNK = 256
-CALL = 1024  # the most tokens of one call, but for single ones
-KEY = "tokens"
-IDLE_TURNS = 8
-UNTOLD = TokenLogprob("", 0.0)
+CHUNK_TOKENS = 256
+CALL_TOKENS = 1024  # the largest number of prefill tokens in one call
+IDLE_STEPS = 8
+NO_LOGPROB = TokenLogprob("", 0.0)
+
+
+class TokensKey(NamedTuple):
+    """The key of a language model's calls. There is only one: all of them can share a batch."""
+
+    phase: str = TOKENS_PHASE
+
+    @property
+    def labels(self) -> tuple[str, str, str]:
+        """Phase, model and variant, for metrics and traces."""
+        return self.phase, "language-model", "0"
+
+
+KEY = TokensKey()
 
 
 class AutoregressiveRunner(Runner):
     """Runs a language model. Every payload is a GenerationParams, every result a GenerationResult.
 
-    With `encode_only` nothing is written: the result is the hidden states of the prompt. Where ranks have parts of the
-    model, all of them keep the same requests and write the same tokens; the last one has the results.
+    With `encode_only` it generates no tokens: the result is the hidden states of the prompt. If ranks have parts of the
+    model, all of them keep the same requests and append the same tokens; the last one has the results.
     """
 
     def __init__(self, model: LanguageModel, encode_only: bool = False) -> None:
@@ -45,7 +58,7 @@ class AutoregressiveRunner(Runner):
         self._encode_only = encode_only
         self._states: dict[str, GenerationState] = {}
         self._arrivals = 0
-        self._turn = 0
+        self._step_number = 0
         self._counts = {"batched_calls": 0, "single_calls": 0, "tokens": 0, "tokens_seen_again": 0}
         self._call_seconds: float | None = None
         self._out_of_memory = False
@@ -63,7 +76,7 @@ class AutoregressiveRunner(Runner):
 
     def stats(self) -> dict[str, Any]:
         cached = self._cache.rows * self._cache.length
-        return {"states": len(self._states), "slots": len(self._cache.holders), "cache_tokens": cached, **self._counts}
+        return {"states": len(self._states), "slots": len(self._cache.ids), "cache_tokens": cached, **self._counts}
 
     def close(self) -> None:
         for id in list(self._states):
@@ -83,133 +96,138 @@ class AutoregressiveRunner(Runner):
         return self._outcome(state)
 
     def _advance(self, states: Sequence[GenerationState]) -> list[RequestOutput]:
-        self._turn += 1
+        self._step_number += 1
         for state in states:
-            state.served = self._turn
-        able, counts = self._make_room(states)
+            state.last_step = self._step_number
+        fitting, counts = self._make_room(states)
         began = time.perf_counter()
         try:
-            failures = self._step(able, counts) if able else {}
+            failures = self._step(fitting, counts) if fitting else {}
         except Exception as error:
-            if len(able) > 1:
-                log.warning("a batch of %d failed and is run again one by one: %s", len(able), error)
+            if len(fitting) > 1:
+                log.warning("a batch of %d failed and is run again one by one: %s", len(fitting), error)
                 outputs = [output for state in states for output in self._advance([state])]
                 self._call_seconds, self._out_of_memory = None, is_out_of_memory(error)
                 return outputs
-            failures = {able[0].id: error}
-        is_usual = len(able) == len(states) and set(counts) == {1}
-        self._call_seconds = time.perf_counter() - began if is_usual else None
-        if able:
-            self._counts["batched_calls" if len(able) > 1 else "single_calls"] += 1
+            failures = {fitting[0].id: error}
+        is_typical = len(fitting) == len(states) and set(counts) == {1}
+        self._call_seconds = time.perf_counter() - began if is_typical else None
+        if fitting:
+            self._counts["batched_calls" if len(fitting) > 1 else "single_calls"] += 1
         return [self._outcome(state, failures.get(state.id)) for state in states]
 
     def _make_room(self, states: Sequence[GenerationState]) -> tuple[list[GenerationState], list[int]]:
-        """Those of `states` that have room in the call and in the cache now, and how many tokens each; the others wait.
+        """The requests that fit into this call and into the cache, with their numbers of tokens; the others wait.
 
-        Where memory is short, a request takes the rows of those that came after it, and of those that nobody runs;
-        they are seen again from their beginning when they go on. So the oldest always goes on.
+        If memory is short, a request evicts requests that arrived after it, and requests that have not run lately. An
+        evicted request starts again from its first token. So the oldest request always advances.
         """
-        able: list[GenerationState] = []
+        fitting: list[GenerationState] = []
         counts: dict[str, int] = {}
-        room = CALL
+        room = CALL_TOKENS
         for state in sorted(states, key=lambda state: state.arrival):
-            count = min(state.left, CHUNK, max(room, 1))
-            if count > 1 or state.left == 1:
-                able.append(state)
+            count = min(state.num_pending, CHUNK_TOKENS, max(room, 1))
+            if count > 1 or state.num_pending == 1:
+                fitting.append(state)
                 counts[state.id] = count
                 room -= count if count > 1 else 0
-        while able:
-            length = max(state.cached + counts[state.id] for state in able)
-            if self._cache.reserve([state.id for state in able], length):
+        while fitting:
+            length = max(state.cached + counts[state.id] for state in fitting)
+            if self._cache.reserve([state.id for state in fitting], length):
                 break
-            if (victim := self._victim(able)) is None:
-                able.pop()
+            if (evicted := self._to_evict(fitting)) is None:
+                fitting.pop()
             else:
-                self._cache.release(victim.id)
-                self._counts["tokens_seen_again"] += victim.cached
-                victim.cached = 0
-        return able, [counts[state.id] for state in able]
+                self._cache.release(evicted.id)
+                self._counts["tokens_seen_again"] += evicted.cached
+                evicted.cached = 0
+        return fitting, [counts[state.id] for state in fitting]
 
-    def _victim(self, able: Sequence[GenerationState]) -> GenerationState | None:
-        others = [self._states[id] for id in self._cache.holders if self._states[id] not in able]
-        younger = [one for one in others if one.arrival > able[-1].arrival]
-        idle = [one for one in others if one.served < self._turn - IDLE_TURNS]
+    def _to_evict(self, fitting: Sequence[GenerationState]) -> GenerationState | None:
+        others = [self._states[id] for id in self._cache.ids if self._states[id] not in fitting]
+        younger = [one for one in others if one.arrival > fitting[-1].arrival]
+        idle = [one for one in others if one.last_step < self._step_number - IDLE_STEPS]
         return max(younger or idle, key=lambda one: one.arrival, default=None)
 
     def _step(self, states: Sequence[GenerationState], counts: Sequence[int]) -> Mapping[str, Exception]:
-        """One model call, and one more token for each that comes to its end by it; the failures, by id."""
-        rows, wanted = [], []
+        """One model call, and one more token for each request without pending tokens; returns the failures by id."""
+        rows, scored = [], []
         for state, count in zip(states, counts, strict=True):
             tokens = state.next_tokens(count)
-            places = state.wanted_scores(len(tokens))
-            before = state.cached - len(state.prompt) + 1
-            rows.append(RowInput(state.id, tokens, state.cached, [place - before for place in places]))
-            wanted += [(state, place) for place in places]
-        next_ones = [i for i, (state, place) in enumerate(wanted) if place == len(state.written)]
-        choices = [wanted[i][0].choice() for i in next_ones]
+            places = state.places_to_score(len(tokens))
+            first = state.cached - len(state.prompt) + 1
+            rows.append(RowInput(state.id, tokens, state.cached, [place - first for place in places]))
+            scored += [(state, place) for place in places]
+        to_sample = [i for i, (state, place) in enumerate(scored) if place == len(state.output)]
+        samplings = [scored[i][0].next_sampling() for i in to_sample]
 
-        def choose(answer: RowResult) -> list[int]:
-            scores = answer.logits if len(next_ones) == len(wanted) else answer.logits[next_ones]
-            return sample_tokens(scores, choices) if next_ones else []
+        def sample(result: RowResult) -> list[int]:
+            logits = result.logits if len(to_sample) == len(scored) else result.logits[to_sample]
+            return sample_tokens(logits, samplings) if to_sample else []
 
-        answer, drawn = self._model.slots.run(rows, len(next_ones), choose)
-        tokens_at = dict(zip(next_ones, drawn, strict=True))
+        result, sampled = self._model.slots.run(rows, len(to_sample), sample)
+        tokens_at = dict(zip(to_sample, sampled, strict=True))
         failures: dict[str, Exception] = {
-            wanted[i][0].id: RequestError("failed", "the model gave scores that are no numbers")
+            scored[i][0].id: RequestError("failed", "the model gave scores that are no numbers")
             for i, token in tokens_at.items()
             if token < 0
         }
-        explained = [
-            (i, state, tokens_at[i] if i in tokens_at else state.written[place])
-            for i, (state, place) in enumerate(wanted)
-            if state.likeliest is not None and state.id not in failures
+        reported = [
+            (i, state, tokens_at[i] if i in tokens_at else state.output[place])
+            for i, (state, place) in enumerate(scored)
+            if state.top_logprobs is not None and state.id not in failures
         ]
-        failures |= self._explain(answer, explained)
+        failures |= self._add_logprobs(result, reported)
         for i, (state, row) in enumerate(zip(states, rows, strict=True)):
-            kept = state.states_missing_from
-            fresh = answer.states_of(i, kept, len(row.tokens)) if answer is not None and kept is not None else None
-            state.saw(len(row.tokens), fresh)
+            first_state = state.first_missing_state
+            new = None
+            if result is not None and first_state is not None:
+                new = result.states_of(i, first_state, len(row.tokens))
+            state.mark_cached(len(row.tokens), new)
         for i, token in tokens_at.items():
-            if (state := wanted[i][0]).id not in failures:
+            if (state := scored[i][0]).id not in failures:
                 try:
-                    state.write(token)
+                    state.append(token)
                 except Exception as error:
                     failures[state.id] = error
-        self._counts["tokens"] += len(drawn)
+        self._counts["tokens"] += len(sampled)
         return failures
 
-    def _explain(
-        self, answer: RowResult | None, explained: Sequence[tuple[int, GenerationState, int]]
+    def _add_logprobs(
+        self, result: RowResult | None, reported: Sequence[tuple[int, GenerationState, int]]
     ) -> dict[str, Exception]:
-        """Add to each request's log-probabilities those of a token; without an answer only the place is kept."""
+        """Add the log-probabilities of tokens to their requests, given as (row of the logits, request, token).
+
+        On a rank without a result it adds placeholders. Returns the failures by id.
+        """
         failures: dict[str, Exception] = {}
-        if answer is None:
-            for _, state, _ in explained:
-                state.logprobs.append(UNTOLD)
-        if answer is None or not explained:
+        if result is None:
+            for _, state, _ in reported:
+                state.logprobs.append(NO_LOGPROB)
+        if result is None or not reported:
             return failures
-        rows, states, tokens = zip(*explained, strict=True)
-        most = max(state.likeliest or 0 for state in states)
-        own, likeliest, logs = (one.tolist() for one in log_probabilities(answer.logits[list(rows)], tokens, most))
+        rows, states, tokens = zip(*reported, strict=True)
+        most = max(state.top_logprobs or 0 for state in states)
+        own, likeliest, logs = (one.tolist() for one in log_probabilities(result.logits[list(rows)], tokens, most))
         for i, (state, token) in enumerate(zip(states, tokens, strict=True)):
-            name, count = state.language.token, state.likeliest or 0
+            text, count = state.tokenizer.token_text, state.top_logprobs or 0
             try:
-                likely = zip(map(name, likeliest[i][:count]), logs[i][:count], strict=True)
-                state.logprobs.append(TokenLogprob(name(token), own[i], tuple(likely)))
-            except Exception as error:  # whatever the tokenizer says of a token that it has no text for
+                top = zip(map(text, likeliest[i][:count]), logs[i][:count], strict=True)
+                state.logprobs.append(TokenLogprob(text(token), own[i], tuple(top)))
+            except Exception as error:  # a tokenizer may raise anything for a token without a text
                 failures[state.id] = error
         return failures
 
     def _outcome(self, state: GenerationState, error: Exception | None = None) -> RequestOutput:
-        steps = len(state.written)
-        if error is None and not state.is_over:
-            return RequestOutput(state.id, KEY, True, steps, state.limit, partial=state.news())
+        steps = len(state.output)
+        if error is None and not state.is_complete:
+            return RequestOutput(state.id, KEY, True, steps, state.max_tokens, partial=state.take_partial())
         self._drop(state.id)
         if error is None and not self._model.slots.chain.is_last:
-            return RequestOutput(state.id, step=steps, total_steps=state.limit)
+            return RequestOutput(state.id, step=steps, total_steps=state.max_tokens)
         if error is None:
             try:
-                return RequestOutput(state.id, step=steps, total_steps=state.limit, result=state.result())
+                return RequestOutput(state.id, step=steps, total_steps=state.max_tokens, result=state.result())
             except Exception as failure:
                 error = failure
         return RequestOutput(state.id, step=steps, error=error)

@@ -1,6 +1,6 @@
 """The runner of a diffusion stage: keeps the state of its requests and steps them through the pipeline.
 
-A failure stays with its request: a batch that fails is run again one request at a time, so that only the culprit fails.
+A failed batch runs again one request at a time, so that only the culprit fails.
 """
 
 import logging
@@ -50,7 +50,7 @@ class StepRunner(Runner):
         state = self._states[request.id] = StepState(request.id, request.payload)
         try:
             self._pipeline.prepare_encode(state)
-        except ValueError as error:  # what diffusers raises for arguments that it refuses
+        except ValueError as error:  # diffusers raises it for invalid arguments
             return self._failed(state, RequestError("invalid", str(error)))
         except Exception as error:
             return self._failed(state, error)
@@ -105,7 +105,7 @@ class StepRunner(Runner):
 
 
 class RequestRunner(Runner):
-    """Runs each request whole."""
+    """Runs each request from start to end in one call of the pipeline."""
 
     def __init__(self, pipeline: RequestModePipeline) -> None:
         self._pipeline = pipeline

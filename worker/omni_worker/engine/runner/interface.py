@@ -1,15 +1,27 @@
-"""The contract of a runner."""
+"""The contract of a runner, and of the batching keys that it returns."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from omni_worker.engine.scheduler import RunnerOutput, SchedulerOutput
 
+TOKENS_PHASE = "tokens"
+"""The phase of a language model's calls."""
+
+
+@runtime_checkable
+class LabelledKey(Protocol):
+    """A batching key that names its kind of call in metrics and traces. Schedulers never read the labels."""
+
+    @property
+    def labels(self) -> tuple[str, str, str]:
+        """Phase, model and variant: a number for each shape of the model's calls, or a word for calls without one."""
+
 
 class Runner(ABC):
-    """Holds the model and the state of the requests it runs. Used from one thread.
+    """Contains the model and the state of the requests that it runs. One thread uses it.
 
-    Where a replica has several ranks, the outputs of `answering_rank` are its requests'; of the others', only failures.
+    If a replica has several ranks, the outputs of `answering_rank` count; of the other ranks, only failures do.
     """
 
     rpc_methods: ClassVar[tuple[str, ...]] = ("stats",)
@@ -17,10 +29,10 @@ class Runner(ABC):
 
     @abstractmethod
     def execute(self, output: SchedulerOutput) -> RunnerOutput:
-        """Run one output. Never raises for a request's failure: that is in the request's entry."""
+        """Run one output. It never raises because a request failed: the request's entry has the error."""
 
     def call(self, method: str, args: tuple[Any, ...]) -> Any:
-        """Call one of `rpc_methods`. Raises ValueError where it is none, and what the method raises."""
+        """Call one of `rpc_methods`. Raises ValueError for another method, and what the method raises."""
         if method not in self.rpc_methods:
             raise ValueError(f"the runner has no method {method!r}; there are: {', '.join(self.rpc_methods)}")
         return getattr(self, method)(*args)
@@ -31,4 +43,4 @@ class Runner(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Drop every request's state."""
+        """Drop the state of every request."""
