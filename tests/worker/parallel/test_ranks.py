@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from omni_worker.errors import RequestError
-from omni_worker.parallel.ranks import NOTE_BYTES, Ranks
+from omni_worker.parallel.ranks import SHORT_BYTES, Ranks
 
 SIZE = 3
 
@@ -43,7 +43,7 @@ def structures():
         [same, same],
         noise(6, 8, 6).T[::2],
         torch.view_as_complex(noise(7, 4, 2)),
-        "x" * 3 * NOTE_BYTES,
+        "x" * 3 * SHORT_BYTES,
         (noise(8, 600, 700),),
     ]
 

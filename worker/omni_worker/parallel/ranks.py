@@ -1,7 +1,7 @@
-"""The ranks of a replica: processes that hold the same model and walk through the same code, and divide its calls.
+"""The ranks of a replica: processes that have the same model, run the same code, and divide its calls.
 
-`spread` is where they divide work. Everything else each does for itself, so what `spread` returns, or raises, must be
-the same on all of them, to the bit: the owner of an answer too goes on with what it sent, not with what it had.
+They divide work only in `spread`. Each rank does everything else by itself, so `spread` must return or raise the same
+on all of them, to the bit. Therefore the rank that computed a result also continues with the copy that it sent.
 """
 
 import math
@@ -19,12 +19,12 @@ from torch import Tensor
 from omni_worker.errors import portable
 
 ALIGNMENT = 64
-NOTE_BYTES = 4096
+SHORT_BYTES = 4096
 _LENGTH_BYTES = 8
 
 
 class Ranks:
-    """This process's place among `size` ranks. A group of one runs everything in place."""
+    """This process's place among `size` ranks. A single rank runs all jobs itself."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank = rank
@@ -32,7 +32,7 @@ class Ranks:
 
     @classmethod
     def join(cls, rank: int, size: int, store: str) -> "Ranks":
-        """Meet the other ranks through the file `store`, which all of them can write. Every rank calls this once."""
+        """Join the other ranks through the file `store`, which all of them can write. Every rank calls this once."""
         if size > 1:
             on_gpu = torch.cuda.is_available()
             dist.init_process_group(
@@ -45,38 +45,38 @@ class Ranks:
         return cls(rank, size)
 
     def share(self, count: int, rank: int | None = None) -> range:
-        """Which of `count` jobs a rank runs (this one where none is named): neighbours, as evenly as can be."""
+        """The indices of the jobs that a rank (by default this one) runs: consecutive, as evenly distributed as possible."""
         rank = self.rank if rank is None else rank
         return range(count * rank // self.size, count * (rank + 1) // self.size)
 
     def spread(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
-        """The answer of every job, in their order; each rank runs its share of them.
+        """Run each rank's share of the jobs; returns the results of all jobs in their order.
 
-        All ranks call this with the same jobs. Answers are whatever pickle takes; the tensors in them arrive as
-        contiguous tensors without a graph, on the kind of device that they were on. Where a job raises on any rank,
-        all ranks raise the error of the first such rank.
+        All ranks must call this with the same jobs. Results must be picklable. Their tensors arrive contiguous, without
+        an autograd graph, on the same kind of device. If a job raises on any rank, all ranks raise the error of the
+        first such rank.
         """
         if self.size == 1:
             return [job() for job in jobs]
-        note, tensors = self._run([jobs[i] for i in self.share(len(jobs))])
-        notes: list[_Note] = [pickle.loads(text) for text in self._exchange_texts(pickle.dumps(note))]
-        for one in notes:
+        header, tensors = self._run([jobs[i] for i in self.share(len(jobs))])
+        headers: list[_Header] = [pickle.loads(data) for data in self._exchange_bytes(pickle.dumps(header))]
+        for one in headers:
             if one.error is not None:
                 raise one.error
-        kinds = sorted({kind for one in notes for kind in one.sizes})  # the same order everywhere
-        parcels = {kind: self._exchange(kind, notes, tensors) for kind in kinds}
+        kinds = sorted({kind for one in headers for kind in one.sizes})  # the same order everywhere
+        buffers = {kind: self._exchange(kind, headers, tensors) for kind in kinds}
         return [
-            answer
-            for rank, one in enumerate(notes)
-            for answer in _Unpacker(one, {kind: parcels[kind][rank] for kind in one.sizes}).load()
+            result
+            for rank, one in enumerate(headers)
+            for result in _Unpacker(one, {kind: buffers[kind][rank] for kind in one.sizes}).load()
         ]
 
     def close(self) -> None:
-        """Leave the others. Nothing can be spread after that."""
+        """Leave the group. `spread` must not be called after that."""
         if self.size > 1:
             dist.destroy_process_group()
 
-    def _run(self, jobs: Sequence[Callable[[], Any]]) -> tuple["_Note", list[Tensor]]:
+    def _run(self, jobs: Sequence[Callable[[], Any]]) -> tuple["_Header", list[Tensor]]:
         stream = BytesIO()
         packer = _Packer(stream)
         try:
@@ -84,15 +84,15 @@ class Ranks:
         except Exception as error:
             sent = portable(error)
             sent.add_note(f"on rank {self.rank} of {self.size}: {''.join(traceback.format_exception(error))}".rstrip())
-            return _Note(error=sent), []
-        return _Note(stream.getvalue(), packer.places, packer.sizes), packer.tensors
+            return _Header(error=sent), []
+        return _Header(stream.getvalue(), packer.places, packer.sizes), packer.tensors
 
-    def _exchange_texts(self, text: bytes) -> list[bytes]:
-        """Every rank's text: in one message each where all are short, as they mostly are, else in two."""
-        frame = len(text).to_bytes(_LENGTH_BYTES) + text
-        frames = self._gather(frame[:NOTE_BYTES], NOTE_BYTES)
+    def _exchange_bytes(self, data: bytes) -> list[bytes]:
+        """Every rank's bytes: in one message each if all are short, which is the usual case, otherwise in two."""
+        frame = len(data).to_bytes(_LENGTH_BYTES) + data
+        frames = self._gather(frame[:SHORT_BYTES], SHORT_BYTES)
         longest = max(int.from_bytes(one[:_LENGTH_BYTES]) for one in frames)
-        if longest > NOTE_BYTES - _LENGTH_BYTES:
+        if longest > SHORT_BYTES - _LENGTH_BYTES:
             frames = self._gather(frame, _LENGTH_BYTES + longest)
         return [one[_LENGTH_BYTES:][: int.from_bytes(one[:_LENGTH_BYTES])] for one in frames]
 
@@ -102,57 +102,57 @@ class Ranks:
         dist.all_gather(frames, own)
         return [one.numpy().tobytes() for one in frames]
 
-    def _exchange(self, kind: str, notes: "Sequence[_Note]", tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Every rank's tensors on this kind of device, as bytes."""
-        sizes = [note.sizes.get(kind, 0) for note in notes]
-        parcel = torch.empty(max(sizes), dtype=torch.uint8, device=kind)
-        for place, tensor in zip(notes[self.rank].places, tensors, strict=True):
+    def _exchange(self, kind: str, headers: "Sequence[_Header]", tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Every rank's tensors on this kind of device, each rank's in one buffer of bytes."""
+        sizes = [header.sizes.get(kind, 0) for header in headers]
+        buffer = torch.empty(max(sizes), dtype=torch.uint8, device=kind)
+        for place, tensor in zip(headers[self.rank].places, tensors, strict=True):
             if place.kind == kind:
-                place.of(parcel).copy_(tensor)
+                place.of(buffer).copy_(tensor)
         owners = [rank for rank, size in enumerate(sizes) if size]
         if len(owners) <= 1:
             if owners:
-                dist.broadcast(parcel, src=owners[0])
-            return [parcel] * self.size
-        parcels = [torch.empty_like(parcel) for _ in range(self.size)]
-        dist.all_gather(parcels, parcel)
-        return parcels
+                dist.broadcast(buffer, src=owners[0])
+            return [buffer] * self.size
+        buffers = [torch.empty_like(buffer) for _ in range(self.size)]
+        dist.all_gather(buffers, buffer)
+        return buffers
 
 
-class _Place(NamedTuple):
-    """Where a tensor lies among the bytes of its rank's tensors on one kind of device."""
+class _TensorPlace(NamedTuple):
+    """Where a tensor is in the buffer of its rank's tensors on one kind of device."""
 
     kind: str
     offset: int
     dtype: torch.dtype
     shape: tuple[int, ...]
 
-    def of(self, parcel: Tensor) -> Tensor:
-        """The tensor there."""
+    def of(self, buffer: Tensor) -> Tensor:
+        """The tensor, as a view of the buffer."""
         size = math.prod(self.shape) * self.dtype.itemsize
-        return parcel[self.offset : self.offset + size].view(self.dtype).view(self.shape)
+        return buffer[self.offset : self.offset + size].view(self.dtype).view(self.shape)
 
 
 @dataclass(frozen=True)
-class _Note:
-    """What the others must know of a rank's answers: all but what is in the tensors, or the error.
+class _Header:
+    """What a rank sends besides its tensors: its results without them and their places, or its error.
 
-    sizes: by kind of device, how many bytes the tensors take
+    sizes: the number of bytes of its tensors, by kind of device
     """
 
-    answers: bytes = b""
-    places: list[_Place] = field(default_factory=list)
+    results: bytes = b""
+    places: list[_TensorPlace] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     error: Exception | None = None
 
 
 class _Packer(pickle.Pickler):
-    """Pickles answers, and sets their tensors aside."""
+    """Pickles results without their tensors, and collects the tensors."""
 
     def __init__(self, stream: BytesIO) -> None:
         super().__init__(stream, protocol=5)
         self.tensors: list[Tensor] = []
-        self.places: list[_Place] = []
+        self.places: list[_TensorPlace] = []
         self.sizes: dict[str, int] = {}
         self._seen: dict[int, int] = {}
 
@@ -162,18 +162,18 @@ class _Packer(pickle.Pickler):
         if id(value) not in self._seen:
             self._seen[id(value)] = len(self.tensors)
             kind, size = value.device.type, value.numel() * value.dtype.itemsize
-            self.places.append(_Place(kind, self.sizes.get(kind, 0), value.dtype, tuple(value.shape)))
+            self.places.append(_TensorPlace(kind, self.sizes.get(kind, 0), value.dtype, tuple(value.shape)))
             self.sizes[kind] = self.sizes.get(kind, 0) + -(-size // ALIGNMENT) * ALIGNMENT
             self.tensors.append(value.detach())
         return self._seen[id(value)]
 
 
 class _Unpacker(pickle.Unpickler):
-    """Puts the tensors back, as views of what came; the same tensor twice is one again."""
+    """Restores the tensors as views of the buffers. A tensor that occurs twice in a result is one tensor again."""
 
-    def __init__(self, note: _Note, parcels: dict[str, Tensor]) -> None:
-        super().__init__(BytesIO(note.answers))
-        self._tensors = [place.of(parcels[place.kind]) for place in note.places]
+    def __init__(self, header: _Header, buffers: dict[str, Tensor]) -> None:
+        super().__init__(BytesIO(header.results))
+        self._tensors = [place.of(buffers[place.kind]) for place in header.places]
 
     def persistent_load(self, index: int) -> Tensor:
         return self._tensors[index]
