@@ -14,7 +14,14 @@ from safetensors import safe_open
 from omni_worker.models import DIGITS
 from omni_worker.models.digits_reader import Reading, held_out_accuracy, read
 from omni_worker.models.digits_recipe import scoring
-from omni_worker.models.digits_recipe.captions import NULL_PROMPT, UNKNOWN, Request, drawn, vocabulary, wording
+from omni_worker.models.digits_recipe.captions import (
+    NULL_PROMPT,
+    UNKNOWN,
+    Request,
+    random_requests,
+    vocabulary,
+    wording,
+)
 from omni_worker.models.digits_recipe.pictures import Album
 
 MEGABYTE = 1_000_000
@@ -45,7 +52,7 @@ def test_a_visitor_s_own_wording_works(pipeline: QwenImagePipeline) -> None:
     words = random.Random(7)
     asked, captions = [], []
     while len(asked) < 60:
-        request = drawn(1, seed=words.randrange(10**6))[0]
+        request = random_requests(1, seed=words.randrange(10**6))[0]
         caption = wording(request, words)
         if caption != request.caption:
             asked.append(request)
@@ -104,7 +111,7 @@ def test_the_template_is_the_34_tokens_that_the_pipeline_drops(pipeline: QwenIma
 
 def test_every_training_caption_is_made_of_known_words(pipeline: QwenImagePipeline) -> None:
     words = random.Random(0)
-    for request in drawn(300, seed=1):
+    for request in random_requests(300, seed=1):
         caption = wording(request, words)
         tokens = pipeline.tokenizer.convert_ids_to_tokens(pipeline.tokenizer(caption).input_ids)
         assert tokens.count(UNKNOWN) == caption.count(UNKNOWN), caption

@@ -17,13 +17,13 @@ from omni_worker.models.digits_recipe.thinker import scoring
 from omni_worker.models.digits_recipe.thinker.architecture import tokenizer as new_tokenizer
 from omni_worker.models.digits_recipe.thinker.questions import (
     HELD_OUT,
-    TAUGHT,
+    TRAINING_PAIRS,
     Question,
     Sum,
     all_pairs,
-    dressed,
-    taught,
+    training_question,
     vocabulary,
+    with_random_style,
     wording,
 )
 from omni_worker.models.digits_recipe.thinker.rows import ROWS
@@ -58,7 +58,7 @@ def test_sums_that_were_never_taught_are_right(exam: list[tuple[Question, Thinke
 
 def test_sums_that_were_taught_are_right(thinker: Thinker) -> None:
     words = random.Random(4)
-    questions = [dressed(Sum(first, ((sign, second),)), words) for first, sign, second in TAUGHT * 2]
+    questions = [with_random_style(Sum(first, ((sign, second),)), words) for first, sign, second in TRAINING_PAIRS * 2]
     answers = thinker.answers([wording(question, words) for question in questions])
     assert scoring.share_right(questions, answers) >= 0.99
 
@@ -131,11 +131,11 @@ def test_odd_prompts_are_answered_within_the_limit(thinker: Thinker, prompt: str
 
 def test_the_held_out_sums_never_occur_in_training() -> None:
     words = random.Random(0)
-    assert set(TAUGHT).isdisjoint(HELD_OUT)
-    assert len(TAUGHT) + len(HELD_OUT) == len(all_pairs()) == 110
+    assert set(TRAINING_PAIRS).isdisjoint(HELD_OUT)
+    assert len(TRAINING_PAIRS) + len(HELD_OUT) == len(all_pairs()) == 110
     assert len(HELD_OUT) / 110 >= 0.15
     for _ in range(5000):
-        question = taught(words)
+        question = training_question(words)
         assert HELD_OUT.isdisjoint(question.sum.pairs)
         assert 0 <= question.sum.result <= 9
 
@@ -149,7 +149,7 @@ def test_a_sum_that_is_held_out_is_so_in_either_order_and_backwards() -> None:
 def test_every_question_is_made_of_known_words() -> None:
     words, tokenizer = random.Random(1), new_tokenizer()
     for _ in range(1000):
-        asked = wording(taught(words), words)
+        asked = wording(training_question(words), words)
         tokens = tokenizer.convert_ids_to_tokens(tokenizer(asked).input_ids)
         assert tokens.count(UNKNOWN) == asked.count(UNKNOWN), asked
 

@@ -45,7 +45,7 @@ class Ranks:
         return cls(rank, size)
 
     def share(self, count: int, rank: int | None = None) -> range:
-        """The indices of the jobs that a rank (by default this one) runs: consecutive, as evenly distributed as possible."""
+        """The indices of the jobs that a rank (by default this one) runs: consecutive, and evenly distributed."""
         rank = self.rank if rank is None else rank
         return range(count * rank // self.size, count * (rank + 1) // self.size)
 

@@ -1,4 +1,4 @@
-"""What the model can be asked for, and in which words. Pure: no model, no pictures.
+"""What a prompt can request, and in which words. Pure: no model, no pictures.
 
 A `Request` is what a picture must show; a caption is one way to ask for it. Most training captions have the canonical
 form, about a quarter are worded as a visitor might, so that "red 3 on grey" works as well.
@@ -64,15 +64,15 @@ def vocabulary() -> dict[str, int]:
     return {word: index for index, word in enumerate(dict.fromkeys(words))}
 
 
-def draw(random: Random) -> Request:
-    """A request drawn evenly from all 160."""
+def random_request(random: Random) -> Request:
+    """A random request; all 160 are equally likely."""
     return Request(random.randrange(10), random.choice(list(COLOURS)), random.choice(list(BACKGROUNDS)))
 
 
-def drawn(count: int, seed: int) -> list[Request]:
-    """`count` requests, each independent of the others; the same for the same seed."""
+def random_requests(count: int, seed: int) -> list[Request]:
+    """`count` random requests, the same for the same seed."""
     random = Random(seed)
-    return [draw(random) for _ in range(count)]
+    return [random_request(random) for _ in range(count)]
 
 
 def wording(request: Request, random: Random) -> str:
@@ -103,7 +103,7 @@ def _visitor(request: Request, random: Random) -> str:
 
 
 def _placed(subject: str, background: str, random: Random) -> str:
-    """Add the background. Black goes unsaid half of the time, so that it becomes the default."""
+    """Add the background. Black is left out half of the time, so that it becomes the default."""
     if background == "black" and random.random() < 0.5:
         return subject
     shade = random.choice(["grey", "gray"]) if background == "grey" else background
@@ -121,7 +121,7 @@ def _placed(subject: str, background: str, random: Random) -> str:
 
 
 def _with_noise(caption: str, random: Random) -> str:
-    """Now and then an unknown word or a full stop, which must change nothing."""
+    """Sometimes add an unknown word or punctuation, which must change nothing."""
     if random.random() < 0.2:
         words = caption.split(" ")
         words.insert(random.randrange(len(words) + 1), UNKNOWN)

@@ -1,4 +1,4 @@
-"""What a training shows of itself."""
+"""Progress bars of a training."""
 
 import time
 
@@ -7,8 +7,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from omni_worker.models.digits_recipe import teaching
 
 
-def shown() -> Progress:
-    """Lines that `reporter` adds to."""
+def progress_display() -> Progress:
+    """The display to which `reporter` adds a bar."""
     columns = (
         TextColumn("{task.description:<12}"),
         BarColumn(),
@@ -21,8 +21,8 @@ def shown() -> Progress:
     return Progress(*columns, refresh_per_second=2)
 
 
-def reporter(progress: Progress, name: str, total: int) -> teaching.Report:
-    """A line of progress with the loss, smoothed, and the time left; a plain line now and then without a terminal."""
+def reporter(progress: Progress, name: str, total: int) -> teaching.LossReporter:
+    """Add a bar with the smoothed loss and the time left, or print lines without a terminal; returns its callback."""
     task = progress.add_task(name, total=total, loss=0.0)
     started = time.monotonic()
     smooth = 0.0

@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline, QwenImagePipeline
 from PIL import Image
 
 from omni_worker.models.digits_reader import Reading, read
-from omni_worker.models.digits_recipe.captions import NULL_PROMPT, Request, drawn
+from omni_worker.models.digits_recipe.captions import NULL_PROMPT, Request, random_requests
 from omni_worker.models.digits_recipe.saving import GUIDANCE, STEPS
 
 BATCH = 25
@@ -65,7 +65,7 @@ def score(
     guidance: float = GUIDANCE,
 ) -> Score:
     """Paint `count` random requests and read them back."""
-    requests = drawn(count, seed)
+    requests = random_requests(count, seed)
     pictures = paint(pipeline, [request.caption for request in requests], size, seed, steps, guidance)
     return grade(requests, [read(picture) for picture in pictures])
 

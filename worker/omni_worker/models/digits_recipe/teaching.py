@@ -1,4 +1,4 @@
-"""The two lessons: first the autoencoder learns the pictures, then transformer and text encoder learn to paint them.
+"""The two trainings: first the autoencoder learns the pictures, then transformer and text encoder learn to paint them.
 
 The painter learns a rectified flow (Liu et al., 2022): from x = (1 - s) * latents + s * noise, at noise level s, it
 predicts noise - latents. Text goes through the pipeline's own `encode_prompt`, so what it learns from is what it gets
@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import QwenImagePipeline
 
-from omni_worker.models.digits_recipe.captions import NULL_PROMPT, Request, draw, wording
+from omni_worker.models.digits_recipe.captions import NULL_PROMPT, Request, random_request, wording
 from omni_worker.models.digits_recipe.muon import Muon
 from omni_worker.models.digits_recipe.pictures import Album
 
-Report = Callable[[int, float], None]
+LossReporter = Callable[[int, float], None]
 """Called after each step with the number of steps done and the loss."""
 
 NULL_SHARE = 0.1
@@ -69,7 +69,7 @@ class Latents:
 
 
 class Average:
-    """An exponential moving average of parameters, young at the start."""
+    """An exponential moving average of parameters, whose window grows at the start."""
 
     def __init__(self, parameters: list[torch.nn.Parameter], decay: float) -> None:
         self._parameters = parameters
@@ -77,7 +77,7 @@ class Average:
         self._values = [parameter.detach().clone() for parameter in parameters]
 
     def update(self, step: int) -> None:
-        """Take in the parameters as they are after `step`."""
+        """Add the parameters after `step` to the average."""
         decay = min(self._decay, (step + 1) / (step + 10))
         torch._foreach_lerp_(self._values, [parameter.detach() for parameter in self._parameters], 1 - decay)
 
@@ -87,7 +87,7 @@ class Average:
             parameter.detach().copy_(value)
 
 
-def teach_autoencoder(pipeline: QwenImagePipeline, albums: list[Album], lesson: Lesson, report: Report) -> None:
+def teach_autoencoder(pipeline: QwenImagePipeline, albums: list[Album], lesson: Lesson, report: LossReporter) -> None:
     """Learn to rebuild pictures from latents that carry a little noise, so that painted latents decode well too."""
     vae = pipeline.vae.train()
     kernels = [parameter for parameter in vae.parameters() if is_kernel(parameter)]
@@ -140,11 +140,13 @@ def _latents_of(pipeline: QwenImagePipeline, albums: list[Album]) -> list[Latent
     return pools
 
 
-def teach_painter(pipeline: QwenImagePipeline, pools: list[Latents], lesson: Lesson, seed: int, report: Report) -> None:
+def teach_painter(
+    pipeline: QwenImagePipeline, pools: list[Latents], lesson: Lesson, seed: int, report: LossReporter
+) -> None:
     """Learn to paint what a caption says: three batches of small pictures to one of large ones."""
     transformer = pipeline.transformer.train()
     language_model = pipeline.text_encoder.model.language_model.train()
-    matrices, others = sorted_out(transformer, language_model)
+    matrices, others = split_parameters(transformer, language_model)
     parameters = [*matrices, *others]
     optimizers = optimizers_for(matrices, others, weight_decay=0.01)
     average = Average(parameters, 0.998)
@@ -153,9 +155,11 @@ def teach_painter(pipeline: QwenImagePipeline, pools: list[Latents], lesson: Les
     step, progress = 0, 0.0
     while progress < 1:
         pool = pools[0] if step % 4 else pools[-1]
-        wanted = [draw(random) for _ in range(PAINTER_BATCH[pool.size] // PICTURES_PER_CAPTION)]
-        clean = pool.tokens[[random.choice(pool.showing[item]) for item in wanted for _ in range(PICTURES_PER_CAPTION)]]
-        captions = [NULL_PROMPT if random.random() < NULL_SHARE else wording(item, random) for item in wanted]
+        requested = [random_request(random) for _ in range(PAINTER_BATCH[pool.size] // PICTURES_PER_CAPTION)]
+        clean = pool.tokens[
+            [random.choice(pool.showing[item]) for item in requested for _ in range(PICTURES_PER_CAPTION)]
+        ]
+        captions = [NULL_PROMPT if random.random() < NULL_SHARE else wording(item, random) for item in requested]
         embeddings, mask = pipeline.encode_prompt(captions)
         embeddings = embeddings.repeat_interleave(PICTURES_PER_CAPTION, 0)
         mask = None if mask is None else mask.repeat_interleave(PICTURES_PER_CAPTION, 0)
@@ -181,8 +185,8 @@ def teach_painter(pipeline: QwenImagePipeline, pools: list[Latents], lesson: Les
     pipeline.text_encoder.eval()
 
 
-def sorted_out(*models: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-    """The matrices inside the blocks, but for the modulations; and all other parameters."""
+def split_parameters(*models: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """(matrices inside the blocks, without the modulations; all other parameters)."""
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     for model in models:
@@ -216,7 +220,7 @@ def descend(
     loss: torch.Tensor,
     rate: float,
 ) -> None:
-    """One step down the gradient, its norm held to 1."""
+    """One optimizer step, with the norm of the gradient clipped to 1."""
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     for optimizer, share in zip(optimizers, (1.0, OTHERS_RATE), strict=True):

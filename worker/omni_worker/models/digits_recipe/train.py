@@ -14,7 +14,7 @@ from omni_worker.models import DIGITS
 from omni_worker.models.digits_recipe import scoring, teaching
 from omni_worker.models.digits_recipe.architecture import build
 from omni_worker.models.digits_recipe.pictures import Album
-from omni_worker.models.digits_recipe.progress import reporter, shown
+from omni_worker.models.digits_recipe.progress import progress_display, reporter
 from omni_worker.models.digits_recipe.saving import save
 from omni_worker.pipelines.acceleration import shorten_single_frames
 
@@ -36,7 +36,7 @@ def main() -> int:
     pipeline = build()
     shorten_single_frames(pipeline.vae)
     albums = [Album(size, options.seed) for size in SIZES]
-    with shown() as progress:
+    with progress_display() as progress:
         teaching.teach_autoencoder(pipeline, albums, AUTOENCODER, reporter(progress, "autoencoder", AUTOENCODER.steps))
         pools = teaching.latents_of(pipeline, albums)
         painter = reporter(progress, "painter", PAINTER.steps)

@@ -1,4 +1,4 @@
-"""What the thinker can be asked, and in which words. Pure: no model, no pictures.
+"""The questions that the thinker answers, and their wordings. Pure: no model, no pictures.
 
 A `Question` is a sum with one digit as its result, and perhaps a colour and a background; its answer is the painter's
 canonical caption. Some sums are held out: they never occur in training, not even as neighbours in a longer sum, so a
@@ -101,7 +101,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class Question:
-    """A sum, and how its result shall look; what goes unsaid is None."""
+    """A sum, and the colour and background of its result; None for what the question leaves out."""
 
     sum: Sum
     colour: str | None = None
@@ -109,7 +109,7 @@ class Question:
 
     @property
     def request(self) -> Request:
-        """What the painter is to be asked for."""
+        """What the painter must show."""
         return Request(self.sum.result, self.colour or DEFAULT_COLOUR, self.background or DEFAULT_BACKGROUND)
 
 
@@ -130,30 +130,30 @@ def held_out_pairs() -> frozenset[Pair]:
 
 
 HELD_OUT = held_out_pairs()
-TAUGHT = tuple(pair for pair in all_pairs() if pair not in HELD_OUT)
+TRAINING_PAIRS = tuple(pair for pair in all_pairs() if pair not in HELD_OUT)
 
 
-def taught(random: Random) -> Question:
-    """A question to learn from: two digits, more of them (so that counting is learned, and not a table), or one."""
+def training_question(random: Random) -> Question:
+    """A question for training: two digits, more (so that the thinker learns to count instead of a table), or one."""
     kind = random.random()
     if kind < 0.15:
-        first, sign, second = random.choice(TAUGHT)
+        first, sign, second = random.choice(TRAINING_PAIRS)
         asked = Sum(first, ((sign, second),))
     else:
         asked = _walk(0 if kind < 0.19 else random.randint(2, LONGEST - 1), random)
-    return dressed(asked, random)
+    return with_random_style(asked, random)
 
 
-def held_out(count: int, seed: int) -> list[Question]:
+def held_out_questions(count: int, seed: int) -> list[Question]:
     """`count` questions about held-out sums, evenly, in all colours and on all backgrounds."""
     random = Random(seed)
     pairs = sorted(HELD_OUT)
     chosen = [pairs[index % len(pairs)] for index in range(count)]
-    return [dressed(Sum(first, ((sign, second),)), random) for first, sign, second in chosen]
+    return [with_random_style(Sum(first, ((sign, second),)), random) for first, sign, second in chosen]
 
 
-def dressed(asked: Sum, random: Random) -> Question:
-    """`asked` in a colour and on a background, each of which goes unsaid now and then."""
+def with_random_style(asked: Sum, random: Random) -> Question:
+    """A question about the sum, in a random colour on a random background; it sometimes leaves these out."""
     colour = random.choice(list(COLOURS)) if random.random() < 0.85 else None
     background = random.choice(list(BACKGROUNDS)) if random.random() < 0.65 else None
     return Question(asked, colour, background)

@@ -1,4 +1,4 @@
-"""What the painter wants to be told, in as few rows as the thinker gives it.
+"""Learns the prompt embeddings that the painter needs, in as few rows as the thinker gives it.
 
 The pipeline's own embeddings of a caption are 11 rows: its six tokens and five that close the template. A thinker gives
 one row a token of its answer, the end included: seven. From the first seven of the eleven the painter paints 93 % of
@@ -6,7 +6,6 @@ the digits right, because it reads the closing ones too. So each digit, colour a
 seven, learned through the frozen painter until it paints from seven rows what it paints from eleven.
 """
 
-from collections.abc import Callable
 from random import Random
 
 import torch
@@ -15,10 +14,7 @@ from diffusers import QwenImagePipeline
 
 from omni_worker.models.digits_recipe.captions import BACKGROUNDS, COLOURS, NULL_PROMPT, Request
 from omni_worker.models.digits_recipe.saving import GUIDANCE, STEPS
-from omni_worker.models.digits_recipe.teaching import noise_levels
-
-Report = Callable[[int, float], None]
-"""Called after each step with the number of steps done and the loss."""
+from omni_worker.models.digits_recipe.teaching import LossReporter, noise_levels
 
 ROWS = 7
 """The tokens of a caption, and the end."""
@@ -34,7 +30,7 @@ ROW_NOISE = 0.3
 """The thinker will not hit its targets exactly, so the painter must understand rows that are this far off."""
 
 
-def desired_rows(pipeline: QwenImagePipeline, steps: int, seed: int, report: Report) -> torch.Tensor:
+def desired_rows(pipeline: QwenImagePipeline, steps: int, seed: int, report: LossReporter) -> torch.Tensor:
     """Rows (160, 7, width), in the order of `REQUESTS`, from which the painter paints as from its own embeddings."""
     transformer = pipeline.transformer.requires_grad_(False)
     with torch.no_grad():
@@ -53,17 +49,17 @@ def desired_rows(pipeline: QwenImagePipeline, steps: int, seed: int, report: Rep
         size = 32 if step % 3 else 64
         clean = pools[size]
         chosen = torch.tensor([random.randrange(len(clean)) for _ in range(BATCH[size])])
-        wanted = chosen % len(REQUESTS)
-        rows = _corrected(full[:, :ROWS], corrections, scale)[wanted]
+        requested = chosen % len(REQUESTS)
+        rows = _corrected(full[:, :ROWS], corrections, scale)[requested]
         rows = rows + ROW_NOISE * random.random() * scale * torch.randn_like(rows)
         noise = torch.randn_like(clean[chosen])
         level = noise_levels(len(chosen))
         noisy = torch.lerp(clean[chosen], noise, level[:, None, None])
         side = size // 8
-        told = {"hidden_states": noisy, "timestep": level, "img_shapes": [[(1, side, side)]] * len(chosen)}
+        inputs = {"hidden_states": noisy, "timestep": level, "img_shapes": [[(1, side, side)]] * len(chosen)}
         with torch.no_grad():
-            target = transformer(**told, encoder_hidden_states=full[wanted], return_dict=False)[0]
-        flow = transformer(**told, encoder_hidden_states=rows, return_dict=False)[0]
+            target = transformer(**inputs, encoder_hidden_states=full[requested], return_dict=False)[0]
+        flow = transformer(**inputs, encoder_hidden_states=rows, return_dict=False)[0]
         loss = F.mse_loss(flow, target)
         loss.backward()
         optimizer.step()

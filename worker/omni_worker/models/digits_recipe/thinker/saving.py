@@ -1,4 +1,4 @@
-"""Write the thinker into a painter's folder, and tell the serving stack that it is there."""
+"""Writes the thinker into a painter's folder and names it in the folder's `omni.json`, for the serving stack."""
 
 import json
 import shutil

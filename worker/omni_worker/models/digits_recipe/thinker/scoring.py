@@ -13,13 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from omni_worker.models.digits_recipe.captions import NULL_PROMPT
 from omni_worker.models.digits_recipe.saving import GUIDANCE, STEPS
 from omni_worker.models.digits_recipe.scoring import BATCH
-from omni_worker.models.digits_recipe.thinker.questions import Question, held_out, wording
+from omni_worker.models.digits_recipe.thinker.questions import Question, held_out_questions, wording
 from omni_worker.models.digits_recipe.thinker.saving import MAX_TOKENS, SUBFOLDER
 
 
 @dataclass(frozen=True)
 class ThinkerAnswer:
-    """What the thinker said, and the state (tokens, width) that each token, the end included, was predicted from."""
+    """The text of an answer, and the states (tokens, width) from which its tokens, the end included, were predicted."""
 
     text: str
     states: torch.Tensor
@@ -27,19 +27,19 @@ class ThinkerAnswer:
 
 @dataclass(frozen=True)
 class Thinker:
-    """A model with its tokenizer, both loaded as anyone would load them."""
+    """The model with its tokenizer, both loaded with plain `from_pretrained`."""
 
     model: Qwen3ForCausalLM
     tokenizer: PreTrainedTokenizerFast
 
     def answers(self, prompts: list[str]) -> list[ThinkerAnswer]:
         """Greedy answers to `prompts`, in one batch."""
-        asked = self.tokenizer(prompts, padding=True, return_tensors="pt", return_token_type_ids=False)
-        made = self.model.generate(
-            **asked, max_new_tokens=MAX_TOKENS, output_hidden_states=True, return_dict_in_generate=True
+        inputs = self.tokenizer(prompts, padding=True, return_tensors="pt", return_token_type_ids=False)
+        generated = self.model.generate(
+            **inputs, max_new_tokens=MAX_TOKENS, output_hidden_states=True, return_dict_in_generate=True
         )
-        states = torch.stack([step[-1][:, -1] for step in made.hidden_states], dim=1)
-        tokens = made.sequences[:, asked.input_ids.shape[1] :]
+        states = torch.stack([step[-1][:, -1] for step in generated.hidden_states], dim=1)
+        tokens = generated.sequences[:, inputs.input_ids.shape[1] :]
         lengths = (tokens != self.tokenizer.eos_token_id).sum(1) + 1
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [
@@ -55,7 +55,7 @@ def load(painter: Path) -> Thinker:
 
 def exam(count: int, seed: int) -> tuple[list[Question], list[str]]:
     """`count` questions about held-out sums, and their wordings."""
-    questions = held_out(count, seed)
+    questions = held_out_questions(count, seed)
     random = Random(seed)
     return questions, [wording(question, random) for question in questions]
 

@@ -1,4 +1,4 @@
-"""The lesson: answer in the painter's words, and have each row be what the painter wants to read for that word.
+"""Trains the thinker to answer in the painter's words, with states that the painter accepts as embeddings of these.
 
 Two losses on the same seven rows: cross-entropy of the tokens they predict, and their distance from the rows of
 `rows.desired_rows`. Sums of up to five digits make the thinker count: there are too many to remember.
@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from omni_worker.models.digits_recipe.teaching import Average, descend, optimizers_for, sorted_out
-from omni_worker.models.digits_recipe.thinker.questions import Question, taught, wording
-from omni_worker.models.digits_recipe.thinker.rows import INDEX, ROWS, Report
+from omni_worker.models.digits_recipe.teaching import Average, descend, optimizers_for, split_parameters
+from omni_worker.models.digits_recipe.thinker.questions import Question, training_question, wording
+from omni_worker.models.digits_recipe.thinker.rows import INDEX, ROWS, LossReporter
 
 BATCH = 192
 PEAK_RATE = 4e-3
@@ -29,24 +29,24 @@ def teach(
     scale: torch.Tensor,
     steps: int,
     seed: int,
-    report: Report,
+    report: LossReporter,
 ) -> None:
     """Train `model` for `steps` steps; `desired` (160, 7, width) are the rows to give, `scale` (width,) their norm."""
     model.train()
     model.model.norm.weight.data.copy_(scale)
-    matrices, others = sorted_out(model.model, model.lm_head)
+    matrices, others = split_parameters(model.model, model.lm_head)
     parameters = [*matrices, *others]
     optimizers = optimizers_for(matrices, others, WEIGHT_DECAY)
     average = Average(parameters, 0.995)
     random = Random(seed)
     for step in range(steps):
-        questions = [taught(random) for _ in range(BATCH)]
+        questions = [training_question(random) for _ in range(BATCH)]
         ids, starts, answers = encoded(tokenizer, questions, random)
         states = model.model(input_ids=ids, use_cache=False).last_hidden_state
         rows = states[torch.arange(BATCH)[:, None], starts[:, None] + torch.arange(ROWS)]
         words = F.cross_entropy(model.lm_head(rows).flatten(0, 1), answers.flatten())
-        wanted = desired[[INDEX[question.request] for question in questions]]
-        distance = F.mse_loss(rows / scale, wanted / scale)
+        target = desired[[INDEX[question.request] for question in questions]]
+        distance = F.mse_loss(rows / scale, target / scale)
         descend(optimizers, parameters, words + ROW_WEIGHT * distance, _rate(step, steps))
         average.update(step)
         report(step + 1, words.item())

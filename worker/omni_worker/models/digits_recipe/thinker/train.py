@@ -13,7 +13,7 @@ import torch
 from omni_worker.models import DIGITS
 from omni_worker.models.digits_reader import read
 from omni_worker.models.digits_recipe import scoring as painting
-from omni_worker.models.digits_recipe.progress import reporter, shown
+from omni_worker.models.digits_recipe.progress import progress_display, reporter
 from omni_worker.models.digits_recipe.thinker import architecture, scoring
 from omni_worker.models.digits_recipe.thinker.rows import desired_rows
 from omni_worker.models.digits_recipe.thinker.saving import save
@@ -39,7 +39,7 @@ def main() -> int:
     model, tokenizer = architecture.thinker(), architecture.tokenizer()
     painter = painting.load(options.painter)
     scale = painter.text_encoder.model.language_model.norm.weight.detach()
-    with shown() as progress:
+    with progress_display() as progress:
         desired = desired_rows(painter, ROWS_STEPS, options.seed, reporter(progress, "rows", ROWS_STEPS))
         report = reporter(progress, "thinker", THINKER_STEPS)
         teach(model, tokenizer, desired, scale, THINKER_STEPS, options.seed, report)
