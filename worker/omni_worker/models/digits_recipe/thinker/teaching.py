@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from omni_worker.models.digits_recipe.teaching import Average, descend, optimizers_for, split_parameters
+from omni_worker.models.digits_recipe.teaching import Average, LossReporter, descend, optimizers_for, split_parameters
 from omni_worker.models.digits_recipe.thinker.questions import Question, training_question, wording
-from omni_worker.models.digits_recipe.thinker.rows import INDEX, ROWS, LossReporter
+from omni_worker.models.digits_recipe.thinker.rows import INDEX, ROWS
 
 BATCH = 192
 PEAK_RATE = 4e-3
