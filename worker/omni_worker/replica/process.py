@@ -56,7 +56,7 @@ class ReplicaProcess:
         self._tracing = tracing.start(config.traces_endpoint, "replica")
         self._phases: Phases | None = None
         if self._tracing.is_on:
-            from omni_worker.replica import phases  # imports torch, which takes seconds
+            from omni_worker.replica import phases  # only needed for traces
 
             self._phases = phases.Phases(self._tracing)
         self._server = ReplicaServer(config.engine.max_num_seqs, self._keys, self._phases)

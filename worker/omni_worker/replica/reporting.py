@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from omni_worker.engine.engine import Engine
+from omni_worker.replica.batch_report import BatchReport
 from omni_worker.replica.server import ALIVE_SECONDS, ReplicaServer
 
 STATS_SECONDS = 1.0
@@ -39,8 +40,6 @@ async def report_liveness(report: Reporter) -> None:
 
 async def report_stats(report: Reporter, server: ReplicaServer, engine: Engine) -> None:
     """Report the counts of engine, scheduler and runner every second. Runs until it is cancelled."""
-    from omni_worker.replica.batch_report import BatchReport  # imports torch, which takes seconds
-
     batches = BatchReport()
     while True:
         try:

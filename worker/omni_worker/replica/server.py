@@ -41,7 +41,7 @@ from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.sockets import QUEUED_DATA_MESSAGES, make_socket
 
 if TYPE_CHECKING:
-    from omni_worker.replica.phases import Phases  # imports torch, and is only needed for traces
+    from omni_worker.replica.phases import Phases  # only needed for traces
 
 log = logging.getLogger(__name__)
 ALIVE_SECONDS = 1.0

@@ -122,7 +122,7 @@ class Forecast:
         self._step = _Measurement(now)
 
     def add_progress(self, steps: int) -> None:
-        """A request came `steps` nearer to its end in this step; negative where it now expects more than before."""
+        """A request came `steps` nearer to its end in this step; negative if it now expects more than before."""
         if self._step is not None:
             self._step.steps += max(0, steps)
 
