@@ -153,7 +153,7 @@ def test_nothing_of_it_is_imported_where_no_collector_is_named():
     loaded = set(done.stdout.split())
     assert "omni_worker.replica.server" in loaded
     assert not loaded & {"opentelemetry.sdk", "opentelemetry.exporter", "omni_worker.telemetry.tracing.otlp"}
-    assert "omni_worker.replica.phases" not in loaded
+    assert "omni_worker.replica.request_spans" not in loaded
 
 
 def test_a_message_is_no_longer_where_there_is_no_trace():

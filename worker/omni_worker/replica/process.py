@@ -33,7 +33,7 @@ from omni_worker.transport import keys
 from omni_worker.transport.sockets import local_address_towards
 
 if TYPE_CHECKING:
-    from omni_worker.replica.phases import Phases
+    from omni_worker.replica.request_spans import RequestSpans
 
 log = logging.getLogger(__name__)
 STEP_CHECK_SECONDS = 1.0
@@ -54,12 +54,12 @@ class ReplicaProcess:
         self._is_stuck = False
         self._keys = keys.read(config.secret_file)
         self._tracing = tracing.start(config.traces_endpoint, "replica")
-        self._phases: Phases | None = None
+        self._spans: RequestSpans | None = None
         if self._tracing.is_on:
-            from omni_worker.replica import phases  # only needed for traces
+            from omni_worker.replica import request_spans  # only needed for traces
 
-            self._phases = phases.Phases(self._tracing)
-        self._server = ReplicaServer(config.engine.max_num_seqs, self._keys, self._phases)
+            self._spans = request_spans.RequestSpans(self._tracing)
+        self._server = ReplicaServer(config.engine.max_num_seqs, self._keys, self._spans)
 
     async def run(self) -> int:
         """Serve until SIGTERM or a failure, and return the exit code.
@@ -106,7 +106,7 @@ class ReplicaProcess:
         from omni_worker.engine.build import build_engine
 
         source = model_source.parse(self._config.model, self._config.revision)
-        on_step = None if self._phases is None else self._phases.record_step
+        on_step = None if self._spans is None else self._spans.record_step
         engine, card = build_engine(
             self._config.engine, source, self._server.on_event, self._on_engine_failure, on_step
         )

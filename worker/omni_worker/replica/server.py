@@ -41,7 +41,7 @@ from omni_worker.transport.keys import CurveKeys
 from omni_worker.transport.sockets import QUEUED_DATA_MESSAGES, make_socket
 
 if TYPE_CHECKING:
-    from omni_worker.replica.phases import Phases  # only needed for traces
+    from omni_worker.replica.request_spans import RequestSpans  # only needed for traces
 
 log = logging.getLogger(__name__)
 ALIVE_SECONDS = 1.0
@@ -55,8 +55,8 @@ class ReplicaServer:
     default_steps: the model's own number of steps, for requests that name none
     """
 
-    def __init__(self, capacity: int, keys: CurveKeys | None = None, phases: "Phases | None" = None) -> None:
-        self._phases = phases
+    def __init__(self, capacity: int, keys: CurveKeys | None = None, spans: "RequestSpans | None" = None) -> None:
+        self._spans = spans
         self.engine: Engine | None = None
         self.default_steps = 0
         self.completed = 0
@@ -175,8 +175,8 @@ class ReplicaServer:
             self._put(peer, Error(message.id, "invalid", f"a request with the id {message.id!r} runs already"))
         else:
             self._requests.add(message.id, peer)
-            if self._phases is not None and message.trace is not None:
-                self._phases.begin(message.id, message.trace)
+            if self._spans is not None and message.trace is not None:
+                self._spans.begin(message.id, message.trace)
             self.engine.add(self._scheduler_request(message))
 
     def _scheduler_request(self, message: Add) -> SchedulerRequest:
@@ -251,8 +251,8 @@ class ReplicaServer:
 
     def _close(self, id: str, error: str | None) -> None:
         """Forget a request that was answered or aborted, and end its span."""
-        if self._phases is not None:
-            self._phases.end(id, error)
+        if self._spans is not None:
+            self._spans.end(id, error)
         self._requests.close(id)
 
     def _put(self, peer: bytes, message: FromReplica) -> None:

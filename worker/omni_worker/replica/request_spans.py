@@ -35,8 +35,8 @@ class TracedRun:
     steps: int = 0
 
 
-class Phases:
-    """The phases of all requests that came with a trace."""
+class RequestSpans:
+    """The open spans of all requests that came with a trace."""
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
