@@ -171,7 +171,7 @@ def _clocked(clocks: Clocks, pipe: Any) -> None:
 
 
 def each_call(model: systems.Model, repeats: int) -> dict[str, Any]:
-    """Microseconds of `Keys.of(call)`, and of entering and leaving the request's context, for each call of a request of
+    """Microseconds of `KeyTable.of(call)`, and of entering and leaving the request's context, for each call of a request of
     one step, as the pipeline makes them."""
     figures: dict[str, Any] = {}
     state, pipeline = StepState("0", systems.request(0, 32, 1)), model.stepped_plainly
