@@ -171,7 +171,7 @@ def _clocked(clocks: Clocks, pipe: Any) -> None:
 
 
 def each_call(model: systems.Model, repeats: int) -> dict[str, Any]:
-    """Microseconds of `KeyTable.of(call)`, and of entering and leaving the request's context, for each call of a request
+    """Microseconds of `KeyTable.of(call)`, and of entering and leaving the context, for each call of a request
     with one step, in the pipeline's order."""
     figures: dict[str, Any] = {}
     state, pipeline = StepState("0", systems.request(0, 32, 1)), model.stepped_plainly
