@@ -1,8 +1,10 @@
 """A one-node Kubernetes cluster for this project, on a Debian 12 machine with no Docker and no registry.
 
-Kubernetes is compiled from Debian's source package (once, about 5 minutes) and runs in a sandbox of its own; real pods,
-Services and DNS, and GPUs to schedule on. This machine reaches its API server, and pods through it:
-`kubectl port-forward` works, as do `logs` and `exec`. Needs root.
+It runs in a sandbox of its own, with real pods, Services and DNS, and GPUs to schedule on. This machine reaches its API
+server, and pods through it: `kubectl port-forward` works, as do `logs` and `exec`. Needs root.
+
+The programs of Kubernetes come from the folder that OMNI_KUBERNETES names, else from the cache, else from the official
+release, which is downloaded once, else they are compiled from Debian's source package (once, about 5 minutes).
 """
 
 from __future__ import annotations
@@ -14,8 +16,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as `python3 hack/cluster`
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from hack.cluster import context, kind, lifecycle, packages
-from hack.cluster.build import build
+from hack.cluster import context, kind, lifecycle, packages, programs
 from hack.cluster.dns import follow
 from hack.cluster.images import load_archive, update_images
 from hack.cluster.instance import Instance
@@ -54,9 +55,16 @@ def _parser() -> argparse.ArgumentParser:
         return verbs.add_parser(name, parents=[common], help=text, description=text)
 
     verb("check", "say in one line whether a cluster can run on this machine")
-    verb("build", "compile Kubernetes into the cache, if it is not there yet")
+    build = verb("build", "have the programs of Kubernetes in the cache: downloaded, or else compiled")
     up = verb("up", "start the cluster and print how to use it; clears up what a killed run left")
     up.add_argument("--no-node", action="store_true", help="API server and controllers only: no pods, a few seconds")
+    for each in (build, up):
+        each.add_argument(
+            "--kubernetes", default="newest", metavar="VERSION",
+            help=f"newest ({programs.NEWEST}), oldest (the oldest maintained: {programs.OLDEST}), or another (newest)",
+        )  # fmt: skip
+    unpack = verb("unpack", "put the programs of Kubernetes that are in an archive into the cache")
+    unpack.add_argument("archives", nargs="+", type=Path, metavar="TAR")
     verb("load", "import image archives").add_argument("archives", nargs="+", type=Path, metavar="TAR")
     verb("gpus", "advertise COUNT nvidia.com/gpu on the node").add_argument("count", type=int, metavar="COUNT")
     images = verb("images", "build the project's two images and load them")
@@ -76,9 +84,12 @@ def _embedded(args: argparse.Namespace) -> None:
         case "check":
             pass
         case "build":
-            build()
+            programs.choose(args.kubernetes)
+        case "unpack":
+            for archive in args.archives:
+                programs.unpack(archive)
         case "up":
-            lifecycle.up(instance, node=not args.no_node)
+            lifecycle.up(instance, node=not args.no_node, kubernetes=args.kubernetes)
             print(f"export KUBECONFIG={instance.kubeconfig}")
         case "load":
             for archive in args.archives:
@@ -110,10 +121,10 @@ def _embedded(args: argparse.Namespace) -> None:
 def _on_kind(args: argparse.Namespace) -> None:
     kind.require_kind()
     match args.verb:
-        case "check" | "build" | "use":  # kind has no build, and makes itself the current context
+        case "check" | "build" | "unpack" | "use":  # kind has no build, and makes itself the current context
             pass
         case "up":
-            kind.up(args.name)
+            kind.up(args.name, args.kubernetes)
             print(f"export KUBECONFIG={kind.kubeconfig(args.name)}")
         case "load":
             kind.load(args.name, args.archives)

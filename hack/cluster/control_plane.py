@@ -7,7 +7,6 @@ import ssl
 import urllib.request
 from typing import Any
 
-from hack.cluster.build import BIN
 from hack.cluster.instance import SERVICE_CIDR, Instance
 from hack.cluster.sandbox import start
 from hack.cluster.shell import wait_until
@@ -43,13 +42,14 @@ class Api:
 
 def start_control_plane(instance: Instance) -> None:
     """Start it and wait until the API server is ready."""
-    pki = instance.state / "pki"
+    pki, programs = instance.state / "pki", instance.programs
     start(
-        instance, "etcd", "etcd", "--data-dir", instance.state / "etcd", "--unsafe-no-fsync", "--log-level=error",
+        instance, "etcd", programs.find("etcd"), "--data-dir", instance.state / "etcd", "--unsafe-no-fsync",
+        "--log-level=error",
         f"--listen-client-urls={ETCD}", f"--advertise-client-urls={ETCD}", "--listen-peer-urls=http://127.0.0.1:2380",
     )  # fmt: skip
     start(
-        instance, "apiserver", BIN / "kube-apiserver", f"--etcd-servers={ETCD}", "--secure-port=6443",
+        instance, "apiserver", programs.find("kube-apiserver"), f"--etcd-servers={ETCD}", "--secure-port=6443",
         f"--advertise-address={instance.node_address}",
         f"--tls-cert-file={pki}/apiserver.crt", f"--tls-private-key-file={pki}/apiserver.key",
         f"--client-ca-file={pki}/ca.crt",
@@ -62,7 +62,7 @@ def start_control_plane(instance: Instance) -> None:
     api = Api(instance)
     wait_until("the API server", 120, api.is_ready, f"see {instance.state}/apiserver.log")
     start(
-        instance, "controllers", BIN / "kube-controller-manager",
+        instance, "controllers", programs.find("kube-controller-manager"),
         f"--kubeconfig={instance.state}/controllers.kubeconfig",
         f"--service-account-private-key-file={pki}/sa.key", f"--root-ca-file={pki}/ca.crt",
         "--use-service-account-credentials=true", "--leader-elect=false",
@@ -70,15 +70,16 @@ def start_control_plane(instance: Instance) -> None:
         "--kube-api-qps=1000", "--kube-api-burst=1000",
     )  # fmt: skip
     start(
-        instance, "scheduler", BIN / "kube-scheduler", f"--kubeconfig={instance.state}/scheduler.kubeconfig",
+        instance, "scheduler", programs.find("kube-scheduler"), f"--kubeconfig={instance.state}/scheduler.kubeconfig",
         "--leader-elect=false",
     )  # fmt: skip
-    # Pods and namespaces can be made only once the controllers have given out the first service account.
+    # Pods can be made only once the controllers have made the first service account; before 1.24 also its token.
+    needs_token = programs.minor < 24
     wait_until(
         "the controllers",
         60,
         lambda: any(
-            account["metadata"]["name"] == "default" and account.get("secrets")
+            account["metadata"]["name"] == "default" and (account.get("secrets") or not needs_token)
             for account in api.items("/api/v1/namespaces/default/serviceaccounts")
         ),
         f"see {instance.state}/controllers.log",

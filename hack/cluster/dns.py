@@ -10,10 +10,14 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from hack.cluster.control_plane import Api
 from hack.cluster.instance import DNS_ADDRESS, Instance
 from hack.cluster.sandbox import start
+
+SERVICE = "kubernetes.io/service-name"
+"""The label by which an EndpointSlice names its Service."""
 
 
 def start_dns(instance: Instance) -> None:
@@ -21,14 +25,18 @@ def start_dns(instance: Instance) -> None:
     meta = {"name": "kube-dns", "namespace": "kube-system"}
     ports = [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]
     service = {"clusterIP": DNS_ADDRESS, "ports": ports}
-    answering = [{"addresses": [{"ip": instance.node_address}], "ports": ports}]
-    api = Api(instance)
-    for plural, kind, content in (
-        ("services", "Service", {"spec": service}),
-        ("endpoints", "Endpoints", {"subsets": answering}),
-    ):
-        body = {"apiVersion": "v1", "kind": kind, "metadata": meta, **content}
-        api.text(f"/api/v1/namespaces/kube-system/{plural}", "POST", body)
+    api, slices = Api(instance), _slices_version(instance)
+    api.text("/api/v1/namespaces/kube-system/services", "POST",
+             {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": service})  # fmt: skip
+    answering = {
+        "apiVersion": slices,
+        "kind": "EndpointSlice",
+        "metadata": {**meta, "labels": {SERVICE: meta["name"]}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [instance.node_address], "conditions": {"ready": True}}],
+        "ports": ports,
+    }
+    api.text(f"/apis/{slices}/namespaces/kube-system/endpointslices", "POST", answering)
     _hosts(instance).touch()
     start(
         instance, "dnsmasq", "dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts",
@@ -40,10 +48,10 @@ def start_dns(instance: Instance) -> None:
 
 def follow(instance: Instance) -> None:
     """Write the hosts file whenever it changes, for ever; an API server that is away for a while is waited for."""
-    api, hosts = Api(instance), _hosts(instance)
+    api, slices, hosts = Api(instance), _slices_version(instance), _hosts(instance)
     while True:
         try:
-            text = _records(api)
+            text = _records(api, slices)
         except (OSError, ValueError):
             time.sleep(1)
             continue
@@ -54,9 +62,16 @@ def follow(instance: Instance) -> None:
         time.sleep(0.5)
 
 
-def _records(api: Api) -> str:
+def _slices_version(instance: Instance) -> str:
+    return "discovery.k8s.io/v1" if instance.programs.minor >= 21 else "discovery.k8s.io/v1beta1"
+
+
+def _records(api: Api, slices: str) -> str:
     """The lines of a hosts file: an address and the name it answers to."""
-    endpoints = {_key(each): each for each in api.items("/api/v1/endpoints")}
+    endpoints: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for each in api.items(f"/apis/{slices}/endpointslices"):
+        service_of = (each["metadata"]["namespace"], each["metadata"].get("labels", {}).get(SERVICE, ""))
+        endpoints.setdefault(service_of, []).extend(each.get("endpoints") or [])
     lines = set()
     for service in api.items("/api/v1/services"):
         key = _key(service)
@@ -65,13 +80,14 @@ def _records(api: Api) -> str:
             lines.add(f"{service['spec']['clusterIP']} {name}")
             continue
         everyone = service["spec"].get("publishNotReadyAddresses", False)
-        for subset in endpoints.get(key, {}).get("subsets") or []:
-            addresses = list(subset.get("addresses") or [])
-            addresses += (subset.get("notReadyAddresses") or []) if everyone else []
-            for address in addresses:
-                lines.add(f"{address['ip']} {name}")
-                if address.get("hostname"):
-                    lines.add(f"{address['ip']} {address['hostname']}.{name}")
+        for endpoint in endpoints.get(key, []):
+            # No condition means ready, says the API.
+            if not everyone and endpoint.get("conditions", {}).get("ready") is False:
+                continue
+            for address in endpoint["addresses"]:
+                lines.add(f"{address} {name}")
+                if endpoint.get("hostname"):
+                    lines.add(f"{address} {endpoint['hostname']}.{name}")
     return "".join(f"{line}\n" for line in sorted(lines))
 
 

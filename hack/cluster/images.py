@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -108,7 +109,7 @@ def _stage(context: Path, name: str) -> str:
 
     A fresh clone has new times on every file, and buildah would take them for changes.
     """
-    digest = hashlib.sha256(f"{name}".encode())
+    digest = hashlib.sha256(f"{name}{build_arguments(name)}".encode())
     allowed = [
         line[1:].strip() for line in (PROJECT / ".dockerignore").read_text().splitlines() if line.startswith("!")
     ]
@@ -164,9 +165,9 @@ def _build(name: str, context: Path, work: Path) -> None:
     log = LAYOUTS / f"{name}.log"
     log.unlink(missing_ok=True)
     run(*BUILDAH, "rm", "--all")  # what a build that was killed left behind
-    arguments = ["--build-arg", "TORCH_INDEX="] if name == "worker" and _has_own_torch() else []
     run(
-        *BUILDAH, "bud", "--isolation", "chroot", "--layers", "--pull-never", *_host_settings(work), *arguments,
+        *BUILDAH, "bud", "--isolation", "chroot", "--layers", "--pull-never", *_host_settings(work),
+        *build_arguments(name),
         "--file", context / name / "Dockerfile", "--tag", image_name(name), context, log=log,
     )  # fmt: skip
     # skopeo, because buildah would compress every layer again on each push.
@@ -174,6 +175,24 @@ def _build(name: str, context: Path, work: Path) -> None:
     target = f"oci:{LAYOUTS / name}:{image_name(name)}"
     run("skopeo", "copy", "--quiet", "--dest-oci-accept-uncompressed-layers", source, target, log=log)
     _prune(LAYOUTS / name)
+    # Nothing is found if that layer was built earlier.
+    if found := re.search(r"^the image has torch==(\S+)", log.read_text(errors="replace"), re.MULTILINE):
+        say(f"image {name}: torch {found[1]}, {torch_build(found[1])}")
+
+
+def torch_build(version: str) -> str:
+    """Which of the builds of torch this is, and what it costs."""
+    if version.endswith("+cpu"):
+        return "the build for CPUs"
+    return "PyPI's build, which brings CUDA and runs on CPUs too; the image is about 4 GB larger"
+
+
+def build_arguments(name: str) -> list[str]:
+    """Where the worker's torch comes from: TORCH_INDEX of the environment, pip's own settings, or the default."""
+    if name != "worker":
+        return []
+    index = os.environ.get("TORCH_INDEX", "" if _has_own_torch() else None)
+    return [] if index is None else ["--build-arg", f"TORCH_INDEX={index}"]
 
 
 def _has_own_torch() -> bool:
@@ -290,4 +309,6 @@ def _load_layout(instance: Instance, layout: Path) -> None:
 
 
 def _ctr(instance: Instance, *argv: str | Path) -> list[str]:
-    return instance.inside("ctr", "--address", instance.containerd_socket, "--namespace", "k8s.io", *argv)
+    return instance.inside(
+        instance.programs.find("ctr"), "--address", instance.containerd_socket, "--namespace", "k8s.io", *argv
+    )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hack.cluster.cache import locked
+from hack.cluster.programs import Programs
 from hack.cluster.shell import Argument, ClusterError, run
 
 ROOT = Path(os.environ.get("OMNI_CLUSTER_DIR") or "/var/tmp/omni-cluster")
@@ -38,6 +39,15 @@ class Instance:
     @property
     def kubeconfig(self) -> Path:
         return self.state / "admin.kubeconfig"
+
+    @property
+    def programs(self) -> Programs:
+        """What it runs."""
+        return Programs.load(self.state / "programs.json")
+
+    def use(self, programs: Programs) -> None:
+        """Have it run these from now on."""
+        programs.save(self.state / "programs.json")
 
     @property
     def containerd_socket(self) -> Path:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hack.cluster.images import NAMES, PROJECT, image_name
+from hack.cluster.images import NAMES as IMAGES
+from hack.cluster.images import PROJECT, build_arguments, image_name
+from hack.cluster.programs import NAMES
 from hack.cluster.shell import ClusterError, run, step, succeeds
 
 
@@ -16,16 +18,20 @@ def require_kind() -> None:
             raise ClusterError(f"--kind needs a working {program!r}, and `{program} version` fails here")
 
 
-def up(name: str) -> None:
+def up(name: str, kubernetes: str = "newest") -> None:
+    """Have it running. `newest` is what this kind has by default; kind publishes images of other versions."""
+    version = NAMES.get(kubernetes, kubernetes)
+    image = [] if kubernetes == "newest" else ["--image", f"kindest/node:v{version}"]
     if name not in run("kind", "get", "clusters").split():
         with step("creating the kind cluster"):
-            run("kind", "create", "cluster", "--name", name, "--wait", "180s")
+            run("kind", "create", "cluster", "--name", name, "--wait", "180s", *image)
 
 
 def images(name: str) -> None:
-    for each in NAMES:
+    for each in IMAGES:
         with step(f"building and loading the image {each}"):
-            run("docker", "build", "--file", PROJECT / each / "Dockerfile", "--tag", image_name(each), PROJECT)
+            file = PROJECT / each / "Dockerfile"
+            run("docker", "build", *build_arguments(each), "--file", file, "--tag", image_name(each), PROJECT)
             run("kind", "load", "docker-image", image_name(each), "--name", name)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 
-from hack.cluster.build import BIN
 from hack.cluster.control_plane import JSON_PATCH, Api
 from hack.cluster.dns import start_dns
 from hack.cluster.images import load_archive, pause_image
 from hack.cluster.instance import DNS_ADDRESS, NODE, POD_CIDR, Instance
-from hack.cluster.sandbox import start
+from hack.cluster.sandbox import has_cgroup_v1, start
 from hack.cluster.shell import succeeds, wait_until
 
 
@@ -77,13 +76,18 @@ state = "{own}/state"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
 """)
-    start(instance, "containerd", "containerd", "--config", state / "containerd.toml")
-    version = ("ctr", "--address", instance.containerd_socket, "version")
+    programs = instance.programs
+    # It looks for its shim and for runc on the PATH.
+    start(
+        instance, "containerd", "env", f"PATH={programs.path}", programs.find("containerd"),
+        "--config", state / "containerd.toml",
+    )  # fmt: skip
+    version = (programs.find("ctr"), "--address", instance.containerd_socket, "version")
     wait_until("containerd", 60, lambda: succeeds(*version), f"see {state}/containerd.log")
 
 
 def _start_kubelet(instance: Instance) -> None:
-    state = instance.state
+    state, programs = instance.state, instance.programs
     settings = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -105,11 +109,15 @@ def _start_kubelet(instance: Instance) -> None:
         "imageGCLowThresholdPercent": 99,
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
     }
+    if has_cgroup_v1() and programs.minor >= 31:
+        settings["failCgroupV1"] = False
+    # Before 1.24 the kubelet took Docker by default; the flag went with 1.27.
+    remote = ["--container-runtime=remote"] if programs.minor < 27 else []
     (state / "kubelet.yaml").write_text(json.dumps(settings, indent=2))
     start(
-        instance, "kubelet", BIN / "kubelet", f"--config={state}/kubelet.yaml",
+        instance, "kubelet", programs.find("kubelet"), f"--config={state}/kubelet.yaml",
         f"--kubeconfig={state}/kubelet.kubeconfig", f"--hostname-override={NODE}",
-        f"--node-ip={instance.node_address}", "--container-runtime=remote",
+        f"--node-ip={instance.node_address}", *remote,
         f"--container-runtime-endpoint=unix://{instance.containerd_socket}",
     )  # fmt: skip
 
@@ -126,4 +134,5 @@ def _start_proxy(instance: Instance) -> None:
         "clientConnection": {"kubeconfig": str(instance.state / "proxy.kubeconfig")},
     }
     (instance.state / "proxy.yaml").write_text(json.dumps(settings, indent=2))
-    start(instance, "proxy", BIN / "kube-proxy", f"--config={instance.state}/proxy.yaml", f"--hostname-override={NODE}")
+    program = instance.programs.find("kube-proxy")
+    start(instance, "proxy", program, f"--config={instance.state}/proxy.yaml", f"--hostname-override={NODE}")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hack.cluster.cache import locked
 from hack.cluster.instance import ROOT, Instance
-from hack.cluster.shell import Argument, run, wait_until
+from hack.cluster.shell import Argument, ClusterError, run, wait_until
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -111,9 +111,14 @@ def _lay_link(instance: Instance) -> None:
         run(*instance.inside(*command))
 
 
+def has_cgroup_v1() -> bool:
+    """Whether this machine's controllers are in cgroup v1, also where a v2 tree without controllers lies beside it."""
+    return not (CGROUPS / "cgroup.controllers").exists()
+
+
 def _cgroup_roots() -> list[Path]:
     """Where cgroups are made: one unified tree, or (version 1) one tree for each controller."""
-    if (CGROUPS / "cgroup.controllers").exists():
+    if not has_cgroup_v1():
         return [CGROUPS]
     return [path for path in CGROUPS.iterdir() if (path / "cgroup.procs").exists() and not path.is_symlink()]
 
@@ -121,10 +126,22 @@ def _cgroup_roots() -> list[Path]:
 def _make_cgroup(name: str) -> None:
     """The kubelet's own corner: two kubelets that shared one would clean up each other's pods."""
     for root in _cgroup_roots():
-        if (root / "cgroup.controllers").exists() and root == CGROUPS:
-            controllers = (root / "cgroup.controllers").read_text().split()
-            (root / "cgroup.subtree_control").write_text(" ".join(f"+{c}" for c in controllers))
+        if root == CGROUPS:
+            _enable_controllers(root)
         (root / name).mkdir(exist_ok=True)
+
+
+def _enable_controllers(root: Path) -> None:
+    """Have the controllers of a v2 tree in the cgroups below it. Raises ClusterError if one that is needed is not."""
+    for controller in (root / "cgroup.controllers").read_text().split():
+        with contextlib.suppress(OSError):  # one that cannot be had there must not keep out the others
+            (root / "cgroup.subtree_control").write_text(f"+{controller}")
+    enabled = (root / "cgroup.subtree_control").read_text().split()
+    if missing := [each for each in ("cpu", "cpuset", "memory", "pids") if each not in enabled]:
+        raise ClusterError(
+            f"the kubelet needs the cgroup controllers {', '.join(missing)}, which {root}/cgroup.subtree_control does "
+            "not take; in a container, start it with the host's cgroup namespace"
+        )
 
 
 def _remove_cgroup(name: str) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+REPORT_SECONDS = 20
 Argument = str | Path | int
 
 
@@ -29,10 +31,22 @@ def say(message: str) -> None:
 
 @contextmanager
 def step(what: str) -> Iterator[None]:
-    """Announce a long step when it begins, and say how long it took when it has ended."""
+    """Announce a long step when it begins, report now and then that it continues, and say how long it took."""
     say(f"{what} …")
     began = time.monotonic()
-    yield
+    ended = threading.Event()
+
+    def report() -> None:
+        while not ended.wait(REPORT_SECONDS):
+            say(f"{what}: {time.monotonic() - began:.0f} s so far …")
+
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        reporter.join()
     say(f"{what}: done in {time.monotonic() - began:.0f} s")
 
 

@@ -1,7 +1,15 @@
-"""What all tests on a real Kubernetes share: kubectl on the PATH, and the patience a first start needs."""
+"""What all tests on a real Kubernetes share: kubectl on the PATH, the patience a first start needs, and which version.
 
+The pod tests run on the newest Kubernetes, and the API server's tests on the oldest that is maintained.
+OMNI_TEST_KUBERNETES names another version for both. If neither can be had, `hack/cluster` falls back to 1.20, and tests
+that need more are skipped with that reason.
+"""
+
+import json
 import os
+import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +18,29 @@ import pytest
 FIRST_START_SECONDS = 1800
 
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def kubernetes(usual: str) -> str:
+    """The version to start, as a flag of `hack/cluster up`."""
+    return f"--kubernetes={os.environ.get('OMNI_TEST_KUBERNETES') or usual}"
+
+
+@cache
+def server_minor(kubeconfig: str) -> int:
+    """The 37 of a server with Kubernetes 1.37."""
+    command = ["kubectl", f"--kubeconfig={kubeconfig}", "get", "--raw", "/version"]
+    answer = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    return int(answer["minor"].rstrip("+"))
+
+
+@pytest.fixture(autouse=True)
+def old_servers_are_spared(request: pytest.FixtureRequest) -> None:
+    """Skips a test that is marked `since` a version that this server does not have."""
+    for mark in request.node.iter_markers("since"):
+        first, what = mark.args
+        minor = server_minor(request.getfixturevalue("kubeconfig"))
+        if minor < first:
+            pytest.skip(f"Kubernetes 1.{minor} has no {what}, which came with 1.{first}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hack import crd
 
+from hack import crd
 from omni_operator.crd.schema import definition, version
 from tests.operator.crd.test_parsing import ACCEPTED
 from tests.operator.crd.test_validation_errors import REFUSED_BY_TYPES
