@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.kubernetes.apiserver.operators import EXAMPLE, LABEL, Kubectl, eventually
-from tests.kubernetes.pods.conftest import CRD, tool
+from tests.kubernetes.pods.conftest import CRD, END_SECONDS, tool
 from tests.kubernetes.pods.traffic import Pipeline, Wish, forwarded
 
 pytestmark = pytest.mark.pods
@@ -44,7 +44,7 @@ def release(kubectl: Kubectl) -> Iterator[Release]:
     yield release
     kubectl("delete", "omnipipelines", "--all")
     release.helm("uninstall", "--wait")
-    eventually(lambda: not kubectl.items("pods", LABEL), "the end of the pipelines' pods", 400)
+    eventually(lambda: not kubectl.items("pods", LABEL), "the end of the pipelines' pods", END_SECONDS)
     if not had_definition:
         kubectl("delete", "crd", CRD)
 

@@ -21,6 +21,7 @@ from PIL import Image
 from omni_worker.models.digits_reader import read
 from tests.kubernetes.apiserver.operators import CHILDREN, EXAMPLE, LABEL, Kubectl, eventually
 from tests.kubernetes.documented import WITH_PODS
+from tests.kubernetes.pods.conftest import END_SECONDS
 from tests.kubernetes.pods.traffic import COLOURS, Pipeline, Wish, forwarded
 
 pytestmark = pytest.mark.pods
@@ -219,7 +220,7 @@ def test_suspended_it_keeps_all_but_its_pods_and_serves_again_when_it_is_resumed
     before = {name: child["metadata"]["uid"] for name, child in digits.children().items()}
     digits("patch", "op", "digits", "--type=merge", "-p", '{"spec": {"suspend": true}}')
     eventually(lambda: digits.condition("Suspended").get("status") == "True", "the suspension", PATIENCE)
-    eventually(lambda: not digits.items("pods", LABEL), "the end of the pods", PATIENCE)
+    eventually(lambda: not digits.items("pods", LABEL), "the end of the pods", END_SECONDS)
     assert {name: child["metadata"]["uid"] for name, child in digits.children().items()} == before
     digits("patch", "op", "digits", "--type=merge", "-p", '{"spec": {"suspend": false}}')
     ready(digits)
@@ -288,7 +289,7 @@ def test_the_operator_was_refused_nothing(digits: Kubectl, operator: str) -> Non
 def test_deleting_the_pipeline_removes_every_child(digits: Kubectl) -> None:
     digits("delete", "op", "digits")
     eventually(lambda: not digits.children(), "the end of the children", PATIENCE)
-    eventually(lambda: not digits.items("pods", LABEL), "the end of the pods", PATIENCE)
+    eventually(lambda: not digits.items("pods", LABEL), "the end of the pods", END_SECONDS)
 
 
 def test_a_pipeline_that_asks_for_more_gpus_than_there_are_says_so(digits: Kubectl) -> None:

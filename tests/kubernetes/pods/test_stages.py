@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.kubernetes.apiserver.operators import EXAMPLE_OF_TWO, LABEL, Kubectl, eventually
+from tests.kubernetes.pods.conftest import END_SECONDS
 from tests.kubernetes.pods.traffic import Load, Pipeline, Sum, forwarded
 
 pytestmark = pytest.mark.pods
@@ -128,4 +129,4 @@ def test_no_request_is_lost_while_stages_are_rolled_killed_and_scaled_down(two: 
 def test_deleting_the_pipeline_removes_every_child(two: Kubectl) -> None:
     two("delete", "op", NAME)
     eventually(lambda: not two.children(), "the end of the children", PATIENCE)
-    eventually(lambda: not two.items("pods", LABEL), "the end of the pods", PATIENCE)
+    eventually(lambda: not two.items("pods", LABEL), "the end of the pods", END_SECONDS)

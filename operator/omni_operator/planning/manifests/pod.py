@@ -115,7 +115,6 @@ def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> di
     result: dict[str, Any] = {
         **confined_container(pipeline, worker_image),
         "name": template.CONTAINER,
-        "command": ["omni"],
         "args": list(process.arguments),
         "env": environment(pipeline, process),
         "ports": ports(process),
