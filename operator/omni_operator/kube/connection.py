@@ -5,7 +5,9 @@ process's memory. Every call blocks.
 """
 
 import json
+import logging
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +22,11 @@ ATTEMPTS = 5
 FIRST_DELAY_SECONDS = 0.1
 MAX_DELAY_SECONDS = 5.0
 """The longest wait inside a call. If the server asks for more, the caller gets the error."""
+MAX_LOGGED_WARNINGS = 1000
+WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
+"""A warning of the API server in the header of that name: code, agent and quoted text."""
+
+logger = logging.getLogger(__name__)
 
 
 class Connection:
@@ -34,6 +41,7 @@ class Connection:
         configuration.connection_pool_maxsize = connections
         self.on_call: Callable[[str, int], None] = lambda method, status: None
         self._configuration = configuration
+        self._logged_warnings: set[str] = set()
         self._pool = client.ApiClient(configuration).rest_client.pool_manager
 
     @property
@@ -116,6 +124,7 @@ class Connection:
             message = f"the API server at {self.url} does not answer: {error}"
             raise Unreachable(message, isinstance(error, TimeoutError)) from error
         self.on_call(method, response.status)
+        self._log_warnings(method, path, response.headers)
         if response.status >= 400:
             try:
                 content = response.data
@@ -123,6 +132,14 @@ class Connection:
                 raise Unreachable(f"an answer of {self.url} broke off: {error}") from error
             raise error_from_response(response.status, response.reason, content, response.headers.get("Retry-After"))
         return response
+
+    def _log_warnings(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+        """Log what the server warns of, such as a deprecated version: each text once, because every pass repeats it."""
+        for quoted in WARNING.findall(headers.get("Warning", "")):
+            text = re.sub(r"\\(.)", r"\1", quoted)
+            if text not in self._logged_warnings and len(self._logged_warnings) < MAX_LOGGED_WARNINGS:
+                self._logged_warnings.add(text)
+                logger.warning("the API server warns of %s %s: %s", method, path, text)
 
 
 def json_lines(path: str, response: Any) -> Iterator[Any]:

@@ -1,6 +1,7 @@
 """A real API server for every test below, a namespace for each, and operators that end with it.
 
-Where OMNI_KUBECONFIG names a cluster, that one is used; else a control plane of its own is started, without a node.
+Where OMNI_KUBECONFIG names a cluster, that one is used; else a control plane is started, without a node, of the oldest
+Kubernetes that is maintained.
 """
 
 import os
@@ -25,7 +26,9 @@ from tests.kubernetes.apiserver.operators import (
     Operator,
     StartOperator,
     eventually,
+    server_warnings,
 )
+from tests.kubernetes.conftest import kubernetes
 
 INSTANCE = "apiserver-tests"
 NOWHERE = {"spec": {"nodeSelector": {"omnipipeline.dev/such-a-node-is-not-there": "true"}}}
@@ -41,7 +44,7 @@ def kubeconfig() -> Iterator[str]:
     cluster = [sys.executable, str(ROOT / "hack/cluster")]
     name = f"--name={INSTANCE}"
     try:
-        subprocess.run([*cluster, "up", "--no-node", name], check=True)
+        subprocess.run([*cluster, "up", "--no-node", kubernetes("oldest"), name], check=True)
         yield subprocess.run([*cluster, "kubeconfig", name], check=True, capture_output=True, text=True).stdout.strip()
     finally:
         subprocess.run([*cluster, "down", name], check=True)
@@ -85,6 +88,7 @@ def start_operator(kubeconfig: str, tmp_path: Path) -> Iterator[StartOperator]:
     for operator in operators:
         operator.kill()
         print(operator.log.read_text())
+    assert not [each for operator in operators for each in server_warnings(operator.log.read_text())]
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ EXAMPLE = ROOT / "examples/digits.yaml"
 EXAMPLE_OF_TWO = ROOT / "examples/digits-thinker.yaml"
 OWNED = "deployments,services,configmaps,serviceaccounts,secrets,networkpolicies,poddisruptionbudgets"
 LABEL = "app.kubernetes.io/managed-by=omni-operator"
+OF_KUBECTL = ("Immediate deletion does not wait", "resource ", "deleting cluster-scoped resources", "Detected changes")
 CHILDREN = [
     "ConfigMap/digits",
     "Deployment/digits-head",
@@ -43,6 +44,12 @@ def eventually(holds: Callable[[], Any], what: str, seconds: float = 240) -> Any
     return answer
 
 
+def server_warnings(said: str) -> list[str]:
+    """The API server's warnings in what kubectl, Helm or the operator printed, without kubectl's own."""
+    warnings = re.findall(r"(?:^Warning: |the API server warns of |warnings\.go:\d+\] )(.*)$", said, re.MULTILINE)
+    return [each for each in warnings if not each.startswith(OF_KUBECTL)]
+
+
 class Kubectl:
     """kubectl in one namespace."""
 
@@ -56,7 +63,9 @@ class Kubectl:
 
     def tried(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         command = ["kubectl", f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}", *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=180)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=180)
+        assert not (warnings := server_warnings(done.stderr)), f"{' '.join(arguments)}: {warnings}"
+        return done
 
     def apply(self, *objects: dict[str, Any]) -> str:
         return self("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))

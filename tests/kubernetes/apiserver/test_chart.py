@@ -25,6 +25,7 @@ from tests.kubernetes.apiserver.operators import (
     children,
     eventually,
     serve,
+    server_warnings,
 )
 
 pytestmark = pytest.mark.apiserver
@@ -48,6 +49,7 @@ class Release:
             env={**os.environ, "OMNI_KUBECONFIG": self.kubectl.kubeconfig},
         )
         assert done.returncode == 0, done.stderr
+        assert not server_warnings(done.stderr)
         return done.stdout
 
     def upgrade(self, *settings: str) -> str:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.kubernetes.apiserver.operators import Kubectl
+from tests.kubernetes.apiserver.operators import Kubectl, server_warnings
 
 pytestmark = pytest.mark.apiserver
 NAME = "omnipipelines.omnipipeline.dev"
@@ -22,6 +22,7 @@ def test_an_old_definition_becomes_the_one_of_this_version(kubectl: Kubectl) -> 
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert not server_warnings(done.stderr)
     after = kubectl.get("crd", NAME)["spec"]
     assert after["names"]["shortNames"] == ["op"]
     assert after["versions"] == before

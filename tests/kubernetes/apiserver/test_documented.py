@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.docs.test_docs import PROJECT, manifests, patched
-from tests.kubernetes.apiserver.operators import ROOT, Kubectl, StartOperator, eventually
+from tests.kubernetes.apiserver.operators import ROOT, Kubectl, StartOperator, eventually, server_warnings
 from tests.kubernetes.documented import HELM, WITHOUT_PODS, verb
 
 pytestmark = pytest.mark.apiserver
@@ -43,6 +43,7 @@ def shell_of(kubectl: Kubectl, folder: Path) -> Shell:
             ["bash", "-c", command], env=environment, cwd=folder, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert not (warnings := server_warnings(done.stderr)), f"{command}: {warnings}"
         return done.stdout
 
     return type_in

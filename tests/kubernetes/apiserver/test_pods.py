@@ -28,9 +28,10 @@ def pods(kubectl: Kubectl, role: str) -> set[str]:
     return names_of(kubectl.items("pods", LABEL), role)
 
 
-def addresses(kubectl: Kubectl, service: str, which: str) -> list[str]:
-    found = kubectl.get("endpoints", service).get("subsets") or []
-    return [address["ip"] for subset in found for address in subset.get(which) or []]
+def addresses(kubectl: Kubectl, service: str, is_ready: bool) -> list[str]:
+    slices = kubectl.items("endpointslices", f"kubernetes.io/service-name={service}")
+    endpoints = [endpoint for each in slices for endpoint in each["endpoints"] or []]
+    return [address for each in endpoints if each["conditions"]["ready"] is is_ready for address in each["addresses"]]
 
 
 # What the head does meanwhile, and what the status says of it.
@@ -58,8 +59,8 @@ def test_replicas_do_not_wait_for_a_head_that(
     eventually(lambda: kubectl.condition("HeadReady").get("reason") == reason, "a status that says so of the head")
     (head,) = kubectl.items("pods", "omnipipeline.dev/role=head")
     address = head["status"]["podIP"]
-    eventually(lambda: addresses(kubectl, "digits-head", "addresses") == [address], "the address replicas find it by")
-    assert addresses(kubectl, "digits", "addresses") == [], "and no client does"
+    eventually(lambda: addresses(kubectl, "digits-head", is_ready=True) == [address], "the address replicas find it by")
+    assert addresses(kubectl, "digits", is_ready=True) == [], "and no client does"
     getattr(kubelet, trouble).clear()
     eventually(lambda: is_serving(kubectl, kubelet), "a pipeline that serves")
 
