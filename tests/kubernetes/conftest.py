@@ -33,14 +33,18 @@ def server_minor(kubeconfig: str) -> int:
     return int(answer["minor"].rstrip("+"))
 
 
+def skip_before(kubeconfig: str, first: int, what: str) -> None:
+    """Skip the test on a Kubernetes before 1.FIRST, which does not have WHAT."""
+    minor = server_minor(kubeconfig)
+    if minor < first:
+        pytest.skip(f"Kubernetes 1.{minor} has no {what}, which came with 1.{first}")
+
+
 @pytest.fixture(autouse=True)
 def old_servers_are_spared(request: pytest.FixtureRequest) -> None:
     """Skips a test that is marked `since` a version that this server does not have."""
     for mark in request.node.iter_markers("since"):
-        first, what = mark.args
-        minor = server_minor(request.getfixturevalue("kubeconfig"))
-        if minor < first:
-            pytest.skip(f"Kubernetes 1.{minor} has no {what}, which came with 1.{first}")
+        skip_before(request.getfixturevalue("kubeconfig"), *mark.args)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -59,6 +59,7 @@ def test_another_autoscaler_takes_the_count_over_as_it_is_and_gives_it_back(
     eventually(lambda: count(kubectl) == 2, "the count of the spec")
 
 
+@pytest.mark.since(23, "autoscaling/v2")
 @pytest.mark.parametrize("target", ["OmniPipeline/digits", "Deployment/digits-painter"])
 def test_a_horizontal_pod_autoscaler_finds_the_count_and_the_pods_and_changes_it(
     kubectl: Kubectl, operator: Operator, digits: dict[str, Any], target: str
@@ -70,8 +71,9 @@ def test_a_horizontal_pod_autoscaler_finds_the_count_and_the_pods_and_changes_it
     serve(kubectl, digits)
     versions = {"OmniPipeline": "omnipipeline.dev/v1alpha1", "Deployment": "apps/v1"}
     scaled = {"apiVersion": versions[kind], "kind": kind, "name": name}
-    spec = {"scaleTargetRef": scaled, "minReplicas": 4, "maxReplicas": 5, "targetCPUUtilizationPercentage": 50}
-    scaler = {"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "hpa"}}
+    cpu = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}
+    spec = {"scaleTargetRef": scaled, "minReplicas": 4, "maxReplicas": 5, "metrics": [cpu]}
+    scaler = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "hpa"}}
     kubectl.apply({**scaler, "spec": spec})
     eventually(lambda: count(kubectl) == 4, "the fewest that it allows")
     eventually(lambda: kubectl.get("op", "digits")["status"]["replicas"] == 4, "the count in the status")

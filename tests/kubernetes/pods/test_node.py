@@ -11,6 +11,8 @@ from tests.kubernetes.pods.traffic import forwarded
 
 pytestmark = pytest.mark.pods
 
+CONFINED_POD = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 SERVE = "import http.server as h; print('serving', flush=True); h.test(h.SimpleHTTPRequestHandler, port=8000)"
 
 
@@ -21,8 +23,9 @@ def web(kubectl: Kubectl) -> Kubectl:
     image = "{repository}:{tag}".format(**values["image"])
     labels = {"app": "web"}
     container = {"name": "web", "image": image, "command": ["python3", "-c", SERVE]}
-    container |= {"readinessProbe": {"httpGet": {"port": 8000}, "periodSeconds": 1}}
+    container |= {"readinessProbe": {"httpGet": {"port": 8000}, "periodSeconds": 1}, "securityContext": CONFINED}
     pod = {"containers": [container], "terminationGracePeriodSeconds": 0}
+    pod |= {"securityContext": CONFINED_POD}
     template = {"metadata": {"labels": labels}, "spec": pod}
     ports = [{"name": "http", "port": 80, "targetPort": 8000}]
     kubectl.apply(
