@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make the virtual environment FOLDER with the project in it, all extras, and the pinned versions of constraints.txt.
-# Where there is no NVIDIA driver, torch is its CPU build: the default one brings gigabytes of CUDA libraries.
+# Without an NVIDIA driver, torch is its CPU build from TORCH_INDEX, because PyPI's brings gigabytes of CUDA libraries. If that
+# index cannot be reached, PyPI's build is used all the same: it runs on CPUs too.
 set -euo pipefail
 folder=${1:?usage: hack/install.sh FOLDER}
 cd "$(dirname "$0")/.."
@@ -35,9 +36,16 @@ if ! "$folder/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.ve
         say "installing torch $torch with CUDA"
         pip install -c constraints.txt "torch==$torch"
     else
+        index=${TORCH_INDEX-https://download.pytorch.org/whl/cpu}
+        cpu=(-q -c constraints.txt "torch==$torch+cpu")
         say "installing torch $torch for CPUs"
-        pip install -q -c constraints.txt "torch==$torch+cpu" 2>/dev/null ||
-            pip install -c constraints.txt "torch==$torch+cpu" --extra-index-url https://download.pytorch.org/whl/cpu
+        # First without the index: pip may find the build where this machine's own settings lead it.
+        if pip install "${cpu[@]}" 2>/dev/null || { [ -n "$index" ] && pip install --retries 1 "${cpu[@]}" --extra-index-url "$index" 2>/dev/null; }; then
+            say "torch $torch is the build for CPUs"
+        else
+            say "torch $torch is PyPI's build, because no build for CPUs can be had${index:+ from $index}; it runs on CPUs too, and takes about 4 GB more on disk"
+            pip install -c constraints.txt "torch==$torch" | grep --line-buffered -E '^(Collecting|Installing|Successfully)' | cut -c1-100
+        fi
     fi
 fi
 say "installing omnipipeline and what it needs"
