@@ -13,10 +13,13 @@ OMNI_KUBECONFIG, else KUBECONFIG, else the project's own local cluster; never a 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,12 @@ def upgrade(args: argparse.Namespace) -> None:
     """Install or upgrade a release; with --crds, bring the chart's CRDs up to date first, which Helm leaves alone."""
     kubeconfig = find_kubeconfig(args.kubeconfig)
     values = collect_values(args.values, args.set)
+    with tempfile.TemporaryDirectory() as scratch:
+        args.chart = _for_old_server(kubeconfig, args.chart, Path(scratch))
+        _upgrade(args, kubeconfig, values)
+
+
+def _upgrade(args: argparse.Namespace, kubeconfig: Path, values: dict[str, Any]) -> None:
     if args.crds:
         # In the name under which Helm's library would apply them: the first word of this process's command line.
         manager = f"--field-manager={Path(sys.orig_argv[0]).name}"
@@ -145,6 +154,22 @@ def collect_values(files: list[Path], settings: list[str]) -> dict[str, Any]:
     return values
 
 
+def _for_old_server(kubeconfig: Path, chart: Path, scratch: Path) -> Path:
+    """The chart, or a copy for a Kubernetes that it refuses: the development cluster's fallback is 1.20."""
+    found = re.search(r'^kubeVersion: ">=1\.(\d+)', (chart / "Chart.yaml").read_text(), re.MULTILINE)
+    server = json.loads(_kubectl(kubeconfig, "get", "--raw", "/version"))
+    minor = int(server["minor"].rstrip("+"))
+    if found is None or minor >= int(found[1]):
+        return chart
+    print(f"helm: the chart is for Kubernetes 1.{found[1]} and later; installing it on 1.{minor} for development",
+          file=sys.stderr)  # fmt: skip
+    copy = scratch / chart.resolve().name
+    shutil.copytree(chart, copy)
+    text = (copy / "Chart.yaml").read_text()
+    (copy / "Chart.yaml").write_text(re.sub(r"^kubeVersion:.*\n", "", text, flags=re.MULTILINE))
+    return copy
+
+
 def _has_release(config: Config, name: str) -> bool:
     try:
         return bool(config.history(name))
@@ -160,13 +185,15 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
             into[key] = value
 
 
-def _kubectl(kubeconfig: Path, *argv: str | Path) -> None:
+def _kubectl(kubeconfig: Path, *argv: str | Path) -> str:
     program = shutil.which("kubectl") or str(Path(sys.executable).parent / "kubectl")
     done = subprocess.run(
         [program, "--kubeconfig", str(kubeconfig), *map(str, argv)], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise UsageError(done.stderr.strip())
+    sys.stderr.write(done.stderr)  # warnings
+    return done.stdout
 
 
 def _parser() -> argparse.ArgumentParser:

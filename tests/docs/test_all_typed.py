@@ -19,7 +19,7 @@ TYPED = {*test_laptop.TYPED, *WITH_PODS, *WITHOUT_PODS}
 # test_docs.py parses the commands of omni and of make.
 RUN_DIFFERENTLY = {
     r"\. \.venv/bin/activate": "the tests run in it",
-    r"make \S+( CLUSTER=kind)?": "they make what the tests run in; .ci/run begins with them",
+    r"(OMNI_KUBERNETES=\S+ )?make \S+( CLUSTER=kind)?": "they make what the tests run in; .ci/run begins with them",
     r"docker build .*": "there is no daemon; hack/cluster/images.py builds the same files",
     r"omni up (examples/digits\S*|mine)\.yaml": "on any port: tests/docs/test_laptop.py",
     r"omni generate \"two plus five, in blue\"( -o seven.png)?": "at its own example: tests/docs/test_laptop.py",
