@@ -49,7 +49,7 @@ def test_a_folder_of_transformers(tmp_path):
     tiny_models.save(tmp_path, "qwen3", eos_token_id=[7, tiny_models.END])
     model = load(model_source.parse(str(tmp_path)))
     assert model.name == "Qwen3ForCausalLM"
-    assert model.defaults.ends == {7, tiny_models.END}
+    assert model.defaults.eos_tokens == {7, tiny_models.END}
     assert model.defaults.temperature == 0.0
 
 
@@ -58,7 +58,7 @@ def test_the_models_own_way_of_drawing_is_the_default(tmp_path):
     told = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": 3}
     (tmp_path / "generation_config.json").write_text(json.dumps(told))
     defaults = load(model_source.parse(str(tmp_path))).defaults
-    assert (defaults.temperature, defaults.top_p, defaults.top_k, defaults.ends) == (0.6, 0.9, 20, {3})
+    assert (defaults.temperature, defaults.top_p, defaults.top_k, defaults.eos_tokens) == (0.6, 0.9, 20, {3})
 
 
 def test_a_folder_of_diffusers_names_its_language_model(tmp_path):

@@ -19,8 +19,9 @@ from tests.worker.pipelines.tiny import SDXL, build, expected, first_image
 class OneAtATime(StepScheduler):
     """Requests run interleaved, and no two calls share a batch: so every bit must be as alone."""
 
-    def limit(self, key):
-        return 1
+    def __init__(self, max_num_seqs):
+        super().__init__(max_num_seqs)
+        self._sizes.limit = lambda key: 1
 
 
 @pytest.mark.parametrize(
