@@ -68,7 +68,7 @@ class Engine:
         on_failure: Callable[[Exception], None] | None = None,
         on_step: Callable[[EngineStep], None] | None = None,
     ) -> None:
-        self._on_turn = on_step
+        self._on_step = on_step
         self._scheduler = scheduler
         self._executor = executor
         self._on_event = on_event
@@ -157,9 +157,9 @@ class Engine:
             self.steps, self.step_seconds = self.steps + 1, self.step_seconds + time.perf_counter() - began
             with self._wake:
                 events = self._scheduler.update_from_output(scheduled, output)
-            if self._on_turn is not None:
+            if self._on_step is not None:
                 now = time.time()
-                self._on_turn(EngineStep(scheduled, output, now - (time.perf_counter() - began), now))
+                self._on_step(EngineStep(scheduled, output, now - (time.perf_counter() - began), now))
             self._emit(events)
 
     def _run(self) -> None:

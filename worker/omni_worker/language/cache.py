@@ -102,9 +102,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         free = (row for row in range(self.rows) if row not in taken)
         for id, row in zip(new_ids, free, strict=False):
             self._row[id] = row
-            for (
-                layer
-            ) in self._allocated:  # another request's values must not even be multiplied by zero: they may be NaN
+            # Masks multiply another request's values by zero, but zero times NaN is NaN.
+            for layer in self._allocated:
                 layer.keys[row].zero_()
                 layer.values[row].zero_()
         self._reserved.update((id, max(length, self._reserved.get(id, 0))) for id in ids)
