@@ -4,6 +4,7 @@ import json
 from typing import Any
 from zlib import crc32
 
+from tests.kubernetes.api_reader import api_reader
 from tests.kubernetes.apiserver.operators import LABEL, Kubectl
 
 EVERYTHING = [{"operator": "Exists"}]
@@ -30,16 +31,16 @@ class Kubelet:
 
     def look(self) -> list[dict[str, Any]]:
         """Bring every pod to where its image takes it. Returns those that serve."""
+        api = api_reader(self.kubectl.kubeconfig)
         pods = self.kubectl.items("pods", LABEL)
         for pod in pods:
             name = pod["metadata"]["name"]
             if name in self.lost or pod["status"].get("phase") == "Failed":
                 continue
             if pod["metadata"].get("deletionTimestamp"):
-                self.kubectl.tried("delete", "pod", name, "--force", "--grace-period=0", "--wait=false")
+                api.delete_at_once("pods", self.kubectl.namespace, name)
             elif state_of(pod["status"]) != state_of(status := self.status(pod)):
-                patch = json.dumps({"status": status})
-                self.kubectl.tried("patch", "pod", name, "--subresource=status", "--type=merge", "-p", patch)
+                api.patch("pods", self.kubectl.namespace, name, {"status": status}, "status")
         return [pod for pod in pods if is_ready(pod) and not pod["metadata"].get("deletionTimestamp")]
 
     def status(self, pod: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import yaml
 
+from tests.kubernetes.api_reader import api_reader
+
 ROOT = Path(__file__).parents[3]
 CRD = ROOT / "crds/omnipipelines.yaml"
 EXAMPLE = ROOT / "examples/digits.yaml"
@@ -70,12 +72,16 @@ class Kubectl:
     def apply(self, *objects: dict[str, Any]) -> str:
         return self("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
 
-    def get(self, *arguments: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self("get", *arguments, "-o", "json"))
-        return found
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        """One object. Read without a process, as `items` are, because tests that wait look often."""
+        return api_reader(self.kubeconfig).get(kind, self.namespace, name)
 
     def items(self, kinds: str, selector: str = "") -> list[dict[str, Any]]:
-        return list(self.get(kinds, *(["-l", selector] if selector else []))["items"])
+        """All objects of these kinds, which commas separate."""
+        return api_reader(self.kubeconfig).items(kinds, self.namespace, selector)
+
+    def exists(self, kind: str, name: str) -> bool:
+        return api_reader(self.kubeconfig).exists(kind, self.namespace, name)
 
     def children(self) -> dict[str, dict[str, Any]]:
         return {f"{item['kind']}/{item['metadata']['name']}": item for item in self.items(OWNED, LABEL)}

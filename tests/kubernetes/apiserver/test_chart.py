@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.kubernetes.api_reader import api_reader
 from tests.kubernetes.apiserver.operators import (
     ROOT,
     Kubectl,
@@ -61,7 +62,7 @@ class Release:
     def objects(self) -> dict[str, dict[str, Any]]:
         """All that is the release's, in every namespace and in none."""
         selector = "app.kubernetes.io/name=omnipipeline-operator,app.kubernetes.io/managed-by=Helm"
-        found = self.kubectl.get(KINDS, "-l", selector, "--all-namespaces")["items"]
+        found = api_reader(self.kubectl.kubeconfig).items(KINDS, None, selector)
         return {
             "/".join(filter(None, (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]))): item
             for item in found

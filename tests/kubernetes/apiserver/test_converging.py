@@ -438,7 +438,7 @@ def test_a_namespace_goes_with_its_pipelines_while_no_operator_runs(
     serve(other, digits)
     operator.kill()
     other("delete", "namespace", other.namespace, "--wait=false")
-    eventually(lambda: kubectl.tried("get", "namespace", other.namespace).returncode != 0, "the end of the namespace")
+    eventually(lambda: not kubectl.exists("namespace", other.namespace), "the end of the namespace")
     kubectl("create", "namespace", other.namespace)
 
 

@@ -30,7 +30,7 @@ DEFINITION = {
 @pytest.fixture
 def monitors(kubectl: Kubectl) -> Iterator[None]:
     """The kind, as far as anybody here looks at it."""
-    is_there = kubectl.tried("get", "crd", NAME).returncode == 0
+    is_there = kubectl.exists("crd", NAME)
     if not is_there:
         kubectl.apply(DEFINITION)
         kubectl("wait", "--for=condition=Established", f"crd/{NAME}")
@@ -94,7 +94,7 @@ def all_else_is_well(kubectl: Kubectl) -> bool:
 def test_without_the_kind_the_pipeline_is_made_without_and_says_so(
     kubectl: Kubectl, operator: Operator, monitored: dict[str, Any]
 ) -> None:
-    if kubectl.tried("get", "crd", NAME).returncode == 0:
+    if kubectl.exists("crd", NAME):
         pytest.skip("this cluster has the kind")
     serve(kubectl, monitored)
     assert is_told(kubectl, "KindMissing")

@@ -59,13 +59,13 @@ def kubectl(kubeconfig: str) -> Iterator[Kubectl]:
     kubectl("label", "namespace", kubectl.namespace, "pod-security.kubernetes.io/enforce=restricted")
     yield kubectl
     kubectl("delete", "namespace", kubectl.namespace, "--wait=false")
-    eventually(lambda: kubectl.tried("get", "namespace", kubectl.namespace).returncode, "the end of the namespace", 180)
+    eventually(lambda: not kubectl.exists("namespace", kubectl.namespace), "the end of the namespace", 180)
 
 
 @pytest.fixture(scope="module")
 def operator(kubectl: Kubectl) -> Iterator[str]:
     """The operator as a user installs it, by Helm, for this namespace alone. The name of its Deployment."""
-    had_definition = kubectl.tried("get", "crd", CRD).returncode == 0
+    had_definition = kubectl.exists("crd", CRD)
     release = ("omnipipeline", "--namespace", kubectl.namespace, "--wait")
     scope = f"watchNamespaces=[{kubectl.namespace}]"
     settings = ("--values", "hack/cluster/values.yaml", "--set", scope)

@@ -38,7 +38,7 @@ class Release:
 
 @pytest.fixture(scope="module")
 def release(kubectl: Kubectl) -> Iterator[Release]:
-    had_definition = kubectl.tried("get", "crd", CRD).returncode == 0
+    had_definition = kubectl.exists("crd", CRD)
     release = Release(kubectl)
     release.upgrade("--crds")
     yield release

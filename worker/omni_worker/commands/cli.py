@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points, version
 from typing import Any
 
 from omni_worker.config.flag_types import NAMED_TYPES
+from omni_worker.parallel.child_process import importing
 
 GROUP = "omni.commands"
 
@@ -90,7 +91,8 @@ class MissingExtra(Exception):
 def load(entry: EntryPoint):  # type: ignore[no-untyped-def]  # a module, by convention
     """Import the module of a command. Raises MissingExtra, naming what to install."""
     try:
-        return entry.load()
+        with importing():
+            return entry.load()
     except ModuleNotFoundError as error:
         extra = entry.module.partition(".")[0].removeprefix("omni_")
         raise MissingExtra(

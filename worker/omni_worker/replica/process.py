@@ -23,7 +23,7 @@ from omni_worker.coordinator.stage_client import RegistrationStatus, StageClient
 from omni_worker.engine.engine import Engine
 from omni_worker.errors import CommandError
 from omni_worker.model_card import ModelCard
-from omni_worker.parallel.child_process import end_with_parent
+from omni_worker.parallel.child_process import end_with_parent, importing
 from omni_worker.replica.reporting import Reporter, report_liveness, report_stats
 from omni_worker.replica.server import ReplicaServer
 from omni_worker.replica.warm_up import warm_up
@@ -102,8 +102,8 @@ class ReplicaProcess:
         return self._end(engine)
 
     def _load(self) -> tuple[Engine, ModelCard, str]:
-        # Imported here, after "loading" was reported: torch takes seconds.
-        from omni_worker.engine.build import build_engine
+        with importing():  # here, after "loading" was reported: torch takes seconds
+            from omni_worker.engine.build import build_engine
 
         source = model_source.parse(self._config.model, self._config.revision)
         on_step = None if self._spans is None else self._spans.record_step

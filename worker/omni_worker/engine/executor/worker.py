@@ -23,7 +23,7 @@ from omni_worker.engine.executor.launch import WorkerSetup
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput
 from omni_worker.errors import portable
-from omni_worker.parallel.child_process import end_with_parent
+from omni_worker.parallel.child_process import end_with_parent, importing
 from omni_worker.parallel.ranks import Ranks
 from omni_worker.telemetry.logs import configure_logging
 from omni_worker.transport.shared_memory import Reader, Writer
@@ -65,7 +65,9 @@ class WorkerLoop:
 
     def _build(self, ranks: Ranks) -> tuple[Runner, Any]:
         module, _, function = self._setup.runner.factory.partition(":")
-        runner, card = getattr(importlib.import_module(module), function)(ranks, *self._setup.runner.args)
+        with importing():
+            build = getattr(importlib.import_module(module), function)
+        runner, card = build(ranks, *self._setup.runner.args)
         return runner, card
 
     def _reply(self, runner: Runner, message: Execute | CallMethod) -> WorkerReply:
