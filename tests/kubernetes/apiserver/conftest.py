@@ -6,7 +6,6 @@ Kubernetes that is maintained.
 
 import os
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,36 +20,49 @@ from tests.kubernetes.apiserver.operators import (
     CRD,
     EXAMPLE,
     EXAMPLE_OF_TWO,
-    ROOT,
     Kubectl,
     Operator,
     StartOperator,
     eventually,
     server_warnings,
 )
+from tests.kubernetes.clusters import HACK_CLUSTER, held, start_once
 from tests.kubernetes.conftest import kubernetes
 
 INSTANCE = "apiserver-tests"
 NOWHERE = {"spec": {"nodeSelector": {"omnipipeline.dev/such-a-node-is-not-there": "true"}}}
 
 
-@pytest.fixture(scope="package")
-def kubeconfig() -> Iterator[str]:
+@pytest.fixture(scope="session")
+def kubeconfig() -> str:
     """The kubeconfig of a cluster where the tests may do anything."""
     given = os.environ.get("OMNI_KUBECONFIG")
-    if given:
-        yield given
+    return given or start_once(INSTANCE, start)
+
+
+def start() -> None:
+    flags = ("--no-node", kubernetes("oldest"), f"--name={INSTANCE}")
+    subprocess.run([*HACK_CLUSTER, "up", *flags], check=True)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[None]:
+    """No other test uses the cluster meanwhile: for modules that change, or look at, what all namespaces share."""
+    with held(INSTANCE, alone=True):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def beside_others(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests of several processes use the cluster, each in its namespaces, while none is `alone`."""
+    if "alone" in request.fixturenames:
+        yield
         return
-    cluster = [sys.executable, str(ROOT / "hack/cluster")]
-    name = f"--name={INSTANCE}"
-    try:
-        subprocess.run([*cluster, "up", "--no-node", kubernetes("oldest"), name], check=True)
-        yield subprocess.run([*cluster, "kubeconfig", name], check=True, capture_output=True, text=True).stdout.strip()
-    finally:
-        subprocess.run([*cluster, "down", name], check=True)
+    with held(INSTANCE, alone=False):
+        yield
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def definition(kubeconfig: str) -> None:
     """The CRD, as the project ships it."""
     kubectl = Kubectl(kubeconfig, "default")

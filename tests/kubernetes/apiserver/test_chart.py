@@ -29,7 +29,7 @@ from tests.kubernetes.apiserver.operators import (
     server_warnings,
 )
 
-pytestmark = pytest.mark.apiserver
+pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("alone")]
 ACTS = "acts from now on"
 KINDS = "deployments,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings"
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.kubernetes.apiserver.operators import Kubectl, server_warnings
 
-pytestmark = pytest.mark.apiserver
+pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("alone")]
 NAME = "omnipipelines.omnipipeline.dev"
 
 

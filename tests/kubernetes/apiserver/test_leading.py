@@ -6,7 +6,7 @@ import pytest
 
 from tests.kubernetes.apiserver.operators import Kubectl, Operator, StartOperator, eventually, serve
 
-pytestmark = pytest.mark.apiserver
+pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("alone")]
 ACTS = "acts from now on"
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.kubernetes.apiserver.operators import CHILDREN, Kubectl, Operator, StartOperator, eventually, serve
 from tests.kubernetes.apiserver.test_rights import chart_rules, limited_kubeconfig
 
-pytestmark = pytest.mark.apiserver
+pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("alone")]
 GROUP = "monitoring.coreos.com"
 NAME = f"podmonitors.{GROUP}"
 SCHEMA = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kubernetes.apiserver.operators import LABEL, ROOT, Kubectl, eventually, server_warnings
+from tests.kubernetes.clusters import start_once
 from tests.kubernetes.conftest import kubernetes
 
 INSTANCE = "omni-test"
@@ -34,20 +35,17 @@ def tool(*command: str, **environment: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def kubeconfig() -> Iterator[str]:
+def kubeconfig() -> str:
     """The kubeconfig of a cluster with a node, where the tests may do anything."""
     given = os.environ.get("OMNI_KUBECONFIG")
-    if given:
-        yield given
-        return
+    return given or start_once(INSTANCE, start)
+
+
+def start() -> None:
     name = f"--name={INSTANCE}"
-    try:
-        tool("hack/cluster", "up", kubernetes("newest"), name)
-        tool("hack/cluster", "images", name)
-        tool("hack/cluster", "gpus", str(GPUS), name)
-        yield tool("hack/cluster", "kubeconfig", name).strip()
-    finally:
-        tool("hack/cluster", "down", name)
+    tool("hack/cluster", "up", kubernetes("newest"), name)
+    tool("hack/cluster", "images", name)
+    tool("hack/cluster", "gpus", str(GPUS), name)
 
 
 @pytest.fixture(scope="module")
