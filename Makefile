@@ -7,7 +7,7 @@ BENCHMARKS ?= scheduler executor transport step_overhead throughput trace_replay
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-matrix browser prometheus test-local lint types imports check model crd reference docs images cluster deploy undeploy cluster-down \
+.PHONY: help install demo test test-needs test-matrix browser prometheus test-local lint types imports check model crd reference docs images cluster deploy undeploy cluster-down \
         kubeconfig bench survey clean
 
 help: ## Show this list
@@ -23,12 +23,14 @@ demo: install ## Serve examples/digits.yaml on this machine, draw 24 prompts, wr
 	@$(PYTHON) hack/demo.py
 
 # The pod tests run on the newest Kubernetes, the API server's on the oldest that is maintained.
-test: install browser prometheus ## Run all tests, those on a real Kubernetes node too (needs root on Debian 12, or OMNI_KUBECONFIG)
+test: test-needs ## Run all tests, those on a real Kubernetes node too (needs root on Debian 12, or OMNI_KUBECONFIG)
+	@$(PYTHON) -m pytest --numprocesses=4 --durations=40 $(TESTS)
+
+test-needs: install browser prometheus
 	@[ -n "$$OMNI_KUBECONFIG" ] || $(PYTHON) hack/cluster check || \
 	    { echo "make test: no cluster can run here, and OMNI_KUBECONFIG names none; make test-local runs all other tests" >&2; exit 1; }
 	@[ -n "$$OMNI_KUBECONFIG" ] || { for version in $${OMNI_TEST_KUBERNETES:-newest oldest}; do \
 	    $(PYTHON) hack/cluster build --kubernetes=$$version || exit 1; done; $(PYTHON) hack/cluster images --no-load; }
-	@$(PYTHON) -m pytest --numprocesses=3 --reruns=1 --rerun-show-tracebacks --durations=40 $(TESTS)
 
 test-matrix: ## Run the tests on Kubernetes on both its newest and its oldest maintained version, one after the other
 	@for version in newest oldest; do \
