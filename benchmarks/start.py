@@ -24,7 +24,6 @@ import httpx
 import yaml
 from benchmarks import common
 from rich.table import Table
-
 from tests.worker.serving import free_ports
 
 OMNI = str(Path(sys.executable).with_name("omni"))
