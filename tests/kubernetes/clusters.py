@@ -18,16 +18,14 @@ HACK_CLUSTER = [sys.executable, str(Path(__file__).parents[2] / "hack/cluster")]
 
 def start_once(instance: str, start: Callable[[], None]) -> str:
     """The kubeconfig of an instance, which `start` starts if no process of this run has done so yet."""
-    name = f"--name={instance}"
     started = _folder() / f"{instance}.started"
     with held(f"{instance}.starting", alone=True):
         if not started.exists() or started.read_text() != "completely":
             started.touch()
             start()
             started.write_text("completely")
-    return subprocess.run(
-        [*HACK_CLUSTER, "kubeconfig", name], check=True, capture_output=True, text=True
-    ).stdout.strip()
+    command = [*HACK_CLUSTER, "kubeconfig", f"--name={instance}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def stop_all() -> None:
