@@ -36,9 +36,15 @@ def stop_all() -> None:
 
 @contextmanager
 def held(name: str, alone: bool) -> Iterator[None]:
-    """Hold a lock of this run: `alone`, or together with all others that do not want to be alone."""
+    """Hold a lock of this run: `alone`, or together with all others that do not want to be alone.
+
+    One that waits to be alone holds a second lock, the gate, so that no others come meanwhile.
+    """
+    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     with (_folder() / name).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        with (_folder() / f"{name}.gate").open("a") as gate:
+            fcntl.flock(gate, kind)
+            fcntl.flock(file, kind)
         yield
 
 
