@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 CLUSTER ?= embedded
 TESTS ?= tests
-BENCHMARKS ?= scheduler executor transport step_overhead throughput trace_replay autoregressive membership routing scaling operator soak
+BENCHMARKS ?= scheduler executor transport step_overhead throughput trace_replay autoregressive membership routing scaling operator start soak
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
