@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from omni_worker.config.flag_types import NAMED_TYPES
-from omni_worker.parallel.child_process import importing
+from omni_worker.importing import importing
 
 GROUP = "omni.commands"
 
