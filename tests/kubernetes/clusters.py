@@ -25,7 +25,9 @@ def start_once(instance: str, start: Callable[[], None]) -> str:
             started.touch()
             start()
             started.write_text("completely")
-    return subprocess.run([*HACK_CLUSTER, "kubeconfig", name], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [*HACK_CLUSTER, "kubeconfig", name], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def stop_all() -> None:

@@ -87,7 +87,8 @@ def summary(entry: EntryPoint) -> str:
     for package in filter(None, (missing_package(extra) for extra in entry.extras)):
         return f"(not installed: {MissingExtra(package, entry.extras[0])})"
     spec = find_spec(entry.module)
-    assert spec is not None and spec.origin is not None, f"{entry.module} is an installed module"
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{entry.module} is not an installed module")
     for statement in ast.parse(Path(spec.origin).read_text()).body:
         match statement:
             case ast.Assign(targets=[ast.Name(id="HELP")], value=ast.Constant(value=str(text))):
