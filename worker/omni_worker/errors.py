@@ -24,6 +24,10 @@ class LoadError(CommandError):
     """A model cannot be loaded; the message says which one and why."""
 
 
+CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+"""The code of a RequestError for a prompt that is too long. Clients shorten the conversation and try again."""
+
+
 class RequestError(Exception):
     """One request failed. `kind` decides what happens next:
 
@@ -35,20 +39,30 @@ class RequestError(Exception):
     - `unavailable`: no replica accepted it in time (HTTP 503)
     - `aborted`: the client or the head aborted it
 
+    `code` tells programs more than the kind does: `context_length_exceeded` means that a shorter prompt would do.
+
     `stage` is the name of the stage at which the request failed; None if it failed outside of a stage.
     """
 
     stage: str | None = None
 
-    def __init__(self, kind: str, message: str, param: str | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        param: str | None = None,
+        retry_after: float | None = None,
+        code: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.param = param
         self.retry_after = retry_after
+        self.code = code
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.kind, self.message, self.param, self.retry_after), self.__dict__
+        return type(self), (self.kind, self.message, self.param, self.retry_after, self.code), self.__dict__
 
 
 class ReplicaLost(Exception):

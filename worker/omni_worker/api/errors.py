@@ -59,7 +59,7 @@ def error_response(
 
 def error_body(error: RequestError) -> dict[str, Any]:
     """The body for a failed request. It names the stage if the request failed at one."""
-    code, error_type = CODE_OF_KIND[error.kind], _error_type(STATUS_OF_KIND[error.kind])
+    code, error_type = error.code or CODE_OF_KIND[error.kind], _error_type(STATUS_OF_KIND[error.kind])
     body = {"message": error.message, "type": error_type, "param": error.param, "code": code}
     return {"error": body if error.stage is None else {**body, "stage": error.stage}}
 
@@ -122,7 +122,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        headers = {"X-Request-Id": request.state.request_id}  # this response does not pass RequestIds
+        state = request.state
+        headers = {"X-Request-Id": state.client_id or state.request_id}  # this response does not pass RequestIds
         message = f"the server failed: {type(error).__name__}"
         return error_response(500, message, code="internal_error", headers=headers)
 

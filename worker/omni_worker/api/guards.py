@@ -22,7 +22,11 @@ PUBLIC_PATHS = ("/v1/omni/topology",)
 
 
 class RequestIds:
-    """Gives every request an id and returns it as `X-Request-Id`. A client's own id is used if it is valid."""
+    """Gives every request an id of our own, `state.request_id`, and `X-Request-Id` to its response.
+
+    A client's own `X-Request-Id`, if it is valid, becomes `state.client_id`. It is echoed and logged, and nothing else:
+    proxies send the same one with several requests.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -31,14 +35,14 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        own_id = Headers(scope=scope).get("x-request-id", "")
-        is_valid = 0 < len(own_id) <= MAX_REQUEST_ID_LENGTH and own_id.isascii() and own_id.isprintable()
-        id = own_id if is_valid else f"req-{secrets.token_hex(8)}"
-        scope.setdefault("state", {})["request_id"] = id
+        sent = Headers(scope=scope).get("x-request-id", "")
+        is_valid = 0 < len(sent) <= MAX_REQUEST_ID_LENGTH and sent.isascii() and sent.isprintable()
+        id, client_id = f"req-{secrets.token_hex(8)}", sent if is_valid else None
+        scope.setdefault("state", {}).update(request_id=id, client_id=client_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = id
+                MutableHeaders(scope=message)["X-Request-Id"] = client_id or id
             await send(message)
 
         await self._app(scope, receive, send_with_id)

@@ -49,8 +49,8 @@ class Orchestrator:
         if request.id in self.running:
             raise RequestError("invalid", f"a request with the id {request.id!r} is running already")
         with self._tracing.span("request", {REQUEST: request.id}) as span:
-            running = self.running[request.id] = RunningRequest(request.id)
-            journal, outcome, message = Journal(request.id, span.trace_id), "failed", None
+            running = self.running[request.id] = RunningRequest(request.id, client_id=request.client_id)
+            journal, outcome, message = Journal(request.id, span.trace_id, request.client_id), "failed", None
             try:
                 result = await self._run_stages(request, running, on_partial, journal)
                 outcome = "completed"

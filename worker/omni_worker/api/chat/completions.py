@@ -12,7 +12,13 @@ from omni_worker.api.chat.response_schemas import ChatChunk, ChatCompletion, Cho
 from omni_worker.api.chat.responses import chat_usage, completion_id, finish_reason, message_content, to_logprobs
 from omni_worker.api.chat.schemas import ChatRequest
 from omni_worker.api.chat.stream import ChatStream
-from omni_worker.api.generation import ERROR_RESPONSES, cancel_on_disconnect, choose_seeds, generate_all, result_id
+from omni_worker.api.generation import (
+    ERROR_RESPONSES,
+    cancel_on_disconnect,
+    choose_seeds,
+    generate_all,
+    generation_request,
+)
 from omni_worker.api.images.decoding import decode_data_url, decode_image, to_arrays
 from omni_worker.api.openapi import stream_response
 from omni_worker.api.service import RouteInputs, Service
@@ -45,7 +51,7 @@ def chat_routes(service: Service) -> APIRouter:
             service.check(body, inputs)
         else:
             service.check_text(body, inputs)
-        requests = choice_requests(request.state.request_id, body, outputs, images, mask)
+        requests = choice_requests(request, body, outputs, images, mask)
         if body.stream:
             stream = ChatStream(orchestrator, requests, body, model)
             await cancel_on_disconnect(request, stream.start())
@@ -84,18 +90,15 @@ async def input_images(body: ChatRequest, service: Service, outputs: frozenset[s
 
 
 def choice_requests(
-    id: str, body: ChatRequest, outputs: frozenset[str], images: list[np.ndarray], mask: np.ndarray | None
+    request: Request, body: ChatRequest, outputs: frozenset[str], images: list[np.ndarray], mask: np.ndarray | None
 ) -> list[GenerationRequest]:
     """One request per choice. Choice i has the seed + i."""
     messages = tuple(Message(role=message.role, content=message.text) for message in body.messages)
     shared = body.generation | {"prompt": messages[-1].content, "messages": messages, "sampling": body.sampling}
     shared |= {"images": images, "mask": mask}
+    streams_text = bool(body.stream) and TEXT in outputs
     return [
-        GenerationRequest(
-            id=result_id(id, i, body.count),
-            params=GenerationParams(seed=seed, stream=bool(body.stream) and TEXT in outputs, **shared),
-            outputs=outputs,
-        )
+        generation_request(request, i, body.count, GenerationParams(seed=seed, stream=streams_text, **shared), outputs)
         for i, seed in enumerate(choose_seeds(body.seed, body.count))
     ]
 

@@ -8,12 +8,19 @@ from fastapi.responses import Response, StreamingResponse
 from msgspec.structs import replace
 
 from omni_worker.api import streams
-from omni_worker.api.generation import ERROR_RESPONSES, cancel_on_disconnect, choose_seeds, generate_all, result_id
+from omni_worker.api.generation import (
+    ERROR_RESPONSES,
+    cancel_on_disconnect,
+    choose_seeds,
+    generate_all,
+    generation_request,
+)
 from omni_worker.api.images.encoding import encode_base64, image_of
 from omni_worker.api.images.schemas import ImageBody, ImageData, ImageEvent, ImageGenerationRequest, ImageResponse
 from omni_worker.api.images.stream import ImageStream, image_usage
 from omni_worker.api.openapi import stream_response
 from omni_worker.api.service import RouteInputs, Service
+from omni_worker.orchestrator.handover import IMAGE
 from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult
 
 RESPONSES = {**ERROR_RESPONSES, 200: stream_response(ImageEvent, "The pictures, or with `stream` the events of one.")}
@@ -42,7 +49,7 @@ async def respond_with_images(
 ) -> ImageResponse | Response:
     """The images that `params` generate, or the stream of one, whose event names start with `event_prefix`."""
     default_steps = service.card.steps if service.card else None
-    requests = image_requests(request.state.request_id, body, params, default_steps)
+    requests = image_requests(request, body, params, default_steps)
     if body.stream:
         stream = ImageStream(service.orchestrator, requests[0], body, event_prefix, default_steps)
         await cancel_on_disconnect(request, stream.start())
@@ -65,12 +72,12 @@ async def respond_with_images(
 
 
 def image_requests(
-    id: str, body: ImageBody, params: GenerationParams, default_steps: int | None
+    request: Request, body: ImageBody, params: GenerationParams, default_steps: int | None
 ) -> Sequence[GenerationRequest]:
     """One request per image, so that they spread over the replicas. Image i has the seed + i."""
     steps = body.denoising_steps(default_steps)
     return [
-        GenerationRequest(id=result_id(id, i, body.count), params=replace(params, seed=seed, steps=steps))
+        generation_request(request, i, body.count, replace(params, seed=seed, steps=steps), frozenset({IMAGE}))
         for i, seed in enumerate(choose_seeds(body.seed, body.count))
     ]
 
