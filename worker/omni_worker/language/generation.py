@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from omni_worker.device.host_copies import to_host
-from omni_worker.errors import RequestError
+from omni_worker.errors import CONTEXT_LENGTH_EXCEEDED, RequestError
 from omni_worker.language.loading import GenerationDefaults, LanguageModel
 from omni_worker.language.sampling import RandomNumbers, TokenSampling
 from omni_worker.language.text import IncrementalDetokenizer, TextTokenizer
@@ -191,10 +191,16 @@ def start_generation(id: str, arrival: int, params: GenerationParams, model: Lan
             "invalid",
             f"the prompt has {len(prompt)} tokens, and {model.name} takes {context} with the answer: make it shorter",
             "messages" if params.messages else "prompt",
+            code=CONTEXT_LENGTH_EXCEEDED,
         )
     if max_tokens is not None and not 0 <= max_tokens <= room:
+        # A shorter prompt helps only if the model has that many tokens at all.
+        would_fit = context is not None and 0 < max_tokens < context
         raise RequestError(
-            "invalid", f"max_tokens is {max_tokens}: give 0 to {room}, which the prompt leaves", "max_tokens"
+            "invalid",
+            f"max_tokens: {max_tokens} does not fit: give 1 to {room}, which the {len(prompt)} of the prompt leave",
+            "max_tokens",
+            code=CONTEXT_LENGTH_EXCEEDED if would_fit else None,
         )
     if max_tokens is None:
         max_tokens = min(model.defaults.max_tokens or MAX_TOKENS, room)
@@ -217,5 +223,5 @@ def _sampling(params: SamplingParams, defaults: GenerationDefaults) -> TokenSamp
         ("logprobs", logprobs, 0 <= logprobs <= MAX_LOGPROBS, f"from 0 to {MAX_LOGPROBS}"),
     ):
         if not is_valid:
-            raise RequestError("invalid", f"{name} is {value}: give {expected}", name)
+            raise RequestError("invalid", f"{name}: {value} is not valid: give {expected}", name)
     return sampling

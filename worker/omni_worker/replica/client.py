@@ -230,7 +230,10 @@ class ReplicaClient:
             if isinstance(message, Output):
                 future.set_result(message.result)
             else:
-                future.set_exception(RequestError(message.kind, message.message, message.param, message.retry_after))
+                error = message
+                future.set_exception(
+                    RequestError(error.kind, error.message, error.param, error.retry_after, error.code)
+                )
 
     def _reply(self, offer: Offer) -> None:
         """Reply to an offer in the background, so that later messages need not wait."""

@@ -270,6 +270,6 @@ def _error(event: Finished) -> Error:
         return Error(event.id, "aborted", "the request was aborted")
     if isinstance(event.error, RequestError):
         error = event.error
-        return Error(event.id, error.kind, error.message, error.param, error.retry_after)
+        return Error(event.id, error.kind, error.message, error.param, error.retry_after, error.code)
     log.error("request %s failed", event.id, exc_info=event.error)
     return Error(event.id, "failed", f"{type(event.error).__name__}: {event.error}")

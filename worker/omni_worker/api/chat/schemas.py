@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from omni_worker.api.schemas import GenerationBody
 from omni_worker.errors import RequestError
-from omni_worker.requests import SamplingParams
+from omni_worker.requests import SEED_LIMIT, SamplingParams
 
 MAX_TEXT = 1_000_000
 """Maximum length of one text in a message, in characters."""
@@ -108,6 +108,15 @@ class ChatRequest(GenerationBody):
         False
     )
     stream_options: StreamOptions | None = None
+    seed: Annotated[
+        int | None,
+        Field(
+            ge=-SEED_LIMIT,
+            lt=SEED_LIMIT,
+            description="Any integer of 64 bits. The same seed gives the same answer; answer i of n has seed + i. "
+            "Random if left out.",
+        ),
+    ] = None
     presence_penalty: Annotated[float | None, Field(ge=0, le=0, description="Only 0.")] = None
     frequency_penalty: Annotated[float | None, Field(ge=0, le=0, description="Only 0.")] = None
 

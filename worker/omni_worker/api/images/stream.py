@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 from msgspec.structs import replace
 
+from omni_worker.api.generation import count_tokens
 from omni_worker.api.images.encoding import encode_base64, image_of
 from omni_worker.api.images.schemas import ImageBody, ImageEvent, ImageUsage, InputTokens
 from omni_worker.api.streams import KEEP_ALIVE, Stream, format_event
@@ -96,9 +97,7 @@ def _preview_interval(steps: int | None, previews: int) -> int:
 
 def image_usage(results: Sequence[GenerationResult]) -> ImageUsage:
     """The tokens that text stages read and generated."""
-    completions = [result.completion for result in results if result.completion]
-    input_tokens = sum(completion.prompt_tokens for completion in completions)
-    output_tokens = sum(len(completion.written.tokens) for completion in completions)
+    input_tokens, output_tokens = count_tokens(results)
     return ImageUsage(
         input_tokens=input_tokens,
         input_tokens_details=InputTokens(text_tokens=input_tokens),

@@ -21,7 +21,7 @@ from omni_worker.language.generation import GenerationState, start_generation
 from omni_worker.language.loading import LanguageModel
 from omni_worker.language.model import RowInput, RowResult
 from omni_worker.language.sampling import log_probabilities, sample_tokens
-from omni_worker.requests import TokenLogprob
+from omni_worker.requests import TokenLogprob, token_logprob
 
 log = logging.getLogger(__name__)
 CHUNK_TOKENS = 256
@@ -173,7 +173,7 @@ class AutoregressiveRunner(Runner):
             if token < 0
         }
         reported = [
-            (i, state, tokens_at[i] if i in tokens_at else state.output[place])
+            (i, state, place, tokens_at[i] if i in tokens_at else state.output[place])
             for i, (state, place) in enumerate(scored)
             if state.top_logprobs is not None and state.id not in failures
         ]
@@ -194,26 +194,27 @@ class AutoregressiveRunner(Runner):
         return failures
 
     def _add_logprobs(
-        self, result: RowResult | None, reported: Sequence[tuple[int, GenerationState, int]]
+        self, result: RowResult | None, reported: Sequence[tuple[int, GenerationState, int, int]]
     ) -> dict[str, Exception]:
-        """Add the log-probabilities of tokens to their requests, given as (row of the logits, request, token).
+        """Add the log-probabilities of tokens to their requests, given as (row of the logits, request, place in
+        the output, token).
 
         On a rank without a result it adds placeholders. Returns the failures by id.
         """
         failures: dict[str, Exception] = {}
         if result is None:
-            for _, state, _ in reported:
+            for _, state, _, _ in reported:
                 state.logprobs.append(NO_LOGPROB)
         if result is None or not reported:
             return failures
-        rows, states, tokens = zip(*reported, strict=True)
+        rows, states, places, tokens = zip(*reported, strict=True)
         most = max(state.top_logprobs or 0 for state in states)
         own, likeliest, logs = (one.tolist() for one in log_probabilities(result.logits[list(rows)], tokens, most))
-        for i, (state, token) in enumerate(zip(states, tokens, strict=True)):
-            text, count = state.tokenizer.token_text, state.top_logprobs or 0
+        for i, (state, place, token) in enumerate(zip(states, places, tokens, strict=True)):
+            previous, count = state.output[place - 1] if place else None, state.top_logprobs or 0
             try:
-                top = zip(map(text, likeliest[i][:count]), logs[i][:count], strict=True)
-                state.logprobs.append(TokenLogprob(text(token), own[i], tuple(top)))
+                raw, *others = (state.tokenizer.token_bytes(one, previous) for one in [token, *likeliest[i][:count]])
+                state.logprobs.append(token_logprob(raw, own[i], others, logs[i][:count]))
             except Exception as error:  # a tokenizer may raise anything for a token without a text
                 failures[state.id] = error
         return failures

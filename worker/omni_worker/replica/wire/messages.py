@@ -89,6 +89,7 @@ class Error(msgspec.Struct, frozen=True, tag="error"):
     message: str
     param: str | None = None
     retry_after: float | None = None
+    code: str | None = None
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
