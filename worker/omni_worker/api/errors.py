@@ -101,6 +101,7 @@ def install_error_handlers(app: FastAPI) -> None:
             message = f"{request.url.path} does not take {request.method}"
             allowed = set(filter(None, headers.get("Allow", "").split(", ")))
             allowed |= _methods_of(app.openapi(), request.url.path)
+            allowed |= {"HEAD"} if "GET" in allowed else set()
             headers["Allow"] = ", ".join(sorted(allowed))
         return error_response(error.status_code, message, headers=headers)
 
@@ -114,9 +115,6 @@ def install_error_handlers(app: FastAPI) -> None:
             return error_response(400, f"unknown parameter: {param!r}", param, "unknown_parameter")
         if first["type"] == "missing":
             return error_response(400, f"missing parameter: {param!r}", param, "missing_parameter")
-        if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", ""):
-            message = "the body is to be JSON: send it with Content-Type: application/json"
-            return error_response(400, message, code="invalid_content_type")
         message = first["msg"].removeprefix("Value error, ")
         return error_response(400, f"{param}: {message}" if param else message, param, "invalid_value")
 

@@ -1,6 +1,10 @@
-"""Bodies that are forms with files, validated and described in OpenAPI by a schema, as JSON bodies are."""
+"""Bodies in JSON, and forms with files: read, validated by a schema, and described by it in OpenAPI."""
 
-from collections.abc import Collection
+import asyncio
+import codecs
+import re
+from collections.abc import Awaitable, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -8,9 +12,16 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
+from omni_worker.api.access.clients import ANY_TENANT, Client
 from omni_worker.api.errors import ApiError
+from omni_worker.api.http.json_structure import structure_error
+from omni_worker.api.schemas import GenerationBody
 
 MAX_FILES, MAX_FIELDS, MAX_FIELD_BYTES = 32, 100, 4 * 2**20
+
+SHORT_BYTES = 16 << 10
+"""Shorter JSON bodies are validated at once, without a thread."""
+_validating = ThreadPoolExecutor(2, thread_name_prefix="json")
 
 Body = TypeVar("Body", bound=BaseModel)
 Files = dict[str, list[bytes]]
@@ -46,17 +57,64 @@ async def read_form(
             else:
                 fields[key] = value
     try:
-        return schema.model_validate(fields, strict=False), uploads
+        return _for_client(request, schema.model_validate(fields, strict=False)), uploads
     except ValidationError as error:
-        raise RequestValidationError(error.errors()) from error
+        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+
+
+def json_body(schema: type[Body]) -> Callable[[Request], Awaitable[Body]]:
+    """A FastAPI dependency: the request's JSON body, validated by `schema`. Its errors name the field.
+
+    The route's description of the body is `json_description(schema)`.
+    """
+
+    async def read(request: Request) -> Body:
+        return await read_json(request, schema)
+
+    return read
+
+
+async def read_json(request: Request, schema: type[Body]) -> Body:
+    """The JSON body, validated by `schema`; a long one in a thread, one of few, so that the event loop goes on.
+
+    Raises ApiError if the body is not sent as JSON or has too much structure, and RequestValidationError.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not re.fullmatch(r"application/[\w.-]+\+json", media_type):
+        message = "the body is to be JSON: send it with Content-Type: application/json"
+        raise ApiError(400, message, code="invalid_content_type")
+    text = await request.body()
+    if len(text) < SHORT_BYTES:
+        return _for_client(request, parse_json(schema, text))
+    body = await asyncio.get_running_loop().run_in_executor(_validating, parse_json, schema, text)
+    return _for_client(request, body)
 
 
 def parse_json(schema: type[Body], text: bytes) -> Body:
-    """A JSON body, validated by `schema`. Raises RequestValidationError, naming the field."""
+    """A JSON text, validated by `schema`. Raises ApiError if it has too much structure, and RequestValidationError."""
+    if (error := structure_error(text)) is not None:
+        raise ApiError(400, error, code="invalid_value")
     try:
-        return schema.model_validate_json(text)
+        return schema.model_validate_json(text.removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
-        raise RequestValidationError(error.errors()) from error
+        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+
+
+def _for_client(request: Request, body: Body) -> Body:
+    """The body with the tenant of the client's key, and no higher priority than the key may have."""
+    client: Client | None = getattr(request.state, "client", None)
+    if client is None or not isinstance(body, GenerationBody):
+        return body
+    limited = {"priority": min(body.priority, client.max_priority)}
+    return body.model_copy(update=limited if client.tenant == ANY_TENANT else limited | {"tenant": client.tenant})
+
+
+def json_description(schema: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI description of a JSON body, as a reference to the schema's name."""
+    description = schema.model_json_schema()
+    definitions = {**description.pop("$defs", {}), schema.__name__: description}
+    content = {"application/json": {"schema": {"$ref": f"#/$defs/{schema.__name__}", "$defs": definitions}}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def form_body(schema: type[BaseModel], files: dict[str, dict[str, Any]], required: list[str]) -> dict[str, Any]:

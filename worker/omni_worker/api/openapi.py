@@ -7,8 +7,8 @@ from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 from starlette.routing import BaseRoute
 
+from omni_worker.api.access.keys import PUBLIC_PATHS
 from omni_worker.api.errors import ApiError
-from omni_worker.api.guards import PUBLIC_PATHS
 from omni_worker.api.schemas import ErrorResponse
 
 REQUEST_ID = {

@@ -23,6 +23,7 @@ class Limits:
     count: results of one request, its `n`
     prompt: length in characters
     body: length in bytes
+    bodies: bytes of the bodies of all requests together, while they are answered
     """
 
     pixels: int = 4096 * 4096
@@ -31,6 +32,7 @@ class Limits:
     count: int = 10
     prompt: int = 32_000
     body: int = 64 * MIB
+    bodies: int = 512 * MIB
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class VideoConfig:
     """
 
     folder: str | None = None
-    database: str | None = None
+    database: str | None = field(default=None, repr=False)
     jobs: int = 4
     seconds: float = 24 * HOUR
     size: int = 10 * GIB
@@ -61,12 +63,19 @@ class Certificate:
 
 @dataclass(frozen=True)
 class ApiConfig:
-    """The configuration of the HTTP API. `origins` are the web origins whose pages may call it (CORS)."""
+    """The configuration of the HTTP API.
+
+    origins: the web origins whose pages may call it (CORS)
+    is_local: whether it listens on loopback only, so that it checks which web pages call it
+    hosts: names by which a local one may be called, in addition to those of the machine
+    """
 
     certificate: Certificate | None = None
     limits: Limits = field(default_factory=Limits)
     key_file: str | None = None
     origins: tuple[str, ...] = ()
+    is_local: bool = False
+    hosts: tuple[str, ...] = ()
     playground: bool = True
     videos: VideoConfig = field(default_factory=VideoConfig)
 
@@ -92,7 +101,8 @@ def _add_access_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api-key-file",
         metavar="FILE",
-        help="head: keys that clients may come with, one a line; read again when it changes (default: anyone may)",
+        help="head: the keys of clients, one per line, with options such as tenant=NAME; read again when it changes "
+        "(default: no key is needed)",
     )
     parser.add_argument(
         "--cors-origin",
@@ -100,6 +110,14 @@ def _add_access_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="ORIGIN",
         help="head: a web origin whose pages may call the API, such as https://example.org, or *; may be repeated",
+    )
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="head: a public name by which clients call a server that listens on loopback only, such as its proxy's; "
+        "may be repeated",
     )
     parser.add_argument(
         "--playground",
@@ -119,6 +137,7 @@ def _add_limit_flags(parser: argparse.ArgumentParser) -> None:
         ("--max-n", limits.count, "answers to one request"),
         ("--max-prompt-length", limits.prompt, "characters of a prompt"),
         ("--max-body-bytes", limits.body, "bytes of a request's body; longer ones get HTTP 413"),
+        ("--max-buffered-bytes", limits.bodies, "bytes of the bodies of all requests together; more get HTTP 503"),
     ):
         parser.add_argument(
             flag, type=at_least(1), default=default, metavar="N", help=f"head: {unit} (default: {default})"
@@ -158,8 +177,11 @@ def _add_video_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def from_arguments(args: argparse.Namespace, environment: Mapping[str, str]) -> ApiConfig:
-    """The configuration from the parsed flags. Raises UsageError, naming the flag and what to do."""
+def from_arguments(args: argparse.Namespace, environment: Mapping[str, str], is_local: bool = False) -> ApiConfig:
+    """The configuration from the parsed flags, for a server on loopback if `is_local`.
+
+    Raises UsageError, naming the flag and what to do.
+    """
     database = args.database_url or environment.get(DATABASE_URL) or None
     if args.data_dir is not None and Path(args.data_dir).exists() and not Path(args.data_dir).is_dir():
         raise UsageError(f"--data-dir {args.data_dir}: is no folder")
@@ -177,9 +199,12 @@ def from_arguments(args: argparse.Namespace, environment: Mapping[str, str]) -> 
             count=args.max_n,
             prompt=args.max_prompt_length,
             body=args.max_body_bytes,
+            bodies=args.max_buffered_bytes,
         ),
         key_file=args.api_key_file,
         origins=tuple(args.cors_origin),
+        is_local=is_local,
+        hosts=tuple(args.allowed_host),
         playground=args.playground,
         videos=VideoConfig(args.data_dir, database, args.video_jobs, args.video_max_age * HOUR, args.video_max_bytes),
     )

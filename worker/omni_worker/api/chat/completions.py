@@ -2,9 +2,10 @@
 
 import asyncio
 import time
+from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 
 from omni_worker.api import streams
@@ -12,6 +13,7 @@ from omni_worker.api.chat.response_schemas import ChatChunk, ChatCompletion, Cho
 from omni_worker.api.chat.responses import chat_usage, completion_id, finish_reason, message_content, to_logprobs
 from omni_worker.api.chat.schemas import ChatRequest
 from omni_worker.api.chat.stream import ChatStream
+from omni_worker.api.forms import json_body, json_description
 from omni_worker.api.generation import (
     ERROR_RESPONSES,
     cancel_on_disconnect,
@@ -28,6 +30,7 @@ from omni_worker.requests import GenerationParams, GenerationRequest, Generation
 
 ImagesAndMask = tuple[list[np.ndarray], np.ndarray | None]
 IMAGE_HINT = "put it into the last message, as an image_url part"
+BODY = json_description(ChatRequest)
 RESPONSES = {
     **ERROR_RESPONSES,
     200: stream_response(ChatChunk, "The answer, or with `stream` the pieces of it; then `[DONE]`."),
@@ -39,8 +42,10 @@ def chat_routes(service: Service) -> APIRouter:
     router = APIRouter(tags=["chat"])
     orchestrator, model = service.orchestrator, service.model
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=RESPONSES)
-    async def complete(body: ChatRequest, request: Request) -> ChatCompletion | Response:
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=RESPONSES, openapi_extra=BODY)
+    async def complete(
+        body: Annotated[ChatRequest, Depends(json_body(ChatRequest))], request: Request
+    ) -> ChatCompletion | Response:
         """Answer a conversation with text, a picture, or both."""
         available = service.outputs
         outputs = frozenset(body.modalities or ({TEXT} if TEXT in available else available))

@@ -10,6 +10,8 @@ from omni_worker.requests import SEED_LIMIT, SamplingParams
 
 MAX_TEXT = 1_000_000
 """Maximum length of one text in a message, in characters."""
+MAX_PARTS = 1000
+"""Of one message."""
 
 
 class TextPart(BaseModel):
@@ -56,7 +58,10 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, Field(max_length=MAX_TEXT)] | Annotated[list[Part], Field(min_length=1)]
+    content: (
+        Annotated[str, Field(max_length=MAX_TEXT)]
+        | Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)]
+    )
     name: Annotated[str | None, Field(max_length=256, description="Taken and not used.")] = None
 
     @property
@@ -86,11 +91,11 @@ class StreamOptions(BaseModel):
 class ChatRequest(GenerationBody):
     """Body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000, fail_fast=True)]
     n: Annotated[int | None, Field(ge=1, description="How many answers, `--max-n` at most.")] = 1
     modalities: Annotated[
         list[Literal["text", "image"]] | None,
-        Field(min_length=1, description="What is wanted: text unless the pipeline gives only pictures."),
+        Field(min_length=1, max_length=2, description="What is wanted: text unless the pipeline gives only pictures."),
     ] = None
     max_tokens: Annotated[int | None, Field(ge=1, le=1_000_000, description="Tokens to write at most.")] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1, le=1_000_000, description="The same.")] = None

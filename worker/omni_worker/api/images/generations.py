@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from msgspec.structs import replace
 
 from omni_worker.api import streams
+from omni_worker.api.forms import json_body, json_description
 from omni_worker.api.generation import (
     ERROR_RESPONSES,
     cancel_on_disconnect,
@@ -23,6 +25,7 @@ from omni_worker.api.service import RouteInputs, Service
 from omni_worker.orchestrator.handover import IMAGE
 from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult
 
+BODY = json_description(ImageGenerationRequest)
 RESPONSES = {**ERROR_RESPONSES, 200: stream_response(ImageEvent, "The pictures, or with `stream` the events of one.")}
 
 
@@ -30,8 +33,10 @@ def image_routes(service: Service) -> APIRouter:
     """The route that generates images from a prompt."""
     router = APIRouter(tags=["images"])
 
-    @router.post("/v1/images/generations", response_model=ImageResponse, responses=RESPONSES)
-    async def generate(body: ImageGenerationRequest, request: Request) -> ImageResponse | Response:
+    @router.post("/v1/images/generations", response_model=ImageResponse, responses=RESPONSES, openapi_extra=BODY)
+    async def generate(
+        body: Annotated[ImageGenerationRequest, Depends(json_body(ImageGenerationRequest))], request: Request
+    ) -> ImageResponse | Response:
         """Draw `n` pictures of `prompt`."""
         service.check(body, RouteInputs(body.prompt, body.count))
         params = GenerationParams(prompt=body.prompt, **body.generation)

@@ -77,13 +77,13 @@ class VideoJobs:
         await self._query(lambda store: store.add(video))
         self._work_available.set()
 
-    async def get(self, id: str) -> Video | None:
-        """A job; None if there is none with this id, or it has expired."""
-        return await self._query(lambda store: store.get(id))
+    async def get(self, id: str, owner: str | None) -> Video | None:
+        """A job of an owner; None if there is none with this id, or it has expired. No owner: of any."""
+        return await self._query(lambda store: store.get(id, owner))
 
-    async def page(self, limit: int, after: str | None, newest_first: bool) -> list[Video] | None:
-        """Up to `limit` jobs, ordered by creation, that follow the job `after`; None if that job does not exist."""
-        return await self._query(lambda store: store.page(limit, after, newest_first))
+    async def page(self, limit: int, after: str | None, newest_first: bool, owner: str | None) -> list[Video] | None:
+        """Up to `limit` jobs of an owner that follow the job `after`, as `VideoStore.page` gives them."""
+        return await self._query(lambda store: store.page(limit, after, newest_first, owner))
 
     async def file(self, id: str, variant: str) -> VideoFile | None:
         """A file of a completed job."""

@@ -28,6 +28,7 @@ videos = sql.Table(
     sql.Column("expires_at", sql.Float),
     sql.Column("error", sql.JSON),
     sql.Column("bytes", sql.BigInteger, nullable=False, default=0),
+    sql.Column("owner", sql.String(512)),
 )
 files = sql.Table(
     "video_files",
@@ -45,6 +46,7 @@ class Video:
 
     params: its GenerationParams as msgpack
     reference: the file of its input image; None if it has none, and once the job has ended
+    owner: whose API key created it; None if the server had no keys
     """
 
     id: str
@@ -60,6 +62,7 @@ class Video:
     completed_at: float | None = None
     expires_at: float | None = None
     error: Mapping[str, Any] | None = None
+    owner: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from omni_worker.api.access.clients import Client
 from omni_worker.api.errors import ApiError
-from omni_worker.api.forms import form_body, parse_json, read_form
+from omni_worker.api.forms import form_body, read_form, read_json
 from omni_worker.api.generation import ERROR_RESPONSES, choose_seeds
 from omni_worker.api.images.decoding import decode_data_url, decode_image, to_array
 from omni_worker.api.openapi import unsupported_route
@@ -70,8 +71,8 @@ def video_routes(service: Service, jobs: VideoJobs) -> APIRouter:
             error=None if video.error is None else VideoError(**video.error),
         )
 
-    async def find(id: str) -> Video:
-        video = await jobs.get(id)
+    async def find(id: str, request: Request) -> Video:
+        video = await jobs.get(id, owner_of(request))
         if video is None:
             raise ApiError(404, f"there is no video {id!r}: it was deleted, or has expired", "video_id", "not_found")
         return video
@@ -88,18 +89,19 @@ def video_routes(service: Service, jobs: VideoJobs) -> APIRouter:
             body.prompt, images=images, is_video=True, image_field="input_reference", image_hint=IMAGE_HINT
         )
         service.check(body, inputs)
-        video = new_video(service, body, file)
+        video = new_video(service, body, file, owner_of(request))
         await jobs.add(video)
         return to_object(video)
 
     @router.get("", response_model=VideoList, responses=BAD_REQUEST)
     async def list_videos(
+        request: Request,
         after: Annotated[str | None, Query(description="The id after which to go on.")] = None,
         limit: Annotated[int, Query(ge=1, le=100, description="How many.")] = 20,
         order: Annotated[Literal["asc", "desc"], Query(description="By their creation.")] = "desc",
     ) -> VideoList:
         """The videos that are there, page by page."""
-        page = await jobs.page(limit + 1, after, order == "desc")
+        page = await jobs.page(limit + 1, after, order == "desc", owner_of(request))
         if page is None:
             raise ApiError(400, f"after: there is no video {after!r}", "after", "invalid_value")
         data = [to_object(video) for video in page[:limit]]
@@ -112,14 +114,14 @@ def video_routes(service: Service, jobs: VideoJobs) -> APIRouter:
     unsupported_route(router, "/{video_id}/remix", NOT_FROM_VIDEOS)
 
     @router.get("/{video_id}", response_model=VideoObject, responses=NOT_FOUND)
-    async def retrieve(video_id: str) -> VideoObject:
+    async def retrieve(video_id: str, request: Request) -> VideoObject:
         """A video, and how far it is."""
-        return to_object(await find(video_id))
+        return to_object(await find(video_id, request))
 
     @router.delete("/{video_id}", response_model=VideoDeleted, responses=NOT_FOUND)
-    async def delete(video_id: str) -> VideoDeleted:
+    async def delete(video_id: str, request: Request) -> VideoDeleted:
         """Delete a video and its files; one that is being made is ended."""
-        await find(video_id)
+        await find(video_id, request)
         await jobs.delete(video_id)
         return VideoDeleted(id=video_id)
 
@@ -133,7 +135,7 @@ def video_routes(service: Service, jobs: VideoJobs) -> APIRouter:
         ] = "video",
     ) -> Response:
         """Download a video that is completed, or a range of its bytes."""
-        video = await find(video_id)
+        video = await find(video_id, request)
         file = await jobs.file(video_id, variant) if video.status == COMPLETED else None
         if file is None:
             raise ApiError(400, f"the video is {video.status}: there is nothing to download", code="video_not_ready")
@@ -148,7 +150,7 @@ async def read_body(request: Request) -> tuple[VideoForm, bytes | None]:
     Raises ApiError, RequestError or RequestValidationError, naming the field.
     """
     if request.headers.get("content-type", "").startswith("application/json"):
-        body = parse_json(VideoRequest, await request.body())
+        body = await read_json(request, VideoRequest)
         reference = body.input_reference
         return body, decode_data_url(reference.image_url, "input_reference") if reference else None
     form, files = await read_form(request, VideoForm, frozenset(FILES), {"input_reference[image_url]"})
@@ -159,7 +161,13 @@ async def read_body(request: Request) -> tuple[VideoForm, bytes | None]:
     return form, references[0] if references else None
 
 
-def new_video(service: Service, body: VideoForm, reference: bytes | None) -> Video:
+def owner_of(request: Request) -> str | None:
+    """The owner of the videos that a request creates, and of those that it may see; None without keys: of all."""
+    client: Client | None = getattr(request.state, "client", None)
+    return None if client is None else client.owner
+
+
+def new_video(service: Service, body: VideoForm, reference: bytes | None, owner: str | None) -> Video:
     """The job for a request. Raises RequestError if the video would be too long."""
     card = service.card or DEFAULT_CARD
     fps = body.fps or card.fps
@@ -180,6 +188,7 @@ def new_video(service: Service, body: VideoForm, reference: bytes | None) -> Vid
         fps=fps,
         params=msgspec.msgpack.encode(params),
         reference=reference,
+        owner=owner,
     )
 
 
