@@ -8,6 +8,7 @@ from omni_worker.config.flags import add_arguments, from_arguments
 from omni_worker.telemetry.logs import configure_logging
 from omni_worker.transport import keys
 
+log = logging.getLogger(__name__)
 HELP = """Run one process of a pipeline: the head, or headless replicas that join it.
 
 examples:
@@ -28,8 +29,10 @@ def run(args: argparse.Namespace) -> int:
     config = from_arguments(args)
     configure_logging(config.log_level, "head" if config.head else "headless")
     keys.check(config.secret_file)
+    if args.insecure and config.secret_file is None:
+        log.warning("--insecure: whoever reaches the ports between the processes may read and forge requests")
     if args.replica_id is not None:
-        logging.getLogger(__name__).warning("--replica-id is deprecated and ignored: the master gives out the ids")
+        log.warning("--replica-id is deprecated and ignored: the master gives out the ids")
     from omni_worker.commands.head import run_head  # here, so that `omni serve --help` is fast
     from omni_worker.commands.headless import run_headless
 

@@ -151,6 +151,12 @@ def test_connections_beyond_the_limit_close_the_oldest_that_waits(monkeypatch):
             client.close()
 
 
+def test_requests_that_wait_behind_one_are_bounded(server):
+    request = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
+    answers = server.exchange(request * 10_000).count(b"HTTP/1.1 200")
+    assert 1 < answers <= connection.MAX_PIPELINED + 2
+
+
 # ---- bodies that the app does not read
 
 

@@ -6,6 +6,7 @@ Everything here happens before a request reaches the app, so before its API key 
 import asyncio
 import errno
 import json
+import math
 import socket
 import urllib.parse
 from collections.abc import Callable
@@ -25,6 +26,8 @@ KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than proxies and pools of clients keep theirs (60 s is common)."""
 MAX_CONNECTIONS = 4096
 """Of one server. At more, those that wait for a client are closed, the oldest first."""
+MAX_PIPELINED = 32
+"""Requests that wait behind one on the same connection. More end the connection after these."""
 LINGER_SECONDS = 5.0
 """How long the rest of a body is discarded after an early response. Closing at once would destroy that response."""
 READ_SECONDS = 60.0
@@ -78,9 +81,9 @@ class Connection(HttpToolsProtocol):
 
     @property
     def waits_since(self) -> float:
-        """When its deadline was set, roughly: the order in which connections became idle."""
+        """The order in which connections became idle, roughly; one that sends a body comes last."""
         timer = self._deadline or self.timeout_keep_alive_task
-        return timer.when() if timer else 0.0
+        return timer.when() if timer else math.inf
 
     @property
     def _is_busy(self) -> bool:
@@ -226,6 +229,8 @@ class Connection(HttpToolsProtocol):
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+            if len(self.pipeline) == MAX_PIPELINED:  # the rest of what has come is not read
+                self._reject(429, "too many requests at one time", "rate_limit_exceeded")
 
     def _set_target(self) -> str | None:
         """Set the path and the query of the request. Returns an error if there is none."""
