@@ -92,8 +92,8 @@ async def read_json(request: Request, schema: type[Body]) -> Body:
 
 def parse_json(schema: type[Body], text: bytes) -> Body:
     """A JSON text, validated by `schema`. Raises ApiError if it has too much structure, and RequestValidationError."""
-    if (error := structure_error(text)) is not None:
-        raise ApiError(400, error, code="invalid_value")
+    if (reason := structure_error(text)) is not None:
+        raise ApiError(400, reason, code="invalid_value")
     try:
         return schema.model_validate_json(text.removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:

@@ -99,7 +99,7 @@ class Connection(HttpToolsProtocol):
             if self._is_discarding or self.transport.is_closing():
                 return
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]  # a transport reads what it returns
         """The client sends no more. Returns whether the connection stays open: a complete request is answered.
 
         The end of a closed connection looks the same at first. So an interim response is sent, which a closed client
@@ -258,7 +258,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or end the connection."""
-        if self.cycle.lingers and self.cycle.response_complete:
+        if isinstance(self.cycle, Cycle) and self.cycle.lingers and self.cycle.response_complete:
             self._linger()
         elif self._is_half_closed and not self.pipeline:
             self.transport.close()

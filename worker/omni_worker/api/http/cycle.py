@@ -25,7 +25,8 @@ class Cycle(RequestResponseCycle):
                 self.chunked_encoding, self._ends_with_connection = False, True
             if self.more_body and not self.disconnected:
                 headers = [header for header in headers if header[0].lower() != b"connection"] + [CLOSE_HEADER]
-                await super().send({**message, "headers": headers})
+                message["headers"] = headers
+                await super().send(message)
                 self.keep_alive = self.lingers = True  # `Connection` closes it, after a while
                 return
         elif message["type"] == "http.response.body" and self._ends_with_connection:
