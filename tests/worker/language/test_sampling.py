@@ -48,7 +48,8 @@ def test_the_least_and_the_greatest_chance_draw_tokens_that_can_be_drawn():
 
 
 @given(
-    st.floats(0.0, exclude_min=True, allow_infinity=False) | st.sampled_from([5e-324, 1e-46, 1e-45, 1e-38, 1e38, 1e308]),
+    st.floats(0.0, exclude_min=True, allow_infinity=False)
+    | st.sampled_from([5e-324, 1e-46, 1e-45, 1e-38, 1e38, 1e308]),
     st.floats(0.0, 1.0, exclude_max=True),
     st.integers(0, 60),
     st.floats(0.0, 1.0, exclude_min=True),

@@ -39,12 +39,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Where the tokens of one call belong: each token's row of the cache, and its position in that row."""
+    """Where the tokens of one call belong: each token's row of the cache, and its position in that row.
+
+    text_lengths: the length of each token's text; empty if the model does not depend on it
+    """
 
     rows: Tensor
     positions: Tensor
     segments: tuple[Segment, ...]
     span: int
+    text_lengths: tuple[int, ...] = ()
 
 
 @dataclass

@@ -117,10 +117,11 @@ class SlotCache(Cache):  # type: ignore[misc]
         self._row.pop(id, None)
         self._reserved.pop(id, None)
 
-    def set_layout(self, inputs: Sequence[tuple[str, int, int]]) -> list[int]:
+    def set_layout(self, inputs: Sequence[tuple[str, int, int]], text_lengths: Sequence[int] = ()) -> list[int]:
         """Set the layout of the next call. An input is (id of a request with a row, first position, number of tokens).
 
-        Returns the order in which the inputs' tokens must be concatenated.
+        `text_lengths` has the length of each input's text if the model depends on it. Returns the order in which the
+        inputs' tokens must be concatenated.
         """
         singles = [i for i, (_, _, count) in enumerate(inputs) if count == 1]
         segments: list[Segment] = []
@@ -139,8 +140,9 @@ class SlotCache(Cache):  # type: ignore[misc]
             rows += [row] * count
             positions += range(start, start + count)
         places = torch.tensor([rows, positions], device=self._device)
+        lengths = tuple(text_lengths[i] for i in order for _ in range(inputs[i][2])) if text_lengths else ()
         self.current.layout = TokenLayout(
-            places[0], places[1], tuple(segments), max(segment.span for segment in segments)
+            places[0], places[1], tuple(segments), max(segment.span for segment in segments), lengths
         )
         return order
 

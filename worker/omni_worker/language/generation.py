@@ -37,6 +37,7 @@ class GenerationState:
     logprobs: of the output tokens, if the client asked for them
     hidden_states: the last layer's states of the tokens so far, if the client asked for them
     last_step: the number of the runner's last step in which the request ran
+    cached_length: the length of the text when the model saw its `cached` tokens
     """
 
     id: str
@@ -53,6 +54,7 @@ class GenerationState:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     hidden_states: list[Tensor] = field(default_factory=list)
     last_step: int = 0
+    cached_length: int = 0
 
     def __post_init__(self) -> None:
         """Resume after `params.written`, the tokens that another replica generated."""
@@ -120,6 +122,7 @@ class GenerationState:
     def mark_cached(self, count: int, states: Tensor | None) -> None:
         """The model has seen `count` more tokens. `states` are those of the tokens that it saw for the first time."""
         self.cached += count
+        self.cached_length = self.num_required
         if states is not None:
             self.hidden_states.append(states)
             self._num_states += len(states)
@@ -184,6 +187,11 @@ def start_generation(id: str, arrival: int, params: GenerationParams, model: Lan
     """The state of a new request, or of one that resumes after `params.written`. Raises RequestError `invalid`."""
     sampling = _sampling(params.sampling, model.defaults)
     prompt = model.tokenizer.encode(params)
+    vocabulary = model.slots.vocabulary
+    if (greatest := max((*prompt, *params.written))) >= vocabulary:
+        field = "messages" if params.messages else "prompt"
+        text = model.tokenizer.token_text(greatest)
+        raise RequestError("invalid", f"{field}: {model.name} has no token for {text!r}: leave it out", field)
     context, max_tokens = model.context_length, params.sampling.max_tokens
     room = MAX_TOKENS + (max_tokens or 0) if context is None else context - len(prompt)
     if room < (0 if max_tokens == 0 else 1):

@@ -14,6 +14,7 @@ from omni_worker.config.records import EngineConfig
 from omni_worker.engine.build import build_engine
 from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerRequest
 from omni_worker.errors import RequestError
+from omni_worker.language.loading import wrap
 from tests.worker.engine.language_engine import LanguageEngine, answer, params
 from tests.worker.language import tiny_models
 
@@ -69,6 +70,36 @@ def test_requests_that_come_and_go_are_what_generate_writes(kind):
     writer.finish()
     for i, (prompt, count) in enumerate(zip(PROMPTS, LENGTHS, strict=True)):
         assert tokens(writer.result(str(i))) == generated(prompt, count, kind)[0]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in tiny_models.KINDS if "longrope" in kind])
+@pytest.mark.parametrize("length", range(tiny_models.BORDER - 3, tiny_models.BORDER + 3))
+def test_texts_on_both_sides_of_a_border_are_what_generate_writes(kind, length):
+    writer = LanguageEngine(model(kind))
+    asked = {"hello": 12, "y" * length: 12, "x" * 300: 20, "z" * (length - 1): 8}
+    for prompt, count in asked.items():
+        writer.add(prompt, params(prompt, max_tokens=count))
+        writer.step(2)
+    writer.finish()
+    for prompt, count in asked.items():
+        assert tokens(writer.result(prompt)) == generated(prompt, count, kind)[0]
+
+
+def test_a_request_that_resumes_beyond_a_border_writes_the_same():
+    kind, prompt = "phi3, longrope", "y" * (tiny_models.BORDER - 4)
+    whole = tokens(answer(model(kind), params(prompt, max_tokens=14)))
+    assert tokens(answer(model(kind), params(prompt, written=whole[:8], max_tokens=14))) == whole
+
+
+def test_a_token_that_the_model_lacks_fails_its_request_only():
+    small = wrap(tiny_models.bare("llama", vocab_size=257, pad_token_id=None), tiny_models.tokenizer())
+    writer = LanguageEngine(small)
+    writer.add("lacks", params("a</s>b", max_tokens=3))
+    writer.add("good", params("ab", max_tokens=3))
+    writer.finish()
+    with pytest.raises(RequestError, match="no token for '</s>'"):
+        writer.result("lacks")
+    assert len(tokens(writer.result("good"))) == 3
 
 
 @settings(deadline=None, max_examples=15)

@@ -99,6 +99,8 @@ class AutoregressiveRunner(Runner):
         self._step_number += 1
         for state in states:
             state.last_step = self._step_number
+            if self._model.slots.is_beyond_border(state.cached_length, state.num_required):
+                self._forget(state)
         fitting, counts = self._make_room(states)
         began = time.perf_counter()
         try:
@@ -139,9 +141,13 @@ class AutoregressiveRunner(Runner):
                 fitting.pop()
             else:
                 self._cache.release(evicted.id)
-                self._counts["tokens_seen_again"] += evicted.cached
-                evicted.cached = 0
+                self._forget(evicted)
         return fitting, [counts[state.id] for state in fitting]
+
+    def _forget(self, state: GenerationState) -> None:
+        """Make the model see the request's tokens again from the first one on."""
+        self._counts["tokens_seen_again"] += state.cached
+        state.cached = state.cached_length = 0
 
     def _to_evict(self, fitting: Sequence[GenerationState]) -> GenerationState | None:
         others = [self._states[id] for id in self._cache.ids if self._states[id] not in fitting]
@@ -156,7 +162,8 @@ class AutoregressiveRunner(Runner):
             tokens = state.next_tokens(count)
             places = state.places_to_score(len(tokens))
             first = state.cached - len(state.prompt) + 1
-            rows.append(RowInput(state.id, tokens, state.cached, [place - first for place in places]))
+            scores = [place - first for place in places]
+            rows.append(RowInput(state.id, tokens, state.cached, scores, state.num_required))
             scored += [(state, place) for place in places]
         to_sample = [i for i, (state, place) in enumerate(scored) if place == len(state.output)]
         samplings = [scored[i][0].next_sampling() for i in to_sample]
