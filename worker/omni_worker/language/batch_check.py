@@ -39,11 +39,10 @@ def batching_error(slots: SlotModel, borders: Sequence[int], switch: Callable[[]
         alone = [slots.score_alone(text) for text in texts.values()]
         dtype = alone[0].dtype
         switch()
-        slots.cache.reserve(list(texts), max(map(len, texts.values())))
+        slots.cache.reserve({id: len(text) for id, text in texts.items()})
         for rows in _calls(texts):
             result, _ = slots.run(rows)
-    for id in texts:
-        slots.cache.release(id)
+    slots.cache.clear()
     if result is None:
         return None
     worst = max(_difference(*pair) for pair in zip(result.logits, alone, strict=True))

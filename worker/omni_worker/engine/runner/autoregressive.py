@@ -75,8 +75,8 @@ class AutoregressiveRunner(Runner):
         return RunnerOutput(output.step_id, (*prepared, *advanced), self._call_seconds, self._out_of_memory)
 
     def stats(self) -> dict[str, Any]:
-        cached = self._cache.rows * self._cache.length
-        return {"states": len(self._states), "slots": len(self._cache.ids), "cache_tokens": cached, **self._counts}
+        cache = {"slots": len(self._cache.ids), "cache_tokens": self._cache.size}
+        return {"states": len(self._states), **cache, **self._counts}
 
     def close(self) -> None:
         for id in list(self._states):
@@ -134,8 +134,7 @@ class AutoregressiveRunner(Runner):
                 counts[state.id] = count
                 room -= count if count > 1 else 0
         while fitting:
-            length = max(state.cached + counts[state.id] for state in fitting)
-            if self._cache.reserve([state.id for state in fitting], length):
+            if self._cache.reserve({state.id: state.num_required for state in fitting}):
                 break
             if (evicted := self._to_evict(fitting)) is None:
                 fitting.pop()
