@@ -79,14 +79,6 @@ def test_texts_stay_below_a_border_that_is_too_far_to_be_checked(monkeypatch, ki
     assert tiny_models.served(kind).context_length == context
 
 
-def test_embeddings_that_change_with_every_length_end_the_context(monkeypatch):
-    model = tiny_models.bare("llama, dynamic")
-    model.model.rotary_emb.max_seq_len_cached = model.model.rotary_emb.original_max_seq_len = 100
-    served = wrap(model, tiny_models.tokenizer())
-    assert served.context_length == 100
-    assert served.slots.length_borders == ()
-
-
 def test_a_folder_of_transformers(tmp_path):
     tiny_models.save(tmp_path, "qwen3", eos_token_id=[7, tiny_models.END])
     model = load(model_source.parse(str(tmp_path)))

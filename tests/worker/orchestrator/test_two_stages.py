@@ -63,6 +63,20 @@ def test_the_thinker_answers_alone_where_only_text_is_wanted(pipeline):
     assert answer.usage.completion_tokens >= 6
 
 
+@pytest.mark.parametrize(
+    ("count", "code", "message"),
+    [
+        (200, "context_length_exceeded", "tokens"),
+        (70_000, "context_length_exceeded", "tokens"),
+        (80_000, "invalid_value", "1120000 characters are more than the 1000000 allowed"),
+    ],
+)
+def test_a_conversation_that_is_too_long_is_rejected(pipeline, count, code, message):
+    with pytest.raises(openai.BadRequestError, match=message) as refusal:
+        ask(pipeline, "two plus five " * count, modalities=["text"])
+    assert (refusal.value.code, refusal.value.param) == (code, "messages")
+
+
 def test_text_and_picture_come_together(pipeline):
     answer = ask(pipeline, "nine minus three, in red on grey", modalities=["text", "image"], seed=5)
     text, image = answer.choices[0].message.content

@@ -25,6 +25,7 @@ class RouteInputs:
     is_video: whether the route generates videos
     image_field: the field with the input images
     image_hint: how to send an image to this route, for error messages
+    conversation: the characters of all messages, if they are answered with text
     """
 
     prompt: str
@@ -35,6 +36,7 @@ class RouteInputs:
     is_video: bool = False
     image_field: str = "image"
     image_hint: str = "POST /v1/images/edits takes one"
+    conversation: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Service:
             ("num_inference_steps", body.steps or 0, limits.steps, ""),
             ("size", (width or 0) * (height or 0), limits.pixels, " pixels"),
             ("prompt", len(inputs.prompt), limits.prompt, " characters"),
+            ("messages", inputs.conversation, limits.conversation, " characters"),
             ("negative_prompt", len(body.negative_prompt or ""), limits.prompt, " characters"),
         ):
             if value > most:

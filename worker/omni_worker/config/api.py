@@ -22,6 +22,7 @@ class Limits:
     frames: of a video
     count: results of one request, its `n`
     prompt: length in characters
+    conversation: length of all its messages in characters, if a pipeline answers it with text
     body: length in bytes
     bodies: bytes of the bodies of all requests together, while they are answered
     """
@@ -31,6 +32,7 @@ class Limits:
     frames: int = 1000
     count: int = 10
     prompt: int = 32_000
+    conversation: int = 1_000_000
     body: int = 64 * MIB
     bodies: int = 512 * MIB
 
@@ -135,13 +137,19 @@ def _add_limit_flags(parser: argparse.ArgumentParser) -> None:
         ("--max-steps", limits.steps, "denoising steps of a request"),
         ("--max-frames", limits.frames, "frames of a video"),
         ("--max-n", limits.count, "answers to one request"),
-        ("--max-prompt-length", limits.prompt, "characters of a prompt"),
         ("--max-body-bytes", limits.body, "bytes of a request's body; longer ones get HTTP 413"),
         ("--max-buffered-bytes", limits.bodies, "bytes of the bodies of all requests together; more get HTTP 503"),
     ):
         parser.add_argument(
             flag, type=at_least(1), default=default, metavar="N", help=f"head: {unit} (default: {default})"
         )
+    parser.add_argument(
+        "--max-prompt-length",
+        type=at_least(1),
+        metavar="N",
+        help=f"head: characters of a prompt (default: {limits.prompt}), or of all messages of a conversation that the "
+        f"pipeline answers with text (default: {limits.conversation})",
+    )
 
 
 def _add_video_flags(parser: argparse.ArgumentParser) -> None:
@@ -190,6 +198,7 @@ def from_arguments(args: argparse.Namespace, environment: Mapping[str, str], is_
         raise UsageError(f"--data-dir and {source} exclude each other: videos are kept in one of them")
     if args.ssl_keyfile is not None and args.ssl_certfile is None:
         raise UsageError("--ssl-keyfile needs --ssl-certfile: a key without its certificate proves nothing")
+    limits = Limits()
     return ApiConfig(
         certificate=Certificate(args.ssl_certfile, args.ssl_keyfile) if args.ssl_certfile is not None else None,
         limits=Limits(
@@ -197,7 +206,8 @@ def from_arguments(args: argparse.Namespace, environment: Mapping[str, str], is_
             steps=args.max_steps,
             frames=args.max_frames,
             count=args.max_n,
-            prompt=args.max_prompt_length,
+            prompt=args.max_prompt_length or limits.prompt,
+            conversation=args.max_prompt_length or limits.conversation,
             body=args.max_body_bytes,
             bodies=args.max_buffered_bytes,
         ),

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omni_worker.engine.executor import Executor, ExecutorFailed
+from omni_worker.engine.preparation import Preparation, Preparer
 from omni_worker.engine.scheduler import (
     Finished,
     QueueFull,
@@ -55,9 +56,10 @@ class EngineStep:
 class Engine:
     """Runs in a thread of its own: call `start`, then `add` from any thread, then `stop`.
 
-    on_event: called in that thread, or in the thread that calls `add`
+    on_event: called in that thread, in the thread that calls `add`, or in one that prepares payloads
     on_failure: called in that thread when the loop ends because the executor failed
     on_step: called in that thread after each step, before its events
+    preparer: prepares the payloads of requests before they can run, in other threads
     """
 
     def __init__(
@@ -67,8 +69,14 @@ class Engine:
         on_event: Callable[[SchedulerEvent], None],
         on_failure: Callable[[Exception], None] | None = None,
         on_step: Callable[[EngineStep], None] | None = None,
+        preparer: Preparer | None = None,
     ) -> None:
         self._on_step = on_step
+        self._preparation = (
+            Preparation(preparer, self._is_waiting_for_payload, self._make_ready, self._fail_request)
+            if preparer is not None
+            else None
+        )
         self._scheduler = scheduler
         self._executor = executor
         self._on_event = on_event
@@ -92,8 +100,10 @@ class Engine:
         error: Exception
         try:
             with self._wake:
-                self._scheduler.add_request(request, time.monotonic())
+                self._scheduler.add_request(request, time.monotonic(), is_ready=self._preparation is None)
                 self._wake.notify()
+            if self._preparation is not None:
+                self._preparation.submit(request)
             return
         except QueueFull as full:
             error = RequestError("busy", str(full), retry_after=full.retry_after)
@@ -184,6 +194,20 @@ class Engine:
         with self._wake:
             self._error = error
             self._wake.notify()
+
+    def _is_waiting_for_payload(self, request: SchedulerRequest) -> bool:
+        with self._wake:
+            return self._scheduler.is_waiting_for_payload(request)
+
+    def _make_ready(self, request: SchedulerRequest, payload: Any) -> None:
+        with self._wake:
+            self._scheduler.make_ready(request, payload)
+            self._wake.notify()
+
+    def _fail_request(self, request: SchedulerRequest, error: Exception) -> None:
+        with self._wake:
+            events = self._scheduler.fail(request, error)
+        self._emit(events)
 
     def _take_inbox(self) -> None:
         while self._inbox:

@@ -183,15 +183,18 @@ class GenerationState:
         }
 
 
-def start_generation(id: str, arrival: int, params: GenerationParams, model: LanguageModel) -> GenerationState:
-    """The state of a new request, or of one that resumes after `params.written`. Raises RequestError `invalid`."""
+def start_generation(
+    id: str, arrival: int, params: GenerationParams, prompt: list[int], model: LanguageModel
+) -> GenerationState:
+    """The state of a new request, or of one that resumes after `params.written`. Raises RequestError `invalid`.
+
+    `prompt` are the tokens of its prompt.
+    """
     sampling = _sampling(params.sampling, model.defaults)
-    prompt = model.tokenizer.encode(params)
-    vocabulary = model.slots.vocabulary
-    if (greatest := max((*prompt, *params.written))) >= vocabulary:
+    if (greatest := max((*prompt, *params.written))) >= model.slots.vocabulary:
         field = "messages" if params.messages else "prompt"
-        text = model.tokenizer.token_text(greatest)
-        raise RequestError("invalid", f"{field}: {model.name} has no token for {text!r}: leave it out", field)
+        message = f"{field}: {model.name} lacks the token {greatest} of its tokenizer, a special one: leave it out"
+        raise RequestError("invalid", message, field)
     context, max_tokens = model.context_length, params.sampling.max_tokens
     room = MAX_TOKENS + (max_tokens or 0) if context is None else context - len(prompt)
     if room < (0 if max_tokens == 0 else 1):

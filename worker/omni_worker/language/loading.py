@@ -83,17 +83,30 @@ def load(source: ModelSource, dtype: str = "auto", chain: Chain | None = None) -
     device = "cuda" if torch.cuda.is_available() else "cpu"
     weights = weights_dtype(dtype, device)
     section = _language_section(source)
-    place: dict[str, Any] = {
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**_place(source, section))
+        model = transformers.AutoModelForCausalLM.from_pretrained(dtype=weights, **_place(source, section))
+    except Exception as error:  # transformers passes on what any part of it raises
+        raise LoadError(f"the language model of {source.text} cannot be loaded: {error}") from error
+    return wrap(model.to(device), tokenizer, section.max_tokens, chain=chain)
+
+
+def load_tokenizer(source: ModelSource) -> TextTokenizer:
+    """Load only the tokenizer of `source`. Raises LoadError if it is missing or broken."""
+    try:
+        return TextTokenizer(transformers.AutoTokenizer.from_pretrained(**_place(source, _language_section(source))))
+    except Exception as error:
+        raise LoadError(f"the tokenizer of {source.text} cannot be loaded: {error}") from error
+
+
+def _place(source: ModelSource, section: LanguageSection) -> dict[str, Any]:
+    """Where transformers finds the model and its tokenizer."""
+    return {
+        "pretrained_model_name_or_path": source.location,
         "subfolder": section.subfolder,
         "revision": source.revision,
         "local_files_only": source.is_local,
     }
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.location, **place)
-        model = transformers.AutoModelForCausalLM.from_pretrained(source.location, dtype=weights, **place)
-    except Exception as error:  # transformers passes on what any part of it raises
-        raise LoadError(f"the language model of {source.text} cannot be loaded: {error}") from error
-    return wrap(model.to(device), tokenizer, section.max_tokens, chain=chain)
 
 
 def wrap(

@@ -20,6 +20,8 @@ class TextTokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._token_bytes = TokenBytes(tokenizer)
+        self.longest_token = _longest_token(tokenizer)
+        """The most characters of a text that one token can stand for; None if there is no bound."""
 
     def encode(self, params: GenerationParams) -> list[int]:
         """The prompt's tokens. A conversation goes through the chat template if the tokenizer has one.
@@ -50,6 +52,13 @@ class TextTokenizer:
     def token_bytes(self, token: int, previous: int | None) -> bytes:
         """The bytes of one token, which may be a special token, as they stand after `previous` in an output."""
         return self._token_bytes.of(token, previous)
+
+
+def _longest_token(tokenizer: Any) -> int | None:
+    """Byte-pair encodings cover every character with a token of the vocabulary; others may drop what they lack."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    covers_all = type(model).__name__ == "BPE" and (model.unk_token is None or model.byte_fallback)
+    return max(map(len, tokenizer.get_vocab())) if covers_all else None
 
 
 class IncrementalDetokenizer:

@@ -50,8 +50,18 @@ def chat_routes(service: Service) -> APIRouter:
         available = service.outputs
         outputs = frozenset(body.modalities or ({TEXT} if TEXT in available else available))
         images, mask = await input_images(body, service, outputs)
-        prompt = "" if TEXT in available else body.messages[-1].text
-        inputs = RouteInputs(prompt, body.count, images, mask, image_field="messages", image_hint=IMAGE_HINT)
+        prompt, conversation = body.messages[-1].text, 0
+        if TEXT in available:
+            prompt, conversation = "", sum(len(message.text) for message in body.messages)
+        inputs = RouteInputs(
+            prompt,
+            body.count,
+            images,
+            mask,
+            image_field="messages",
+            image_hint=IMAGE_HINT,
+            conversation=conversation,
+        )
         if IMAGE in outputs:
             service.check(body, inputs)
         else:

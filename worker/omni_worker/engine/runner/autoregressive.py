@@ -20,6 +20,7 @@ from omni_worker.errors import RequestError
 from omni_worker.language.generation import GenerationState, start_generation
 from omni_worker.language.loading import LanguageModel
 from omni_worker.language.model import RowInput, RowResult
+from omni_worker.language.prompts import PromptTokenizer, TokenizedPrompt
 from omni_worker.language.sampling import log_probabilities, sample_tokens
 from omni_worker.requests import TokenLogprob, token_logprob
 
@@ -45,7 +46,7 @@ KEY = TokensKey()
 
 
 class AutoregressiveRunner(Runner):
-    """Runs a language model. Every payload is a GenerationParams, every result a GenerationResult.
+    """Runs a language model. Every payload is a TokenizedPrompt or a GenerationParams, every result a GenerationResult.
 
     With `encode_only` it generates no tokens: the result is the hidden states of the prompt. If ranks have parts of the
     model, all of them keep the same requests and append the same tokens; the last one has the results.
@@ -53,6 +54,7 @@ class AutoregressiveRunner(Runner):
 
     def __init__(self, model: LanguageModel, encode_only: bool = False) -> None:
         self._model = model
+        self._tokenizer = PromptTokenizer(model.tokenizer, model.context_length)
         self._cache = model.slots.cache
         self.answering_rank = model.slots.chain.size - 1
         self._encode_only = encode_only
@@ -83,17 +85,21 @@ class AutoregressiveRunner(Runner):
             self._drop(id)
 
     def _prepare(self, request: SchedulerRequest) -> RequestOutput:
-        params = request.payload
-        if self._encode_only:
-            sampling = msgspec.structs.replace(params.sampling, max_tokens=0)
-            params = msgspec.structs.replace(params, sampling=sampling, hidden_states=True, written=())
         try:
-            state = start_generation(request.id, self._arrivals, params, self._model)
+            state = self._start(request)
         except Exception as error:
             return RequestOutput(request.id, error=error)
         self._arrivals += 1
         self._states[state.id] = state
         return self._outcome(state)
+
+    def _start(self, request: SchedulerRequest) -> GenerationState:
+        payload = request.payload
+        params, tokens = payload if isinstance(payload, TokenizedPrompt) else self._tokenizer.prepare(payload)
+        if self._encode_only:
+            sampling = msgspec.structs.replace(params.sampling, max_tokens=0)
+            params = msgspec.structs.replace(params, sampling=sampling, hidden_states=True, written=())
+        return start_generation(request.id, self._arrivals, params, tokens, self._model)
 
     def _advance(self, states: Sequence[GenerationState]) -> list[RequestOutput]:
         self._step_number += 1
