@@ -5,6 +5,7 @@ fields to the head.
 """
 
 import pickle
+import traceback
 from typing import Any
 
 
@@ -82,4 +83,16 @@ def portable(error: Exception) -> Exception:
         pickle.loads(pickle.dumps(error))
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def without_frames(error: Exception) -> Exception:
+    """`error`, with its traceback as a note. Its frames would keep in memory what their requests computed."""
+    if error.__traceback__ is not None:
+        error.add_note("".join(traceback.format_exception(error)).rstrip())
+    chain: list[BaseException | None] = [error]
+    while chain:
+        if (one := chain.pop()) is not None:
+            chain += [one.__cause__, one.__context__]
+            one.__traceback__ = one.__cause__ = one.__context__ = None
     return error

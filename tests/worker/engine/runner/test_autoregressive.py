@@ -1,7 +1,9 @@
 """An autoregressive stage through the real engine writes what `generate` writes, whoever comes and goes beside."""
 
 import functools
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -388,6 +390,36 @@ def test_scores_that_are_no_numbers_fail_their_request_and_leave_no_trace():
     assert tokens(writer.result("a")) == generated("ABC", 6)[0]
     assert tokens(writer.result("b")) == generated("DEF", 6)[0]
     assert tokens(writer.result("after")) == generated("GHI", 6)[0]
+
+
+def test_requests_are_freed_when_they_end_without_the_garbage_collector(monkeypatch):
+    broken = tiny_models.served("llama")
+    forward, alive = broken.slots._model.forward, []
+
+    def fails_on_the_word(input_ids, **kwargs):
+        if (input_ids == ord("!") - 33).any():
+            raise RuntimeError("a shape does not fit")
+        return forward(input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(broken.slots._model, "forward", fails_on_the_word)
+    writer = LanguageEngine(broken)
+    gc.collect()
+    gc.disable()
+    try:
+        for id, prompt in (("a", "ABC"), ("culprit", "AB!"), ("aborted", "DEF"), ("b", "GHI")):
+            writer.add(id, params(prompt, max_tokens=6, stream=True, logprobs=2, stop=("never",)))
+        writer.add("invalid", params("ABC", temperature=-1.0))
+        writer.step()
+        alive = [weakref.ref(state) for state in writer.runner._states.values()]
+        assert len(alive) == 4
+        writer.step(2)
+        writer.engine.abort("aborted")
+        writer.finish()
+        assert "a shape does not fit" in str(writer.ended["culprit"].error)
+        assert "fails_on_the_word" in "".join(writer.ended["culprit"].error.__notes__)
+        assert [state() for state in alive] == [None] * 4
+    finally:
+        gc.enable()
 
 
 def test_an_abort_frees_its_slot_within_a_step():

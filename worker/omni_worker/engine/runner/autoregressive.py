@@ -16,7 +16,7 @@ import torch
 from omni_worker.device.out_of_memory import is_out_of_memory
 from omni_worker.engine.runner.interface import TOKENS_PHASE, Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
-from omni_worker.errors import RequestError
+from omni_worker.errors import RequestError, without_frames
 from omni_worker.language.generation import GenerationState, start_generation
 from omni_worker.language.loading import LanguageModel
 from omni_worker.language.model import RowInput, RowResult
@@ -109,20 +109,32 @@ class AutoregressiveRunner(Runner):
                 self._forget(state)
         fitting, counts = self._make_room(states)
         began = time.perf_counter()
+        failures: Mapping[str, Exception] = {}
+        failure: Exception | None = None
         try:
             failures = self._step(fitting, counts) if fitting else {}
         except Exception as error:
-            if len(fitting) > 1:
-                log.warning("a batch of %d failed and is run again one by one: %s", len(fitting), error)
-                outputs = [output for state in states for output in self._advance([state])]
-                self._call_seconds, self._out_of_memory = None, is_out_of_memory(error)
-                return outputs
-            failures = {fitting[0].id: error}
+            failure = error
+        if failure is not None and len(fitting) > 1:
+            return self._run_one_by_one(states, failure)
+        if failure is not None:
+            failures = {fitting[0].id: failure}
         is_typical = len(fitting) == len(states) and set(counts) == {1}
         self._call_seconds = time.perf_counter() - began if is_typical else None
         if fitting:
             self._counts["batched_calls" if len(fitting) > 1 else "single_calls"] += 1
         return [self._outcome(state, failures.get(state.id)) for state in states]
+
+    def _run_one_by_one(self, states: Sequence[GenerationState], error: Exception) -> list[RequestOutput]:
+        """Advance each request of a batch that failed. Nothing of the failed attempt is in memory any more."""
+        log.warning("a batch of %d failed and is run again one by one: %s", len(states), error)
+        out_of_memory = is_out_of_memory(error)
+        without_frames(error)
+        if out_of_memory and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        outputs = [output for state in states for output in self._advance([state])]
+        self._call_seconds, self._out_of_memory = None, out_of_memory
+        return outputs
 
     def _make_room(self, states: Sequence[GenerationState]) -> tuple[list[GenerationState], list[int]]:
         """The requests that fit into this call and into the cache, with their numbers of tokens; the others wait.
