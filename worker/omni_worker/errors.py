@@ -87,8 +87,11 @@ def portable(error: Exception) -> Exception:
 
 
 def without_frames(error: Exception) -> Exception:
-    """`error`, with its traceback as a note. Its frames would keep in memory what their requests computed."""
-    if error.__traceback__ is not None:
+    """`error`, with its traceback as a note unless a user sees why it was raised.
+
+    Its frames would keep in memory what their requests computed.
+    """
+    if error.__traceback__ is not None and not isinstance(error, RequestError):
         error.add_note("".join(traceback.format_exception(error)).rstrip())
     chain: list[BaseException | None] = [error]
     while chain:
