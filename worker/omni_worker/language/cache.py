@@ -76,11 +76,11 @@ class Place(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Tokens that change places: `count` of them from `source`, to a row that begins at `target`."""
+    """Tokens that change places: `length` of them from `source`, to a row that begins at `target`."""
 
     source: int
     target: int
-    count: int
+    length: int
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ class SlotCache(Cache):  # type: ignore[misc]
             capacity = fit.capacity(length)
             self._places[id] = Place(capacity, rows[capacity])
             rows[capacity] += 1
-        moves = [Move(source, self._offset(self._places[id]), count) for id, (source, count) in before.items()]
+        moves = [Move(source, self._offset(self._places[id]), length) for id, (source, length) in before.items()]
         self._write(moves, [(0, max(size, self.size))], max(size, self.size))
         return True
 
@@ -292,8 +292,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         request wrote.
         """
         is_resized, self.size = size is not None and size != self.size, size or self.size
-        source = self._indices((move.source, move.count) for move in moves)
-        target = self._indices((move.target, move.count) for move in moves)
+        source = self._indices((move.source, move.length) for move in moves)
+        target = self._indices((move.target, move.length) for move in moves)
         zeros = self._indices(() if is_resized else cleared)
         for layer in self._allocated:
             for name in ("keys", "values"):

@@ -81,7 +81,7 @@ class SlotModel:
         self._scored = torch.tensor([len(text) - 1], device=self._device)
         try:
             inputs = torch.tensor([list(text)], device=self._device)
-            return self._model(input_ids=inputs, use_cache=False).logits[0, -1]  # type: ignore[no-any-return]
+            return self._model(input_ids=inputs, use_cache=False).logits[0, -1]
         finally:
             self._scored = self._states = None
 

@@ -7,6 +7,8 @@ that may be the start of a stop string.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tokenizers import models
+
 from omni_worker.errors import RequestError
 from omni_worker.language.token_bytes import TokenBytes
 from omni_worker.requests import GenerationParams
@@ -57,8 +59,9 @@ class TextTokenizer:
 def _longest_token(tokenizer: Any) -> int | None:
     """Byte-pair encodings cover every character with a token of the vocabulary; others may drop what they lack."""
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    covers_all = type(model).__name__ == "BPE" and (model.unk_token is None or model.byte_fallback)
-    return max(map(len, tokenizer.get_vocab())) if covers_all else None
+    if not isinstance(model, models.BPE) or (model.unk_token is not None and not model.byte_fallback):
+        return None
+    return max(map(len, tokenizer.get_vocab()))
 
 
 class IncrementalDetokenizer:
