@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
 from omni_worker.errors import RequestError
@@ -117,6 +118,10 @@ def install_error_handlers(app: FastAPI) -> None:
             return error_response(400, f"missing parameter: {param!r}", param, "missing_parameter")
         message = first["msg"].removeprefix("Value error, ")
         return error_response(400, f"{param}: {message}" if param else message, param, "invalid_value")
+
+    @app.exception_handler(ClientDisconnect)
+    async def client_left(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return error_response(499, "the client left before its body was complete", code="aborted")  # nobody reads it
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

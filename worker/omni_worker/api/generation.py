@@ -20,7 +20,6 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     for status, why in (
         (400, "The request is wrong: `param` names the field."),
         (404, "There is no such model."),
-        (408, "The body came too slowly."),
         (413, "The body is too large."),
         (415, "The body has another coding than gzip or deflate."),
         (429, "All queues are full: come again later."),

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import threading
+import time
 import zlib
 
 import pytest
@@ -12,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from omni_worker.api.errors import install_error_handlers
-from omni_worker.api.http import bodies
+from omni_worker.api.http import bodies, cycle
 from omni_worker.api.http.bodies import Bodies, Decoder
 from omni_worker.api.http.methods import OneSpelling
 from tests.worker.serving import eventually
@@ -130,12 +131,39 @@ def test_a_decoder_gives_small_pieces():
 # ---- deadlines and memory
 
 
-@pytest.mark.parametrize("sent", [b"", b"{"])
-def test_a_body_that_does_not_come_is_408(server, monkeypatch, sent):
-    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.3)
-    answer = server.exchange(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + sent)
-    assert status(answer) == 408
-    assert b"connection: close" in answer
+@pytest.mark.parametrize("sent", [b"", b"{", b"x" * 2000])
+@pytest.mark.parametrize("coding", [b"", b"Content-Encoding: gzip\r\n"])
+def test_a_body_that_does_not_come_ends_the_connection(server, monkeypatch, caplog, sent, coding):
+    monkeypatch.setattr(cycle, "BODY_SECONDS", 0.2)
+    head = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3000\r\n" + coding + b"\r\n"
+    answer = server.exchange(head + sent)
+    assert not answer or (coding and status(answer) == 400)  # what has come is no gzip
+    assert "Exception" not in caplog.text
+
+
+def test_a_body_that_comes_slowly_and_steadily_is_read(server, monkeypatch):
+    monkeypatch.setattr(cycle, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(cycle, "BODY_BYTES_PER_SECOND", 1)
+    with server.connect() as client:
+        client.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\n")
+        for byte in b"slowly":
+            client.sendall(bytes([byte]))
+            time.sleep(0.2)
+        assert read_response(client).endswith(b"slowly")
+
+
+def test_a_request_takes_as_long_as_it_needs_once_its_body_is_there(app, server, monkeypatch):
+    monkeypatch.setattr(cycle, "BODY_SECONDS", 0.1)
+    app.gate.clear()
+    app.arrived.clear()
+    with server.connect() as client:
+        client.sendall(b"POST /hold HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+        eventually(lambda: app.arrived, "the body")
+        time.sleep(0.3)
+        app.gate.set()
+        assert read_response(client).endswith(b"held")
+    app.gate.clear()
+    app.arrived.clear()
 
 
 def test_the_bodies_of_all_requests_together_are_bounded(app, server):

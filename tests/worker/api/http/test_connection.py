@@ -119,8 +119,7 @@ def test_a_large_body_is_no_header(server):
 
 @pytest.mark.parametrize("sent", [b"", b"GET", b"GET /hello HTTP/1.1\r\nHost: x\r\n"])
 def test_unfinished_headers_end_the_connection(server, short, sent):
-    answer = server.exchange(sent)
-    assert not sent or status(answer) == 408
+    assert server.exchange(sent) == b""
 
 
 def test_the_second_request_of_a_connection_has_a_deadline_too(server, short):
@@ -128,7 +127,7 @@ def test_the_second_request_of_a_connection_has_a_deadline_too(server, short):
         client.sendall(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
         assert status(read_response(client)) == 200
         client.sendall(b"GET /hel")
-        assert status(read_all(client)) == 408
+        assert read_all(client) == b""
 
 
 def test_an_idle_connection_outlives_those_of_proxies():

@@ -1,4 +1,4 @@
-"""The bodies of requests, as ASGI middleware: their size, deadline, coding, and the memory of all together."""
+"""The bodies of requests, as ASGI middleware: their size, their coding, and the memory of all of them together."""
 
 import asyncio
 import zlib
@@ -10,10 +10,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni_worker.api.errors import error_response
 
-BODY_SECONDS = 30.0
-"""A body may take so long ..."""
-BODY_BYTES_PER_SECOND = 10_000
-"""... and a second more for so many bytes that have come."""
 FREE_BYTES = 64 << 10
 """Of each body, which are not counted, so that small requests pass while large ones fill the memory."""
 PIECE = 256 << 10
@@ -38,7 +34,7 @@ class BodyMemory:
 
 
 class Bodies:
-    """Gives the app bodies that are decoded, complete in time, and not too large: else 400, 408, 413, 415 or 503."""
+    """Gives the app bodies that are decoded and not too large: else 400, 413, 415 or 503."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, max_bytes_together: int) -> None:
         self._app = app
@@ -111,7 +107,6 @@ class _Body:
         self._is_read = False  # all of it, as it was sent
         self._is_over = False  # and all of it was given to the app
         self._sent = self._size = 0  # bytes as they were sent, and decoded
-        self._deadline: float | None = None
         self.counted = 0
 
     async def receive(self) -> Message:
@@ -130,6 +125,7 @@ class _Body:
 
     async def _read_decoded(self, decoder: Decoder) -> bytes | None:
         """The next decoded piece; None if the client has left. Raises zlib.error."""
+        await asyncio.sleep(0)  # other requests take their turn between two pieces
         data = decoder.read()
         while not data and not self._is_read:
             encoded = await self._read()
@@ -144,19 +140,10 @@ class _Body:
 
     async def _read(self) -> bytes | None:
         """The next piece as it was sent; None if the client has left."""
-        loop = asyncio.get_running_loop()
-        if self._deadline is None:
-            self._deadline = loop.time() + BODY_SECONDS
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
-        except TimeoutError:
-            reason = f"the body came too slowly: it may take {BODY_SECONDS:g} s, and longer at 10 kB/s or more"
-            raise HTTPException(408, reason, CLOSE) from None
+        message = await self._receive()
         if message["type"] != "http.request":
             return None
         data: bytes = message.get("body", b"")
-        self._deadline += len(data) / BODY_BYTES_PER_SECOND
         self._sent += len(data)
         if self._sent > self._max_bytes:
             raise HTTPException(413, _too_long(self._max_bytes), CLOSE)

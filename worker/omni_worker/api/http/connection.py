@@ -286,10 +286,7 @@ class Connection(HttpToolsProtocol):
     def _headers_too_late(self) -> None:
         if self._is_busy:
             return  # `on_response_complete` starts the deadline again
-        if self._in_headers:
-            self._reject(408, f"the headers did not come within {HEADER_SECONDS:g} s", "request_timeout")
-        else:
-            self.transport.close()
+        self.transport.close()
 
     def _reject(self, status: int, message: str, code: str) -> None:
         """Answer a request that never reaches the app, and end the connection."""

@@ -1,9 +1,15 @@
 """One request and its response on a connection, for clients that uvicorn's own class does not answer correctly."""
 
+import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+BODY_SECONDS = 30.0
+"""A body may take so long ..."""
+BODY_BYTES_PER_SECOND = 10_000
+"""... and a second more for so many bytes that have come."""
 
 
 class Cycle(RequestResponseCycle):
@@ -15,6 +21,26 @@ class Cycle(RequestResponseCycle):
 
     lingers = False
     _ends_with_connection = False
+    _deadline: float | None = None
+    _received = 0
+
+    async def receive(self) -> Any:
+        """ASGI's `receive`. Closes the connection if the body comes too slowly: no answer would be read."""
+        loop = asyncio.get_running_loop()
+        if self._deadline is None:
+            self._deadline = loop.time() + BODY_SECONDS
+        deadline = self._deadline + self._received / BODY_BYTES_PER_SECOND if self.more_body else None
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await super().receive()
+        except TimeoutError:
+            if self.more_body:
+                self.disconnected = True
+                self.transport.abort()
+                return {"type": "http.disconnect"}
+            message = await super().receive()
+        self._received += len(message.get("body", b""))
+        return message
 
     async def send(self, message: Any) -> None:
         """ASGI's `send`."""
