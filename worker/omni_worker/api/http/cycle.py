@@ -32,7 +32,7 @@ class Cycle(RequestResponseCycle):
         deadline = self._deadline + self._received / BODY_BYTES_PER_SECOND if self.more_body else None
         try:
             async with asyncio.timeout_at(deadline):
-                message = await super().receive()
+                message: Any = await super().receive()
         except TimeoutError:
             if self.more_body:
                 self.disconnected = True
