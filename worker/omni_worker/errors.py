@@ -33,7 +33,8 @@ class RequestError(Exception):
     """One request failed. `kind` decides what happens next:
 
     - `invalid`: the request itself is wrong; never retried (HTTP 400, `param` names the field)
-    - `failed`: the model failed on it; never retried, since it would fail on other replicas too (HTTP 500)
+    - `failed`: the model failed on it; retried on other replicas, since the replica may be the cause (HTTP 500 if it
+      fails there too)
     - `refused`: the replica drains and accepts no new requests; retried on another replica
     - `busy`: the replica's queue is full; retried on the others, and if all are full, HTTP 429 with `retry_after` in
       seconds

@@ -10,7 +10,7 @@ LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 WAIT_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 OUTCOMES = ("completed", "invalid", "failed", "refused", "busy", "unavailable", "aborted")
-LOSSES = ("crashed", "stalled", "left", "refused")
+LOSSES = ("crashed", "stalled", "left", "refused", "failed")
 REFUSALS = ("unknown_key", "missing_key", "rate", "host", "origin")
 
 
@@ -54,7 +54,7 @@ class HeadMetrics:
         )
         self._losses = Counter(
             "omni_request_lost_runs",
-            "Runs that came to nothing, by why: the replica crashed, stalled, left, or refused, for it was draining",
+            "Runs that came to nothing, by why: the replica crashed, stalled, left, refused while draining, or failed",
             ["stage", "reason"],
             registry=registry,
         )
