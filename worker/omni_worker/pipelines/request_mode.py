@@ -5,7 +5,7 @@ from typing import Any
 
 from omni_worker.model_card import ServingDefaults
 from omni_worker.pipelines.arguments.call_arguments import CallArguments
-from omni_worker.pipelines.arguments.results import generation_result
+from omni_worker.pipelines.arguments.results import unfinished_result
 from omni_worker.requests import GenerationParams
 
 
@@ -19,10 +19,10 @@ class RequestModePipeline:
         self.card = self._arguments.card(pipe, mode="request")
 
     def generate(self, params: GenerationParams | Mapping[str, Any]) -> Any:
-        """The result of a request. Raises ValueError if the pipeline rejects it.
+        """The result of a request, unfinished. Raises ValueError if the pipeline rejects it.
 
         `params` can be the keyword arguments of the pipeline's own call; the result is then what that call returns.
         """
         if isinstance(params, Mapping):
             return self._pipe(**params)
-        return generation_result(self._pipe(**self._arguments.build(params)))
+        return unfinished_result(self._pipe(**self._arguments.build(params)))

@@ -14,6 +14,7 @@ import msgspec
 import torch
 
 from omni_worker.device.out_of_memory import is_out_of_memory
+from omni_worker.device.timing import TimedCall
 from omni_worker.engine.runner.interface import TOKENS_PHASE, Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
 from omni_worker.errors import RequestError, without_frames
@@ -74,7 +75,8 @@ class AutoregressiveRunner(Runner):
         if output.cached:
             with torch.inference_mode():
                 advanced = self._advance([self._states[id] for id in output.cached])
-        return RunnerOutput(output.step_id, (*prepared, *advanced), self._call_seconds, self._out_of_memory)
+        timed = None if self._call_seconds is None else TimedCall(output.step_id, self._call_seconds)
+        return RunnerOutput(output.step_id, (*prepared, *advanced), timed, self._out_of_memory)
 
     def stats(self) -> dict[str, Any]:
         cache = {"slots": len(self._cache.ids), "cache_tokens": self._cache.size}

@@ -134,13 +134,14 @@ class RequestOutput:
 class RunnerOutput:
     """The outcome of one SchedulerOutput: one entry for each of its `new` and `cached`, in any order.
 
-    call_seconds: how long the model call for `cached` took; None if there was no call, or not a typical one
+    timed: the step id of an output, this one or an earlier one, and how many seconds its model call for `cached` took;
+        None if no time is known now, or the call was not a typical one
     out_of_memory: the batch was too large for the device, and the runner split it
     """
 
     step_id: int
     outputs: tuple[RequestOutput, ...] = ()
-    call_seconds: float | None = None
+    timed: tuple[int, float] | None = None
     out_of_memory: bool = False
 
 

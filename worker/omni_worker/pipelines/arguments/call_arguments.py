@@ -9,6 +9,7 @@ from omni_worker.errors import RequestError
 from omni_worker.model_card import ModelCard, ServingDefaults
 from omni_worker.pipelines.arguments import images
 from omni_worker.pipelines.arguments.embeddings import STRUCTURE, embedding_arguments
+from omni_worker.pipelines.arguments.results import output_type_of
 from omni_worker.pipelines.components import denoisers, models
 from omni_worker.requests import GenerationParams
 
@@ -23,6 +24,7 @@ class CallArguments:
         self._accepted = frozenset(self._parameters)
         self._defaults = defaults
         self._guidance = self._guidance_argument(pipe)
+        self._output_type = output_type_of(pipe)
         self.denoiser = next((models(pipe)[name] for name in denoisers(pipe)), None)
 
     def _guidance_argument(self, pipe: Any) -> str | None:
@@ -77,5 +79,5 @@ class CallArguments:
         if "generator" in self._accepted:
             kwargs["generator"] = torch.Generator("cpu").manual_seed(params.seed)
         if "output_type" in self._accepted:
-            kwargs["output_type"] = "np"
+            kwargs["output_type"] = self._output_type
         return kwargs

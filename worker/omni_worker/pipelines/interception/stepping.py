@@ -23,7 +23,7 @@ from omni_worker.device.out_of_memory import is_out_of_memory
 from omni_worker.model_card import ServingDefaults
 from omni_worker.pipelines.arguments.call_arguments import CallArguments
 from omni_worker.pipelines.arguments.embeddings import STRUCTURE, replay_encode_prompt
-from omni_worker.pipelines.arguments.results import generation_result
+from omni_worker.pipelines.arguments.results import unfinished_result
 from omni_worker.pipelines.batching.batches import ProvenBatches
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import TensorEquality
@@ -167,7 +167,7 @@ class InterceptedPipeline:
 
     def _result(self, state: StepState, output: Any) -> Any:
         """The request's result, made from what the pipeline's call returned."""
-        return output if isinstance(state.params, Mapping) else generation_result(output, state.step)
+        return output if isinstance(state.params, Mapping) else unfinished_result(output, state.step)
 
     def _run_calls(self, calls: Sequence[Call], speculated: Sequence[Sequence[Call]]) -> list[Any]:
         """Run the calls together with the speculative calls of each.
