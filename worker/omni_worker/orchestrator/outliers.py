@@ -59,7 +59,7 @@ class RunRecord:
 
     def eject(self, now: float) -> float:
         """Eject the replica. Returns for how many seconds."""
-        seconds = min(MAX_EJECTION_SECONDS, BASE_EJECTION_SECONDS * 2**self.ejections)
+        seconds = min(MAX_EJECTION_SECONDS, BASE_EJECTION_SECONDS * 2.0**self.ejections)
         self.ejections += 1
         self.ejected_until = now + seconds
         self.succeeded.clear()

@@ -60,15 +60,18 @@ def output_type_of(pipe: Any) -> str:
     found = POSTPROCESSING.findall(source)
     image, video = getattr(pipe, "image_processor", None), getattr(pipe, "video_processor", None)
     is_own = {
-        "image_processor.postprocess": getattr(type(image), "postprocess", None) is VaeImageProcessor.postprocess,
-        "video_processor.postprocess_video": getattr(type(video), "postprocess_video", None)
-        is VideoProcessor.postprocess_video
-        and type(video).postprocess is VaeImageProcessor.postprocess,
+        "image_processor.postprocess": _is_own(image, VaeImageProcessor, "postprocess"),
+        "video_processor.postprocess_video": _is_own(video, VideoProcessor, "postprocess", "postprocess_video"),
     }
     passes_on = bool(found) and all(is_own[name] for name in found)
     if not passes_on or len(OTHER_POSTPROCESSING.findall(source)) > len(found) or CHOICES.search(source):
         return "np"
     return "pt"
+
+
+def _is_own(processor: Any, kind: type, *methods: str) -> bool:
+    """Whether a processor has these methods of diffusers' own class, not methods that replace them."""
+    return all(getattr(type(processor), name, None) is getattr(kind, name) for name in methods)
 
 
 def unfinished_result(output: Any, steps: int = 0) -> UnfinishedResult:
@@ -90,4 +93,5 @@ def _to_uint8(image: Tensor) -> np.ndarray:
         place.copy_(values.clamp(0.0, 1.0).mul_(255).round_())
     if not is_finite:
         raise NotFinite("the model gave values that are no numbers (NaN or infinite)")
-    return to_host(converted.view(image.shape)).numpy()
+    array: np.ndarray = to_host(converted.view(image.shape)).numpy()
+    return array
