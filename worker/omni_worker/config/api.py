@@ -20,6 +20,7 @@ class Limits:
 
     pixels: of an image or of one frame of a video, generated or sent
     frames: of a video
+    video_pixels: of all frames of a video together; each takes three bytes, on the device, the replica and the head
     count: results of one request, its `n`
     prompt: length in characters
     conversation: length of all its messages in characters, if a pipeline answers it with text
@@ -30,6 +31,7 @@ class Limits:
     pixels: int = 4096 * 4096
     steps: int = 1000
     frames: int = 1000
+    video_pixels: int = 512 * 1024 * 1024
     count: int = 10
     prompt: int = 32_000
     conversation: int = 1_000_000
@@ -136,6 +138,7 @@ def _add_limit_flags(parser: argparse.ArgumentParser) -> None:
         ("--max-pixels", limits.pixels, "pixels of a picture or of a frame, asked for or sent"),
         ("--max-steps", limits.steps, "denoising steps of a request"),
         ("--max-frames", limits.frames, "frames of a video"),
+        ("--max-video-pixels", limits.video_pixels, "pixels of all frames of a video together, three bytes each"),
         ("--max-n", limits.count, "answers to one request"),
         ("--max-body-bytes", limits.body, "bytes of a request's body; longer ones get HTTP 413"),
         ("--max-buffered-bytes", limits.bodies, "bytes of the bodies of all requests together; more get HTTP 503"),
@@ -205,6 +208,7 @@ def from_arguments(args: argparse.Namespace, environment: Mapping[str, str], is_
             pixels=args.max_pixels,
             steps=args.max_steps,
             frames=args.max_frames,
+            video_pixels=args.max_video_pixels,
             count=args.max_n,
             prompt=args.max_prompt_length or limits.prompt,
             conversation=args.max_prompt_length or limits.conversation,

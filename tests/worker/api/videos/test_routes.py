@@ -31,7 +31,9 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def port(model, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("data"))
-    with head(model, "--data-dir", folder, "--video-jobs", "2", "--max-frames", "200") as process:
+    with head(
+        model, "--data-dir", folder, "--video-jobs", "2", "--max-frames", "200", "--max-video-pixels", "200000"
+    ) as process:
         yield process.port
 
 
@@ -143,6 +145,7 @@ def test_what_is_refused_is_refused_with_the_reason(port):
         ({"seconds": "long"}, "seconds", "pattern"),
         ({"seconds": "60"}, "seconds", "more than the 200 allowed"),
         ({"seconds": "4", "extra": SMALL}, "num_frames", "leave one out"),
+        ({"size": "128x128", "extra": {"num_frames": 17}}, "size", "278528 pixels, more than the 200000"),
         ({"size": "33x32"}, "size", "multiple of 8"),
         ({"model": "sora-2"}, "model", "there is no model"),
         ({"prompt": ""}, "prompt", "at least 1"),

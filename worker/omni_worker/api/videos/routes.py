@@ -176,6 +176,7 @@ def new_video(service: Service, body: VideoForm, reference: bytes | None, owner:
         field = "num_frames" if body.seconds is None else "seconds"
         most = service.limits.frames
         raise RequestError("invalid", f"{field}: {frames} frames are more than the {most} allowed here", field)
+    _check_pixels(service, body, frames or card.frames or 1, card)
     (seed,) = choose_seeds(body.seed, 1)
     params = GenerationParams(prompt=body.prompt, seed=seed, frames=frames, fps=body.fps, **body.generation)
     total_frames = frames or card.frames
@@ -190,6 +191,20 @@ def new_video(service: Service, body: VideoForm, reference: bytes | None, owner:
         reference=reference,
         owner=owner,
     )
+
+
+def _check_pixels(service: Service, body: VideoForm, frames: int, card: ModelCard) -> None:
+    """Raises RequestError if a video would have too many pixels, as far as its size is known."""
+    width, height = body.width_and_height
+    width, height = width or card.defaults.width or 1, height or card.defaults.height or 1
+    most = service.limits.video_pixels
+    if frames * width * height > most:
+        raise RequestError(
+            "invalid",
+            f"size: {frames} frames of {width}x{height} are {frames * width * height} pixels, more than the {most} "
+            "allowed here: ask for fewer frames or a smaller size",
+            "size",
+        )
 
 
 def _nearest_frames(seconds: float, fps: float, multiple: int) -> int:
