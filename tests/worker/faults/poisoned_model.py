@@ -36,9 +36,9 @@ class PoisonedTokenizer(PreTrainedTokenizerFast):
 
 
 def python_path() -> str:
-    """The PYTHONPATH that replicas need to find the tokenizer."""
+    """The PYTHONPATH that replicas need to find the tokenizer, before the present one."""
     here = Path(__file__).parent
-    return f"{here / 'site'}:{here.parents[2]}"
+    return os.pathsep.join(filter(None, (str(here / "site"), str(here.parents[2]), os.environ.get("PYTHONPATH"))))
 
 
 def make_model(folder: Path) -> str:
