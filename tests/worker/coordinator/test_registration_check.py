@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from omni_worker.coordinator.messages import ReplicaLoad, Report, decode_report, encode
+from omni_worker.coordinator.messages import ReplicaLoad, decode_report, encode
 from omni_worker.coordinator.registration_check import why_unusable
 from omni_worker.coordinator.registry import RegistrationError
 from omni_worker.model_card import ModelCard, ServingDefaults
@@ -101,6 +101,4 @@ def test_a_load_that_is_no_number_is_malformed(step_ms):
     replica, _ = registry.register(registration(), 0.0)
     report = report_of(replica)
     with pytest.raises(ValueError, match="float"):
-        decode_report(
-            encode(Report(*[getattr(report, n) for n in report.__struct_fields__[:5]], ReplicaLoad(step_ms=step_ms)))
-        )
+        decode_report(encode(replace(report, load=ReplicaLoad(step_ms=step_ms))))

@@ -90,12 +90,23 @@ def test_a_device_that_breaks_meanwhile_ends_the_engine(running):
     assert events.empty()
 
 
-def test_unfinished_results_are_bounded_and_none_is_lost_at_the_end(running):
+def test_unfinished_results_are_bounded(running):
     engine, events, _ = running
     waiting = [Slow() for _ in range(finishing.MAX_WAITING + 4)]
     for i, one in enumerate(waiting):
         engine.add(SchedulerRequest(str(i), one))
     for one in waiting:
         one.may_end.set()
-    engine.stop()
-    assert {events.get_nowait().id for _ in waiting} == {str(i) for i in range(len(waiting))}
+    assert {events.get(timeout=10).id for _ in waiting} == {str(i) for i in range(len(waiting))}
+
+
+def test_no_result_is_lost_when_the_engine_stops(running):
+    engine, events, _ = running
+    waiting = [Slow() for _ in range(finishing.MAX_WAITING)]
+    for i, one in enumerate(waiting):
+        engine.add(SchedulerRequest(str(i), one))
+    while engine.load.waiting or engine.load.running:
+        threading.Event().wait(0.01)
+    threading.Timer(0.1, lambda: [one.may_end.set() for one in waiting]).start()
+    assert engine.stop(30)
+    assert events.qsize() == len(waiting)

@@ -17,7 +17,7 @@ from omni_worker.requests import GenerationResult
 
 POSTPROCESSING = re.compile(r"self\.(image_processor\.postprocess|video_processor\.postprocess_video)\(")
 OTHER_POSTPROCESSING = re.compile(r"processor\w*\.postprocess\w*\(")
-CHOICES = re.compile(r"output_type\s*(?:==|!=|(?:not )?in)\s*(?!\"latents?\"|'latents?')")
+CHOICES = re.compile(r"output_type\s*(?:==|!=|in\b|not in\b)\s*+(?!\"latents?\"|'latents?')")
 
 
 class NotFinite(Exception):
