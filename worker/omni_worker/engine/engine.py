@@ -59,7 +59,7 @@ class EngineStep:
 class Engine:
     """Runs in a thread of its own: call `start`, then `add` from any thread, then `stop`.
 
-    on_event: called in that thread, in the thread that calls `add`, or in one that prepares payloads or finishes results
+    on_event: called in that thread, in the one that calls `add`, or in one that prepares payloads or finishes results
     on_failure: called in that thread when the loop ends because the executor or the device failed
     on_step: called in that thread after each step, before its events
     preparer: prepares the payloads of requests before they can run, in other threads
