@@ -162,8 +162,9 @@ class Registry:
             )
         if message.digest != self._digests[stage]:
             raise RegistrationError(
-                f"this replica serves another model (digest {message.digest}) than stage {stage} of the head "
-                f"({self._digests[stage]}): start both with the same MODEL and revision"
+                # The head's own digest is not named: a stranger could register with it.
+                f"this replica serves another model (digest {message.digest}) than stage {stage} of the head: "
+                "start both with the same MODEL and revision"
             )
         if message.uid in self._departed and message.count <= self._departed[message.uid][0]:
             raise RegistrationError("this registration was overtaken by a later message of the same process")
