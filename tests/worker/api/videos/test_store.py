@@ -118,6 +118,14 @@ def test_owners_see_their_own_jobs_and_a_server_without_keys_sees_all(store):
     assert ids(store) == list("abcd")
 
 
+def test_an_owner_does_not_wait_for_all_jobs_of_another(store):
+    for id, owner in (("a", "x"), ("b", "x"), ("c", "x"), ("d", "y"), ("e", "x"), ("f", None), ("g", None)):
+        add(store, id, owner=owner)
+    assert (store.count_queued("x"), store.count_queued("y"), store.count_queued()) == (4, 1, 7)
+    assert [store.start_next().id for _ in range(4)] == ["a", "d", "f", "g"]
+    assert [store.start_next().id for _ in range(3)] == ["b", "c", "e"]
+
+
 def test_a_database_of_an_older_version_gets_what_it_lacks(store):
     add(store, "a")
     with store._engine.begin() as connection:

@@ -27,6 +27,8 @@ from omni_worker.requests import GenerationParams, GenerationRequest
 
 log = logging.getLogger(__name__)
 MAX_QUEUED = 1000
+MAX_OF_OWNER = 250
+"""Of these, the most of one owner, so that no client fills the queue alone."""
 CLEAN_UP_SECONDS = 30.0
 RETRY_SECONDS = 5.0
 TRANSIENT_ERRORS = ("busy", "unavailable", "refused")
@@ -74,6 +76,9 @@ class VideoJobs:
         """Queue a new job. Raises ApiError if too many are queued."""
         if await self._query(VideoStore.count_queued) >= MAX_QUEUED:
             raise ApiError(429, f"{MAX_QUEUED} videos wait already: come again later", code="rate_limit_exceeded")
+        if video.owner is not None and await self._query(lambda store: store.count_queued(video.owner)) >= MAX_OF_OWNER:
+            message = f"{MAX_OF_OWNER} of your videos wait already: try again later"
+            raise ApiError(429, message, code="rate_limit_exceeded")
         await self._query(lambda store: store.add(video))
         self._work_available.set()
 

@@ -93,16 +93,22 @@ class VideoStore:
             query = query.order_by(videos.c.number.desc() if newest_first else videos.c.number).limit(limit)
             return [Video(**row) for row in connection.execute(query).mappings()]
 
-    def count_queued(self) -> int:
-        """The number of queued jobs."""
+    def count_queued(self, owner: str | None = None) -> int:
+        """The number of queued jobs of an owner. No owner: of all."""
         with self._engine.begin() as connection:
-            query = sql.select(sql.func.count()).select_from(videos).where(videos.c.status == QUEUED)
-            return connection.scalar(query) or 0
+            query = sql.select(sql.func.count()).select_from(videos)
+            return connection.scalar(query.where(videos.c.status == QUEUED, _is_owned_by(owner))) or 0
 
     def start_next(self) -> Video | None:
-        """Mark the oldest queued job as running and return it; None if no job is queued."""
+        """Mark a queued job as running and return it; None if no job is queued.
+
+        It is the oldest of the owner who has the fewest running jobs, so that no owner waits for all jobs of another.
+        """
+        others = videos.alias()
+        of_owner = sql.select(sql.func.count()).where(others.c.status == RUNNING, others.c.owner == videos.c.owner)
         with self._engine.begin() as connection:
-            query = sql.select(*COLUMNS).where(videos.c.status == QUEUED).order_by(videos.c.number).limit(1)
+            query = sql.select(*COLUMNS).where(videos.c.status == QUEUED)
+            query = query.order_by(of_owner.correlate(videos).scalar_subquery(), videos.c.number).limit(1)
             row = connection.execute(query).mappings().first()
             if row is not None:
                 _update(connection, row["id"], status=RUNNING)
