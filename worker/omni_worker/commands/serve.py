@@ -12,9 +12,11 @@ log = logging.getLogger(__name__)
 HELP = """Run one process of a pipeline: the head, or headless replicas that join it.
 
 examples:
-  omni serve builtin://digits                                        a head with one replica of its own
-  omni serve builtin://digits --omni-dp-size-local 0                 a head alone
-  omni serve builtin://digits --headless --omni-master-address HOST  replicas that join the head on HOST
+  omni serve builtin://digits                                a head with one replica, for this machine only
+  omni serve builtin://digits --host 0.0.0.0                 the same, with an API for other machines
+  omni serve builtin://digits --omni-secret-file FILE        a head that replicas on other machines can join
+  omni serve builtin://digits --omni-secret-file FILE --headless --omni-master-address HOST
+                                                             replicas that join the head on HOST
 
 `omni up FILE` runs a whole pipeline from its manifest."""
 
