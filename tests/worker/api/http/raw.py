@@ -30,6 +30,12 @@ async def hello(request: Request) -> Response:
     return PlainTextResponse("hello")
 
 
+async def headers(request: Request) -> Response:
+    """The names of its headers."""
+    await request.body()
+    return PlainTextResponse(" ".join(request.headers))
+
+
 async def pieces(request: Request) -> Response:
     """A body of unknown length."""
 
@@ -44,6 +50,7 @@ APP = Starlette(
     routes=[
         Route("/echo", echo, methods=["POST"]),
         Route("/hello", hello),
+        Route("/headers", headers, methods=["POST"]),
         Route("/pieces", pieces),
     ]
 )

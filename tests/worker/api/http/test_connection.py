@@ -1,6 +1,7 @@
 """Connections as real clients, proxies and attackers use them, with raw bytes against a server in this process."""
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -106,6 +107,31 @@ def test_headers_without_an_end_are_cut_off_at_the_limit(server, endless):
         assert status(read_all(client)) == 431
 
 
+def test_trailers_are_no_headers_and_are_bounded(server):
+    request = b"POST /headers HTTP/1.1\r\nHost: x\r\n%sTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n%s"
+    answer = server.exchange(request % (b"Connection: close\r\n", b"Authorization: Bearer key\r\n\r\n"))
+    assert status(answer) == 200
+    assert b"authorization" not in answer
+    with server.connect() as client:
+        client.sendall(request % (b"", b"X: "))
+        with contextlib.suppress(OSError):
+            for _ in range(10_000):
+                client.sendall(b"a" * 5000)
+        assert read_all(client)[:12] in (b"", b"HTTP/1.1 431")
+
+
+def test_a_body_whose_framing_is_wrong_is_400(server):
+    head = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for body in (b"nonsense\r\n", b"1\r\nx\r\nnonsense\r\n"):
+        assert status(server.exchange(head + body)) == 400
+
+
+def test_tiny_chunks_are_no_trailers(server):
+    body = b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n"
+    answer = server.exchange(b"POST /echo HTTP/1.1\r\n" + CLOSE + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+    assert answer.endswith(b"x" * 50_000)
+
+
 def test_headers_up_to_the_limit_are_accepted(server):
     head = b"GET /hello HTTP/1.1\r\n" + CLOSE + (b"X: " + b"a" * 10_000 + b"\r\n") * 6 + b"\r\n"
     assert status(server.exchange(head)) == 200
@@ -117,7 +143,7 @@ def test_a_large_body_is_no_header(server):
     assert server.exchange(head + body).endswith(body)
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET", b"GET /hello HTTP/1.1\r\nHost: x\r\n"])
+@pytest.mark.parametrize("sent", [b"", b"\r\n", b"GET", b"GET /hello HTTP/1.1\r\nHost: x\r\n"])
 def test_unfinished_headers_end_the_connection(server, short, sent):
     assert server.exchange(sent) == b""
 

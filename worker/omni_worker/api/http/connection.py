@@ -45,7 +45,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._header_bytes = 0  # of the request whose headers are not complete
+        self._silent_bytes = 0  # since the request began, its headers were complete, or a part of its body came
         self._in_headers = False
         self._kept_bytes = 0  # of these headers, as far as they are parsed
         self._is_too_large = False
@@ -98,6 +98,8 @@ class Connection(HttpToolsProtocol):
             self._feed(data[start : start + PIECE])
             if self._is_discarding or self.transport.is_closing():
                 return
+        if not self._is_busy and self._deadline is None and self.timeout_keep_alive_task is None:
+            self._set_deadline(HEADER_SECONDS, self._headers_too_late)  # empty lines begin no request
 
     def eof_received(self) -> bool:  # type: ignore[override]  # a transport reads what it returns
         """The client sends no more. Returns whether the connection stays open: a complete request is answered.
@@ -136,9 +138,9 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._reject(400, "the request is not valid HTTP/1.1", "invalid_request")
         else:
-            if self._in_headers:
-                self._header_bytes += len(piece)
-                self._is_too_large |= self._header_bytes > MAX_HEADER_BYTES + PIECE
+            if self._in_headers or (self._is_busy and self.cycle.more_body):
+                self._silent_bytes += len(piece)
+                self._is_too_large |= self._silent_bytes > MAX_HEADER_BYTES + PIECE
         if self._is_too_large and not self._is_discarding:
             limits = f"{MAX_HEADER_BYTES >> 10} KiB or {MAX_HEADERS} headers"
             self._reject(431, f"the request line and the headers are longer than {limits}", "headers_too_large")
@@ -167,7 +169,7 @@ class Connection(HttpToolsProtocol):
         if self._is_discarding:
             return
         super().on_message_begin()
-        self._in_headers, self._header_bytes, self._kept_bytes = True, 0, 0
+        self._in_headers, self._silent_bytes, self._kept_bytes = True, 0, 0
         if not self._is_busy and self._deadline is None:
             self._set_deadline(HEADER_SECONDS, self._headers_too_late)
 
@@ -177,7 +179,9 @@ class Connection(HttpToolsProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header. Those beyond the limits are not kept."""
+        """A header. Those beyond the limits are not kept, and neither are trailers, which come after the body."""
+        if not self._in_headers:
+            return
         if self._keep(name, value) and len(self.headers) < MAX_HEADERS:
             super().on_header(name, value)
         else:
@@ -191,7 +195,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the request, or queue it behind the one before, if it is valid."""
-        self._in_headers = False
+        self._in_headers, self._silent_bytes = False, 0
         self._set_deadline(None)
         if self._is_too_large or self._is_discarding:
             return
@@ -229,8 +233,6 @@ class Connection(HttpToolsProtocol):
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
-            if len(self.pipeline) == MAX_PIPELINED:  # the rest of what has come is not read
-                self._reject(429, "too many requests at one time", "rate_limit_exceeded")
 
     def _set_target(self) -> str | None:
         """Set the path and the query of the request. Returns an error if there is none."""
@@ -246,6 +248,7 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
+        self._silent_bytes = 0
         if not self._is_discarding:
             super().on_body(body)
 
@@ -253,6 +256,8 @@ class Connection(HttpToolsProtocol):
         """The end of the body. The parser also says so where it stops at an offered upgrade."""
         if not (self._is_discarding or self._is_upgrade or self._is_too_large):
             super().on_message_complete()
+            if len(self.pipeline) >= MAX_PIPELINED:  # the rest of what has come is not read
+                self._reject(429, "too many requests at one time", "rate_limit_exceeded")
 
     # ---- the end of a request
 
@@ -292,9 +297,15 @@ class Connection(HttpToolsProtocol):
         """Answer a request that never reaches the app, and end the connection."""
         self._is_discarding = True
         self._in_headers = False
-        if self._is_busy:  # a response is being written: the connection ends with it
+        if self._is_busy and not self.cycle.more_body:  # the connection ends with the response to the request before
             self.cycle.keep_alive = False
             return
+        if self._is_busy:  # it is the body of the running request that is wrong
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started or self.pipeline:
+                self.transport.abort()
+                return
         error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
         body = json.dumps({"error": error}).encode()
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
