@@ -17,8 +17,10 @@ from omni_worker.api.errors import ApiError
 from omni_worker.api.http.json_structure import structure_error
 from omni_worker.api.schemas import GenerationBody
 
+EMPTY = {"type": "string", "maxLength": 0}
 MAX_FILES, MAX_FIELDS, MAX_FIELD_BYTES = 32, 100, 4 * 2**20
 
+HALF_PAIR = re.compile("[\ud800-\udfff]")
 SHORT_BYTES = 16 << 10
 """Shorter JSON bodies are validated at once, without a thread."""
 _validating = ThreadPoolExecutor(2, thread_name_prefix="json")
@@ -37,8 +39,8 @@ async def read_form(
 
     Raises ApiError if the body is not a form or has unexpected files, and RequestValidationError, naming the field.
     """
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise ApiError(400, "the body is to be multipart/form-data", code="invalid_content_type")
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise ApiError(400, "the body must be multipart/form-data", code="invalid_content_type")
     fields: dict[str, str] = {}
     uploads: Files = {}
     async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
@@ -51,11 +53,16 @@ async def read_form(
             elif name in file_fields:
                 raise ApiError(400, f"{name}: send it as a file, with a file name", name, "invalid_value")
             elif key in url_fields:
-                uploads.setdefault(key, []).append(value.encode())
+                uploads.setdefault(key, []).append(value.encode(errors="surrogatepass"))
             elif key in fields:
                 raise ApiError(400, f"{key}: given twice", key, "invalid_value")
             else:
                 fields[key] = value
+    for name, value in fields.items():
+        if not (name + value).isprintable() and HALF_PAIR.search(name + value):  # some encodings can contain one
+            message = f"{name!a}: it contains half of a surrogate pair: send both halves"
+            raise ApiError(400, message, name, "invalid_value")
+    fields = {name: value for name, value in fields.items() if value}  # forms have no null: clients send nothing for it
     try:
         return _for_client(request, schema.model_validate(fields, strict=False)), uploads
     except ValidationError as error:
@@ -81,7 +88,7 @@ async def read_json(request: Request, schema: type[Body]) -> Body:
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not re.fullmatch(r"application/[\w.-]+\+json", media_type):
-        message = "the body is to be JSON: send it with Content-Type: application/json"
+        message = "the body must be JSON: send it with Content-Type: application/json"
         raise ApiError(400, message, code="invalid_content_type")
     text = await request.body()
     if len(text) < SHORT_BYTES:
@@ -118,17 +125,15 @@ def json_description(schema: type[BaseModel]) -> dict[str, Any]:
 
 
 def form_body(schema: type[BaseModel], files: dict[str, dict[str, Any]], required: list[str]) -> dict[str, Any]:
-    """The OpenAPI description of a form. Forms have no null, so nullable fields are described as optional ones.
+    """The OpenAPI description of a form. Forms have no null: an empty text stands for it.
 
     files: the JSON schemas of the file fields, by name
     required: the file fields that must be sent
     """
-    description = schema.model_json_schema()
+    description = schema.model_json_schema() | {"additionalProperties": False}
     for field in description["properties"].values():
-        choices = [choice for choice in field.get("anyOf", ()) if choice != {"type": "null"}]
-        if len(choices) == 1:
-            del field["anyOf"]
-            field |= choices[0]
+        if "anyOf" in field:
+            field["anyOf"] = [EMPTY if choice == {"type": "null"} else choice for choice in field["anyOf"]]
         if field.get("default", 0) is None:
             del field["default"]
     description["properties"] |= files

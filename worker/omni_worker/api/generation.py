@@ -1,8 +1,10 @@
 """What all routes that generate have in common: seeds, ids, calls of the orchestrator, and clients that disconnect."""
 
 import asyncio
+import contextlib
+import re
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -59,6 +61,18 @@ async def generate_all(orchestrator: Orchestrator, requests: Sequence[Generation
     except* RequestError as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
+
+
+@contextlib.contextmanager
+def param_names(names: Mapping[str, str]) -> Iterator[None]:
+    """In errors of the stages, replaces the names of parameters with those that the client knows."""
+    try:
+        yield
+    except RequestError as error:
+        if error.param is not None and (name := names.get(error.param)) is not None:
+            error.message = re.sub(rf"^{re.escape(error.param)}:", f"{name}:", error.message)
+            error.param = name
+        raise
 
 
 def count_tokens(results: Sequence[GenerationResult]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import Any
 from omni_worker.api.chat.response_schemas import Logprob
 from omni_worker.api.chat.responses import chat_usage, completion_id, finish_reason, message_content, to_logprobs
 from omni_worker.api.chat.schemas import ChatRequest
+from omni_worker.api.generation import param_names
 from omni_worker.api.streams import KEEP_ALIVE, Stream, format_event
 from omni_worker.errors import RequestError
 from omni_worker.orchestrator.handover import TEXT
@@ -76,12 +77,13 @@ class ChatStream(Stream):
             self._results[index] = await self._orchestrator.generate(request, keep_text)
             self._updated.set()
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for index, request in enumerate(self._requests):
-                    group.create_task(generate_choice(index, request))
-        except* RequestError as errors:
-            raise errors.exceptions[0] from None
+        with param_names(self._body.param_names):
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for index, request in enumerate(self._requests):
+                        group.create_task(generate_choice(index, request))
+            except* RequestError as errors:
+                raise errors.exceptions[0] from None
 
     def _text_event(self, index: int) -> str | None:
         """The unsent text of a choice as one event; None if there is none.

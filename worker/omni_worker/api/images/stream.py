@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 from msgspec.structs import replace
 
-from omni_worker.api.generation import count_tokens
+from omni_worker.api.generation import count_tokens, param_names
 from omni_worker.api.images.encoding import encode_base64, image_of
 from omni_worker.api.images.schemas import ImageBody, ImageEvent, ImageUsage, InputTokens
 from omni_worker.api.streams import KEEP_ALIVE, Stream, format_event
@@ -67,7 +67,8 @@ class ImageStream(Stream):
                 self._preview = partial.preview[0]
                 self._updated.set()
 
-        result = await self._orchestrator.generate(self._request, keep_preview)
+        with param_names(self._body.param_names):
+            result = await self._orchestrator.generate(self._request, keep_preview)
         image_of(result)  # raises for a video
         self._result = result
 
