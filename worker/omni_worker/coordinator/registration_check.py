@@ -34,6 +34,7 @@ NUMBERS = {
     "height": (1, 10**6),
     "num_frames": (1, 10**6),
     "strength": (0, 1),
+    "default_strength": (0, 1),
 }
 """The least and the greatest value of each number in a card and its defaults; None is always possible."""
 

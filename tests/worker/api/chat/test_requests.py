@@ -137,7 +137,7 @@ def part(**fields):
         ({"messages": [ASKED, {"role": "assistant", "content": None}, ASKED]}, "messages.1.content", "missing"),
         ({"messages": [ASKED, {"role": "assistant", "content": "x", "tool_calls": [{}]}, ASKED]},
          "messages.1.tool_calls", "not support"),
-        ({"messages": "hello"}, "messages", "list"),
+        ({"messages": "hello"}, "messages", "valid"),
         ({"messages": None}, "messages", "missing parameter"),
         ({"tools": [{"type": "function"}]}, "tools", "not support"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not support"),

@@ -16,6 +16,7 @@ from omni_worker.api.generation import (
     choose_seeds,
     generate_all,
     generation_request,
+    param_names,
 )
 from omni_worker.api.images.encoding import encode_base64, image_of
 from omni_worker.api.images.schemas import ImageBody, ImageData, ImageEvent, ImageGenerationRequest, ImageResponse
@@ -55,11 +56,14 @@ async def respond_with_images(
     """The images that `params` generate, or the stream of one, whose event names start with `event_prefix`."""
     default_steps = service.card.steps if service.card else None
     requests = image_requests(request, body, params, default_steps)
+    with param_names(body.param_names):
+        service.check_params(requests[0].params)
     if body.stream:
         stream = ImageStream(service.orchestrator, requests[0], body, event_prefix, default_steps)
         await cancel_on_disconnect(request, stream.start())
         return StreamingResponse(stream.events(), media_type="text/event-stream", headers=streams.HEADERS)
-    results = await cancel_on_disconnect(request, generate_all(service.orchestrator, requests))
+    with param_names(body.param_names):
+        results = await cancel_on_disconnect(request, generate_all(service.orchestrator, requests))
     images = [image_of(result) for result in results]
     files = await encode_base64(images, body.format, body.output_compression)
     height, width = images[0].shape[:2]

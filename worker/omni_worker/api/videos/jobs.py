@@ -16,10 +16,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from omni_worker.api.errors import ApiError, error_body
-from omni_worker.api.images.decoding import decode_image, to_array
 from omni_worker.api.service import Service
 from omni_worker.api.videos.files import encode_variants
-from omni_worker.api.videos.records import COMPLETED, RUNNING, Video, VideoFile
+from omni_worker.api.videos.records import COMPLETED, RUNNING, VIDEO_ID, Video, VideoFile
 from omni_worker.api.videos.store import VideoStore
 from omni_worker.config.api import VideoConfig
 from omni_worker.errors import RequestError
@@ -84,10 +83,14 @@ class VideoJobs:
 
     async def get(self, id: str, owner: str | None) -> Video | None:
         """A job of an owner; None if there is none with this id, or it has expired. No owner: of any."""
+        if not VIDEO_ID.fullmatch(id):
+            return None
         return await self._query(lambda store: store.get(id, owner))
 
     async def page(self, limit: int, after: str | None, newest_first: bool, owner: str | None) -> list[Video] | None:
         """Up to `limit` jobs of an owner that follow the job `after`, as `VideoStore.page` gives them."""
+        if after is not None and not VIDEO_ID.fullmatch(after):
+            return None
         return await self._query(lambda store: store.page(limit, after, newest_first, owner))
 
     async def file(self, id: str, variant: str) -> VideoFile | None:
@@ -162,8 +165,8 @@ class VideoJobs:
         """uint8 of shape (frames, height, width, channels). Retries transient errors and raises other RequestErrors."""
         params = msgspec.msgpack.decode(video.params, type=GenerationParams)
         if video.reference is not None:
-            image = await decode_image(video.reference, "input_reference", self._service.limits.pixels)
-            params = replace(params, images=[await asyncio.to_thread(to_array, image)])
+            decoded = await self._service.decode_reference(video.reference)
+            params = replace(params, images=list(decoded.images))
         while True:
             try:
                 self._service.check_video_job(params)

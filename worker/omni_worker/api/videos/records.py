@@ -1,5 +1,6 @@
 """Video jobs and their files, as records and as the database tables that store them."""
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,6 +8,8 @@ from typing import Any
 
 import sqlalchemy as sql
 
+VIDEO_ID = re.compile(r"video_[0-9a-f]{24}")
+"""The ids of all jobs. Others, which clients may send, never reach the database."""
 QUEUED, RUNNING, COMPLETED, FAILED = "queued", "in_progress", "completed", "failed"
 
 metadata = sql.MetaData()

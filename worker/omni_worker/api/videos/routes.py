@@ -1,6 +1,5 @@
 """/v1/videos: clients create a job, poll it by its id, and download the video once it is completed."""
 
-import asyncio
 import secrets
 from typing import Annotated, Any, Literal
 
@@ -11,8 +10,8 @@ from fastapi.responses import Response
 from omni_worker.api.access.clients import Client
 from omni_worker.api.errors import ApiError
 from omni_worker.api.forms import form_body, read_form, read_json
-from omni_worker.api.generation import ERROR_RESPONSES, choose_seeds
-from omni_worker.api.images.decoding import decode_data_url, decode_image, to_array
+from omni_worker.api.generation import ERROR_RESPONSES, cancel_on_disconnect, choose_seeds
+from omni_worker.api.images.data_urls import decode_data_url
 from omni_worker.api.openapi import unsupported_route
 from omni_worker.api.schemas import ErrorResponse
 from omni_worker.api.service import RouteInputs, Service
@@ -81,15 +80,13 @@ def video_routes(service: Service, jobs: VideoJobs) -> APIRouter:
     async def create(request: Request) -> VideoObject:
         """Have a video made. It is a job: ask after it by its id, and download it once it is completed."""
         body, file = await read_body(request)
-        images = []
-        if file is not None:
-            image = await decode_image(file, "input_reference", service.limits.pixels)
-            images = [await asyncio.to_thread(to_array, image)]
+        files = [] if file is None else [file]
         inputs = RouteInputs(
-            body.prompt, images=images, is_video=True, image_field="input_reference", image_hint=IMAGE_HINT
+            body.prompt, image_count=len(files), is_video=True, image_field="input_reference", image_hint=IMAGE_HINT
         )
         service.check(body, inputs)
-        video = new_video(service, body, file, owner_of(request))
+        decoded = await cancel_on_disconnect(request, service.decode_images(body, files, "input_reference"))
+        video = new_video(service, body, file, owner_of(request), decoded.size)
         await jobs.add(video)
         return to_object(video)
 
@@ -149,12 +146,12 @@ async def read_body(request: Request) -> tuple[VideoForm, bytes | None]:
 
     Raises ApiError, RequestError or RequestValidationError, naming the field.
     """
-    if request.headers.get("content-type", "").startswith("application/json"):
+    if request.headers.get("content-type", "").lower().startswith("application/json"):
         body = await read_json(request, VideoRequest)
         reference = body.input_reference
         return body, decode_data_url(reference.image_url, "input_reference") if reference else None
     form, files = await read_form(request, VideoForm, frozenset(FILES), {"input_reference[image_url]"})
-    urls = [url.decode() for url in files.get("input_reference[image_url]", [])]
+    urls = [url.decode(errors="replace") for url in files.get("input_reference[image_url]", [])]
     references = files.get("input_reference", []) + [decode_data_url(url, "input_reference") for url in urls]
     if len(references) > 1:
         raise ApiError(400, "input_reference: one picture is enough", "input_reference", "invalid_value")
@@ -167,8 +164,14 @@ def owner_of(request: Request) -> str | None:
     return None if client is None else client.owner
 
 
-def new_video(service: Service, body: VideoForm, reference: bytes | None, owner: str | None) -> Video:
-    """The job for a request. Raises RequestError if the video would be too long."""
+def new_video(
+    service: Service,
+    body: VideoForm,
+    reference: bytes | None,
+    owner: str | None,
+    image_size: tuple[int, int] | None = None,
+) -> Video:
+    """The job for a request whose reference has this width and height. Raises RequestError if it would be too long."""
     card = service.card or DEFAULT_CARD
     fps = body.fps or card.fps
     frames = body.num_frames if body.seconds is None else _nearest_frames(float(body.seconds), fps, card.frame_multiple)
@@ -179,12 +182,13 @@ def new_video(service: Service, body: VideoForm, reference: bytes | None, owner:
     _check_pixels(service, body, frames or card.frames or 1, card)
     (seed,) = choose_seeds(body.seed, 1)
     params = GenerationParams(prompt=body.prompt, seed=seed, frames=frames, fps=body.fps, **body.generation)
+    params = service.sized_like(params, image_size)
     total_frames = frames or card.frames
     return Video(
         id=f"video_{secrets.token_hex(12)}",
         model=service.model,
         prompt=body.prompt,
-        size=body.size or "auto",
+        size=f"{params.width}x{params.height}" if params.width and params.height else "auto",
         seconds=body.seconds or ("auto" if total_frames is None else f"{total_frames / fps:g}"),
         fps=fps,
         params=msgspec.msgpack.encode(params),
