@@ -120,7 +120,7 @@ def frames(file: Path) -> np.ndarray:
 REJECTED = {
     "no picture": ([], "starts from an image: POST /v1/images/edits takes one; give --image FILE\n"),
     "two": (["--image=blue.png", "--image=blue.jpg"], "takes one image, not 2\n"),
-    "a mask": (["--image=blue.png", "--mask=mask.png"], "takes no mask: it paints the whole picture anew\n"),
+    "a mask": (["--image=blue.png", "--mask=mask.png"], "takes no mask: it repaints the whole image\n"),
     "too much": (["--image=blue.png", "--strength=2"], "strength: Input should be less than or equal to 1\n"),
     "a video": (["--image=blue.png", "-o", "a.mp4"], "makes no videos"),
 }
