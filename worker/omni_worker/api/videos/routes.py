@@ -179,10 +179,10 @@ def new_video(
         field = "num_frames" if body.seconds is None else "seconds"
         most = service.limits.frames
         raise RequestError("invalid", f"{field}: {frames} frames are more than the {most} allowed here", field)
-    _check_pixels(service, body, frames or card.frames or 1, card)
     (seed,) = choose_seeds(body.seed, 1)
     params = GenerationParams(prompt=body.prompt, seed=seed, frames=frames, fps=body.fps, **body.generation)
     params = service.sized_like(params, image_size)
+    _check_pixels(service, params, frames or card.frames or 1, card)
     total_frames = frames or card.frames
     return Video(
         id=f"video_{secrets.token_hex(12)}",
@@ -197,10 +197,10 @@ def new_video(
     )
 
 
-def _check_pixels(service: Service, body: VideoForm, frames: int, card: ModelCard) -> None:
+def _check_pixels(service: Service, params: GenerationParams, frames: int, card: ModelCard) -> None:
     """Raises RequestError if a video would have too many pixels, as far as its size is known."""
-    width, height = body.width_and_height
-    width, height = width or card.defaults.width or 1, height or card.defaults.height or 1
+    width = params.width or card.defaults.width or card.width or 1
+    height = params.height or card.defaults.height or card.height or 1
     most = service.limits.video_pixels
     if frames * width * height > most:
         raise RequestError(
