@@ -18,6 +18,7 @@ from tests.worker.serving import free_ports
 
 GENEROUS = 60.0
 """Seconds until a client gives up waiting: longer than every deadline that a test sets."""
+LARGE = 64 << 20
 
 
 async def echo(request: Request) -> Response:
@@ -28,6 +29,11 @@ async def echo(request: Request) -> Response:
 async def hello(request: Request) -> Response:
     """A text."""
     return PlainTextResponse("hello")
+
+
+async def large(request: Request) -> Response:
+    """Far more than the buffers of a connection."""
+    return Response(bytes(LARGE))
 
 
 async def headers(request: Request) -> Response:
@@ -50,6 +56,7 @@ APP = Starlette(
     routes=[
         Route("/echo", echo, methods=["POST"]),
         Route("/hello", hello),
+        Route("/large", large),
         Route("/headers", headers, methods=["POST"]),
         Route("/pieces", pieces),
     ]

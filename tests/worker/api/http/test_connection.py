@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import time
 
 import pytest
 from starlette.applications import Starlette
@@ -13,7 +14,7 @@ from starlette.routing import Route
 from omni_worker.api.http import connection
 from tests.worker.serving import eventually
 
-from .raw import read_all, read_response, serving, status
+from .raw import LARGE, read_all, read_response, serving, status
 
 CLOSE = b"Host: x\r\nConnection: close\r\n"
 H2C = b"Host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
@@ -192,6 +193,25 @@ def test_a_response_before_the_end_of_the_body_arrives_and_ends_the_connection(s
         answer = read_all(client)
     assert status(answer) == 404
     assert b"connection: close" in answer
+
+
+# ---- clients that read slowly, or nothing
+
+
+def test_a_client_that_reads_nothing_is_disconnected_and_a_slow_one_is_not(monkeypatch):
+    monkeypatch.setattr(connection, "READ_SECONDS", 1.0)
+    request = b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with serving() as server, server.connect() as idle, server.connect() as slow:
+        idle.sendall(request)
+        slow.sendall(request)
+        connections = server.http._server.server_state.connections
+        received = len(slow.recv(1))
+        while len(connections) == 2:
+            received += len(slow.recv(1 << 18, socket.MSG_WAITALL))
+            time.sleep(0.01)
+        while data := slow.recv(1 << 20):
+            received += len(data)
+        assert received > LARGE
 
 
 # ---- older versions, and requests that are not valid

@@ -69,8 +69,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all timers."""
         self._set_deadline(None)
-        if self._reader_check is not None:
-            self._reader_check.cancel()
+        self._stop_reader_check()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
@@ -157,10 +156,11 @@ class Connection(HttpToolsProtocol):
             return
         tokens = [token.strip() for name, value in self.headers if name == b"connection" for token in value.split(b",")]
         kept = b", ".join(token for token in tokens if token.lower() not in HOP_HEADERS)
-        headers = [header for header in self.headers if header[0] not in HOP_HEADERS] + [(b"connection", kept)] * bool(
-            kept
-        )
-        lines = [b"%s %s HTTP/1.1" % (method, self.url), *(b"%s: %s" % header for header in headers), b"", b""]
+        headers = [header for header in self.headers if header[0] not in HOP_HEADERS]
+        if kept:
+            headers.append((b"connection", kept))
+        start = b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())
+        lines = [start, *(b"%s: %s" % header for header in headers), b"", b""]
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(b"\r\n".join(lines) + rest)
 
@@ -212,21 +212,19 @@ class Connection(HttpToolsProtocol):
             return
         if version != "1.1":
             self.scope["http_version"] = version
-        previous, self.cycle = (
-            self.cycle,
-            Cycle(
-                scope=self.scope,
-                transport=self.transport,
-                flow=self.flow,
-                logger=self.logger,
-                access_logger=self.access_logger,
-                access_log=False,
-                default_headers=self.server_state.default_headers,
-                message_event=asyncio.Event(),
-                expect_100_continue=self.expect_100_continue,
-                keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-                on_response=self.on_response_complete,
-            ),
+        previous = self.cycle
+        self.cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
         )
         if previous is None or previous.response_complete:
             self._start_asgi_task(self.cycle, self.app)
@@ -276,17 +274,25 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client reads more slowly than the response is written."""
         super().pause_writing()
+        self._stop_reader_check()
         self._check_reader(self.transport.get_write_buffer_size() + 1)
 
+    def resume_writing(self) -> None:
+        """The client has read most of it."""
+        super().resume_writing()
+        self._stop_reader_check()
+
     def _check_reader(self, previous_size: int) -> None:
-        """Close the connection if the client has read nothing since the last look."""
-        if self.transport.is_closing() and not self.transport.get_write_buffer_size():
-            return
+        """Close the connection if the client has read nothing since the last look, when so many bytes were unsent."""
         size = self.transport.get_write_buffer_size()
         if size >= previous_size:
             self.transport.abort()
-        elif self.flow.write_paused:
+        else:
             self._reader_check = self.loop.call_later(READ_SECONDS, self._check_reader, size)
+
+    def _stop_reader_check(self) -> None:
+        if self._reader_check is not None:
+            self._reader_check.cancel()
 
     def _headers_too_late(self) -> None:
         if self._is_busy:
