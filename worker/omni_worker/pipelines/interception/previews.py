@@ -95,6 +95,7 @@ class Previews:
         if run is not None and not run.greenlet.dead:
             with run.context.active():
                 run.greenlet.throw()
+            run.context.close()
 
     def _advance(self, request_id: str, *result: Any) -> Call | None:
         if self._run is None:
