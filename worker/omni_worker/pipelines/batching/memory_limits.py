@@ -35,4 +35,4 @@ class MemoryLimits:
 
 def _elements(calls: Sequence[Call]) -> int:
     """The elements of the arguments of a batch, in which every call is as large as the largest."""
-    return len(calls) * max(sum(leaf.value.numel() for leaf in call.leaves) for call in calls)
+    return len(calls) * max(sum(int(leaf.value.numel()) for leaf in call.leaves) for call in calls)

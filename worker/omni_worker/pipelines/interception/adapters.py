@@ -58,4 +58,4 @@ def _is_adapter_layer(layer: Module) -> bool:
 def _frozen(value: Any) -> Hashable:
     if isinstance(value, dict):
         return tuple(value.items())
-    return tuple(value) if isinstance(value, list) else value  # type: ignore[no-any-return]
+    return tuple(value) if isinstance(value, list) else value

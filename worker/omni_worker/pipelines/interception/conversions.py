@@ -70,7 +70,7 @@ def _target(tensor: Tensor) -> Target:
 
 
 def _is_lossless(source: Tensor, converted: Tensor) -> bool:
-    return torch.promote_types(source.dtype, converted.dtype) == converted.dtype
+    return bool(torch.promote_types(source.dtype, converted.dtype) == converted.dtype)
 
 
 def _like(tensor: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

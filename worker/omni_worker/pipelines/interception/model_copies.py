@@ -329,6 +329,7 @@ class PrivateApply:
 def _with_own_weights(module: "weakref.ref[Any]", method: str, *args: Any, **kwargs: Any) -> Any:
     """Call a method that adds to the weights of a layer in place, after giving the layer weights of its own."""
     layer = module()
+    assert layer is not None, "the method is called through the layer"
     for base in layer.base_layer.modules():
         for name, parameter in base._parameters.items():
             if parameter is not None:
@@ -375,7 +376,7 @@ def _description(value: Any, before: Any) -> Hashable:
         return how
     if isinstance(value, (*UNCOPIED_TYPES, *CONTAINERS, types.MethodType)) or getattr(value, "__dict__", None):
         raise Incomparable
-    return type(value)
+    return f"{type(value).__module__}.{type(value).__qualname__} {id(type(value))}"
 
 
 def _first(entry: tuple[Any, ...]) -> Any:

@@ -76,7 +76,8 @@ class PipelineCopies:
         copy_timestep_scheduler: Callable[[Any], Any],
         model_copies: dict[int, ModelCopy],
     ) -> Any:
-        pipeline_copy = object.__new__(_copy_type(type(pipe)))
+        kind: Any = type(pipe)
+        pipeline_copy = object.__new__(_copy_type(kind))
         attributes = vars(pipeline_copy)  # not setattr: it would write to the pipeline's configuration
         attributes.update(vars(pipe))
         for name, part in vars(pipe).items():
@@ -105,9 +106,9 @@ class PipelineCopies:
     ) -> torch.nn.Module:
         if id(model) in model_copies:
             return model_copies[id(model)].root
-        own = model_copies[id(model)] = ModelCopy(
-            model, self._conversions, self._adapters[id(model)], _stand_in_type(type(model))
-        )
+        kind: Any = type(model)
+        own = ModelCopy(model, self._conversions, self._adapters[id(model)], _stand_in_type(kind))
+        model_copies[id(model)] = own
         attributes = vars(own.root)
         if hasattr(model, "cache_context"):
             # The first call would make it, and look like a change; without hooks it would search them in each call.
@@ -157,20 +158,20 @@ class InterceptedMethod:
 
 
 @functools.cache
-def _copy_type(pipe_type: type[Any]) -> type[Any]:
+def _copy_type(pipe_type: Any) -> Any:
     """The class of a pipeline's copies. It finds the device without a walk through all modules, which copies them."""
 
     def execution_device(self: Any) -> torch.device:
         if any(own.is_changed for own in vars(self)[MODEL_COPIES].values()):
-            return super(copy_type, self)._execution_device  # type: ignore[no-any-return]
-        return vars(self)[ORIGINAL]._execution_device  # type: ignore[no-any-return]
+            return super(copy_type, self)._execution_device
+        return vars(self)[ORIGINAL]._execution_device
 
     copy_type = _subclass(pipe_type, _execution_device=property(execution_device))
     return copy_type
 
 
 @functools.cache
-def _stand_in_type(model_type: type[torch.nn.Module]) -> type[torch.nn.Module]:
+def _stand_in_type(model_type: Any) -> Any:
     """The class of a model's stand-ins. For the same reason, unchanged ones have the model's own device and dtype."""
     if not issubclass(model_type, ModelMixin):
         return model_type
@@ -182,11 +183,11 @@ def _stand_in_type(model_type: type[torch.nn.Module]) -> type[torch.nn.Module]:
 
         return property(get)
 
-    stand_in_type: type[torch.nn.Module] = _subclass(model_type, dtype=read("dtype"), device=read("device"))
+    stand_in_type = _subclass(model_type, dtype=read("dtype"), device=read("device"))
     return stand_in_type
 
 
-def _subclass(base: type[Any], **attributes: Any) -> type[Any]:
+def _subclass(base: Any, **attributes: Any) -> Any:
     """A subclass that looks like its base."""
     names = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(base)(base.__name__, (base,), {**names, **attributes})
@@ -196,7 +197,7 @@ def _reset_if_changed(model_copy: "weakref.ref[ModelCopy]", recurse: bool = True
     """Reset the state that the hooks of a stand-in keep. Only the request itself can have put hooks there."""
     own = model_copy()
     if own is not None and own.is_changed:
-        type(own.root)._reset_stateful_cache(own.root, recurse)  # type: ignore[attr-defined]
+        type(own.root)._reset_stateful_cache(own.root, recurse)
 
 
 def _has_stateful_hooks(model: torch.nn.Module) -> bool:
