@@ -3,11 +3,11 @@
 PYTHON := .venv/bin/python
 CLUSTER ?= embedded
 TESTS ?= tests
-BENCHMARKS ?= scheduler executor transport step_overhead throughput trace_replay autoregressive membership routing scaling operator soak
+BENCHMARKS ?= scheduler executor transport step_overhead throughput trace_replay autoregressive membership routing scaling operator start soak
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-needs test-matrix browser prometheus test-local lint types imports check model crd reference docs images cluster deploy undeploy cluster-down \
+.PHONY: help install demo test test-needs test-matrix browser prometheus test-fast test-local lint types imports check model crd reference docs images cluster deploy undeploy cluster-down \
         kubeconfig bench survey clean
 
 help: ## Show this list
@@ -48,6 +48,9 @@ prometheus: install
 	    && dpkg-deb --fsys-tarfile prometheus_*.deb \
 	    | tar -xC "$(CURDIR)/.venv/bin" --strip-components=3 ./usr/bin/prometheus ./usr/bin/promtool; rm -rf "$$folder"; }
 	@command -v promtool >/dev/null || echo "prometheus could not be fetched: its tests will be skipped" >&2
+
+test-fast: install ## Run the quick tests that need no Kubernetes, for daily work
+	@$(PYTHON) -m pytest --numprocesses=2 -m "not apiserver and not pods and not slow"
 
 test-local: install prometheus ## Run the tests that need no Kubernetes
 	@$(PYTHON) -m pytest --numprocesses=2 -m "not apiserver and not pods"

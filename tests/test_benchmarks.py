@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NAMES = (
-    "autoregressive", "executor", "foresight", "membership", "routing", "scheduler", "soak", "step_overhead",
-    "transport",
+    "autoregressive", "executor", "foresight", "membership", "routing", "scheduler", "soak", "start",
+    "step_overhead", "transport",
 )  # fmt: skip
 LONG = {"operator", "scaling", "throughput", "trace_replay"}
 

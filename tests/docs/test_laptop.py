@@ -117,7 +117,7 @@ def test_a_documented_command_works(
         Image.new("RGB", (32, 32), "blue").save(tmp_path / picture)
     result = subprocess.run(
         ["bash", "-c", command.replace(HERE, digits.url)],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200,
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     if output := re.search(r"-o (\S+\.\w+)", command):
@@ -176,7 +176,7 @@ def test_a_documented_python_program_works(code: str, tmp_path: Path, request: p
         code = code.replace(HERE, request.getfixturevalue(pipeline).url)
     assert HERE not in code
     (tmp_path / "program.py").write_text(code)
-    result = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    result = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     require_right_images(tmp_path)
     if "my-pipeline" in code:

@@ -18,16 +18,14 @@ HACK_CLUSTER = [sys.executable, str(Path(__file__).parents[2] / "hack/cluster")]
 
 def start_once(instance: str, start: Callable[[], None]) -> str:
     """The kubeconfig of an instance, which `start` starts if no process of this run has done so yet."""
-    name = f"--name={instance}"
     started = _folder() / f"{instance}.started"
     with held(f"{instance}.starting", alone=True):
         if not started.exists() or started.read_text() != "completely":
             started.touch()
             start()
             started.write_text("completely")
-    return subprocess.run(
-        [*HACK_CLUSTER, "kubeconfig", name], check=True, capture_output=True, text=True
-    ).stdout.strip()
+    command = [*HACK_CLUSTER, "kubeconfig", f"--name={instance}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def stop_all() -> None:
@@ -38,9 +36,15 @@ def stop_all() -> None:
 
 @contextmanager
 def held(name: str, alone: bool) -> Iterator[None]:
-    """Hold a lock of this run: `alone`, or together with all others that do not want to be alone."""
+    """Hold a lock of this run: `alone`, or together with all others that do not want to be alone.
+
+    One that waits to be alone holds a second lock, the gate, so that no others come meanwhile.
+    """
+    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     with (_folder() / name).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        with (_folder() / f"{name}.gate").open("a") as gate:
+            fcntl.flock(gate, kind)
+            fcntl.flock(file, kind)
         yield
 
 

@@ -131,12 +131,12 @@ def without_thresholds(expression: str) -> str:
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_of_the_dashboard_has_samples(line: str, prometheus: Prometheus) -> None:
-    eventually(lambda: prometheus.query(filled_in(LINES[line])), "samples", 60)
+    eventually(lambda: prometheus.query(filled_in(LINES[line])), "samples")
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in ONLY_WITH_A_FAULT])
 def test_a_rule_goes_by_what_there_is(rule: str, prometheus: Prometheus) -> None:
-    eventually(lambda: prometheus.query(without_thresholds(RULES[rule])), "samples", 60)
+    eventually(lambda: prometheus.query(without_thresholds(RULES[rule])), "samples")
 
 
 def test_the_dashboard_finds_namespaces_and_pipelines(prometheus: Prometheus) -> None:
@@ -162,7 +162,7 @@ def test_no_alert_fires_while_all_is_well(prometheus: Prometheus) -> None:
 def test_a_full_queue_is_told_of(prometheus: Prometheus, pipeline: Pipeline) -> None:
     def long() -> None:
         with contextlib.suppress(openai.APITimeoutError, openai.RateLimitError):
-            ask(pipeline.head.port, timeout=20, steps=LONG)
+            ask(pipeline.head.port, timeout=300, steps=LONG)
 
     with ThreadPoolExecutor(2 * PLACES) as pool:
         for _ in range(PLACES + 5):

@@ -22,7 +22,7 @@ from PIL import Image
 
 from omni_worker.config.listen_addresses import is_loopback
 
-START_SECONDS = 240
+START_SECONDS = 600
 PORTS, PORTS_PER_PROCESS = (12_000, 30_000), 4
 
 
@@ -63,7 +63,7 @@ def eventually(check, what: str, seconds: float = START_SECONDS):
 @functools.cache
 def client_of(port: int) -> OpenAI:
     """The official client, without retries."""
-    return OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=120)
+    return OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=600)
 
 
 def draw(port: int, prompt="a red three on black background", size="32x32", n=1, **extra) -> list[Image.Image]:
@@ -108,7 +108,7 @@ class Process:
     def get(self, path: str) -> httpx.Response:
         """GET a path of the HTTP server. Fails if the process has ended."""
         assert self.popen.poll() is None, f"omni serve ended with {self.popen.returncode}:\n{self.log}"
-        return httpx.get(f"{self.scheme}://127.0.0.1:{self.port}{path}", timeout=10, verify=False)
+        return httpx.get(f"{self.scheme}://127.0.0.1:{self.port}{path}", timeout=60, verify=False)
 
     def is_ready(self) -> bool:
         """Whether /readyz returns 200."""
@@ -118,7 +118,7 @@ class Process:
         """Send a signal, wait for the end, and return the exit code."""
         if self.popen.poll() is None:
             self.popen.send_signal(number)
-        code = self.popen.wait(60)
+        code = self.popen.wait(START_SECONDS)
         self._log.flush()
         return code
 

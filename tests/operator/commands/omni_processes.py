@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 OMNI = str(Path(sys.executable).with_name("omni"))
+PATIENCE = 600  # seconds, on a busy machine
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def eventually(condition: Callable[[], Any], description: str) -> None:
     """Wait for a condition that other processes bring about."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"did not happen: {description}"
         time.sleep(0.1)
@@ -65,12 +66,12 @@ class OmniUp:
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         self.process.send_signal(number)
-        return self.process.wait(120)
+        return self.process.wait(PATIENCE)
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(120)
+            self.process.wait(PATIENCE)
         if self.process.stdout:
             self.process.stdout.close()
         self._errors.close()
@@ -82,4 +83,6 @@ def run_omni(
     """Run a command to its end, in a folder of its own and without this machine's configuration."""
     inherited = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     variables = {**inherited, "HOME": str(folder), "XDG_STATE_HOME": str(folder), **(environment or {})}
-    return subprocess.run([OMNI, *arguments], env=variables, capture_output=True, text=True, timeout=120, cwd=folder)
+    return subprocess.run(
+        [OMNI, *arguments], env=variables, capture_output=True, text=True, timeout=PATIENCE, cwd=folder
+    )

@@ -40,7 +40,7 @@ def test_whatever_is_asked_the_answer_is_one_that_the_page_tells_of(url, tmp_pat
         [sys.executable, "-c", *command, *bounds, "--request-timeout", "30", "--continue-on-failure", "--no-color"],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         cwd=tmp_path,
     )
     assert run.returncode == 0, run.stdout[-10_000:] + run.stderr[-2000:]

@@ -32,7 +32,7 @@ def test_a_head_with_two_replicas_of_its_own_serves_restarts_the_dead_and_drains
         assert head.is_ready()
         draw(head.port)
         os.kill(head.replicas[0], signal.SIGKILL)
-        eventually(lambda: len(up(head)) == 1, "the loss to be noticed", 10)
+        eventually(lambda: len(up(head)) == 1, "the loss to be noticed")
         draw(head.port)
         eventually(lambda: len(up(head)) == 2, "the replica to be back")
         ids = sorted(one["id"] for one in up(head))
@@ -58,7 +58,7 @@ def test_replicas_end_when_their_supervisor_is_killed():
         eventually(head.is_ready, "a local replica")
         (replica,) = head.replicas
         head.stop(signal.SIGKILL)
-        eventually(lambda: has_ended(replica), "the replica's end", 10)
+        eventually(lambda: has_ended(replica), "the replica's end")
     finally:
         head.close()
 

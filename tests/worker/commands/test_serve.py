@@ -103,7 +103,7 @@ def test_an_idle_replica_that_dies_is_noticed_at_once(pipeline):
     (victim,) = pipeline.headless[1].replicas
     began = time.monotonic()
     os.kill(victim, signal.SIGKILL)
-    eventually(lambda: len(pipeline.up()) == 1, "the head to notice", 5)
+    eventually(lambda: len(pipeline.up()) == 1, "the head to notice")
     assert time.monotonic() - began < 5.0, "before the heartbeat timeout"
     assert draw(pipeline)
 
@@ -156,7 +156,7 @@ def omni(*argv):
         [sys.executable, "-m", "omni_worker.commands.cli", *argv],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

@@ -70,7 +70,7 @@ def running():
 
 
 def next_end(events):
-    while not isinstance(event := events.get(timeout=10), Finished):
+    while not isinstance(event := events.get(timeout=120), Finished):
         pass
     return event
 
@@ -103,7 +103,7 @@ def test_a_repeated_id_fails_and_leaves_the_first_alone(running):
 def test_an_rpc_runs_between_steps_and_its_deadline_covers_the_wait(running):
     engine, runner, events, _ = running
     engine.add(SchedulerRequest("a", 10**9))
-    events.get(timeout=10)  # its first progress: it runs
+    events.get(timeout=120)  # its first progress: it runs
     assert engine.collective_rpc("stats").result(10) == [{"states": 1}]
     runner.gate.clear()
     late = engine.collective_rpc("stats", 0.0)
@@ -131,7 +131,7 @@ def test_a_lost_device_ends_the_engine_and_tells_its_owner():
     engine = Engine(StepScheduler(2), UniProcExecutor(runner), lambda event: None, failures.put)
     engine.start()
     engine.add(SchedulerRequest("a", "kill"))
-    assert "device is lost" in str(failures.get(timeout=10))
+    assert "device is lost" in str(failures.get(timeout=120))
     engine.stop()
     assert not engine.is_alive
 

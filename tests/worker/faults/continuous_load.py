@@ -13,6 +13,7 @@ from .. import serving
 from ..serving import eventually
 
 CASES = [{"seed": seed, "num_inference_steps": steps} for seed, steps in enumerate((4, 20, 8, 12, 6, 4))]
+PATIENCE = 600  # seconds, for one request on a busy machine
 MAX_LEVELS = 2  # of 255, by which a picture may differ from the one of an undisturbed run
 
 
@@ -50,7 +51,7 @@ class Load:
     def __exit__(self, *exc):
         self._stop.set()
         for thread in self._threads:
-            thread.join(120)
+            thread.join(PATIENCE)
 
     def more(self, count=6):
         """Wait until `count` more requests have been answered."""
@@ -87,7 +88,7 @@ class Load:
 class LongRequest:
     """One request that takes seconds, in a thread."""
 
-    def __init__(self, pipeline, steps=300, prompt="a red three on black background", timeout=120, **more):
+    def __init__(self, pipeline, steps=300, prompt="a red three on black background", timeout=PATIENCE, **more):
         self.outcome = None
         self._known = {one["id"] for one in pipeline.running()}
         self._pipeline, self._steps = pipeline, steps
@@ -108,7 +109,7 @@ class LongRequest:
         return None
 
     def result(self):
-        self._thread.join(120)
+        self._thread.join(PATIENCE)
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome

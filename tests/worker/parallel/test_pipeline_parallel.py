@@ -53,7 +53,7 @@ class Replica:
             self.engine.add(SchedulerRequest(id, one))
         ended = {}
         while not asked.keys() <= ended.keys():
-            event = self.events.get(timeout=60)
+            event = self.events.get(timeout=300)
             if isinstance(event, Finished):
                 ended[event.id] = event
             elif event.partial is not None:

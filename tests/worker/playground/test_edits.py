@@ -241,7 +241,7 @@ def test_an_edit_that_is_shown_as_code_runs_and_draws_the_same(browser, painting
         card.get_by_text("The request").click()
         for language, command in (("curl", ["bash", "-o", "pipefail", "-c"]), ("python", [sys.executable, "-c"])):
             code = card.locator(f"[data-code={language}]").inner_text()
-            done = subprocess.run([*command, code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+            done = subprocess.run([*command, code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
             assert done.returncode == 0, done.stderr
             assert np.abs(decoded((tmp_path / "answer.png").read_bytes()) - shown).max() <= 2, language
             (tmp_path / "answer.png").unlink()

@@ -102,7 +102,7 @@ def test_what_is_shown_as_python_runs(page, tmp_path):
     ask(page, 'a "true" three, in red', Steps=2, Seed=7)
     page.get_by_text("The request").click()
     code = page.locator("[data-code=python]").inner_text()
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "answer.png") as picture:
         assert picture.size == (32, 32)

@@ -76,7 +76,7 @@ def test_the_last_step_before_a_pause_is_not_kept_for_the_next_one(monkeypatch: 
         bridge.put(step(1))
         await turn()
         bridge.put(step(2))
-        await asyncio.wait_for(all_there.wait(), 10)
+        await asyncio.wait_for(all_there.wait(), 120)
         assert got == [step(1), step(2)]
 
     asyncio.run(run())
@@ -103,7 +103,7 @@ def test_a_thread_that_puts_without_end_loses_none_and_keeps_their_order() -> No
 
         thread = threading.Thread(target=put)
         thread.start()
-        await asyncio.wait_for(ended.wait(), 60)
+        await asyncio.wait_for(ended.wait(), 120)
         thread.join()
         assert got == [*map(step, range(count)), FINISHED]
 

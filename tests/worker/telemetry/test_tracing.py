@@ -72,7 +72,7 @@ def complete_answer(collector, asked, replicas):
         found = [span for span in every(answers) if span.name == "replica"]
         return len(found) >= replicas and answers[0]
 
-    return eventually(is_whole, "the whole trace", 30)
+    return eventually(is_whole, "the whole trace")
 
 
 def every(spans):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from omni_worker.config.flag_types import NAMED_TYPES
-from omni_worker.parallel.child_process import importing
+from omni_worker.importing import importing
 
 GROUP = "omni.commands"
 
@@ -33,16 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     commands = {entry.name: entry for entry in entry_points(group=GROUP)}
     name = argv[0] if argv else "--help"
-    if name in ("-h", "--help"):
-        print(overview(commands))
-        return 0
-    if name == "--version":
-        print(f"omni {version('omnipipeline')}")
-        return 0
-    if name not in commands:
-        print(f"omni: unknown command {name!r}; there are: {', '.join(sorted(commands))}", file=sys.stderr)
-        return 2
     try:
+        if name in ("-h", "--help"):
+            print(overview(commands), flush=True)
+            return 0
+        if name == "--version":
+            print(f"omni {version('omnipipeline')}")
+            return 0
+        if name not in commands:
+            print(f"omni: unknown command {name!r}; there are: {', '.join(sorted(commands))}", file=sys.stderr)
+            return 2
         command = load(commands[name])
         parser = CommandParser(
             prog=f"omni {name}", description=command.HELP, formatter_class=argparse.RawDescriptionHelpFormatter

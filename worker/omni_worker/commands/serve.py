@@ -5,6 +5,7 @@ import asyncio
 import logging
 
 from omni_worker.config.flags import add_arguments, from_arguments
+from omni_worker.importing import importing
 from omni_worker.telemetry.logs import configure_logging
 from omni_worker.transport import keys
 
@@ -35,8 +36,9 @@ def run(args: argparse.Namespace) -> int:
         log.warning("--insecure: whoever reaches the ports between the processes may read and forge requests")
     if args.replica_id is not None:
         log.warning("--replica-id is deprecated and ignored: the master gives out the ids")
-    from omni_worker.commands.head import run_head  # here, so that `omni serve --help` is fast
-    from omni_worker.commands.headless import run_headless
+    with importing():  # here, so that `omni serve --help` is fast
+        from omni_worker.commands.head import run_head
+        from omni_worker.commands.headless import run_headless
 
     asyncio.run(run_head(config, config.head) if config.head else run_headless(config))
     return 0

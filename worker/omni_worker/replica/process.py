@@ -23,8 +23,9 @@ from omni_worker.coordinator.messages import Register, ReplicaState
 from omni_worker.coordinator.stage_client import RegistrationStatus, StageClient
 from omni_worker.engine.engine import Engine
 from omni_worker.errors import CommandError
+from omni_worker.importing import importing
 from omni_worker.model_card import ModelCard
-from omni_worker.parallel.child_process import end_with_parent, importing
+from omni_worker.parallel.child_process import end_with_parent
 from omni_worker.replica.reporting import Reporter, report_liveness, report_stats
 from omni_worker.replica.server import ReplicaServer
 from omni_worker.replica.warm_up import warm_up, warm_up_params

@@ -32,6 +32,9 @@ USER = 65532
 DRAIN_MARGIN_SECONDS = 30
 """Time that a pod may take to end beyond the drain of its process."""
 STARTUP_PERIOD_SECONDS = 2
+ACCELERATED_THREADS = "1"
+"""CPU threads of an operation in a process with devices. Without it every replica takes all cores of the node, and
+several replicas on one node slow each other down."""
 
 
 def pod_template(
@@ -134,6 +137,8 @@ def environment(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]
         {"name": "POD_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}},
         {"name": "HOME", "value": "/tmp"},
     ]
+    if process.devices:
+        variables.append({"name": "OMP_NUM_THREADS", "value": ACCELERATED_THREADS})
     if process.is_head and (database := pipeline.spec.videos.database_url_secret_ref):
         variables.append(variable_from_secret(DATABASE_URL, database))
     return variables + hub_environment(CACHE_DIR if cache_of(pipeline, process) else None, process.token)

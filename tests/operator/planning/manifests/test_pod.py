@@ -194,4 +194,13 @@ def test_a_template_is_merged_but_cannot_take_our_labels_away(digits: dict[str, 
     assert pod(manifest)["metadata"]["labels"]["team"] == "a"
     assert pod(manifest)["metadata"]["labels"]["omnipipeline.dev/role"] == "replica"
     assert pod(manifest)["spec"]["nodeSelector"] == {"zone": "b"}
-    assert [variable["name"] for variable in container(manifest)["env"]] == ["POD_IP", "HOME", "A"]
+    assert [variable["name"] for variable in container(manifest)["env"]] == ["POD_IP", "HOME", "OMP_NUM_THREADS", "A"]
+
+
+def test_a_template_sets_the_cpu_threads_of_a_process_with_devices(digits: dict[str, Any]) -> None:
+    own = {"name": "OMP_NUM_THREADS", "value": "4"}
+    manifest = edited(digits, {"spec.stages.0.template": {"spec": {"containers": [{"name": "omni", "env": [own]}]}}})
+    assert {"name": "OMP_NUM_THREADS", "value": "1"} in container(digits)["env"]
+    assert [one for one in container(manifest)["env"] if one["name"] == "OMP_NUM_THREADS"] == [own]
+    on_the_cpu = edited(digits, {"spec.stages.0.accelerator": None})
+    assert "OMP_NUM_THREADS" not in {variable["name"] for variable in container(on_the_cpu)["env"]}

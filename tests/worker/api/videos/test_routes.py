@@ -221,7 +221,7 @@ def test_a_job_outlasts_its_head_and_gives_the_same_video(model, tmp_path):
         ):
             pass
     with head(model, *flags, replicas=0) as process:
-        eventually(lambda: not list(client_of(process.port).videos.list()), "the videos to be too many bytes", 10)
+        eventually(lambda: not list(client_of(process.port).videos.list()), "the videos to be too many bytes")
 
 
 def test_a_job_in_a_postgres_outlasts_its_head(model, database, monkeypatch):
@@ -256,4 +256,4 @@ def test_a_video_may_start_from_a_picture_and_expires(tmp_path_factory):
             assert ended(process.port, id).status == "completed", ended(process.port, id).error
         with pytest.raises(openai.BadRequestError, match="send one as input_reference"):
             create(process.port)
-        eventually(lambda: not list(client_of(process.port).videos.list()), "the videos to expire", 10)
+        eventually(lambda: not list(client_of(process.port).videos.list()), "the videos to expire")

@@ -23,7 +23,8 @@ from omni_worker.engine.executor.launch import WorkerSetup
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput
 from omni_worker.errors import portable
-from omni_worker.parallel.child_process import end_with_parent, importing
+from omni_worker.importing import importing
+from omni_worker.parallel.child_process import end_with_parent
 from omni_worker.parallel.ranks import Ranks
 from omni_worker.telemetry.logs import configure_logging
 from omni_worker.transport.shared_memory import Reader, Writer
