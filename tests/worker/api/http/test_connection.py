@@ -8,7 +8,7 @@ import time
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from omni_worker.api.http import connection
@@ -303,3 +303,25 @@ def test_a_client_that_leaves_is_noticed_while_its_request_runs(version, how):
             client.shutdown(socket.SHUT_WR)
         client.close()
         eventually(lambda: ended, "the end of the request")
+
+
+def test_a_client_that_leaves_a_stream_ends_it_although_no_event_comes():
+    ended = []
+
+    async def stream(request: Request) -> Response:
+        async def events():
+            yield b"data: first\n\n"
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(True)
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    with serving(Starlette(routes=[Route("/stream", stream)])) as server:
+        with server.connect() as client:
+            client.sendall(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = b""
+            while b"first\n\n\r\n" not in received:
+                received += client.recv(1000)
+        eventually(lambda: ended, "the end of the stream")

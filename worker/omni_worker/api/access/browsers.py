@@ -16,6 +16,7 @@ from omni_worker.telemetry.metrics import AccessMetrics
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 """Methods that change nothing. What they return, browsers hide from pages of other origins."""
+REMEDY = "--cors-origin lets the pages of a site call this server, with Content-Type: application/json"
 
 
 class LocalPagesOnly:
@@ -50,9 +51,9 @@ class LocalPagesOnly:
             return None
         own = (f"http://{host}".lower(), f"https://{host}".lower())
         if origin is not None and origin.lower() not in own:
-            return "origin", f"Origin: {origin!r} is another site's: --cors-origin lets its pages call this server"
+            return "origin", f"Origin: {origin!r} is another site's; {REMEDY}"
         if origin is None and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-            return "origin", "a page of another site sent this: --cors-origin lets its pages call this server"
+            return "origin", f"a page of another site sent this; {REMEDY}"
         return None
 
 

@@ -104,14 +104,17 @@ class Connection(HttpToolsProtocol):
         """The client sends no more. Returns whether the connection stays open: a complete request is answered.
 
         The end of a closed connection looks the same at first. So an interim response is sent, which a closed client
-        answers with a reset: then the request is aborted. HTTP/1.0 knows no interim responses.
+        answers with a reset: then the request is aborted. HTTP/1.0 knows no interim responses, and nothing can be sent
+        between two events of a stream, so a client that leaves a stream ends it.
         """
         if not self._is_busy or self.cycle.more_body or self._in_headers or self.scheme == "https":
+            return False
+        if self.cycle.response_started:
             return False
         if self.cycle.scope["http_version"] == "1.0" and self.cycle.scope["method"] not in ("GET", "HEAD"):
             return False
         self._is_half_closed = True
-        if not self.cycle.response_started and self.cycle.scope["http_version"] != "1.0":
+        if self.cycle.scope["http_version"] != "1.0" and not self.pipeline:
             self.transport.write(INTERIM)
         self._look_for_reset(0)
         return True
