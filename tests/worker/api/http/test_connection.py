@@ -283,8 +283,9 @@ def test_pipelined_requests_of_a_half_closed_connection_are_all_answered(server)
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-@pytest.mark.parametrize("how", ["closed", "half-closed, then closed"])
-def test_a_client_that_leaves_is_noticed_while_its_request_runs(version, how):
+@pytest.mark.parametrize("how", ["closed", "half-closed, then closed", "half-closed, and closed later"])
+def test_a_client_that_leaves_is_noticed_while_its_request_runs(version, how, monkeypatch):
+    monkeypatch.setattr(connection, "PROBES", frozenset(range(100)))
     started, ended = asyncio.Event(), []
 
     async def work(request: Request) -> Response:
@@ -301,6 +302,9 @@ def test_a_client_that_leaves_is_noticed_while_its_request_runs(version, how):
         eventually(started.is_set, "the request")
         if how != "closed":
             client.shutdown(socket.SHUT_WR)
+        if how == "half-closed, and closed later" and version == b"1.1":
+            assert client.recv(len(connection.INTERIM)) == connection.INTERIM
+            assert not ended
         client.close()
         eventually(lambda: ended, "the end of the request")
 

@@ -34,8 +34,10 @@ READ_SECONDS = 60.0
 """A client that reads nothing of its response for so long is disconnected."""
 PIECE = 16 << 10
 """The parser gets so many bytes at a time, so headers without an end are noticed within one piece."""
-PROBE_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+LOOK_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between looks whether a half-closed connection is closed; the last one repeats."""
+PROBES = frozenset({0, 8, 33, 123, 603})
+"""The looks at which an interim response is sent. Few: some clients accept only five."""
 HOP_HEADERS = (b"connection", b"upgrade", b"http2-settings")
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -114,20 +116,21 @@ class Connection(HttpToolsProtocol):
         if self.cycle.scope["http_version"] == "1.0" and self.cycle.scope["method"] not in ("GET", "HEAD"):
             return False
         self._is_half_closed = True
-        if self.cycle.scope["http_version"] != "1.0" and not self.pipeline:
-            self.transport.write(INTERIM)
         self._look_for_reset(0)
         return True
 
     def _look_for_reset(self, looks: int) -> None:
-        """Look again and again whether the client of a half-closed connection is gone."""
+        """Look again and again whether the client of a half-closed connection is gone, and sometimes make it tell."""
         if self.transport.is_closing():
             return
+        may_probe = not self.cycle.response_started and not self.pipeline
+        if looks in PROBES and may_probe and self.cycle.scope["http_version"] != "1.0":
+            self.transport.write(INTERIM)
         connection: socket.socket = self.transport.get_extra_info("socket")
         if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in (errno.EPIPE, errno.ECONNRESET):
             self.transport.abort()
             return
-        seconds = PROBE_SECONDS[min(looks, len(PROBE_SECONDS) - 1)]
+        seconds = LOOK_SECONDS[min(looks, len(LOOK_SECONDS) - 1)]
         self._set_deadline(seconds, lambda: self._look_for_reset(looks + 1))
 
     # ---- parsing
