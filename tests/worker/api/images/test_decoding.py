@@ -12,8 +12,9 @@ from PIL import Image, PngImagePlugin
 
 from omni_worker.api.images import decoding
 from omni_worker.api.images.data_urls import decode_data_url
-from omni_worker.api.images.decoding import ImageDecoder, PixelBudget
+from omni_worker.api.images.decoding import ImageDecoder
 from omni_worker.api.images.headers import MAX_SCANS, read_header
+from omni_worker.api.images.pixel_budget import PixelBudget
 from omni_worker.errors import RequestError
 from tests.worker.api.sample_images import half_transparent, solid_image
 
