@@ -22,7 +22,7 @@ from omni_worker.api.videos.records import COMPLETED, RUNNING, VIDEO_ID, Video, 
 from omni_worker.api.videos.store import VideoStore
 from omni_worker.config.api import VideoConfig
 from omni_worker.errors import RequestError
-from omni_worker.requests import GenerationParams, GenerationRequest
+from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult
 
 log = logging.getLogger(__name__)
 MAX_QUEUED = 1000
@@ -161,22 +161,25 @@ class VideoJobs:
     async def _fail(self, video: Video, error: dict[str, Any]) -> None:
         await self._query(lambda store: store.fail(video.id, error, self._config.seconds))
 
-    async def _generate_frames(self, video: Video) -> np.ndarray:
-        """uint8 of shape (frames, height, width, channels). Retries transient errors and raises other RequestErrors."""
-        params = msgspec.msgpack.decode(video.params, type=GenerationParams)
+    async def _attempt(self, video: Video, params: GenerationParams) -> GenerationResult:
         if video.reference is not None:
             decoded = await self._service.decode_reference(video.reference)
             params = replace(params, images=list(decoded.images))
+        self._service.check_video_job(params)
+        return await self._service.orchestrator.generate(GenerationRequest(id=video.id, params=params))
+
+    async def _generate_frames(self, video: Video) -> np.ndarray:
+        """uint8 of shape (frames, height, width, channels). Retries transient errors and raises other RequestErrors."""
+        params = msgspec.msgpack.decode(video.params, type=GenerationParams)
         while True:
             try:
-                self._service.check_video_job(params)
-                result = await self._service.orchestrator.generate(GenerationRequest(id=video.id, params=params))
+                result = await self._attempt(video, params)
+                break
             except RequestError as error:
                 if error.kind not in TRANSIENT_ERRORS:
                     raise
-                await asyncio.sleep(error.retry_after or RETRY_SECONDS)
-            else:
-                break
+                seconds = error.retry_after or RETRY_SECONDS
+            await asyncio.sleep(seconds)  # after the block, so that no decoded image is kept while it waits
         frames = result.images[0]
         if frames.ndim != 4:
             raise RequestError("invalid", "this pipeline makes no videos")
