@@ -25,11 +25,11 @@ MAX_IMAGES = 16
 THREADS = 2
 MAX_WAITING = 64
 """Requests whose images wait to be decoded."""
-BUDGET_FACTOR = 4
+BUDGET_FACTOR = 8
 """The pixels of all decoded images that requests hold, as a multiple of `--max-pixels`."""
 SCANS_AT_MAX_PIXELS = 24
 """Scans of a progressive JPEG of `--max-pixels`; a smaller image may have proportionally more, up to MAX_SCANS."""
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 OPAQUE_FROM = 128
 """Alpha values from this one on, of 255, count as opaque."""
 
