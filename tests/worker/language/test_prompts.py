@@ -19,6 +19,14 @@ def test_a_prompt_gets_its_tokens():
     assert prepared.params.prompt == "ABC"
 
 
+def test_a_prompt_of_more_tokens_than_the_context_does_not_reach_the_runner():
+    tokenizer = TextTokenizer(tiny_models.tokenizer())
+    assert len(PromptTokenizer(tokenizer, 300).prepare(asked("A" * 300)).tokens) == 300
+    with pytest.raises(RequestError, match="301 tokens") as failure:
+        PromptTokenizer(tokenizer, 300).prepare(asked("A" * 301))
+    assert (failure.value.code, failure.value.param) == ("context_length_exceeded", "messages")
+
+
 def test_only_short_texts_are_quick():
     prompts = PromptTokenizer(TextTokenizer(tiny_models.tokenizer()), None)
     assert prompts.is_quick(GenerationParams(prompt="A" * QUICK_CHARACTERS))

@@ -191,7 +191,7 @@ def start_generation(
     `prompt` are the tokens of its prompt.
     """
     sampling = _sampling(params.sampling, model.defaults)
-    if (greatest := max((*prompt, *params.written))) >= model.slots.vocabulary:
+    if (greatest := max([max(prompt), *params.written])) >= model.slots.vocabulary:
         field = "messages" if params.messages else "prompt"
         message = f"{field}: {model.name} lacks the token {greatest} of its tokenizer, a special one: leave it out"
         raise RequestError("invalid", message, field)

@@ -36,14 +36,16 @@ class PromptTokenizer:
         """Tokenize the prompt. Raises RequestError `invalid`."""
         length = num_characters(params)
         if self._limit is not None and length > self._limit:
-            raise RequestError(
-                "invalid",
-                f"the prompt has {length} characters, which are more than the {self._context} tokens that the model "
-                "takes: make it shorter",
-                "messages" if params.messages else "prompt",
-                code=CONTEXT_LENGTH_EXCEEDED,
-            )
-        return TokenizedPrompt(params, self._tokenizer.encode(params))
+            raise self._too_long(params, f"{length} characters")
+        tokens = self._tokenizer.encode(params)
+        if self._context is not None and len(tokens) > self._context:
+            raise self._too_long(params, f"{len(tokens)} tokens")
+        return TokenizedPrompt(params, tokens)
+
+    def _too_long(self, params: GenerationParams, size: str) -> RequestError:
+        field = "messages" if params.messages else "prompt"
+        message = f"the prompt has {size}, and the model takes {self._context} tokens with the answer: make it shorter"
+        return RequestError("invalid", message, field, code=CONTEXT_LENGTH_EXCEEDED)
 
 
 def num_characters(params: GenerationParams) -> int:
