@@ -168,6 +168,20 @@ def test_where_memory_is_short_rows_are_given_up_and_made_again():
     assert writer.runner.stats()["tokens_seen_again"] > 0
 
 
+def test_a_long_prompt_takes_no_room_from_short_ones():
+    small = tiny_models.served("llama", max_position_embeddings=2048)
+    small.slots.cache.max_tokens = 4096
+    writer = LanguageEngine(small, max_num_seqs=32)
+    writer.add("long", params("x" * 1000, max_tokens=300))
+    for i in range(31):
+        writer.add(str(i), params(f"hello {i}", max_tokens=60))
+    writer.step(1 + 60)  # the first step prepares them
+    assert set(writer.ended) == {str(i) for i in range(31)}
+    assert writer.runner.stats()["tokens_seen_again"] == 0
+    writer.finish()
+    assert tokens(writer.result("long")) == tokens(answer(small, params("x" * 1000, max_tokens=300)))
+
+
 # ---- drawing
 
 
