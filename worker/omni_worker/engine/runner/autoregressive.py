@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
-from omni_worker.device.out_of_memory import is_out_of_memory
+from omni_worker.device.out_of_memory import free_failed_work, is_out_of_memory
 from omni_worker.device.timing import TimedCall
 from omni_worker.engine.runner.interface import TOKENS_PHASE, Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
-from omni_worker.errors import RequestError, without_frames
+from omni_worker.errors import RequestError
 from omni_worker.language.generation import GenerationState, start_generation
 from omni_worker.language.loading import LanguageModel
 from omni_worker.language.model import RowInput, RowResult
@@ -131,9 +131,7 @@ class AutoregressiveRunner(Runner):
         """Advance each request of a batch that failed. Nothing of the failed attempt is in memory any more."""
         log.warning("a batch of %d failed and is run again one by one: %s", len(states), error)
         out_of_memory = is_out_of_memory(error)
-        without_frames(error)
-        if out_of_memory and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        free_failed_work(error)
         outputs = [output for state in states for output in self._advance([state])]
         self._call_seconds, self._out_of_memory = None, out_of_memory
         return outputs
