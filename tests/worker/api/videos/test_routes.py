@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.worker.api.heads import head, save_specimen
+from tests.worker.api.odd_values import check_json, client_at
 from tests.worker.serving import client_of, eventually
 
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -166,6 +167,31 @@ def test_what_is_refused_is_refused_with_the_reason(port):
             call()
     with pytest.raises(openai.BadRequestError, match="POST /v1/videos takes the request"):
         client_of(port).images.generate(prompt="a red panda")
+
+
+def test_odd_values_are_no_errors_of_the_server(port):
+    base = {"prompt": "a red panda", "num_frames": 5, "num_inference_steps": 1, "size": "32x32"}
+    nested = {
+        "a reference": '{"prompt": "x", "input_reference": %}',
+        "a reference's url": '{"prompt": "x", "input_reference": {"image_url": %}}',
+    }
+    with client_at(port) as client:
+        check_json(client, "/v1/videos", base, nested)
+    videos = client_of(port).videos
+    for video in list(videos.list()):
+        assert video.error is None or video.error.code != "internal_error", video
+        videos.delete(video.id)
+    url = f"http://127.0.0.1:{port}/v1/videos"
+    for path in (
+        "/video_%00",
+        "/%ED%A0%BD",
+        "?after=%00",
+        "?after=%ED%A0%BD",
+        "?limit=1e400",
+        "?order=%00",
+        "/x/content",
+    ):
+        assert httpx.get(url + path).status_code in (400, 404), path
 
 
 def png():
