@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 
 from omni_worker.config.records import ServeConfig
 from omni_worker.errors import CommandError
+from omni_worker.parallel.child_process import safe_path
 from omni_worker.replica.reports import (
     Alive,
     Draining,
@@ -197,7 +198,7 @@ class Supervisor:
     def _environment(self, index: int) -> dict[str, str]:
         """The environment of a replica: that of this process, with the replica's share of the devices and cores."""
         count = self._config.local_replicas
-        changes = {"MASTER_PORT": str(TORCH_DISTRIBUTED_PORT + index)}
+        changes = {"MASTER_PORT": str(TORCH_DISTRIBUTED_PORT + index), **safe_path(os.environ)}
         if count > 1:
             devices = self._config.devices
             share = len(devices) // count
