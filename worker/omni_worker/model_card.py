@@ -99,7 +99,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
         A pipeline that starts from an image skips the first steps and runs the share `strength` of them.
         """
-        strength = self._first(params.strength, self.defaults.strength, self.default_strength)
+        strength = params.strength  # with their own default, some pipelines run a step whatever its share is
         steps = self._first(params.steps, self.defaults.num_inference_steps, self.steps)
         if not (self.strength and params.images) or strength is None or steps is None or int(steps * strength) >= 1:
             return

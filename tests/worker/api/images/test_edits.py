@@ -136,7 +136,6 @@ def test_odd_values_are_no_errors_of_the_server(port):
         ({"strength": 0.02}, "strength"),
         ({"strength": 1e-300}, "strength"),
         ({"strength": 0.4, "quality": "low"}, "strength"),
-        ({"steps": 1}, "steps"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -83,7 +83,7 @@ def test_at_least_one_of_the_fewest_steps_runs(strength, steps):
 def test_less_than_one_step_is_refused_before_the_pipeline_runs():
     (one,) = (one for one in specimens() if one.name == "StableDiffusionImg2ImgPipeline")
     arguments = CallArguments(one.build(), ServingDefaults(num_inference_steps=4))
-    for sent in ({"strength": 0.1}, {"strength": 0.5, "steps": 1}, {"steps": 1}):
+    for sent in ({"strength": 0.1}, {"strength": 0.5, "steps": 1}):
         with pytest.raises(RequestError, match="less than one step") as caught:
             arguments.build(GenerationParams(prompt="p", images=[GREY], **sent))
         assert caught.value.kind == "invalid"
