@@ -86,7 +86,7 @@ def test_a_full_replica_passes_requests_on_and_takes_what_another_one_lost(start
     )
     eventually(lambda: up(head, 2), "two replicas")
     with ThreadPoolExecutor(2) as pool:
-        long = pool.submit(draw, head.port, seed=1, num_inference_steps=3 * STEPS)  # longer than all that follows
+        long = pool.submit(draw, head.port, seed=1, num_inference_steps=2 * STEPS)  # longer than all that follows
         under_way(head, 1)
         for _ in range(2):  # in turn one of them goes to the replica that is full
             assert draw(head.port)
