@@ -1,13 +1,10 @@
 """Ports for the processes that a benchmark starts."""
 
-import contextlib
-import socket
+from omni_operator.local.ports import FreePorts
+
+choose_port = FreePorts()
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Ports that nobody listens on now, and that the kernel gives to no connection."""
+    return [choose_port(1) for _ in range(count)]

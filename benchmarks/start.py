@@ -23,8 +23,8 @@ from pathlib import Path
 import httpx
 import yaml
 from benchmarks import common
+from benchmarks.ports import free_ports
 from rich.table import Table
-from tests.worker.serving import free_ports
 
 OMNI = str(Path(sys.executable).with_name("omni"))
 EXAMPLE = Path(__file__).parents[1] / "examples" / "digits.yaml"
@@ -80,7 +80,7 @@ def head_seconds(environment: dict[str, str]) -> float:
         try:
             while not answers(f"http://127.0.0.1:{api}/startupz"):
                 assert time.perf_counter() - began < MOST_SECONDS, "the head does not answer"
-                time.sleep(0.01)
+                time.sleep(0.01)  # what the measurement may be too long
             return time.perf_counter() - began
         finally:
             process.terminate()

@@ -22,7 +22,7 @@ from tests.kubernetes.clusters import RUN_FOLDER, stop_all
 MADE_HERE = pytest.StashKey[str]()
 KUBERNETES = "tests/kubernetes/"
 PODS = f"{KUBERNETES}pods/"
-# Without a cluster that is given, tests of the API server start one without a node, and the others one with.
+# A cluster that is given is one for all; otherwise tests of the API server have one of their own, without a node.
 TOGETHER = KUBERNETES if os.environ.get("OMNI_KUBECONFIG") else PODS
 SLOW = (
     "tests/worker/pipelines/test_zoo.py",

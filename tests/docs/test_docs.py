@@ -81,7 +81,7 @@ def patched(base: Any, patch: Any) -> Any:
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     parser = CommandParser(prog=f"omni {command}", exit_on_error=False)
-    import_module(COMMANDS[command]).configure(parser)
+    import_module(COMMANDS[command].partition(" ")[0]).configure(parser)  # without the extra that it needs
     return parser
 
 

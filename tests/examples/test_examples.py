@@ -81,7 +81,7 @@ def served(name: str, hub: Hub, cache: Path, folder: Path) -> Iterator[tuple[Ope
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     with OmniUp(folder, str(file), "--port=0", environment=environment) as up:
-        yield OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0, timeout=120), up
+        yield OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0, timeout=600), up
 
 
 def diffusers_pipeline(hub: Hub, name: str) -> Any:

@@ -9,7 +9,7 @@ from hack.cluster.download import Patience, UnavailableError, fetch
 from hack.cluster.shell import ClusterError
 
 from tests.hack.release_server import ReleaseServer, Trouble, release_server
-from tests.kubernetes.apiserver.operators import free_port
+from tests.worker.serving import free_ports
 
 CONTENT = bytes(range(256)) * 40
 IMPATIENT = Patience(answer_seconds=5, stall_seconds=0.3, retries=3, pause_seconds=0.01)
@@ -109,7 +109,7 @@ def test_a_release_that_is_not_there_is_unavailable(server: ReleaseServer, targe
 
 
 def test_a_server_that_nobody_reaches_is_unavailable(target: Path) -> None:
-    url = f"http://127.0.0.1:{free_port()}/kubelet"
+    url = f"http://127.0.0.1:{free_ports(1)[0]}/kubelet"
     with pytest.raises(UnavailableError, match=f"{url}.sha256: cannot be reached .*refused"):
         fetch(url, f"{url}.sha256", target, IMPATIENT)
 

@@ -24,7 +24,7 @@ from hack.cluster.programs import (
 from hack.cluster.shell import ClusterError
 
 from tests.hack.release_server import ReleaseServer, release_server
-from tests.kubernetes.apiserver.operators import free_port
+from tests.worker.serving import free_ports
 
 
 def program(version: str) -> bytes:
@@ -170,7 +170,7 @@ def test_a_containerd_2_of_the_machine_is_enough_for_the_newest(
 def test_what_cannot_be_downloaded_is_compiled(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
     monkeypatch.setattr(programs, "CONTAINERD_URL", url)
     assert choose() == programs.Programs(COMPILED, (cache / f"kubernetes-{COMPILED}/bin",))
     line = said(capsys)

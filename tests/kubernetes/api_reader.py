@@ -5,103 +5,89 @@ A test that waits looks several times a second, and a process for each look woul
 
 import contextlib
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-from omni_operator.kube.client import MERGE
-from omni_operator.kube.connection import Connection
+from omni_operator.kube.client import MERGE, Cluster
 from omni_operator.kube.errors import ApiError
-from omni_operator.kube.kubeconfig import load_configuration
-
-CONNECTIONS = 4
-
-
-class NotFound(AssertionError):
-    """The API server has no such object."""
-
-
-class Resource(NamedTuple):
-    """A kind of objects, and where the API server has them: `/api/v1` or `/apis/GROUP/VERSION`."""
-
-    kind: str
-    plural: str
-    api_version: str
-    root: str
-    is_namespaced: bool
-
-    def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
-        """The path of an object, or of the list. Without a namespace: the list of all namespaces."""
-        scope = ["namespaces", namespace] if self.is_namespaced and namespace else []
-        return "/".join([self.root, *scope, *filter(None, [self.plural, name, subresource])])
+from omni_operator.kube.resources import Resource
 
 
 class ApiReader:
     """The objects of one API server. Kinds have the names that kubectl knows: plural, singular, short, any case.
 
-    Like kubectl in a test, every method fails with an AssertionError that has the API server's reason.
+    Objects look as kubectl shows them, without managed fields. Raises ApiError, Unreachable.
     """
 
     def __init__(self, kubeconfig: str) -> None:
-        self._connection = Connection(load_configuration(kubeconfig=kubeconfig)[0], CONNECTIONS)
-        self._resources: dict[str, Resource] = {}
+        self._cluster = Cluster(kubeconfig=kubeconfig)
+        self._resources: dict[str, tuple[Resource, bool]] = {}
+        """Each resource by its names, and whether its objects are in namespaces."""
 
     def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
-        return without_managed_fields(self._call("GET", self._resource(kind).path(namespace, name)))
-
-    def items(self, kinds: str, namespace: str | None, selector: str = "") -> list[dict[str, Any]]:
-        """All objects of these kinds, which commas separate. Each has its kind and API version, as kubectl shows it."""
-        found: list[dict[str, Any]] = []
-        for kind in map(self._resource, kinds.split(",")):
-            answer = self._call("GET", kind.path(namespace), labelSelector=selector)
-            named = ({"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer["items"])
-            found += map(without_managed_fields, named)
-        return found
+        found = self._find(kind, namespace, name)
+        assert found is not None, f"there is no {kind} {name} in {namespace}"
+        return without_managed_fields(found)
 
     def exists(self, kind: str, namespace: str, name: str) -> bool:
-        try:
-            self.get(kind, namespace, name)
-        except NotFound:
-            return False
-        return True
+        return self._find(kind, namespace, name) is not None
 
-    def patch(self, kind: str, namespace: str, name: str, change: dict[str, Any], subresource: str = "") -> None:
-        """Change an object with a JSON merge patch, if it still exists."""
-        with contextlib.suppress(NotFound):
-            self._call("PATCH", self._resource(kind).path(namespace, name, subresource), body=change)
+    def items(self, kinds: str, namespace: str | None, selector: str = "") -> list[dict[str, Any]]:
+        """All objects of these kinds, which commas separate; without a namespace, those of all."""
+        found: list[dict[str, Any]] = []
+        for kind in kinds.split(","):
+            resource, is_namespaced = self._resource(kind)
+            objects = self._cluster.list_objects(resource, namespace if is_namespaced else None, selector)
+            found += map(without_managed_fields, objects)
+        return found
+
+    def patch_status(self, kind: str, namespace: str, name: str, status: dict[str, Any]) -> None:
+        """Change the status of an object, if it still exists."""
+        path = self._resource(kind)[0].path(namespace, name, "status")
+        with missing_is_fine():
+            self._cluster.connection.send_json("PATCH", path, body={"status": status}, content_type=MERGE)
 
     def delete_at_once(self, kind: str, namespace: str, name: str) -> None:
         """Delete an object without a grace period, if it still exists."""
-        with contextlib.suppress(NotFound):
-            self._call("DELETE", self._resource(kind).path(namespace, name), gracePeriodSeconds="0")
+        path = self._resource(kind)[0].path(namespace, name)
+        with missing_is_fine():
+            self._cluster.connection.send_json("DELETE", path, {"gracePeriodSeconds": "0"})
 
-    def _resource(self, kind: str) -> Resource:
+    def _find(self, kind: str, namespace: str, name: str) -> Any:
+        resource, is_namespaced = self._resource(kind)
+        # The path of an object without a namespace has none; the client takes an empty one for that.
+        return self._cluster.get(resource, namespace if is_namespaced else "", name)
+
+    def _resource(self, kind: str) -> tuple[Resource, bool]:
         if kind.lower() not in self._resources:  # not asked for yet, or defined since
             self._resources = self._discover()
         assert kind.lower() in self._resources, f"the API server has no kind {kind!r}"
         return self._resources[kind.lower()]
 
-    def _discover(self) -> dict[str, Resource]:
-        groups = self._call("GET", "/apis")["groups"]
-        versions = ["v1", *(group["preferredVersion"]["groupVersion"] for group in groups)]
-        found: dict[str, Resource] = {}
-        for version in versions:
-            root = f"/apis/{version}" if "/" in version else f"/api/{version}"
-            for one in self._call("GET", root)["resources"]:
-                if "/" in one["name"]:
+    def _discover(self) -> dict[str, tuple[Resource, bool]]:
+        connection = self._cluster.connection
+        groups = connection.send_json("GET", "/apis")["groups"]
+        found: dict[str, tuple[Resource, bool]] = {}
+        for path in ("/api/v1", *(f"/apis/{group['preferredVersion']['groupVersion']}" for group in groups)):
+            group, _, version = path.removeprefix("/api/").removeprefix("/apis/").rpartition("/")
+            for one in connection.send_json("GET", path)["resources"]:
+                if "/" in one["name"]:  # a part of an object
                     continue
-                resource = Resource(one["kind"], one["name"], version, root, one["namespaced"])
-                group = version.rpartition("/")[0]
-                for name in (one["name"], one["singularName"], one["kind"].lower(), *one.get("shortNames", ())):
-                    found.setdefault(name, resource)
-                found.setdefault(f"{one['name']}.{group}", resource)
+                resource = Resource(one["kind"], group, version, one["name"])
+                names = (one["name"], one["singularName"], one["kind"].lower(), *one.get("shortNames", ()))
+                for name in (*names, f"{one['name']}.{group}"):
+                    found.setdefault(name, (resource, one["namespaced"]))
         return found
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None, **query: str) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = self._connection.send_json(method, path, query, body, MERGE)
-        except ApiError as error:
-            failure = NotFound if error.status == 404 else AssertionError
-            raise failure(f"{method} {path}: {error}") from None
-        return answer
+
+@contextlib.contextmanager
+def missing_is_fine() -> Iterator[None]:
+    """Let pass that the object does not exist any more."""
+    try:
+        yield
+    except ApiError as error:
+        if error.status != 404:
+            raise
 
 
 def without_managed_fields(item: dict[str, Any]) -> dict[str, Any]:

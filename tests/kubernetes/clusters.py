@@ -17,7 +17,12 @@ HACK_CLUSTER = [sys.executable, str(Path(__file__).parents[2] / "hack/cluster")]
 
 
 def start_once(instance: str, start: Callable[[], None]) -> str:
-    """The kubeconfig of an instance, which `start` starts if no process of this run has done so yet."""
+    """The kubeconfig of the cluster that OMNI_KUBECONFIG names, and otherwise of an instance of our own.
+
+    `start` starts the instance if no process of this run has done so yet.
+    """
+    if given := os.environ.get("OMNI_KUBECONFIG"):
+        return given
     started = _folder() / f"{instance}.started"
     with held(f"{instance}.starting", alone=True):
         if not started.exists() or started.read_text() != "completely":

@@ -162,7 +162,7 @@ def test_no_alert_fires_while_all_is_well(prometheus: Prometheus) -> None:
 def test_a_full_queue_is_told_of(prometheus: Prometheus, pipeline: Pipeline) -> None:
     def long() -> None:
         with contextlib.suppress(openai.APITimeoutError, openai.RateLimitError):
-            ask(pipeline.head.port, timeout=300, steps=LONG)
+            ask(pipeline.head.port, timeout=20, steps=LONG)
 
     with ThreadPoolExecutor(2 * PLACES) as pool:
         for _ in range(PLACES + 5):

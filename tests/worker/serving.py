@@ -6,9 +6,7 @@ import functools
 import io
 import json
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,31 +18,16 @@ import httpx
 from openai import OpenAI
 from PIL import Image
 
+from omni_operator.local.ports import FreePorts
+
 START_SECONDS = 600
-PORTS, PORTS_PER_PROCESS = (12_000, 30_000), 4
+PORTS_PER_PROCESS = 4
+choose_port = FreePorts()
 
 
 def free_ports(count: int) -> list[int]:
-    """Free ports, each followed by PORTS_PER_PROCESS - 1 free ones: a process needs one for each replica.
-
-    They are outside the range from which the kernel takes the local ports of connections.
-    """
-    ports: list[int] = []
-    while len(ports) < count:
-        port = secrets.choice(range(*PORTS, PORTS_PER_PROCESS))
-        if port not in ports and all(map(is_free, range(port, port + PORTS_PER_PROCESS))):
-            ports.append(port)
-    return ports
-
-
-def is_free(port: int) -> bool:
-    """Whether a process can listen on the port."""
-    with socket.socket() as listener:
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+    """Free ports, each followed by PORTS_PER_PROCESS - 1 free ones: a process needs one for each replica."""
+    return [choose_port(PORTS_PER_PROCESS) for _ in range(count)]
 
 
 def eventually(check, what: str, seconds: float = START_SECONDS):

@@ -1,6 +1,6 @@
 """Free TCP ports of this machine."""
 
-import random
+import secrets
 import socket
 
 from omni_operator.local.errors import LocalFailure
@@ -40,7 +40,7 @@ class FreePorts:
     def __call__(self, count: int) -> int:
         """The first of `count` consecutive free ports. Raises LocalFailure if it finds none."""
         for _ in range(ATTEMPTS):
-            first = random.randrange(*PORT_RANGE)
+            first = secrets.choice(range(*PORT_RANGE))
             ports = range(first, first + count)
             if not self._used.intersection(ports) and all(map(is_port_free, ports)):
                 self._used.update(ports)

@@ -4,7 +4,6 @@ Where OMNI_KUBECONFIG names a cluster, that one is used; else a control plane is
 Kubernetes that is maintained.
 """
 
-import os
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -36,8 +35,7 @@ NOWHERE = {"spec": {"nodeSelector": {"omnipipeline.dev/such-a-node-is-not-there"
 @pytest.fixture(scope="session")
 def kubeconfig() -> str:
     """The kubeconfig of a cluster where the tests may do anything."""
-    given = os.environ.get("OMNI_KUBECONFIG")
-    return given or start_once(INSTANCE, start)
+    return start_once(INSTANCE, start)
 
 
 def start() -> None:

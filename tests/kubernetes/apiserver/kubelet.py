@@ -40,7 +40,7 @@ class Kubelet:
             if pod["metadata"].get("deletionTimestamp"):
                 api.delete_at_once("pods", self.kubectl.namespace, name)
             elif state_of(pod["status"]) != state_of(status := self.status(pod)):
-                api.patch("pods", self.kubectl.namespace, name, {"status": status}, "status")
+                api.patch_status("pods", self.kubectl.namespace, name, status)
         return [pod for pod in pods if is_ready(pod) and not pod["metadata"].get("deletionTimestamp")]
 
     def status(self, pod: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import httpx
 import yaml
 
 from tests.kubernetes.api_reader import api_reader
+from tests.worker.serving import free_ports
 
 ROOT = Path(__file__).parents[3]
 CRD = ROOT / "crds/omnipipelines.yaml"
@@ -128,18 +128,12 @@ class Kubectl:
         return str(file)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Operator:
     """`omni operator` as a process of its own, with more `flags` where there are."""
 
     def __init__(self, kubeconfig: str, log: Path, *namespaces: str, flags: tuple[str, ...] = ()) -> None:
         self.log = log
-        self.probe_port, self.metrics_port = free_port(), free_port()
+        self.probe_port, self.metrics_port = free_ports(2)
         scope = [f"--namespace={namespace}" for namespace in namespaces]
         command = [str(Path(sys.executable).with_name("omni")), "operator", f"--probe-port={self.probe_port}"]
         command += [f"--metrics-port={self.metrics_port}", *scope, *flags]

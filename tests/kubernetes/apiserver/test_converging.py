@@ -1,6 +1,5 @@
 """The operator against a real API server: the real command as a process, no nodes, so pods are made but never run."""
 
-import base64
 import contextlib
 import copy
 import json
@@ -280,65 +279,6 @@ def test_a_stage_in_front_restarts_the_head_alone_and_goes_again_without_a_trace
     assert pods_of(kubectl)["painter"] == pods["painter"]
 
 
-# ---- the secret
-
-
-def secret_of(kubectl: Kubectl) -> bytes:
-    return base64.b64decode(kubectl.get("secret", "digits-keys")["data"]["secret"])
-
-
-def test_every_pod_of_a_pipeline_has_its_secret_and_no_log_tells_it(
-    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
-) -> None:
-    serve(kubectl, digits)
-    assert len(secret_of(kubectl).strip()) >= 32
-    for pod in kubectl.items("pods", LABEL):
-        assert [one["secret"]["secretName"] for one in pod["spec"]["volumes"] if "secret" in one] == ["digits-keys"]
-    assert secret_of(kubectl).decode() not in operator.log.read_text()
-
-
-def secret_hashes(kubectl: Kubectl) -> dict[str, str]:
-    """What the Deployments tell their pods of the secret: another hash, other pods."""
-    templates = {item["metadata"]["name"]: item["spec"]["template"] for item in kubectl.items("deployments", LABEL)}
-    return {name: one["metadata"]["annotations"]["omnipipeline.dev/keys-hash"] for name, one in templates.items()}
-
-
-@pytest.mark.parametrize("how", ["deleted", "emptied", "chosen"])
-def test_another_secret_rolls_every_deployment_once(
-    kubectl: Kubectl, operator: Operator, digits: dict[str, Any], how: str
-) -> None:
-    serve(kubectl, digits)
-    before, hashes = secret_of(kubectl), secret_hashes(kubectl)
-    if how == "deleted":
-        kubectl("delete", "secret", "digits-keys")
-    else:
-        patch = {"data": {"secret": base64.b64encode(b"x" * 40).decode() if how == "chosen" else ""}}
-        kubectl("patch", "secret", "digits-keys", "--type=merge", "-p", json.dumps(patch))
-    kubectl("annotate", "op/digits", "look=again")  # Secrets are not watched: any event, or the next resync, will do
-    eventually(lambda: not set(secret_hashes(kubectl).values()) & set(hashes.values()), "another hash in all")
-    assert len(set(secret_hashes(kubectl).values())) == 1
-    assert (secret_of(kubectl) == b"x" * 40) is (how == "chosen")
-    assert secret_of(kubectl) != before
-    kubectl.settled()
-    settled = secret_of(kubectl), secret_hashes(kubectl)
-    kubectl("annotate", "--overwrite", "op/digits", "look=once-more")
-    kubectl.settled()
-    assert (secret_of(kubectl), secret_hashes(kubectl)) == settled
-
-
-def test_a_secret_of_someone_else_is_a_conflict_and_makes_no_pods(
-    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
-) -> None:
-    kubectl("create", "secret", "generic", "digits-keys", "--from-literal=secret=theirs")
-    kubectl.apply(digits)
-    eventually(lambda: kubectl.condition("Ready").get("reason") == "NameConflict", "the conflict")
-    assert "Secret digits-keys exists and is not ours" in kubectl.condition("Ready")["message"]
-    assert secret_of(kubectl) == b"theirs"
-    assert not kubectl.children()
-    kubectl("delete", "secret", "digits-keys")
-    eventually(lambda: sorted(kubectl.children()) == CHILDREN, "the children, once the name is free")
-
-
 # ---- healing
 
 
@@ -417,70 +357,3 @@ def test_an_object_of_someone_else_is_a_conflict_and_stays_as_it_is(
     assert kubectl.get(kind, "digits") == before
     kubectl("delete", kind, "digits")
     eventually(lambda: name in kubectl.children(), "our own, once the name is free")
-
-
-# ---- ending
-
-
-def test_children_go_with_the_pipeline_even_while_no_operator_runs(
-    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
-) -> None:
-    serve(kubectl, digits)
-    operator.kill()
-    kubectl("delete", "op", "digits", "--timeout=30s")
-    eventually(lambda: not kubectl.children() and not kubectl.items("pods"), "the end of every child")
-
-
-def test_a_namespace_goes_with_its_pipelines_while_no_operator_runs(
-    kubectl: Kubectl, other: Kubectl, start_operator: StartOperator, digits: dict[str, Any]
-) -> None:
-    operator = start_operator(other.namespace)
-    serve(other, digits)
-    operator.kill()
-    other("delete", "namespace", other.namespace, "--wait=false")
-    eventually(lambda: not kubectl.exists("namespace", other.namespace), "the end of the namespace")
-    kubectl("create", "namespace", other.namespace)
-
-
-def test_a_pipeline_of_the_same_name_has_children_of_its_own(
-    kubectl: Kubectl, operator: Operator, digits: dict[str, Any]
-) -> None:
-    serve(kubectl, digits)
-    before = {name: child["metadata"]["uid"] for name, child in kubectl.children().items()}
-    kubectl("delete", "op", "digits", "--timeout=30s")
-    kubectl.apply(digits)
-    uid = kubectl.get("op", "digits")["metadata"]["uid"]
-
-    def are_all_new() -> bool:
-        children = kubectl.children()
-        return sorted(children) == CHILDREN and all(
-            child["metadata"]["ownerReferences"][0]["uid"] == uid and child["metadata"]["uid"] != before[name]
-            for name, child in children.items()
-        )
-
-    eventually(are_all_new, "children of the new pipeline")
-
-
-# ---- several
-
-
-def test_pipelines_of_one_name_in_two_namespaces_are_apart(
-    kubectl: Kubectl, other: Kubectl, start_operator: StartOperator, digits: dict[str, Any]
-) -> None:
-    start_operator(kubectl.namespace, other.namespace)
-    serve(kubectl, digits)
-    before = serve(other, digits)
-    kubectl("scale", "op/digits", "--replicas=1")
-    eventually(lambda: kubectl.get("op", "digits")["status"]["replicas"] == 1, "one painter here")
-    kubectl("delete", "op", "digits")
-    eventually(lambda: not kubectl.children(), "the end of the children here")
-    assert other.settled() == before
-
-
-def test_an_operator_keeps_to_its_namespaces(
-    kubectl: Kubectl, other: Kubectl, operator: Operator, digits: dict[str, Any]
-) -> None:
-    other.apply(digits)
-    serve(kubectl, digits)
-    assert not other.children()
-    assert "status" not in other.get("op", "digits")

@@ -40,7 +40,7 @@ def shell_of(kubectl: Kubectl, folder: Path) -> Shell:
 
     def type_in(command: str) -> str:
         done = subprocess.run(
-            ["bash", "-c", command], env=environment, cwd=folder, capture_output=True, text=True, timeout=120
+            ["bash", "-c", command], env=environment, cwd=folder, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
         assert not (warnings := server_warnings(done.stderr)), f"{command}: {warnings}"

@@ -19,7 +19,7 @@ def generate(kubeconfig: str, folder: Path, *arguments: str) -> subprocess.Compl
     """`omni generate`, with nothing of this machine's own state in sight."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "KUBECONFIG": kubeconfig}
     command = [OMNI, "generate", "a red three", "-o", "three.png", "--timeout=3", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=folder)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=folder)
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:

@@ -58,9 +58,8 @@ def test_the_operator_tells_of_its_work_and_a_settled_pipeline_makes_no_event(
 def set_count(kubectl: Kubectl, count: int, seconds: float = 60) -> None:
     """Ask for a count, and wait until whichever operator has written it."""
     kubectl("scale", "op/digits", f"--replicas={count}")
-    eventually(
-        lambda: kubectl.get("deployment", "digits-painter")["spec"]["replicas"] == count, "the new count", seconds
-    )
+    found = ("deployment", "digits-painter")
+    eventually(lambda: kubectl.get(*found)["spec"]["replicas"] == count, "the new count", seconds)
 
 
 def writes_in(operator: Operator, kubectl: Kubectl) -> int:

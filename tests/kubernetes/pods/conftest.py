@@ -37,8 +37,7 @@ def tool(*command: str, **environment: str) -> str:
 @pytest.fixture(scope="session")
 def kubeconfig() -> str:
     """The kubeconfig of a cluster with a node, where the tests may do anything."""
-    given = os.environ.get("OMNI_KUBECONFIG")
-    return given or start_once(INSTANCE, start)
+    return start_once(INSTANCE, start)
 
 
 def start() -> None:

@@ -35,6 +35,6 @@ def shell(kubectl: Kubectl, operator: str) -> dict[str, str]:
 def test_a_command_of_a_runbook_works(command: str, shell: dict[str, str], kubectl: Kubectl) -> None:
     for name in ("gallery", "omni-system"):
         command = command.replace(name, kubectl.namespace)
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=shell, timeout=120)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=shell, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -53,7 +53,7 @@ def test_a_killed_replica_restarts_and_ctrl_c_leaves_nothing_behind(tmp_path: Pa
         )
         os.kill(killed, signal.SIGKILL)
         eventually(lambda: "was killed by SIGKILL" in up.messages(), "the report of the killed replica")
-        response = httpx.post(f"{url}/v1/images/generations", json={"prompt": PROMPT, "steps": 1}, timeout=120)
+        response = httpx.post(f"{url}/v1/images/generations", json={"prompt": PROMPT, "steps": 1}, timeout=600)
         assert response.status_code == 200, "the other replica serves"
         eventually(lambda: ready_count(up) == 4, "the restart of the replica")
         assert up.stop() == 0

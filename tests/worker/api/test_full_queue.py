@@ -48,10 +48,12 @@ def metric(head, name, **labels):
     return sum(value for one, has, value in samples(head) if one == name and labels.items() <= has.items())
 
 
-def under_way(head, count):
+def under_way(head, count, replicas=1):
+    """Wait until so many replicas have taken so many requests."""
+
     def check():
-        running = head.get("/omni/requests").json()["requests"]
-        return len(running) == count and all(one["replica"] for one in running)
+        taken = [one for one in head.get("/omni/requests").json()["requests"] if one["replica"]]
+        return len(taken) == count and len({one["replica"] for one in taken}) == replicas
 
     eventually(check, f"{count} requests under way")
 
@@ -86,12 +88,12 @@ def test_a_full_replica_passes_requests_on_and_takes_what_another_one_lost(start
     )
     eventually(lambda: up(head, 2), "two replicas")
     with ThreadPoolExecutor(2) as pool:
-        long = pool.submit(draw, head.port, seed=1, num_inference_steps=STEPS)
+        long = pool.submit(draw, head.port, seed=1, num_inference_steps=2 * STEPS)  # longer than all that follows
         under_way(head, 1)
         for _ in range(2):  # in turn one of them goes to the replica that is full
             assert draw(head.port)
         second = pool.submit(draw, head.port, seed=2, num_inference_steps=STEPS)
-        under_way(head, 2)
+        under_way(head, 2, replicas=2)  # for a moment the second may be with the one that is full
         with pytest.raises(openai.RateLimitError):
             draw(head.port)
         os.kill(head.replicas[0], signal.SIGKILL)

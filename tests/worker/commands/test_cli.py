@@ -1,10 +1,30 @@
-"""The parser of `omni`: every part of a command's parser knows the flag types by name."""
+"""`omni` itself: its overview, and parsers of which every part knows the flag types by name."""
 
 import argparse
+from importlib.metadata import PackageNotFoundError, distribution, entry_points
 
 import pytest
 
+from omni_worker.commands import cli
 from omni_worker.commands.cli import CommandParser
+
+
+def test_the_overview_has_the_first_line_of_every_commands_help() -> None:
+    for entry in entry_points(group=cli.GROUP):
+        assert cli.summary(entry) == cli.load(entry).HELP.splitlines()[0]
+
+
+def test_the_overview_says_what_a_command_misses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_kopf(name: str) -> object:
+        if name == "kopf":
+            raise PackageNotFoundError(name)
+        return distribution(name)
+
+    monkeypatch.setattr(cli, "distribution", without_kopf)
+    (operator,) = entry_points(group=cli.GROUP, name="operator")
+    (status,) = entry_points(group=cli.GROUP, name="status")
+    assert cli.summary(operator).startswith("(not installed: the package 'kopf' is missing; install it with: pip ")
+    assert cli.summary(status) == cli.load(status).HELP.splitlines()[0]
 
 
 def test_named_flag_types_work_in_groups_and_sub_parsers(capsys: pytest.CaptureFixture[str]) -> None:

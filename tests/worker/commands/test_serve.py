@@ -16,7 +16,7 @@ import pytest
 
 import omni_worker.models
 from tests.worker import serving
-from tests.worker.serving import eventually, free_ports, pipeline_with_two_replicas, recover
+from tests.worker.serving import START_SECONDS, eventually, free_ports, pipeline_with_two_replicas, recover
 
 pytestmark = pytest.mark.processes
 LONG = {"num_inference_steps": 1000}
@@ -57,7 +57,7 @@ class BackgroundRequest:
             self.outcome = error
 
     def result(self):
-        self._thread.join(120)
+        self._thread.join(START_SECONDS)
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome

@@ -38,7 +38,7 @@ def pictures(parallel_size, requests):
             for id, params in batch.items():
                 engine.add(SchedulerRequest(id, params))
             while not batch.keys() <= ended.keys():
-                event = events.get(timeout=120)
+                event = events.get(timeout=600)
                 if isinstance(event, Finished):
                     assert event.status is RequestStatus.COMPLETED, event.error
                     ended[event.id] = event.result.images[0]

@@ -96,7 +96,7 @@ def got():
         for rank in range(SIZE)
     ]
     os.close(store)
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * SIZE
     return [pickle.loads(output) for output in outputs]
 

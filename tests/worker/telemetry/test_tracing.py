@@ -133,7 +133,7 @@ def test_a_run_that_was_lost_with_its_replica_is_told_of_beside_the_one_that_too
     address = next(one["address"] for one in pipeline.replicas() if one["id"] == running[0]["replica"])
     process = next(one for one in pipeline.headless if address.rpartition(":")[2] in one.argv)
     os.kill(process.replicas[0], signal.SIGKILL)
-    thread.join(120)
+    thread.join(600)
     answer = complete_answer(collector, done[0], 2)
     lost, second = answer.one("request").one("stage painter").all("run")
     assert lost.attributes["omni.replica"] == running[0]["replica"] != second.attributes["omni.replica"]

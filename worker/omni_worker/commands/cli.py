@@ -84,8 +84,9 @@ def overview(commands: dict[str, EntryPoint]) -> str:
 
 def summary(entry: EntryPoint) -> str:
     """The first line of a command's help. Reads its module as text, because the imports take most of a second."""
-    for package in filter(None, (missing_package(extra) for extra in entry.extras)):
-        return f"(not installed: {MissingExtra(package, entry.extras[0])})"
+    for extra in entry.extras:
+        if package := missing_package(extra):
+            return f"(not installed: {MissingExtra(package, extra)})"
     spec = find_spec(entry.module)
     assert spec is not None, entry.module
     for statement in ast.parse(Path(str(spec.origin)).read_text()).body:
