@@ -7,12 +7,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, field_validator
 
+from omni_worker.api.request_model import RequestModel
 from omni_worker.requests import SEED_LIMIT
 
 MAX_SIDE = 16_384
 """Of an image, in pixels."""
+ALIASED = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
+"""Fields with several names, by the name in our own messages."""
 SIZE_PATTERN = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
 
 
@@ -32,10 +35,8 @@ def refusing(reasons: Mapping[Any, str], otherwise: str | None = None) -> Before
     return BeforeValidator(check)
 
 
-class GenerationBody(BaseModel):
+class GenerationBody(RequestModel):
     """The fields that every request for a generation has: OpenAI's, and our extensions. Not itself in OpenAPI."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: Annotated[str | None, Field(description="The served model's name; may be left out.")] = None
     user: Annotated[str | None, Field(max_length=256, description="Who asks: the tenant, where none is named.")] = None
@@ -97,6 +98,11 @@ class GenerationBody(BaseModel):
     def width_and_height(self) -> tuple[int | None, int | None]:
         """The size in pixels; both None for the model's default size."""
         return (None, None) if self.size in (None, "auto") else parse_size(self.size)
+
+    @property
+    def param_names(self) -> dict[str, str]:
+        """What the client calls the parameters that stages and cards name in their errors."""
+        return {"messages": "prompt"} | {name: self.name_of(field) for name, field in ALIASED.items()}
 
     @property
     def generation(self) -> dict[str, Any]:

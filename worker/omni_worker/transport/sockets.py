@@ -15,6 +15,8 @@ KEEPALIVE_SECONDS = 15
 QUEUED_MESSAGES = 10_000
 QUEUED_DATA_MESSAGES = 64  # for sockets whose messages may be large
 MAX_MESSAGE_BYTES = 2**30
+MAX_RESULT_BYTES = 2**32
+"""The most that one result may have. A replica answers with an error instead of a larger one."""
 MAX_CONTROL_MESSAGE_BYTES = 2**20
 SERVERS = frozenset({zmq.ROUTER, zmq.XPUB})
 

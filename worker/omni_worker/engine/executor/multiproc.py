@@ -125,10 +125,10 @@ def _merged(outputs: list[RunnerOutput]) -> RunnerOutput:
     for one in (one for output in outputs for one in output.outputs):
         if one.id not in entries or (one.error is not None and entries[one.id].error is None):
             entries[one.id] = one
-    seconds = (output.call_seconds for output in outputs if output.call_seconds is not None)
+    timed = (output.timed for output in outputs if output.timed is not None)
     return replace(
         outputs[0],
         outputs=tuple(entries.values()),
-        call_seconds=next(seconds, None),
+        timed=next(timed, None),
         out_of_memory=any(output.out_of_memory for output in outputs),
     )

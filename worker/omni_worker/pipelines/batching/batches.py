@@ -8,11 +8,13 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from omni_worker.device.out_of_memory import free_failed_work, is_out_of_memory
 from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import TensorEquality
 from omni_worker.pipelines.batching.distribution import CallCounts, RankDistribution
 from omni_worker.pipelines.batching.keys import BatchKey, KeyTable
+from omni_worker.pipelines.batching.memory_limits import MemoryLimits
 from omni_worker.pipelines.batching.merging import run_merged
 from omni_worker.pipelines.batching.plans import CannotMerge
 from omni_worker.pipelines.batching.prove import prove, run_compared_alone
@@ -37,6 +39,7 @@ class ProvenBatches:
         self._buckets = buckets
         self._equality = TensorEquality()
         self._verdicts = Verdicts(self.keys, self._equality)
+        self._memory = MemoryLimits()
         self._distribution = RankDistribution(self._ranks, self._run_here, self._is_proven, self.keys, self._counts)
 
     def key_of(self, call: Call) -> BatchKey:
@@ -88,9 +91,28 @@ class ProvenBatches:
         """Run calls in this process."""
         if len(calls) == 1:
             return self._run_alone(calls)
+        size = self._memory.most_calls(calls, self.keys.of)
+        failure: Exception | None = None
+        if size == len(calls):
+            try:
+                return self._run_together(calls)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = error
+        if failure is not None:
+            size = len(calls) // 2
+            log.warning("%d calls of %s do not fit into memory; they run in parts", len(calls), calls[0].model)
+            free_failed_work(failure)
+            failure = None
+            self._memory.does_not_fit(self.keys.of(calls[0]), calls)
+        return [result for i in range(0, len(calls), size) for result in self._run_here(calls[i : i + size])]
+
+    def _run_together(self, calls: Sequence[Call]) -> list[Any]:
+        """Run calls of one key as one, if that is proven to be right. Raises out-of-memory errors."""
         bucket = next((size for size in self._buckets if size >= len(calls)), len(calls))
         if bucket > len(calls):
-            return self._run_here([*calls, *[calls[-1]] * (bucket - len(calls))])[: len(calls)]
+            return self._run_together([*calls, *[calls[-1]] * (bucket - len(calls))])[: len(calls)]
         batch = self._verdicts.batch_of(calls)
         verdict = self._verdicts.of(batch)
         if verdict.is_refuted:

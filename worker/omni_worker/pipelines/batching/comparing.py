@@ -56,6 +56,8 @@ class TensorEquality:
             return True
         if one.shape != other.shape or one.dtype != other.dtype:
             return False
+        if one.is_inference() or other.is_inference():  # nobody counts how often these are written to
+            return bool(torch.equal(one, other))
         pair = id(one), write_count(one), id(other), write_count(other)
         cached = self._cache.get(pair)
         if cached is not None and cached[0]() is one and cached[1]() is other:

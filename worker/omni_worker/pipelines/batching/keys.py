@@ -49,7 +49,7 @@ class KeyTable:
         """The key of a call; one that no other call has if the call can share no batch."""
         # Image encoders are called only once, and the steps after them may magnify any rounding.
         encodes_image = call.phase == ENCODE and "input_ids" not in call.kwargs
-        if encodes_image or not call.has_shared_model or not call.context.can_share_batch:
+        if encodes_image or call.changes is None or not call.context.can_share_batch:
             if call.context.needs_exact_bits:
                 self.reasons[call.model] = "the timestep scheduler magnifies rounding"
             elif not encodes_image:

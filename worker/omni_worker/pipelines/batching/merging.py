@@ -23,7 +23,7 @@ def run_merged(calls: Sequence[Call], plan: MergePlan, lengths: Sequence[int] = 
     merger = _Merger(plan, first.rows)
     args = merger.merge([call.args for call in calls])
     kwargs = merger.merge([call.kwargs for call in calls])
-    with first.context.active(runs_model=True):
+    with first.context.active():
         merged = first.target(*args, **kwargs)
     splitter = _Splitter(plan, first.rows, len(calls))
     results = [splitter.part(merged, i) for i in range(len(calls))]

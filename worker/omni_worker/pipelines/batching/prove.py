@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omni_worker.device.out_of_memory import is_out_of_memory
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import TensorEquality, agree, write_count
 from omni_worker.pipelines.batching.merging import run_merged
@@ -59,13 +60,13 @@ def run_compared_alone(calls: Sequence[Call], is_known: bool) -> AloneRun:
     compared = set(range(len(calls)))
     if is_known and len(calls) > len(COMPARED):
         compared = {int(position * (len(calls) - 1)) for position in COMPARED}
-    before, writes = [call.random_states for call in calls], [_write_counts(call) for call in calls]
+    before, contents = [call.random_states for call in calls], [_contents(call) for call in calls]
     results = {i: calls[i].copy().run() for i in sorted(compared)}
     after = [call.random_states for call in calls]
     obstacle = None
     if not all(map(equal_states, before, after)):
         obstacle = "it draws random numbers"
-    elif writes != [_write_counts(call) for call in calls]:
+    elif not all(map(_has_contents, calls, contents)):
         obstacle = "it writes into its arguments"
     return AloneRun(results, obstacle, after)
 
@@ -120,9 +121,9 @@ def equal_states(one: list[Tensor], other: list[Tensor]) -> bool:
 def _try_plan(calls: Sequence[Call], plan: MergePlan, lengths: Sequence[int] = ()) -> list[Any] | None:
     try:
         return run_merged(calls, plan, lengths)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # a model may raise anything for a batch that it cannot run
+        if is_out_of_memory(error):
+            raise
         log.debug("%s cannot run %d calls by %s: %s", calls[0].model, len(calls), plan, error)
         return None
 
@@ -158,5 +159,13 @@ def _perturb(call: Call, plan: MergePlan, number: int, count: int) -> Call:
     return replace(call, args=map_tensors(call.args, perturb), kwargs=map_tensors(call.kwargs, perturb))
 
 
-def _write_counts(call: Call) -> list[int]:
-    return [write_count(leaf.value) for leaf in call.leaves]
+def _contents(call: Call) -> list[int | Tensor]:
+    """What shows later whether a call's tensors have been written to: their write counts, or copies without a count."""
+    return [leaf.value.clone() if leaf.value.is_inference() else write_count(leaf.value) for leaf in call.leaves]
+
+
+def _has_contents(call: Call, contents: Sequence[int | Tensor]) -> bool:
+    return all(
+        torch.equal(leaf.value, before) if isinstance(before, Tensor) else write_count(leaf.value) == before
+        for leaf, before in zip(call.leaves, contents, strict=True)
+    )
