@@ -76,6 +76,10 @@ CHANGES = {
     "half": lambda root: root.half(),
     "dtype of a submodule": lambda root: root.blocks[0].to(dtype=torch.float64),
     "dtype of a leaf": lambda root: root.blocks[1].linear.double(),
+    "data of a parameter": lambda root: setattr(root.first.linear.weight, "data", torch.zeros(4, 4)),
+    "data of every parameter": lambda root: [setattr(p, "data", p.data.half()) for p in root.parameters()],
+    "data of a buffer": lambda root: setattr(root.norm.running_mean, "data", torch.ones(4)),
+    "data of converted weights": lambda root: setattr(root.double().first.linear.weight, "data", torch.zeros(4, 4)),
     "device": lambda root: root.to("meta"),
     "memory on another device": lambda root: root.first.to_empty(device="meta"),
     "attribute": lambda root: setattr(root.first, "enabled", False),
@@ -143,7 +147,11 @@ def test_requests_that_change_the_same_share_their_weights_and_their_batches(mod
     other.root.double()
     third.root.to(torch.float16)
     assert one.changes() == other.changes() != third.changes()
-    assert one.root.first.linear.weight is other.root.first.linear.weight
+    assert one.root.first.linear.weight.data_ptr() == other.root.first.linear.weight.data_ptr()
+    one.root.first.linear.weight.data = torch.zeros(4, 4)
+    assert other.root.first.linear.weight.abs().sum() > 0
+    one = copy_of(model)
+    one.root.to(torch.float64)
     one.root.first.enabled = False
     assert one.changes() != other.changes()
     other.root.first.enabled = False

@@ -16,6 +16,8 @@ SOURCE = "_omni_converted_from"  # an attribute of converted tensors: (the tenso
 CONVERTING_METHODS = ("to", "half", "float", "double", "bfloat16", "cuda", "cpu", "xpu", "ipu", "type")
 TENSOR_TYPES = (Tensor, torch.nn.Parameter)
 
+ALIASED = "_omni_alias_of"  # an attribute of aliases: the tensor whose memory they share
+
 Target = tuple[torch.dtype, torch.device, tuple[int, ...]]
 
 
@@ -27,6 +29,10 @@ class Conversions:
 
     def convert(self, tensor: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """What replaces `tensor` when its module's `_apply(function)` is called."""
+        converted = self._convert(shared(tensor), function)
+        return tensor if converted is shared(tensor) else alias(converted)
+
+    def _convert(self, tensor: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         if not _is_conversion(function) or type(tensor) not in TENSOR_TYPES:
             return _like(tensor, function)
         probe = tensor.detach().new_empty((2,) * tensor.dim())
@@ -47,8 +53,28 @@ class Conversions:
         return found
 
 
+def alias(tensor: Tensor) -> Tensor:
+    """A tensor that shares the memory of another one, for one request. To assign to its `data` changes only itself."""
+    if type(tensor) not in TENSOR_TYPES:
+        return tensor
+    own = tensor.detach()
+    if isinstance(tensor, torch.nn.Parameter):
+        own = torch.nn.Parameter(own, tensor.requires_grad)
+    setattr(own, ALIASED, tensor)
+    return own
+
+
+def shared(tensor: Tensor) -> Tensor:
+    """The tensor of which `tensor` is an alias. It is `tensor` itself if other data has been assigned to it."""
+    original: Tensor | None = getattr(tensor, ALIASED, None)
+    if original is None or original.data_ptr() != tensor.data_ptr() or original.dtype != tensor.dtype:
+        return tensor
+    return original
+
+
 def conversion(tensor: Tensor, original: Tensor) -> Hashable | None:
     """How `tensor` was converted from `original`: equal for equal conversions. None if it was not."""
+    tensor, original = shared(tensor), shared(original)
     targets: list[Target] = []
     while tensor is not original:
         origin = getattr(tensor, SOURCE, None)

@@ -10,7 +10,7 @@ import functools
 import types
 import weakref
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass
 from operator import is_
 from typing import Any
@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.nn import Module
 
 from omni_worker.pipelines.interception.adapters import Adapters, kept
-from omni_worker.pipelines.interception.conversions import Conversions, conversion
+from omni_worker.pipelines.interception.conversions import Conversions, alias, conversion, shared
+from omni_worker.pipelines.interception.lazy_modules import LazyModules
+from omni_worker.pipelines.interception.private_methods import PrivateApply, rebound, with_own_weights
 
 SIMPLE_TYPES = frozenset({bool, int, float, str, bytes, type(None), torch.dtype, torch.device, torch.Size})
 CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
@@ -140,7 +142,7 @@ class ModelCopy:
         attributes["_apply"] = PrivateApply(duplicate, self.conversions)
         if hasattr(module, "merge") and hasattr(module, "base_layer"):  # a LoRA layer, which adds to the base's weights
             for name in ("merge", "unmerge"):
-                attributes[name] = functools.partial(_with_own_weights, weakref.ref(duplicate), name)
+                attributes[name] = functools.partial(with_own_weights, weakref.ref(duplicate), name)
         self._remember(copied)
         return duplicate
 
@@ -151,6 +153,8 @@ class ModelCopy:
             return value
         if name == "_modules":
             return LazyModules(self, value)
+        if name in ("_parameters", "_buffers"):
+            return type(value)((key, self._own_tensor(tensor)) for key, tensor in value.items())
         if kind in CONTAINERS:
             return self._own_container(value)
         if name == "_compiled_call_impl":  # compiled for the original
@@ -160,7 +164,7 @@ class ModelCopy:
         if isinstance(value, types.MethodType):
             return types.MethodType(value.__func__, duplicate) if value.__self__ is module else value
         if isinstance(value, functools.partial):
-            return _rebound(value, module, duplicate)
+            return rebound(value, module, duplicate)
         if name == "forward" and (uncompiled := getattr(value, "_torchdynamo_orig_callable", None)) is not None:
             return self._own(name, uncompiled, module, duplicate)
         if name == "_diffusers_hook":
@@ -176,6 +180,14 @@ class ModelCopy:
         if isinstance(value, dict) and any(isinstance(item, Module) for item in value.values()):
             return {name: self.of(item) if isinstance(item, Module) else item for name, item in value.items()}
         return value.copy()
+
+    def _own_tensor(self, tensor: Tensor | None) -> Tensor | None:
+        """A weight of the copy. One that modules share stays shared."""
+        if tensor is None:
+            return None
+        if id(tensor) not in self._objects:
+            self._objects[id(tensor)] = alias(tensor)
+        return self._objects[id(tensor)]
 
     def _own_object(self, value: Any) -> Any:
         """A shallow copy of a plain object, such as an attention processor. Objects that modules share stay shared."""
@@ -241,112 +253,6 @@ class ModelCopy:
         return tuple(found)
 
 
-class LazyModules(dict[str, Any]):
-    """The submodules of a module's copy. Each is copied when it is first reached for.
-
-    Only what the model had is copied; a module that the request puts in is its own already.
-    """
-
-    def __init__(self, owner: ModelCopy, modules: dict[str, Any]) -> None:
-        super().__init__(modules)
-        self._owner = weakref.ref(owner)
-        self._uncopied = {name for name, module in modules.items() if module is not None}
-
-    def raw(self) -> dict[str, Any]:
-        """The modules as they are: originals that are not copied yet, and copies."""
-        return {name: dict.__getitem__(self, name) for name in dict.keys(self)}
-
-    def __getitem__(self, name: str) -> Any:
-        module = dict.__getitem__(self, name)
-        if name in self._uncopied and (owner := self._owner()) is not None:
-            module = owner.of(module)
-            self[name] = module
-        return module
-
-    def __setitem__(self, name: str, module: Any) -> None:
-        self._uncopied.discard(name)
-        dict.__setitem__(self, name, module)
-
-    def __iter__(self) -> Iterator[str]:  # without it, dict(self) would take the originals
-        return dict.__iter__(self)
-
-    def __reduce__(self) -> Any:
-        return dict, (dict(self.items()),)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if dict.__contains__(self, name) else default
-
-    def values(self) -> Any:
-        return [self[name] for name in self]
-
-    def items(self) -> Any:
-        return [(name, self[name]) for name in self]
-
-    def pop(self, name: str, *default: Any) -> Any:
-        if name not in self:
-            return dict.pop(self, name, *default)
-        module = self[name]
-        del self[name]
-        return module
-
-    def update(self, *modules: Any, **by_name: Any) -> None:
-        for name, module in dict(*modules, **by_name).items():
-            self[name] = module
-
-    def copy(self) -> Any:
-        return dict(self.items())
-
-
-class PrivateApply:
-    """Replaces `_apply` of a copied module: `to`, `half` and others convert the copy, not the shared weights."""
-
-    def __init__(self, module: Module, conversions: Conversions) -> None:
-        self._module = weakref.ref(module)
-        self._conversions = conversions
-
-    def __call__(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Module:
-        module = self._module()
-        assert module is not None, "it is called through the module"
-        overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
-        torch.__future__.set_overwrite_module_params_on_conversion(True)
-        try:
-            if type(module)._apply is not Module._apply:  # it does more, as recurrent layers do
-                return type(module)._apply(module, function, recurse)
-            for child in module.children() if recurse else ():
-                child._apply(function)
-        finally:
-            torch.__future__.set_overwrite_module_params_on_conversion(overwrites)
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    tensors[name] = self._conversions.convert(tensor, function)
-        return module
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "PrivateApply":
-        return PrivateApply(memo.get(id(self._module()), self._module()), self._conversions)
-
-
-def _with_own_weights(module: "weakref.ref[Any]", method: str, *args: Any, **kwargs: Any) -> Any:
-    """Call a method that adds to the weights of a layer in place, after giving the layer weights of its own."""
-    layer = module()
-    assert layer is not None, "the method is called through the layer"
-    for base in layer.base_layer.modules():
-        for name, parameter in base._parameters.items():
-            if parameter is not None:
-                base._parameters[name] = torch.nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
-    return getattr(type(layer), method)(layer, *args, **kwargs)
-
-
-def _rebound(value: functools.partial[Any], module: Module, duplicate: Module) -> functools.partial[Any]:
-    """The same partial function, with a module's copy in the module's place."""
-    if all(argument is not module for argument in value.args):
-        return value
-    arguments = [duplicate if argument is module else argument for argument in value.args]
-    rebound = functools.partial(value.func, *arguments, **value.keywords)
-    vars(rebound).update(vars(value))
-    return rebound
-
-
 def _is_container(value: Any) -> bool:
     return type(value) in CONTAINERS or type(value) is LazyModules
 
@@ -361,10 +267,14 @@ def _contents(value: Any) -> Any:
     """What is in a container or an object now."""
     if isinstance(value, LazyModules):
         return value.raw()
+    if isinstance(value, dict):
+        return {name: shared(item) if isinstance(item, Tensor) else item for name, item in value.items()}
     return value.copy() if _is_container(value) else dict(vars(value))
 
 
 def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return shared(one) is shared(other)
     return one is other or (type(one) is type(other) and type(one) in SIMPLE_TYPES and bool(one == other))
 
 
