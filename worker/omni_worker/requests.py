@@ -44,6 +44,7 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     priority: a higher one runs first
     deadline_seconds: counted from when the request is submitted
     preview_every: make a preview every so many steps; 0 makes none
+    exact: whether the model calls of a diffusion stage run alone, so that their rounding does not depend on others
     stream: whether the replica sends text while it is generated
     hidden_states: whether the result includes them
     written: tokens that an earlier attempt at this request generated; the answer continues after them
@@ -66,6 +67,7 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     tenant: str = ""
     deadline_seconds: float | None = None
     preview_every: int = 0
+    exact: bool = False
     sampling: SamplingParams = SamplingParams()
     stream: bool = False
     hidden_states: bool = False

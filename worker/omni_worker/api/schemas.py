@@ -83,6 +83,13 @@ class GenerationBody(RequestModel):
         float | None,
         Field(gt=0, le=86_400, description="Seconds within which it is wanted; the policy `edf` goes by it."),
     ] = None
+    exact: Annotated[
+        bool,
+        Field(
+            description="Never share a model call with other requests, so that the result is the same, bit for bit, "
+            "whatever else runs. It takes longer, and so do the others."
+        ),
+    ] = False
     tenant: Annotated[
         str | None, Field(max_length=256, description="Whose share of the time it takes; the policy `drr` goes by it.")
     ] = None
@@ -117,6 +124,7 @@ class GenerationBody(RequestModel):
             "priority": self.priority,
             "tenant": self.tenant or self.safety_identifier or self.user or "",
             "deadline_seconds": self.deadline,
+            "exact": self.exact,
         }
 
 

@@ -85,7 +85,9 @@ def load(source: ModelSource, dtype: str = "auto", chain: Chain | None = None) -
     section = _language_section(source)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**_place(source, section))
-        model = transformers.AutoModelForCausalLM.from_pretrained(dtype=weights, **_place(source, section))
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            dtype=weights, use_safetensors=True, **_place(source, section)
+        )
     except Exception as error:  # transformers passes on what any part of it raises
         raise LoadError(f"the language model of {source.text} cannot be loaded: {error}") from error
     return wrap(model.to(device), tokenizer, section.max_tokens, chain=chain)
@@ -100,12 +102,13 @@ def load_tokenizer(source: ModelSource) -> TextTokenizer:
 
 
 def _place(source: ModelSource, section: LanguageSection) -> dict[str, Any]:
-    """Where transformers finds the model and its tokenizer."""
+    """Where transformers finds the model and its tokenizer, and that it runs no code of theirs."""
     return {
         "pretrained_model_name_or_path": source.location,
         "subfolder": section.subfolder,
         "revision": source.revision,
         "local_files_only": source.is_local,
+        "trust_remote_code": False,  # a model is data: its Python files are not run
     }
 
 

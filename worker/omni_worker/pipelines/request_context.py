@@ -57,7 +57,10 @@ class RequestContext:
     """One request's own process state. Within a `with` block of `active`, it replaces the caller's.
 
     needs_exact_bits: whether the request's results must not differ even by rounding
+    asks_for_exact_bits: whether the client asked for that
     """
+
+    asks_for_exact_bits = False
 
     def __init__(self, request_id: str, seed: int | None = None, needs_exact_bits: bool = False) -> None:
         self.request_id = request_id

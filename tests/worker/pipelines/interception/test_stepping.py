@@ -11,6 +11,7 @@ from omni_worker.engine.scheduler import Finished, RequestProgress, RequestStatu
 from omni_worker.pipelines.batching.keys import KeyTable
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 from omni_worker.pipelines.protocol import StepState
+from omni_worker.requests import GenerationParams
 from tests.worker.pipelines.survey import specimen
 from tests.worker.pipelines.tiny import QWEN, build, expected, first_image
 from tests.worker.pipelines.zoo import qwen_image
@@ -49,6 +50,20 @@ def test_an_abort_in_the_middle_leaves_nothing_behind(qwen):
     engine.step()
     assert np.abs(first_image(ends[1].result) - expected(qwen, QWEN, 0)).max() * 255 <= 2
     assert runner.stats()["states"] == 0
+
+
+def test_an_exact_request_shares_no_call_and_gives_the_same_bits_whatever_runs_beside_it(digits):
+    exact = GenerationParams(prompt="a red three on black background", steps=6, guidance=2.0, seed=4, exact=True)
+    others = [GenerationParams(prompt=f"a blue {word}", steps=6, guidance=2.0) for word in ("one", "two", "six")]
+    (alone,) = generate(digits, [exact])
+    before = digits.stats()
+    both = generate(digits, [exact, exact])
+    assert digits.stats()["batched_calls"] == before["batched_calls"]
+    among = generate(digits, [exact, *others])
+    assert digits.stats()["batched_calls"] > before["batched_calls"], "the others share theirs"
+    assert digits.batches.reasons == {}, "that a client asks for it says nothing of the model"
+    for one in (*both, among[0]):
+        assert np.array_equal(one.result.images[0], alone.result.images[0])
 
 
 def test_the_abort_of_the_only_request_frees_its_state(qwen):

@@ -99,7 +99,9 @@ class InterceptedPipeline:
             if params.preview_every:
                 shorter = msgspec.structs.replace(params, steps=self._arguments.fewest_steps(params))
                 previews = Previews(params.preview_every, functools.partial(self._start_preview, shorter))
-        context = RequestContext(state.request_id, seed, self._needs_exact_bits)
+        is_exact = not isinstance(params, Mapping) and params.exact
+        context = RequestContext(state.request_id, seed, self._needs_exact_bits or is_exact)
+        context.asks_for_exact_bits = is_exact
         copy_scheduler = functools.partial(copy_for_request, state=state, is_shared=self._concurrent)
         if self._copies.runs_whole:
             pipe = self._copies.create_whole(copy_scheduler)
