@@ -13,6 +13,8 @@ COUNTERS = {
     "completed": "Requests completed",
     "batched_calls": "Model calls that shared a forward pass",
     "single_calls": "Model calls that ran alone",
+    "audits": "Calls of batches that also ran alone, to compare the results",
+    "verdicts_revoked": "Kinds of call that run alone since an audit found another result",
     "calls_foreseen": "Model calls whose answers were there when the pipeline made them",
     "calls_mistaken": "Model calls that were foreseen and did not come so",
     "refused": "Requests turned away, for the queue was full",

@@ -1,7 +1,7 @@
 """Runs model calls in batches, and trusts no batch before it is proven.
 
 The first batch of a key runs both together and alone, and the results are compared (`prove`). If no plan gives the
-right results, the key's calls run alone from then on (`verdicts`).
+right results, the key's calls run alone from then on (`verdicts`). Later batches are audited now and then (`audits`).
 """
 
 import logging
@@ -10,6 +10,7 @@ from typing import Any
 
 from omni_worker.device.out_of_memory import free_failed_work, is_out_of_memory
 from omni_worker.parallel.ranks import Ranks
+from omni_worker.pipelines.batching.audits import Audits
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import TensorEquality
 from omni_worker.pipelines.batching.distribution import CallCounts, RankDistribution
@@ -40,6 +41,7 @@ class ProvenBatches:
         self._equality = TensorEquality()
         self._verdicts = Verdicts(self.keys, self._equality)
         self._memory = MemoryLimits()
+        self._audits = Audits()
         self._distribution = RankDistribution(self._ranks, self._run_here, self._is_proven, self.keys, self._counts)
 
     def key_of(self, call: Call) -> BatchKey:
@@ -77,12 +79,14 @@ class ProvenBatches:
         return self.keys.reasons
 
     def stats(self) -> dict[str, int]:
-        """Counters for metrics: calls in batches and alone, and keys whose calls may and may not share a batch."""
+        """Counters for metrics: calls in batches and alone, audits, and keys whose calls may and may not share a batch."""
         batched, alone = self._verdicts.counts()
         return {
             "batched_calls": self.batched_calls,
             "single_calls": self.single_calls,
             "proofs": self.proofs,
+            "audits": self._audits.made,
+            "verdicts_revoked": self._audits.revoked,
             "keys_batched": batched,
             "keys_alone": alone,
         }
@@ -123,6 +127,12 @@ class ProvenBatches:
         try:
             results = run_merged(batch.padded, plan, batch.lengths)
         except CannotMerge:
+            return self._run_alone(calls)
+        if self._ranks.size == 1 and not self._audits.is_right(verdict, calls, results):  # ranks must agree on verdicts
+            reason = f"{len(calls)} calls gave another answer together than alone, when they were audited"
+            self.keys.reasons[batch.key.model] = reason
+            log.error("calls of %s run alone from now on: %s", batch.key.model, reason)
+            self._verdicts.revoke(batch, verdict)
             return self._run_alone(calls)
         self._counts.batched += len(calls)
         return results

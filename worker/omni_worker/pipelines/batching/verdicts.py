@@ -48,10 +48,12 @@ class Verdict:
 
     plan_of_size: the right plan for each number of calls
     failures: how many proofs found no right plan
+    batches: how many batches ran by the verdict
     """
 
     plan_of_size: dict[int, MergePlan] = field(default_factory=dict)
     failures: int = 0
+    batches: int = 0
 
     @property
     def is_refuted(self) -> bool:
@@ -102,6 +104,13 @@ class Verdicts:
         """Remember that no plan is right for this batch."""
         verdict.failures += 1
         if verdict.is_refuted and batch.is_uniform:
+            self._refuted_keys.add(batch.key)
+
+    def revoke(self, batch: Batch, verdict: Verdict) -> None:
+        """An audit found that batches like this one give wrong results: their calls run alone from now on."""
+        verdict.plan_of_size.clear()
+        verdict.failures = MAX_FAILURES
+        if batch.is_uniform:
             self._refuted_keys.add(batch.key)
 
     def counts(self) -> tuple[int, int]:
