@@ -1,8 +1,8 @@
 """Audits verdicts while they are used: now and then, one call of a batch also runs alone, and the results are compared.
 
 A proof covers the calls that it saw. A model may treat later ones differently, at another timestep for example. An
-audit costs one call for EVERY_BATCHES batches of a verdict, which is below 1 % of their time, because a call alone takes
-no longer than its batch.
+audit costs one call for EVERY_BATCHES batches of a verdict. That is at most 1 % of their time, because a call alone
+takes no longer than its batch.
 """
 
 import itertools

@@ -79,7 +79,7 @@ class ProvenBatches:
         return self.keys.reasons
 
     def stats(self) -> dict[str, int]:
-        """Counters for metrics: calls in batches and alone, audits, and keys whose calls may and may not share a batch."""
+        """Counters for metrics: calls in batches and alone, proofs, audits, and keys whose calls may share a batch."""
         batched, alone = self._verdicts.counts()
         return {
             "batched_calls": self.batched_calls,
