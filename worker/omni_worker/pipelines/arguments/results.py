@@ -44,7 +44,7 @@ class UnfinishedResult:
     def _tensors(self) -> Iterator[Tensor]:
         """The images one by one, with the channels last."""
         for one in self.images:
-            yield one.movedim(-3, -1) if isinstance(one, Tensor) else torch.from_numpy(one)
+            yield one.movedim(-3, -1) if isinstance(one, Tensor) else torch.from_numpy(np.ascontiguousarray(one))
 
 
 def output_type_of(pipe: Any) -> str:
