@@ -49,7 +49,11 @@ def download(source: ModelSource) -> str:
     if huggingface_hub.file_exists(source.location, "model_index.json", revision=source.revision):
         import diffusers
 
-        return str(diffusers.DiffusionPipeline.download(source.location, revision=source.revision))
+        return str(
+            diffusers.DiffusionPipeline.download(
+                source.location, revision=source.revision, trust_remote_code=False, use_safetensors=True
+            )
+        )
     return huggingface_hub.snapshot_download(
         source.location, revision=source.revision, allow_patterns=list(LANGUAGE_MODEL_FILES)
     )
