@@ -47,10 +47,11 @@ def warm_up_params(card: ModelCard, seed: int) -> GenerationParams:
     params = GenerationParams(prompt=PROMPT, steps=2, seed=seed, sampling=SamplingParams(max_tokens=2))
     if not card.needs_image:
         return params
-    side = card.defaults.width or IMAGE_SIDE
+    width = card.defaults.width or card.width or IMAGE_SIDE
+    height = card.defaults.height or card.height or IMAGE_SIDE
     return msgspec.structs.replace(
         params,
-        images=[np.full((side, side, 3), 128, np.uint8)],
-        mask=np.full((side, side), 255, np.uint8) if card.mask else None,
+        images=[np.full((height, width, 3), 128, np.uint8)],
+        mask=np.full((height, width), 255, np.uint8) if card.mask else None,
         strength=1.0 if card.strength else None,
     )
