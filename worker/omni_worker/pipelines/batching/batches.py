@@ -18,7 +18,7 @@ from omni_worker.pipelines.batching.keys import BatchKey, KeyTable
 from omni_worker.pipelines.batching.memory_limits import MemoryLimits
 from omni_worker.pipelines.batching.merging import run_merged
 from omni_worker.pipelines.batching.plans import CannotMerge
-from omni_worker.pipelines.batching.prove import prove, run_compared_alone
+from omni_worker.pipelines.batching.prove import prove, prove_again, run_compared_alone
 from omni_worker.pipelines.batching.verdicts import Batch, Verdict, Verdicts
 
 log = logging.getLogger(__name__)
@@ -161,11 +161,16 @@ class ProvenBatches:
     def _run_proof(self, batch: Batch, verdict: Verdict) -> list[Any]:
         """Run the calls together and alone, and remember the verdict. The results are right in any case."""
         self._counts.proofs += 1
-        alone = run_compared_alone(batch.calls, is_known=bool(verdict.plan_of_size))
+        known, general = verdict.plan_of_size, self._verdicts.general_plans(batch.key.model)
+        alone = run_compared_alone(batch.calls, is_known=bool(known or general))
+        proof = None
+        if general and not known and (proof := prove_again(batch, general, alone, self._equality)) is None:
+            alone = run_compared_alone(batch.calls, is_known=False, earlier=alone)
+        if proof is None:
+            proof = prove(batch, known, alone, self._equality)
         self._counts.single += len(alone.results)
-        proof = prove(batch, verdict.plan_of_size, alone, self._equality)
         if proof.plan is not None:
-            self._verdicts.accept(batch, proof.plan, proof.watched)
+            self._verdicts.accept(batch, proof.plan, proof.watched, proof.holds_perturbed)
             self._counts.batched += len(batch.calls)
             return [alone.results.get(i, result) for i, result in enumerate(proof.results)]
         if proof.reason is not None:
