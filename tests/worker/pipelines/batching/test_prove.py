@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from omni_worker.pipelines.batching.batches import ProvenBatches
+from omni_worker.pipelines.batching.collators import Collator
 from omni_worker.pipelines.batching.comparing import agree
 from tests.worker.pipelines.batching.calls import Denoiser, assert_right, call, good
 
@@ -154,3 +155,43 @@ def test_in_another_shape_each_call_of_another_mask_is_compared(other):
         ]
         for _ in range(3):
             assert all(agree(one.copy().run(), result) for one, result in zip(calls, batches.run(calls), strict=True))
+
+
+@pytest.mark.parametrize("short", range(6))
+def test_in_another_shape_each_call_of_another_length_is_compared(short):
+    by_the_mean = Denoiser(lambda h, t, e: h * e.mean(1, keepdim=True))  # wrong where a sequence is padded
+    batches, collator = ProvenBatches(), Collator(padded=frozenset({"extra"}))
+    for width in (4, 5):
+        calls = [
+            call(
+                by_the_mean,
+                i,
+                hidden_states=torch.randn(1, width),
+                extra=torch.rand(1, 2 if width == 5 and i == short else 3) + 1.0,
+                collator=collator,
+            )
+            for i in range(6)
+        ]
+        for _ in range(3):
+            assert all(agree(one.copy().run(), result) for one, result in zip(calls, batches.run(calls), strict=True))
+
+
+def test_the_proof_of_another_shape_takes_padded_sequences_too():
+    batches, collator = ProvenBatches(), Collator(padded=frozenset({"extra"}))
+    sums = Denoiser(lambda h, t, e: h * e.sum(1, keepdim=True) + t.reshape(-1, 1))  # zeros at the end change nothing
+    for width, expected in ((4, None), (5, 1 + 3), (6, 1 + 3)):
+        calls = [
+            call(
+                sums,
+                i,
+                hidden_states=torch.randn(1, width),
+                extra=torch.rand(1, 2 + i // 4) + 1.0,
+                collator=collator,
+                timestep=torch.tensor(5.0),
+            )
+            for i in range(8)
+        ]
+        before = sums.calls
+        results = batches.run(calls)
+        assert expected is None or sums.calls - before == expected
+        assert all(agree(one.copy().run(), result) for one, result in zip(calls, results, strict=True))

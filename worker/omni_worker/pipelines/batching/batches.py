@@ -18,7 +18,7 @@ from omni_worker.pipelines.batching.keys import BatchKey, KeyTable
 from omni_worker.pipelines.batching.memory_limits import MemoryLimits
 from omni_worker.pipelines.batching.merging import run_merged
 from omni_worker.pipelines.batching.plans import CannotMerge
-from omni_worker.pipelines.batching.prove import prove, prove_again, run_compared_alone
+from omni_worker.pipelines.batching.prove import prove, prove_again, run_alone, sample, sample_of_shape
 from omni_worker.pipelines.batching.verdicts import Batch, Verdict, Verdicts
 
 log = logging.getLogger(__name__)
@@ -162,10 +162,14 @@ class ProvenBatches:
         """Run the calls together and alone, and remember the verdict. The results are right in any case."""
         self._counts.proofs += 1
         known, general = verdict.plan_of_size, self._verdicts.general_plans(batch.key.model)
-        alone = run_compared_alone(batch.calls, is_known=bool(known or general))
         proof = None
-        if general and not known and (proof := prove_again(batch, general, alone, self._equality)) is None:
-            alone = run_compared_alone(batch.calls, is_known=False, earlier=alone)
+        if known:
+            alone = run_alone(batch.calls, sample(batch.calls))
+        else:
+            alone = run_alone(batch.calls, sample_of_shape(batch, self._equality) if general else ())
+            proof = prove_again(batch, general, alone, self._equality)
+            if proof is None:
+                alone = run_alone(batch.calls, range(len(batch.calls)), earlier=alone)
         if proof is None:
             proof = prove(batch, known, alone, self._equality)
         self._counts.single += len(alone.results)

@@ -5,8 +5,9 @@ model can fold frames into rows. The functions here remember nothing; `verdicts`
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from omni_worker.device.out_of_memory import is_out_of_memory
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import TensorEquality, agree, write_count
-from omni_worker.pipelines.batching.merging import run_merged
+from omni_worker.pipelines.batching.merging import run_merged, trim_result
 from omni_worker.pipelines.batching.plans import MergeMode, MergePlan, candidate_plans
 from omni_worker.pipelines.batching.structure import is_finite, map_tensors
 from omni_worker.pipelines.batching.verdicts import Batch
@@ -58,17 +59,35 @@ class AloneRun:
     random_states: list[list[Tensor]]
 
 
-def run_compared_alone(calls: Sequence[Call], is_known: bool, earlier: AloneRun | None = None) -> AloneRun:
-    """Run alone the calls whose results a proof compares: all, or a sample if similar batches are proven already.
+def sample(calls: Sequence[Call]) -> set[int]:
+    """Calls that stand for a batch of a new size: one in the middle, and the last."""
+    return {int(position * (len(calls) - 1)) for position in COMPARED}
 
-    earlier: of the same calls, to be completed
-    """
-    compared = set(range(len(calls)))
-    if is_known and len(calls) > len(COMPARED):
-        compared = {int(position * (len(calls) - 1)) for position in COMPARED}
+
+def sample_of_shape(batch: Batch, equality: TensorEquality) -> set[int]:
+    """Calls that stand for a batch of a new shape: the same, and one of each mask and length of sequences, which may
+    lead the model to another path."""
+    calls, lengths, last = batch.padded, batch.lengths, len(batch.padded) - 1
+    masks = [leaf.is_mask for leaf in calls[0].leaves]
+
+    def are_alike(one: int, other: int) -> bool:
+        same_length = not lengths or lengths[one] == lengths[other]
+        return same_length and _are_equal([calls[one], calls[other]], equality, masks)
+
+    chosen = sample(calls)
+    if lengths and lengths[last] != max(lengths):  # it is perturbed after padding, which shows nothing of the padding
+        chosen.discard(last)
+    for i in range(last):
+        if not any(are_alike(i, other) for other in chosen):
+            chosen.add(i)
+    return {*chosen, last}
+
+
+def run_alone(calls: Sequence[Call], chosen: Collection[int], earlier: AloneRun | None = None) -> AloneRun:
+    """Run some calls alone. `earlier`: of the same calls, to be completed."""
     results = dict(earlier.results) if earlier is not None else {}
     before, contents = [call.random_states for call in calls], [_contents(call) for call in calls]
-    results.update({i: calls[i].copy().run() for i in sorted(compared - results.keys())})
+    results.update({i: calls[i].copy().run() for i in sorted(chosen) if i not in results})
     after = [call.random_states for call in calls]
     obstacle = earlier.obstacle if earlier is not None else None
     if not all(map(equal_states, before, after)):
@@ -95,27 +114,32 @@ def prove_again(batch: Batch, plans: Sequence[MergePlan], alone: AloneRun, equal
 
     The last call joins the batch perturbed, while its own result is computed alone. So one run gives results that are
     needed anyway, compares them, and shows that each call keeps to its own timestep. None if no plan holds this time.
-    Nor is any tried if masks differ: each of them may lead the model to another path, and not all calls are compared.
     """
     calls, last = batch.padded, len(batch.padded) - 1
-    if batch.lengths or alone.obstacle is not None or not all(map(is_finite, alone.results.values())):
+    if alone.obstacle is not None or not all(map(is_finite, alone.results.values())):
         return None
-    if not _are_equal(calls, equality, [leaf.is_mask for leaf in calls[0].leaves]):
-        return None
+    if batch.lengths and batch.lengths[last] not in {max(batch.lengths), *batch.lengths[:last]}:
+        return None  # no call shows whether this one may be padded
     right: Proof | None = None
     for plan in plans:
         shared = [mode is MergeMode.SHARE for mode in plan.modes]
         if len(shared) != len(calls[0].leaves) or not _are_equal(calls, equality, shared):
             continue
         perturbed = _perturb(calls[last], plan, last, len(calls))
-        results = _try_plan([*calls[:last], perturbed], plan)
-        if results is None or not agrees_with(results[last], perturbed.copy().run):
+        results = _try_plan([*calls[:last], perturbed], plan, batch.lengths)
+        if results is None or not agrees_with(results[last], partial(_run_trimmed, batch, perturbed)):
             continue
         if all(agree(result, results[i]) for i, result in alone.results.items() if i != last):
             right = Proof(plan, results, frozenset(plan.shared_rows(calls[0])), holds_perturbed=True)
             break
     _restore(batch, alone)
     return right
+
+
+def _run_trimmed(batch: Batch, last: Call) -> Any:
+    """The result of a call that replaces the last one of a batch, alone and without padding."""
+    result = last.copy().run()
+    return trim_result(result, last.collator, batch.lengths[-1], max(batch.lengths)) if batch.lengths else result
 
 
 def _restore(batch: Batch, alone: AloneRun) -> None:
