@@ -207,7 +207,8 @@ time.sleep(600)
 
 def test_workers_end_with_their_parent_however_it_dies():
     names = segments()
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # workers import nothing from where they run
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment)
     pids = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(pids) == 2
     assert not any(map(is_gone, pids))
