@@ -13,13 +13,12 @@ from typing import Any
 from omni_worker.engine.executor.channel import CallMethod, Execute, WorkerReply
 from omni_worker.engine.executor.interface import Executor, ExecutorFailed
 from omni_worker.engine.executor.launch import RunnerSpec
-from omni_worker.engine.executor.worker_group import WorkerGroup
+from omni_worker.engine.executor.worker_group import DEATH_SECONDS, WorkerGroup
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput
 
 __all__ = ["MultiprocExecutor", "RunnerSpec"]
 
 GRACE_SECONDS = 5.0
-DEATH_SECONDS = 0.2
 BUILT = 0  # the number of the reply that a worker sends, without a message, when it has built its runner
 
 
