@@ -13,6 +13,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from omni_worker.config.api import Limits
 from omni_worker.errors import RequestError
 from omni_worker.replica import client as client_module
 from omni_worker.replica.wire import outbox as outbox_module
@@ -87,7 +88,10 @@ def test_what_is_too_large_to_be_sent_fails_alone(monkeypatch):
 def test_the_head_takes_every_result_that_a_replica_may_send():
     async def body():
         async with serving() as (_, _, connect):
-            assert connect()._socket.getsockopt(zmq.MAXMSGSIZE) == sockets.MAX_RESULT_BYTES > sockets.MAX_MESSAGE_BYTES
+            socket = connect()._socket
+            assert socket.getsockopt(zmq.MAXMSGSIZE) == sockets.MAX_RESULT_BYTES > sockets.MAX_MESSAGE_BYTES
+            seconds = socket.getsockopt(zmq.HEARTBEAT_TIMEOUT) / 1000
+            assert seconds * 100e6 > 3 * Limits().video_pixels, "the largest video by default comes at 100 MB/s"
 
     asyncio.run(body())
 

@@ -37,7 +37,13 @@ from omni_worker.replica.wire.messages import (
 from omni_worker.replica.wire.window import Window
 from omni_worker.requests import GenerationParams, GenerationResult
 from omni_worker.transport.keys import CurveKeys
-from omni_worker.transport.sockets import MAX_MESSAGE_BYTES, MAX_RESULT_BYTES, QUEUED_DATA_MESSAGES, make_socket
+from omni_worker.transport.sockets import (
+    DATA_SILENCE_MS,
+    MAX_MESSAGE_BYTES,
+    MAX_RESULT_BYTES,
+    QUEUED_DATA_MESSAGES,
+    make_socket,
+)
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +77,7 @@ class ReplicaClient:
             keys,
             max_bytes=MAX_RESULT_BYTES,
             queued=QUEUED_DATA_MESSAGES,
+            silence_ms=DATA_SILENCE_MS,
         )
         self._socket.setsockopt(zmq.SNDHWM, QUEUED_REQUESTS)
         self._shares_memory = shares_memory
