@@ -108,7 +108,7 @@ kubeconfig: ## Print where the cluster's kubeconfig is
 cluster-down: ## Stop the cluster, and remove every trace of it but the build cache
 	@python3 hack/cluster down --kind=$(CLUSTER)
 
-survey: install ## Run every pipeline class of the tests, write docs/pipelines.md (5 minutes)
+survey: install ## Run every pipeline class of the tests, write docs/pipelines.md (10 minutes)
 	@OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error $(PYTHON) -m tests.worker.pipelines.survey --output docs/pipelines.md \
 	    --data operator/omni_operator/commands/model_survey.json
 

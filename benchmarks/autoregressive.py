@@ -97,6 +97,10 @@ class Numbers:
         """The tokens' names."""
         return " ".join(map(str, tokens))
 
+    def get_added_vocab(self) -> dict[str, int]:
+        """It has no special tokens."""
+        return {}
+
 
 def requests(count: int, lengths: tuple[tuple[int, int], tuple[int, int]]) -> list[Asked]:
     """The same ones every time."""

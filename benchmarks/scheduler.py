@@ -66,7 +66,8 @@ class Bench:
             advanced[0] = RequestOutput(advanced[0].id, result="done")
             self._add()
         size = len(scheduled.cached)
-        return RunnerOutput(scheduled.step_id, (*prepared, *advanced), 0.01 + 0.001 * size if size else None)
+        timed = (scheduled.step_id, 0.01 + 0.001 * size) if size else None
+        return RunnerOutput(scheduled.step_id, (*prepared, *advanced), timed)
 
     def _add(self) -> None:
         self._made += 1

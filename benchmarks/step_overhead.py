@@ -53,7 +53,7 @@ def intercepted(model: systems.Model, params: GenerationParams) -> np.ndarray:
     while not state.is_done:
         [prediction] = pipeline.denoise_step([state])
         pipeline.step_scheduler(state, prediction)
-    result = pipeline.post_decode(state)
+    result = pipeline.post_decode(state).finish()
     pipeline.close(state)
     return systems.picture(result)
 

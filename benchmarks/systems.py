@@ -130,7 +130,7 @@ def step_mode(policy: str = "fifo", most: int | None = None) -> Callable[[Model]
 
 def run_diffusers(model: Model, params: Sequence[GenerationParams]) -> list[np.ndarray]:
     """Plain diffusers: its own call, one request after another."""
-    return [picture(model.plain.generate(one)) for one in params]
+    return [picture(model.plain.generate(one).finish()) for one in params]
 
 
 def run_engine(
@@ -191,4 +191,5 @@ class DiffusersServer:
 
     def _run(self) -> None:
         while (taken := self._queue.get()) is not None:
-            self._on_event(Finished(taken.id, RequestStatus.COMPLETED, self._model.plain.generate(taken.payload)))
+            result = self._model.plain.generate(taken.payload).finish()
+            self._on_event(Finished(taken.id, RequestStatus.COMPLETED, result))

@@ -24,7 +24,7 @@ from omni_worker.coordinator.metrics_collector import MembershipCollector
 from omni_worker.orchestrator.metrics_collector import PoolCollector
 from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.replica.metrics_collector import ChildCollector
-from omni_worker.telemetry.metrics import HeadMetrics
+from omni_worker.telemetry.metrics import AccessMetrics, HeadMetrics
 
 PROJECT = Path(__file__).resolve().parents[1]
 PAGE = PROJECT / "docs/reference.md"
@@ -122,6 +122,7 @@ def the_metrics() -> Iterator[str]:
     """The names that Prometheus sees."""
     registry = CollectorRegistry()
     HeadMetrics(registry)
+    AccessMetrics(registry)
     registry.register(PoolCollector([], lambda now: {}))
     registry.register(ChildCollector([]))
     registry.register(

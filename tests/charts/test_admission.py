@@ -21,7 +21,11 @@ DENIED = {row: edits for row, (edits, _) in REFUSED_BY_RULES.items()}
 DENIED |= {row: REFUSED_SCALING[row][0] for row in ("a count and bounds", "fewest above most")}
 ADMITTED = {**ACCEPTED, "a count within bounds": SCALED, "a count of others": EXTERNAL}
 # What an API server cannot check by itself.
-BY_THE_OPERATOR = ("a template with a container of no name", "a template with a stray key")
+BY_THE_OPERATOR = (
+    "a template with a container of no name",
+    "a template with a stray key",
+    "bodies that are larger than all together",
+)
 VALIDATIONS: list[dict[str, str]] = yaml.safe_load((CHART / "files/validations.yaml").read_text())
 ADMISSION = "admissionregistration.k8s.io/v1"
 

@@ -27,7 +27,7 @@ RUN_DIFFERENTLY = {
     "with tiny models: tests/examples/test_examples.py",
     r"omni serve builtin://digits --omni-secret-file secret": "on any port: tests/worker/coordinator/test_secret.py",
     r"OTEL_EXPORTER_OTLP_ENDPOINT=\S+ omni up \S+": "with a collector: tests/worker/telemetry/test_tracing.py",
-    r"SSL_CERT_FILE=ca\.crt omni status .*": "with a certificate of its own: tests/worker/api/test_https.py",
+    r"SSL_CERT_FILE=ca\.crt omni status .*": "with a certificate of its own: tests/worker/api/http/test_https.py",
     r"export OMNI_API_KEY=\.\.\.": "with a key of its own: tests/docs/test_laptop.py",
     r"kubectl port-forward service/digits 8000": "it never ends: tests/kubernetes/pods/traffic.py",
     r"kubectl logs \S+ --previous": "no container there has ended: tests/kubernetes/pods/test_serving.py",

@@ -19,6 +19,7 @@ from openai import OpenAI
 from PIL import Image
 
 from omni_operator.local.ports import FreePorts
+from omni_worker.config.listen_addresses import is_loopback
 
 START_SECONDS = 600
 PORTS_PER_PROCESS = 4
@@ -129,7 +130,7 @@ class Pipeline:
             "--omni-master-port", str(master), "--omni-coordinator-port", str(router),
             "--omni-coordinator-pub-port", str(pub), "--omni-dp-size-local", "0",
             "--omni-heartbeat-timeout", str(heartbeat_timeout), "--served-model-name", "digits",
-            *self._stage_config(), port=api,
+            *self._stage_config(), *([] if is_loopback(listen) else ["--insecure"]), port=api,
         )  # fmt: skip
         self.headless: list[Process] = []
 
@@ -157,7 +158,7 @@ class Pipeline:
         process = Process(
             model or self.model, "--headless", "--host", "127.0.0.1", "--port", str(port),
             "--omni-master-address", head, "--omni-master-port", str(self.master), "--omni-replica-port", str(data),
-            *extra, port=port, inside=inside,
+            *([] if is_loopback(head) else ["--insecure"]), *extra, port=port, inside=inside,
         )  # fmt: skip
         self.headless.append(process)
         return process

@@ -3,6 +3,8 @@
 They are also sent between processes and stored with video jobs: the names of the fields are part of those formats.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 
@@ -42,6 +44,7 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     priority: a higher one runs first
     deadline_seconds: counted from when the request is submitted
     preview_every: make a preview every so many steps; 0 makes none
+    exact: whether the model calls of a diffusion stage run alone, so that their rounding does not depend on others
     stream: whether the replica sends text while it is generated
     hidden_states: whether the result includes them
     written: tokens that an earlier attempt at this request generated; the answer continues after them
@@ -64,6 +67,7 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     tenant: str = ""
     deadline_seconds: float | None = None
     preview_every: int = 0
+    exact: bool = False
     sampling: SamplingParams = SamplingParams()
     stream: bool = False
     hidden_states: bool = False
@@ -79,21 +83,35 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request for one result.
 
-    id: unique among the requests that run at one time
+    id: unique; the head makes it, and clients cannot choose it
+    client_id: what the client calls its request (`X-Request-Id`), for logs and lists only; several may have the same
     outputs: which outputs the client wants, `text` and `image`; stages after the last one that is needed do not run
     """
 
     id: str
     params: GenerationParams
     outputs: frozenset[str] = frozenset({"image"})
+    client_id: str | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
-    """A token, the natural logarithm of its probability, and the most likely tokens in its place with theirs."""
+    """A token, the natural logarithm of its probability, and the most likely tokens in its place with theirs.
+
+    raw, likeliest_raw: their own bytes, which are not always those of a text: a token can be a part of a character
+    """
 
     token: str
     logprob: float
     likeliest: tuple[tuple[str, float], ...] = ()
+    raw: bytes = b""
+    likeliest_raw: tuple[bytes, ...] = ()
+
+
+def token_logprob(raw: bytes, logprob: float, likeliest: Sequence[bytes], logprobs: Sequence[float]) -> TokenLogprob:
+    """The record of a token and the most likely tokens in its place, all given as their bytes."""
+    texts = (one.decode(errors="replace") for one in likeliest)
+    pairs = tuple(zip(texts, logprobs, strict=True))
+    return TokenLogprob(raw.decode(errors="replace"), logprob, pairs, raw, tuple(likeliest))
 
 
 class GeneratedText(msgspec.Struct, frozen=True, kw_only=True):

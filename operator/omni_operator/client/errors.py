@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 
 from omni_operator.client.endpoint import Endpoint
+from omni_operator.client.plain_text import plain_text
 
 MAX_MESSAGE_LENGTH = 300
 # The API names one of these parameters in its error if the pipeline generates another kind of output.
@@ -14,9 +15,12 @@ WRONG_OUTPUT_PARAMS = ("modalities", "model")
 
 
 class RequestFailed(Exception):
-    """The API returned an error, or did not respond."""
+    """The API returned an error, or did not respond. Its message, which may be the server's, is plain text."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain_text(message))
 
 
 class NotAPipeline(RequestFailed):

@@ -71,7 +71,7 @@ class _StepCounter:
         """Completed steps and total steps; (0, 0) while unknown. Never fails: the request itself reports errors."""
         try:
             listed = self._client.get("/omni/requests", timeout=PROGRESS_SECONDS).json()["requests"]
-            running = {row_id: row for row in listed if self._is_ours(row_id := str(row["id"]))}
+            running = {str(row["id"]): row for row in listed if row["client_id"] == self._request_id}
             steps_each = max((int(row["total_steps"]) for row in running.values()), default=0)
             completed = sum(int(row["step"]) for row in running.values())
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
@@ -79,6 +79,3 @@ class _StepCounter:
         finished = len(self._seen - running.keys())
         self._seen |= running.keys()
         return completed + finished * steps_each, self._image_count * steps_each
-
-    def _is_ours(self, row_id: str) -> bool:
-        return row_id.partition("-")[0] == self._request_id

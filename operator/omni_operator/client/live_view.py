@@ -10,6 +10,7 @@ from pydantic import Field
 
 from omni_operator.client.endpoint import Endpoint
 from omni_operator.client.errors import NotAPipeline, connection_errors, error_message, require_success
+from omni_operator.client.plain_text import plain_text
 from omni_operator.client.responses import RESPONSE_SECONDS, ApiRecord, fetch
 
 AUTOREGRESSIVE, DIFFUSION = "autoregressive", "diffusion"
@@ -118,6 +119,6 @@ def fetch_view(client: httpx.Client, endpoint: Endpoint) -> PipelineView:
 
 def _not_ready_reason(readiness: httpx.Response) -> str:
     try:
-        return str(readiness.json()["reason"])
+        return plain_text(str(readiness.json()["reason"]))
     except (ValueError, KeyError, TypeError):
-        return error_message(readiness)[0]
+        return plain_text(error_message(readiness)[0])

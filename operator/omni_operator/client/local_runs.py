@@ -31,7 +31,7 @@ def runs_folder() -> Path:
 
 def new_run_folder(pipeline: str) -> Path:
     """Create the folder of this process, and delete those of processes that have ended, with their logs."""
-    runs_folder().mkdir(parents=True, exist_ok=True)
+    runs_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
     for folder in runs_folder().iterdir():
         if not _is_alive(_pid_of(folder)):
             shutil.rmtree(folder, ignore_errors=True)

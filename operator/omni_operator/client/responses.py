@@ -3,10 +3,11 @@
 from typing import TypeVar
 
 import httpx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from omni_operator.client.endpoint import Endpoint
 from omni_operator.client.errors import NotAPipeline, connection_errors, require_success
+from omni_operator.client.plain_text import plain_json
 
 RESPONSE_SECONDS = 10.0
 
@@ -21,7 +22,7 @@ Record = TypeVar("Record", bound=ApiRecord)
 
 
 def fetch(client: httpx.Client, endpoint: Endpoint, path: str, record: type[Record]) -> Record:
-    """GET a path of the API and read the response as a record.
+    """GET a path of the API and read the response as a record, whose texts are plain.
 
     Raises RequestFailed if the request fails, and NotAPipeline if the response does not fit the record.
     """
@@ -31,6 +32,6 @@ def fetch(client: httpx.Client, endpoint: Endpoint, path: str, record: type[Reco
         raise NotAPipeline(endpoint)
     require_success(endpoint, response)
     try:
-        return record.model_validate_json(response.content)
-    except ValidationError:
+        return record.model_validate(plain_json(response.json()))
+    except (ValueError, RecursionError):
         raise NotAPipeline(endpoint) from None

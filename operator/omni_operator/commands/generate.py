@@ -3,6 +3,7 @@
 import argparse
 import base64
 import json
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from omni_operator.client.chat import stream_text
 from omni_operator.client.discovery import find_endpoint
 from omni_operator.client.endpoint import Endpoint
 from omni_operator.client.images import generate_images
+from omni_operator.client.plain_text import plain_text
 from omni_operator.client.uploads import Upload, read_upload
 from omni_operator.client.videos import generate_video
 from omni_operator.commands import flags
@@ -226,12 +228,12 @@ def without_none(**fields: Any) -> dict[str, Any]:
 
 
 def print_text(pieces: Iterable[str], as_json: bool) -> None:
-    """Print text as it arrives, or all of it as JSON."""
+    """Print text as it arrives, or all of it as JSON. A terminal gets no control characters."""
     if as_json:
         print(json.dumps({"text": "".join(pieces)}))
         return
     for piece in pieces:
-        print(piece, end="", flush=True)
+        print(plain_text(piece) if sys.stdout.isatty() else piece, end="", flush=True)
     print()
 
 

@@ -81,10 +81,21 @@ def videos_have_one_storage(pipeline: OmniPipeline) -> Iterable[Problem]:
 def sizes_are_above_zero(pipeline: OmniPipeline) -> Iterable[Problem]:
     for path, size in (
         ("spec.api.limits.bodySize", pipeline.spec.api.limits.body_size),
+        ("spec.api.limits.totalBodySize", pipeline.spec.api.limits.total_body_size),
         ("spec.videos.maxSize", pipeline.spec.videos.max_size),
     ):
         if size is not None and not integer_quantity(size):
             yield Problem(path, f"is {size}, which leaves room for nothing; leave it out for the default")
+
+
+def one_body_fits_into_the_total(pipeline: OmniPipeline) -> Iterable[Problem]:
+    one, total = pipeline.spec.api.limits.body_size, pipeline.spec.api.limits.total_body_size
+    if one is not None and total is not None and integer_quantity(total) < integer_quantity(one):
+        yield Problem(
+            "spec.api.limits.totalBodySize",
+            f"is {total}, and one body may have {one} (bodySize), so that the largest never fit; raise it, or lower"
+            " bodySize",
+        )
 
 
 def stage_names_are_unique(pipeline: OmniPipeline) -> Iterable[Problem]:
@@ -253,6 +264,7 @@ RULES: tuple[Callable[[OmniPipeline], Iterable[Problem]], ...] = (
     claims_have_a_name_or_a_size,
     videos_have_one_storage,
     sizes_are_above_zero,
+    one_body_fits_into_the_total,
     stage_names_are_unique,
     stages_fit_together,
     head_stage_exists,

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import httpx
 
+from omni_operator.client.plain_text import plain_text
 from omni_operator.planning.topology.records import LOOPBACK
 
 
@@ -30,6 +31,6 @@ def check_readiness(client: httpx.Client, http_port: int) -> Readiness:
 def _reason(response: httpx.Response, default: str) -> str:
     """The reason in the body of a failed probe, or `default` if it has none."""
     try:
-        return str(response.json()["reason"]) or default
+        return plain_text(str(response.json()["reason"])) or default
     except (ValueError, KeyError, TypeError):
         return default

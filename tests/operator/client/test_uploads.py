@@ -109,7 +109,7 @@ def test_a_video_starts_from_an_image(image_to_video: int, folder: Path) -> None
     assert np.abs(blue - yellow).max() > 2, "the video depends on the image"
     without_image = generate(folder, image_to_video, "-o", "none.mp4")
     assert without_image.returncode == 1
-    assert without_image.stderr.endswith("starts from a picture: send one as input_reference; give --image FILE\n")
+    assert without_image.stderr.endswith("starts from an image: send one as input_reference; give --image FILE\n")
 
 
 def frames(file: Path) -> np.ndarray:
@@ -118,9 +118,9 @@ def frames(file: Path) -> np.ndarray:
 
 
 REJECTED = {
-    "no picture": ([], "starts from a picture: POST /v1/images/edits takes one; give --image FILE\n"),
-    "two": (["--image=blue.png", "--image=blue.jpg"], "takes one picture, not 2\n"),
-    "a mask": (["--image=blue.png", "--mask=mask.png"], "takes no mask: it paints the whole picture anew\n"),
+    "no picture": ([], "starts from an image: POST /v1/images/edits takes one; give --image FILE\n"),
+    "two": (["--image=blue.png", "--image=blue.jpg"], "takes one image, not 2\n"),
+    "a mask": (["--image=blue.png", "--mask=mask.png"], "takes no mask: it repaints the whole image\n"),
     "too much": (["--image=blue.png", "--strength=2"], "strength: Input should be less than or equal to 1\n"),
     "a video": (["--image=blue.png", "-o", "a.mp4"], "makes no videos"),
 }

@@ -32,7 +32,8 @@ def stage(kind: dict[str, Any], *replicas: dict[str, Any]) -> dict[str, Any]:
 
 def running(id: str, stage: str = "painter", step: int = 0, total: int = 0) -> dict[str, Any]:
     """A running request."""
-    return {"id": id, "stage": stage, "replica": "0", "step": step, "total_steps": total, "state": "running"}
+    return {"id": id, "stage": stage, "replica": "0", "step": step, "total_steps": total, "state": "running",
+            "client_id": None}  # fmt: skip
 
 
 class StandInHead(Loopback):

@@ -84,7 +84,7 @@ def test_an_image_is_rejected_by_a_pipeline_that_takes_only_a_prompt(up: OmniUp,
         up.folder, "generate", PROMPT, "--image", str(tmp_path / "black.png"), "-o", str(tmp_path / "a.png")
     )
     assert result.returncode == 1
-    assert "QwenImagePipeline takes no picture to start from, only a prompt" in result.stderr
+    assert "QwenImagePipeline takes no image to start from, only a prompt" in result.stderr
     assert not (tmp_path / "a.png").exists()
 
 

@@ -49,7 +49,15 @@ ACCEPTED = {
             "tls": {"secretName": "certificate"},
             "corsOrigins": ["https://example.org", "http://localhost:3000", "*"],
             "playground": False,
-            "limits": {"pixels": 4194304, "steps": 50, "answers": 1, "promptLength": 500, "bodySize": "8Mi"},
+            "limits": {
+                "pixels": 4194304,
+                "steps": 50,
+                "answers": 1,
+                "promptLength": 500,
+                "videoPixels": 8388608,
+                "bodySize": "8Mi",
+                "totalBodySize": "8192Ki",
+            },
         }
     },
     "videos on a volume that is made": {

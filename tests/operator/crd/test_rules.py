@@ -134,6 +134,14 @@ REFUSED_BY_RULES = {
         {"spec.api.limits.bodySize": "0"},
         "spec.api.limits.bodySize: is 0, which leaves room for nothing",
     ),
+    "no room for any request": (
+        {"spec.api.limits.totalBodySize": "0"},
+        "spec.api.limits.totalBodySize: is 0, which leaves room for nothing",
+    ),
+    "bodies that are larger than all together": (
+        {"spec.api.limits": {"bodySize": "8Mi", "totalBodySize": "4096Ki"}},
+        "spec.api.limits.totalBodySize: is 4096Ki, and one body may have 8Mi (bodySize)",
+    ),
     "words to a painter": (
         {"spec.stages.0.system": "Be brief."},
         "spec.stages[0].system: is for stages that write text, and 'painter' is a diffusion stage; remove it",

@@ -163,6 +163,6 @@ def test_a_client_that_leaves_has_its_request_aborted_and_others_go_on(pipeline)
                 headers={"X-Request-Id": "leaves"},
                 timeout=1.0,
             )
-        eventually(lambda: "leaves" not in [one["id"] for one in pipeline.running()], "the abort")
+        eventually(lambda: "leaves" not in [one["client_id"] for one in pipeline.running()], "the abort")
         assert other.result(600)
     eventually(lambda: not any(one["running"] for one in pipeline.replicas()), "nothing running on the replicas")

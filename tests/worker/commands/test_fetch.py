@@ -42,12 +42,12 @@ def run(command, home, endpoint, offline=False):
 
 def test_what_is_fetched_is_loaded_without_the_hub_and_is_fetched_once(hub, tmp_path):
     models = ["hf://org/painter@main", "hf://org/thinker@main"]
-    fetched = run(["-m", "omni_worker.commands.fetch", *models], tmp_path / "home", hub.url)
+    fetched = run(["-m", "omni_worker.commands.cli", "fetch", *models], tmp_path / "home", hub.url)
     assert fetched.returncode == 0, fetched.stderr
     assert {name.split("/")[1] for name in hub.downloads} == {"painter", "thinker"}
     assert not [name for name in hub.downloads if name.endswith(("all-in-one.safetensors", ".bin"))]
     before = len(hub.downloads)
-    assert run(["-m", "omni_worker.commands.fetch", *models], tmp_path / "home", hub.url).returncode == 0
+    assert run(["-m", "omni_worker.commands.cli", "fetch", *models], tmp_path / "home", hub.url).returncode == 0
     assert len(hub.downloads) == before, "what is there is not downloaded again"
     requests = len(hub.requests)
     loaded = run(["-c", LOAD], tmp_path / "home", hub.url, offline=True)
@@ -63,7 +63,7 @@ def test_what_is_fetched_is_loaded_without_the_hub_and_is_fetched_once(hub, tmp_
     ],
 )
 def test_what_cannot_be_fetched_is_named(hub, tmp_path, model, says):
-    refused = run(["-m", "omni_worker.commands.fetch", model], tmp_path / "home", hub.url)
+    refused = run(["-m", "omni_worker.commands.cli", "fetch", model], tmp_path / "home", hub.url)
     assert refused.returncode == 1
     assert says in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -7,6 +7,13 @@ from omni_worker.errors import UsageError
 from .command_lines import parse
 
 
+def test_the_length_of_a_prompt_bounds_conversations_too():
+    limits = parse("--max-prompt-length", "1000").head.api.limits
+    assert (limits.prompt, limits.conversation) == (1000, 1000)
+    limits = parse().head.api.limits
+    assert (limits.prompt, limits.conversation) == (32_000, 1_000_000)
+
+
 def test_the_database_of_videos_may_come_by_the_environment(monkeypatch):
     monkeypatch.setenv("OMNI_DATABASE_URL", "sqlite://")
     assert parse().head.api.videos.database == "sqlite://"

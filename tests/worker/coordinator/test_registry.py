@@ -158,3 +158,9 @@ def test_a_report_of_a_stranger_is_told_to_register_again():
 def test_a_registration_is_refused_with_a_reason(message, says):
     with pytest.raises(RegistrationError, match=says):
         make_registry().register(message, 0.0)
+
+
+def test_a_refusal_does_not_name_the_digest_with_which_a_stranger_could_register():
+    with pytest.raises(RegistrationError) as caught:
+        make_registry().register(registration(stage=1, digest="digest"), 0.0)
+    assert "other digest" not in str(caught.value)

@@ -187,7 +187,7 @@ def test_a_thousand_restarts_over_real_sockets_leave_ids_and_connections_bounded
             for start in range(0, 1000, 20):  # twenty of them live at a time; each life ends by leaving or unsaid
                 lives = range(start, start + 20)
                 for life in lives:
-                    await master.send(encode(registration(f"life-{life}", address=f"tcp://h:{life % 20}")))
+                    await master.send(encode(registration(f"life-{life}", address=f"tcp://h:{life % 20 + 1}")))
                 for _ in lives:
                     welcome = decode_master_reply(await master.recv())
                     assert isinstance(welcome, Registered)

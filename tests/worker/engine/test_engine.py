@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from omni_worker.device.failures import DeviceFailed
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
 from omni_worker.engine.runner import Runner
@@ -16,16 +17,17 @@ from omni_worker.engine.scheduler import (
     SchedulerRequest,
     StepScheduler,
 )
+from omni_worker.errors import RequestError
 
 
 class CountingRunner(Runner):
-    """A payload is the number of calls; `gate` holds every execution back while it is closed."""
+    """A payload is the number of calls, or an error; `gate` holds every execution back while it is closed."""
 
     def __init__(self):
         self.gate = threading.Event()
         self.gate.set()
         self.left = {}
-        self.is_closed = False
+        self.is_closed, self.is_device_broken = False, False
 
     def execute(self, output):
         self.gate.wait(10)
@@ -41,10 +43,16 @@ class CountingRunner(Runner):
         return RunnerOutput(output.step_id, tuple(self._answer(id) for id in ids))
 
     def _answer(self, id):
+        if isinstance(self.left[id], Exception):
+            return RequestOutput(id, error=self.left[id])
         return RequestOutput(id, key="K") if self.left[id] else RequestOutput(id, result="done")
 
     def stats(self):
         return {"states": len(self.left)}
+
+    def check_device(self):
+        if self.is_device_broken:
+            raise DeviceFailed("it does not compute")
 
     def close(self):
         self.is_closed = True
@@ -126,6 +134,31 @@ def test_a_lost_device_ends_the_engine_and_tells_its_owner():
     assert "device is lost" in str(failures.get(timeout=120))
     engine.stop()
     assert not engine.is_alive
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_an_error_that_breaks_the_device_ends_the_engine_before_anybody_is_told(is_named):
+    """Whoever asked loses the replica instead, so the request runs on another."""
+    events, failures, runner = [], queue.Queue(), CountingRunner()
+    runner.is_device_broken = not is_named
+    engine = Engine(StepScheduler(2), UniProcExecutor(runner), events.append, failures.put)
+    engine.start()
+    text = "CUDA error: device-side assert triggered" if is_named else "an error that no list names"
+    engine.add(SchedulerRequest("a", RuntimeError(text)))
+    assert isinstance(failures.get(timeout=10), DeviceFailed)
+    engine.stop()
+    assert not any(isinstance(event, Finished) for event in events)
+
+
+def test_an_error_of_a_request_leaves_the_engine_running(running):
+    engine, runner, events, failures = running
+    for error in (RuntimeError("no such shape"), RequestError("failed", "CUDA error: device-side assert triggered")):
+        engine.add(SchedulerRequest("a", error))
+        assert next_end(events).error is error
+    runner.is_device_broken = True
+    engine.add(SchedulerRequest("b", RequestError("invalid", "no such size")))
+    assert next_end(events).status is RequestStatus.FAILED
+    assert failures.empty()
 
 
 def test_one_that_finds_no_room_is_turned_away_while_a_step_runs():

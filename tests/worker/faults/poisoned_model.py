@@ -1,4 +1,7 @@
-"""The built-in model with a tokenizer that kills or suspends the replica when a prompt contains certain words."""
+"""The built-in model with a tokenizer that obeys certain words in a prompt.
+
+It kills or suspends the replica, or lets it fail every request from then on.
+"""
 
 import json
 import os
@@ -10,7 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 from omni_worker.config.model_source import BUILTIN_MODELS
 
-DIES, HANGS = "drop dead", "stand still"
+DIES, HANGS, BREAKS = "drop dead", "stand still", "break down"
+MARK = "OMNI_TEST_BROKEN_REPLICA"
+"""The environment variable with the path of a file that the first replica that is told to break creates."""
+is_broken = False
 
 
 class PoisonedTokenizer(PreTrainedTokenizerFast):
@@ -21,13 +27,18 @@ class PoisonedTokenizer(PreTrainedTokenizerFast):
             os._exit(66)
         if HANGS in str(text):
             time.sleep(3600)
+        if BREAKS in str(text) and not Path(os.environ[MARK]).exists():
+            Path(os.environ[MARK]).touch()
+            globals()["is_broken"] = True
+        if is_broken:
+            raise RuntimeError("every call fails from now on")
         return super().__call__(text, *args, **kwargs)
 
 
 def python_path() -> str:
-    """The PYTHONPATH that replicas need to find the tokenizer."""
+    """The PYTHONPATH that replicas need to find the tokenizer, before the present one."""
     here = Path(__file__).parent
-    return f"{here / 'site'}:{here.parents[2]}"
+    return os.pathsep.join(filter(None, (str(here / "site"), str(here.parents[2]), os.environ.get("PYTHONPATH"))))
 
 
 def make_model(folder: Path) -> str:

@@ -25,6 +25,7 @@ LONG = 300  # steps: a second or more
 def pipeline(tmp_path_factory):
     environment = pytest.MonkeyPatch()
     environment.setenv("PYTHONPATH", poisoned_model.python_path())
+    environment.setenv(poisoned_model.MARK, str(tmp_path_factory.mktemp("broken") / "mark"))
     model = poisoned_model.make_model(tmp_path_factory.mktemp("poison") / "model")
     pipeline = Pipeline(model, HEARTBEAT_TIMEOUT, listen="0.0.0.0")
     try:
@@ -230,6 +231,21 @@ def test_a_poisoned_request_fails_and_the_fleet_does_not(pipeline, references):
     assert dead <= 3
     logs = "".join(process.log for process in pipeline.headless)
     assert 2 <= logs.count("(exit code 66)") <= 3
+
+
+def test_a_replica_that_fails_everything_ends_itself_and_costs_no_request(pipeline, references):
+    """Even the request that broke it is served by another replica."""
+    with Load(pipeline, references, threads=6) as load:
+        assert serving.draw(pipeline.head.port, poisoned_model.BREAKS)
+        eventually(
+            lambda: any("so did one of the replica's own" in process.log for process in pipeline.headless),
+            "the end of the replica that is broken",
+            60,
+        )
+        eventually(lambda: len(pipeline.up()) == 3, "its return")
+        load.more(12)
+    load.check()
+    assert lost_runs(pipeline, "failed") >= 3
 
 
 def test_a_replica_that_is_stuck_is_restarted_and_a_client_that_left_is_not_retried(pipeline, references):

@@ -8,6 +8,7 @@ from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCau
 
 from omni_worker.config import model_source
 from omni_worker.errors import LoadError
+from omni_worker.language import loading
 from omni_worker.language.loading import load, wrap
 from tests.worker.language import tiny_models
 
@@ -43,6 +44,39 @@ def test_a_model_whose_scores_differ_in_a_batch_is_refused(monkeypatch):
     monkeypatch.setattr(model.model.layers[1], "forward", forgetful)
     with pytest.raises(LoadError, match="other scores in a batch than alone"):
         wrap(model, tiny_models.tokenizer())
+
+
+def test_a_model_whose_scores_differ_beyond_a_window_is_refused(monkeypatch):
+    model = tiny_models.bare("qwen2, one layer sliding")
+    forward = model.model.layers[1].forward
+
+    def dependent(states, *args, position_ids, **kwargs):
+        """Adds something if any text in the call is longer than the window."""
+        more = 2.0 if position_ids.max() >= tiny_models.WINDOW else 0.0
+        return forward(states, *args, position_ids=position_ids, **kwargs) + more * torch.arange(states.shape[-1])
+
+    monkeypatch.setattr(model.model.layers[1], "forward", dependent)
+    with pytest.raises(LoadError, match="other scores in a batch than alone"):
+        wrap(model, tiny_models.tokenizer())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in tiny_models.KINDS if "longrope" in kind])
+def test_a_text_beyond_the_border_of_longrope_has_embeddings_of_its_own(kind):
+    assert tiny_models.served(kind).slots.length_borders == (tiny_models.BORDER,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "context"),
+    [
+        ("llama", tiny_models.CONTEXT),
+        ("phi3, longrope", tiny_models.BORDER),
+        ("phi3, longrope and sliding", tiny_models.WINDOW),
+        ("llama4, chunked", tiny_models.WINDOW),
+    ],
+)
+def test_texts_stay_below_a_border_that_is_too_far_to_be_checked(monkeypatch, kind, context):
+    monkeypatch.setitem(loading.CHECKED_LENGTHS, "cpu", tiny_models.WINDOW)
+    assert tiny_models.served(kind).context_length == context
 
 
 def test_a_folder_of_transformers(tmp_path):

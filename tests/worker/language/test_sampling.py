@@ -47,6 +47,32 @@ def test_the_least_and_the_greatest_chance_draw_tokens_that_can_be_drawn():
     assert sample_tokens(scores, [TokenSampling(1.0, random=1.0 - 2**-53)]) == [2]
 
 
+@given(
+    st.floats(0.0, exclude_min=True, allow_infinity=False)
+    | st.sampled_from([5e-324, 1e-46, 1e-45, 1e-38, 1e38, 1e308]),
+    st.floats(0.0, 1.0, exclude_max=True),
+    st.integers(0, 60),
+    st.floats(0.0, 1.0, exclude_min=True),
+    st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+)
+def test_any_temperature_samples_a_token_that_can_be_sampled(temperature, random, top_k, top_p, dtype):
+    scores = (SCORES * 1000).to(dtype)
+    scores[:, ::2] = -torch.inf
+    sampled = sample_tokens(scores, [TokenSampling(temperature, top_p, top_k, random)] * len(scores))
+    assert all(0 <= token < 50 and token % 2 for token in sampled)
+    if temperature < 1e-30:
+        assert sampled == scores.argmax(-1).tolist()
+
+
+def test_scores_at_the_ends_of_their_range_sample_a_token():
+    greatest = torch.finfo(torch.float32).max
+    scores = torch.tensor([[-greatest, greatest, -greatest], [greatest, greatest, -torch.inf]])
+    for temperature in (1e-45, 0.5, 1e300):
+        first, second = sample_tokens(scores, [TokenSampling(temperature, random=0.4)] * 2)
+        assert first == 1 or temperature > 1e38
+        assert second == 0
+
+
 def test_a_row_draws_the_same_among_any_others():
     choices = [
         TokenSampling(0.0),

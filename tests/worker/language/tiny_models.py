@@ -9,10 +9,16 @@ from transformers import (
     Gemma3TextConfig,
     GptOssConfig,
     GptOssForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -39,6 +45,17 @@ SHAPE = {
     "tie_word_embeddings": False,
 }
 WINDOW = 12
+BORDER = 40
+"""The length of a text from which on the models with longrope have other embeddings."""
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 8,
+    "long_factor": [1.0 + 3 * i for i in range(8)],
+    "original_max_position_embeddings": BORDER,
+    "short_mscale": 1.0,
+    "long_mscale": 1.3,
+}
 KINDS = {
     "llama": lambda **more: LlamaForCausalLM(LlamaConfig(**SHAPE | more)),
     "qwen2": lambda **more: Qwen2ForCausalLM(Qwen2Config(**SHAPE | more)),
@@ -69,6 +86,38 @@ KINDS = {
             layer_types=["sliding_attention", "full_attention", "sliding_attention"],
             rope_scaling=None,
         )
+    ),
+    "phi3, longrope": lambda **more: Phi3ForCausalLM(
+        Phi3Config(**SHAPE | more, original_max_position_embeddings=BORDER, rope_parameters=dict(LONGROPE))
+    ),
+    "phi3, longrope and sliding": lambda **more: Phi3ForCausalLM(
+        Phi3Config(
+            **SHAPE | more,
+            original_max_position_embeddings=BORDER,
+            rope_parameters=dict(LONGROPE),
+            sliding_window=WINDOW,
+        )
+    ),
+    "phimoe, longrope": lambda **more: PhimoeForCausalLM(
+        PhimoeConfig(
+            **SHAPE | more,
+            original_max_position_embeddings=BORDER,
+            rope_parameters=dict(LONGROPE),
+            num_local_experts=4,
+        )
+    ),
+    "llama4, chunked": lambda **more: Llama4ForCausalLM(
+        Llama4TextConfig(
+            **SHAPE | more,
+            head_dim=16,
+            intermediate_size_mlp=96,
+            num_local_experts=2,
+            attention_chunk_size=WINDOW,
+            layer_types=["chunked_attention", "chunked_attention", "full_attention"],
+        )
+    ),
+    "llama, dynamic": lambda **more: LlamaForCausalLM(
+        LlamaConfig(**SHAPE | more, rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0})
     ),
 }
 

@@ -26,11 +26,15 @@ STEP_SECONDS = 0.02
 
 
 class SleepingRunner(Runner):
-    """Runs each request for its number of steps; a step of a batch takes `seconds`. Records requests as they begin."""
+    """Runs each request for its number of steps; a step of a batch takes `seconds`. Records requests as they begin.
+
+    `failure`: what every request fails with, as on a broken device; None lets them succeed. A request whose prompt is
+    `poison` always fails.
+    """
 
     def __init__(self, seconds=STEP_SECONDS):
         self.seconds = seconds
-        self.begun, self.running = [], {}
+        self.begun, self.running, self.failure, self.poisoned = [], {}, None, set()
 
     def execute(self, output):
         for id in output.finished:
@@ -38,6 +42,8 @@ class SleepingRunner(Runner):
         for request in output.new:
             self.begun.append(request.id)
             self.running[request.id] = [0, request.payload.steps]
+            if request.payload.prompt == "poison":
+                self.poisoned.add(request.id)
         if output.cached:
             time.sleep(self.seconds)
         for id in output.cached:
@@ -47,6 +53,8 @@ class SleepingRunner(Runner):
 
     def _outcome(self, id):
         step, steps = self.running[id]
+        if self.failure is not None or id in self.poisoned:
+            return RequestOutput(id, step=step, error=self.failure or RuntimeError("no such shape"))
         result = GenerationResult(steps=steps) if step == steps else None
         return RequestOutput(id, None if result else "key", step=step, total_steps=steps, result=result)
 
@@ -112,10 +120,9 @@ class ServedStage:
     def publish(self, number, state):
         self.pool.update(self.servers[number].published(state))
 
-    def begin(self, id, steps=10):
-        return asyncio.create_task(
-            self.orchestrator.generate(GenerationRequest(id=id, params=GenerationParams(prompt="p", steps=steps)))
-        )
+    def begin(self, id, steps=10, prompt="p"):
+        params = GenerationParams(prompt=prompt, steps=steps)
+        return asyncio.create_task(self.orchestrator.generate(GenerationRequest(id=id, params=params)))
 
     def where(self, id):
         """The number of the server that runs the request, or None."""

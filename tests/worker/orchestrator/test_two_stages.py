@@ -63,6 +63,21 @@ def test_the_thinker_answers_alone_where_only_text_is_wanted(pipeline):
     assert answer.usage.completion_tokens >= 6
 
 
+@pytest.mark.parametrize(
+    ("length", "count", "reason"),
+    [
+        (200, 1, "tokens"),
+        (70_000, 1, "tokens"),
+        (40_000, 2, "1120000 characters are more than the 1000000 allowed"),
+    ],
+)
+def test_a_conversation_that_is_too_long_is_rejected(pipeline, length, count, reason):
+    messages = [{"role": "user", "content": "two plus five " * length}] * count
+    with pytest.raises(openai.BadRequestError, match=reason) as refusal:
+        client_of(pipeline.head.port).chat.completions.create(model="digits", messages=messages, modalities=["text"])
+    assert (refusal.value.code, refusal.value.param) == ("context_length_exceeded", "messages")
+
+
 def test_text_and_picture_come_together(pipeline):
     answer = ask(pipeline, "nine minus three, in red on grey", modalities=["text", "image"], seed=5)
     text, image = answer.choices[0].message.content

@@ -2,7 +2,8 @@
 
     python -m tests.worker.pipelines.survey [--output docs/pipelines.md] [NAME ...]
 
-runs all of them, or those named, and writes the table of what steps and what shares a batch.
+runs all of them, or those named, in float32 and bfloat16, and writes the table of what steps and what shares a batch.
+With `--resume FILE` an interrupted survey continues where it ended.
 """
 
 import argparse
@@ -13,10 +14,11 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 import transformers
@@ -33,7 +35,8 @@ from .zoo.specimen import Specimen
 
 REQUESTS = 4
 LEVELS = 255
-ALLOWED_LEVELS = 2.0
+# By how much rounding can change an output, of 255 levels. In bfloat16 that is visible, most with random weights.
+ALLOWED_LEVELS = {"float32": 2.0, "bfloat16": 30.0}
 
 
 def specimens() -> list[Specimen]:
@@ -57,14 +60,17 @@ class Finding:
     shared: of the calls of requests that ran among others, the part that shared a batch, by the model's name
     levels: by how much, of 255, the outputs of these differed from diffusers' own
     reasons: why calls of a model ran alone
+    unsupported: why diffusers itself cannot run it in this dtype
     """
 
+    dtype: str = "float32"
     steps: bool = True
     is_exact: bool = False
     shared: dict[str, float] = field(default_factory=dict)
     levels: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
     error: str = ""
+    unsupported: str = ""
 
     @property
     def batches(self) -> bool:
@@ -74,29 +80,34 @@ class Finding:
     @property
     def is_right(self) -> bool:
         """Whether no output was wrong, alone or among others."""
-        return self.is_exact and not self.error and self.levels <= ALLOWED_LEVELS
+        if self.unsupported:
+            return True
+        return self.is_exact and not self.error and self.levels <= ALLOWED_LEVELS[self.dtype]
 
 
-def survey(specimen: Specimen) -> Finding:
+def survey(specimen: Specimen, dtype: str = "float32") -> Finding:
     """Build it, run it every way, compare."""
-    torch.manual_seed(0)
-    reference = specimen.build()
+    reference = build(specimen, dtype)
     if not denoisers(reference):
-        return Finding(steps=False, is_exact=True, reasons={"": "it calls no denoiser"})
+        return Finding(dtype, steps=False, is_exact=True, reasons={"": "it calls no denoiser"})
     expected = []
-    with torch.no_grad():
-        for i in range(REQUESTS):
-            torch.manual_seed(1)
-            expected.append(arrays(reference(**specimen.arguments(i))))
-    torch.manual_seed(0)
-    pipeline = InterceptedPipeline(specimen.build())  # another one: models keep traces of what ran before
+    try:
+        with torch.no_grad():
+            for i in range(REQUESTS):
+                torch.manual_seed(1)
+                expected.append(arrays(reference(**specimen.arguments(i))))
+    except Exception as error:  # a pipeline may raise anything in a dtype that it does not support
+        if dtype == "float32":
+            raise
+        return Finding(dtype, unsupported=f"{type(error).__name__}: {error}")
+    pipeline = InterceptedPipeline(build(specimen, dtype))  # another one: models keep traces of what ran before
     counts = CallCounts(pipeline)
-    found = Finding()
+    found = Finding(dtype)
     alone = [run(pipeline, [specimen.arguments(i)])[0] for i in (0, REQUESTS - 1)]
     if failed := [end.error for end in alone if end.status is not RequestStatus.COMPLETED]:
-        return Finding(error=f"alone: {failed[0]!r}")
+        return Finding(dtype, error=f"alone: {failed[0]!r}")
     found.is_exact = all(
-        all(map(np.array_equal, arrays(end.result), expected[i]))
+        all(np.array_equal(*pair, equal_nan=True) for pair in zip(arrays(end.result), expected[i], strict=True))
         for i, end in zip((0, REQUESTS - 1), alone, strict=True)
     )
     for _ in range(2):  # the first time proves the batches
@@ -111,6 +122,14 @@ def survey(specimen: Specimen) -> Finding:
     return found
 
 
+def build(specimen: Specimen, dtype: str) -> Any:
+    """The pipeline of a specimen, in `dtype`."""
+    torch.manual_seed(0)
+    pipe = specimen.build()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe if dtype == "float32" else pipe.to(getattr(torch, dtype))
+
+
 def run(pipeline: InterceptedPipeline, requests: Sequence[Any]) -> list[Finished]:
     torch.manual_seed(1)
     return generate(pipeline, requests)
@@ -120,8 +139,11 @@ def difference(end: Finished, expected: list[np.ndarray]) -> float:
     """The largest difference, in 255ths of 1 or of the largest expected value, whichever is larger."""
     worst = 0.0
     for own, other in zip(arrays(end.result), expected, strict=True):
-        largest = max(1.0, float(np.abs(other).max(initial=0.0)))
-        error = np.abs(own.astype(np.float64) - other.astype(np.float64)).max(initial=0.0)
+        finite = np.isfinite(other)  # in bfloat16 some random models overflow, alone as well
+        if not np.isfinite(own[finite]).all():
+            return float("inf")
+        largest = max(1.0, float(np.abs(other[finite]).max(initial=0.0)))
+        error = np.abs(own[finite].astype(np.float64) - other[finite].astype(np.float64)).max(initial=0.0)
         worst = max(worst, float(error) / largest * LEVELS)
     return worst
 
@@ -157,30 +179,42 @@ components with random weights, and run through the engine ({versions}).
   seeds, prompts, step counts and guidance run together.
 - **Shares batches**: which of the models that are called in every step run several requests' calls as one, and how many
   of their calls did (the last of four requests is alone at the end, so few reach 100 %).
+- **bfloat16**: the same two findings in bfloat16, the default on GPUs; a dash where diffusers itself cannot run the
+  tiny pipeline in it. A batch rounds differently than its requests alone, which bfloat16 and random weights make
+  visible; a difference above {allowed} levels counts as wrong.
 
 A class that steps and shares no batch still runs interleaved with others, with progress, abort and preemption.
 {summary}
 
 This page is written by `make survey`.
 
-| pipeline | family | task | steps | alone | among others | shares batches |
-|---|---|---|---|---|---|---|
+| pipeline | family | task | steps | alone | among others | shares batches | bfloat16: alone | among others |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
-def row(specimen: Specimen, found: Finding) -> str:
+def row(specimen: Specimen, found: Finding, in_bfloat16: Finding | None = None) -> str:
     """A specimen's line in the table."""
     if not found.steps:
         why = "; ".join(found.reasons.values())
-        return f"| {specimen.name} | {specimen.family} | {specimen.task} | no: {why} (request mode) | | | |"
+        return f"| {specimen.name} | {specimen.family} | {specimen.task} | no: {why} (request mode) | | | | | |"
     if found.error:
-        return f"| {specimen.name} | {specimen.family} | {specimen.task} | **fails**: {found.error} | | | |"
+        return f"| {specimen.name} | {specimen.family} | {specimen.task} | **fails**: {found.error} | | | | | |"
     shares = []
     for model, part in sorted(found.shared.items()):
         why = f" ({found.reasons[model]})" if model in found.reasons else ""
         shares.append(f"{model} {part:.0%}" if part else f"{model}: no{why}")
     cells = ("yes", "exact" if found.is_exact else "**differs**", f"{found.levels:.2f}", "; ".join(shares))
-    return f"| {specimen.name} | {specimen.family} | {specimen.task} | {' | '.join(cells)} |"
+    return f"| {specimen.name} | {specimen.family} | {specimen.task} | {' | '.join((*cells, *halves(in_bfloat16)))} |"
+
+
+def halves(found: Finding | None) -> tuple[str, str]:
+    """The cells for bfloat16."""
+    if found is None or found.unsupported:
+        return "–", "–"
+    if found.error:
+        return "**fails**", found.error
+    return "exact" if found.is_exact else "**differs**", f"{found.levels:.2f}"
 
 
 def entry(specimen: Specimen, found: Finding) -> dict[str, Any]:
@@ -193,14 +227,38 @@ def entry(specimen: Specimen, found: Finding) -> dict[str, Any]:
     }
 
 
-def summary(findings: dict[str, Finding]) -> str:
+def summary(findings: dict[str, Finding], in_bfloat16: dict[str, Finding]) -> str:
     stepping = [found for found in findings.values() if found.steps and not found.error]
     exact = sum(found.is_exact for found in stepping)
     wrong = sum(not found.is_right for found in findings.values())
+    ran = [found for found in in_bfloat16.values() if found.steps and not found.unsupported]
     return (
         f"\nOf {len(findings)} cases, {len(stepping)} step, {exact} of these bit for bit; "
-        f"{sum(found.batches for found in stepping)} share batches; {wrong} gave a wrong output."
+        f"{sum(found.batches for found in stepping)} share batches; {wrong} gave a wrong output.\n"
+        f"In bfloat16, diffusers runs {len(ran)} of them; {sum(found.is_exact for found in ran)} are exact alone; "
+        f"{sum(not found.is_right for found in ran)} failed or gave a wrong output."
     )
+
+
+class Findings:
+    """The findings so far, by dtype and name, kept in a file if there is one."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._found: dict[str, dict[str, Finding]] = {dtype: {} for dtype in ALLOWED_LEVELS}
+        if file is not None and file.exists():
+            for dtype, findings in json.loads(file.read_text()).items():
+                self._found[dtype] = {name: Finding(**one) for name, one in findings.items()}
+
+    def of(self, specimen: Specimen, dtype: str) -> Finding:
+        """The finding, from the file if it is there."""
+        findings = self._found[dtype]
+        if specimen.name not in findings:
+            findings[specimen.name] = survey(specimen, dtype)
+            if self._file is not None:
+                known = {kind: {name: asdict(one) for name, one in own.items()} for kind, own in self._found.items()}
+                self._file.write_text(json.dumps(known))
+        return findings[specimen.name]
 
 
 def main() -> int:
@@ -209,27 +267,31 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
     parser.add_argument("--output", type=Path, help="where to write the table")
     parser.add_argument("--data", type=Path, help="where to write what `omni models` knows")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="keep findings here, and take those that are there")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
+    diffusers.utils.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    findings: dict[str, Finding] = {}
     chosen = [specimen for specimen in specimens() if not args.names or specimen.name in args.names]
+    kept, findings = Findings(args.resume), {dtype: dict[str, Finding]() for dtype in ALLOWED_LEVELS}
     for specimen in track(chosen, description="surveying"):
-        findings[specimen.name] = found = survey(specimen)
-        if not found.is_right or args.names:
-            print(specimen.name, found, flush=True)
-    print(summary(findings).strip())
+        for dtype, own in findings.items():
+            own[specimen.name] = found = kept.of(specimen, dtype)
+            if not found.is_right or args.names:
+                print(specimen.name, found, flush=True)
+    full, half = findings["float32"], findings["bfloat16"]
+    print(summary(full, half).strip())
     if args.output:
-        versions = f"diffusers {importlib.import_module('diffusers').__version__}, torch {torch.__version__}"
-        text = HEAD.format(versions=versions, summary=summary(findings))
-        rows = [row(specimen, findings[specimen.name]) for specimen in chosen]
+        versions = f"diffusers {diffusers.__version__}, torch {torch.__version__}"
+        text = HEAD.format(versions=versions, summary=summary(full, half), allowed=round(ALLOWED_LEVELS["bfloat16"]))
+        rows = [row(specimen, full[specimen.name], half[specimen.name]) for specimen in chosen]
         args.output.write_text(text + "\n".join(rows) + "\n")
     if args.data:
-        entries = {specimen.name: entry(specimen, findings[specimen.name]) for specimen in chosen}
+        entries = {specimen.name: entry(specimen, full[specimen.name]) for specimen in chosen}
         lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in sorted(entries.items()))
         args.data.write_text(f"{{\n{lines}\n}}\n")
-    return sum(not found.is_right for found in findings.values())
+    return sum(not found.is_right for own in findings.values() for found in own.values())
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 import pytest
 
+from omni_worker.config import model_source
 from omni_worker.config.model_source import ModelSource
 from omni_worker.engine.library import generate
 from omni_worker.engine.scheduler import RequestStatus
 from omni_worker.errors import LoadError
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
-from omni_worker.pipelines.loading import wrap_pipeline
+from omni_worker.pipelines.loading import load, wrap_pipeline
 
 from .tiny import QWEN, build
 
@@ -27,6 +28,16 @@ def test_a_pipeline_without_a_denoiser_is_rejected_in_step_mode_and_runs_in_requ
     with pytest.raises(LoadError, match="--no-step-execution"):
         wrap_pipeline(Painter(), SOURCE, step_execution=True, concurrent=True)
     assert wrap_pipeline(Painter(), SOURCE, step_execution=None, concurrent=True).card.mode == "request"
+
+
+def test_pickled_weights_are_not_loaded(tmp_path):
+    """A pickle can contain code."""
+    build(QWEN).save_pretrained(tmp_path / "model", safe_serialization=False)
+    assert list((tmp_path / "model").rglob("*.bin"))
+    with pytest.raises(LoadError, match="safetensors"):
+        load(model_source.parse(str(tmp_path / "model")), None)
+    build(QWEN).save_pretrained(tmp_path / "safe")
+    assert load(model_source.parse(str(tmp_path / "safe")), None).pipeline.card.pipeline == "QwenImagePipeline"
 
 
 def test_a_pipeline_that_steps_by_itself_is_driven_as_it_is(qwen):

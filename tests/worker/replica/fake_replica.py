@@ -20,6 +20,28 @@ def drain(record):
     os._exit(0)
 
 
+def babble():
+    """Write everything that is no report."""
+    for line in (
+        b"Downloading: 100%",
+        b"null",
+        b"[1, 2]",
+        b"7",
+        b'{"event": "unheard of"}',
+        b'{"event": ["loaded"]}',
+        b'{"phase": "dead"}',
+        b'{"event": "membership", "registered": "yes"}',
+        b'{"event": "failed"}',
+        b'{"event": "stats", "numbers": {"waiting": "many"}, "batch_counts": [[1]]}',
+        b"\xff\xfe\x00",
+        b"",
+        b"[" * 100_000,
+        b"x" * (10 << 20),
+    ):
+        os.write(1, line + b"\n")
+    os.write(1, b'{"event": "stats", "numbers": {"waiting": 3}}\n')
+
+
 def append(record, *fields):
     with open(record, "a") as file:  # noqa: PTH123
         print(*fields, file=file)
@@ -38,6 +60,8 @@ def main(kind, record):
         sys.exit(7)
     if kind == "does not drain":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if kind == "babbles":
+        babble()
     while kind != "falls silent":
         report("alive")
         time.sleep(0.05)

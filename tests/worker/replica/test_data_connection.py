@@ -13,6 +13,9 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from omni_worker.config.api import Limits
+from omni_worker.errors import RequestError
+from omni_worker.replica import client as client_module
 from omni_worker.replica.wire import outbox as outbox_module
 from omni_worker.replica.wire.messages import (
     Add,
@@ -20,6 +23,7 @@ from omni_worker.replica.wire.messages import (
     pack,
 )
 from omni_worker.requests import GenerationParams
+from omni_worker.transport import sockets
 from omni_worker.transport.keys import CurveKeys
 from tests.worker.engine.executor.process_resources import descriptors, mappings
 from tests.worker.replica.data_connection import ReceivedUpdates, ask, eventually, serving
@@ -56,6 +60,38 @@ def test_an_end_that_shares_no_memory_gets_and_gives_the_same_in_messages():
             for number in range(4):
                 assert same(array, (await ask(client, str(number), "echo", a=array)).embeddings["a"])
             assert not any(peer.link.has_pools for peer in server._outgoing._peers.values())
+
+    asyncio.run(body())
+
+
+def test_what_is_too_large_to_be_sent_fails_alone(monkeypatch):
+    """Its neighbours keep their connection."""
+    monkeypatch.setattr(client_module, "MAX_MESSAGE_BYTES", MIB)
+    monkeypatch.setattr(outbox_module, "MAX_RESULT_BYTES", MIB // 4)
+
+    async def body():
+        async with serving() as (_, _, connect):
+            client = connect()
+            neighbour = asyncio.create_task(ask(client, "neighbour", "rest"))
+            with pytest.raises(RequestError, match="the inputs of this stage have") as sending:
+                await ask(client, "large request", "echo", a=np.zeros(MIB, np.uint8))
+            with pytest.raises(RequestError, match="the result has") as receiving:
+                await ask(client, "large result", "echo", a=np.zeros(MIB // 2, np.uint8))
+            assert sending.value.kind == receiving.value.kind == "invalid"
+            await ask(client, "small", "echo", a=np.zeros(1000, np.uint8))
+            assert not neighbour.done()
+            neighbour.cancel()
+
+    asyncio.run(body())
+
+
+def test_the_head_takes_every_result_that_a_replica_may_send():
+    async def body():
+        async with serving() as (_, _, connect):
+            socket = connect()._socket
+            assert socket.getsockopt(zmq.MAXMSGSIZE) == sockets.MAX_RESULT_BYTES > sockets.MAX_MESSAGE_BYTES
+            seconds = socket.getsockopt(zmq.HEARTBEAT_TIMEOUT) / 1000
+            assert seconds * 100e6 > 3 * Limits().video_pixels, "the largest video by default comes at 100 MB/s"
 
     asyncio.run(body())
 

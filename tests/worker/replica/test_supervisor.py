@@ -120,6 +120,19 @@ async def test_one_that_cannot_start_ends_all_at_once_with_its_reason(tmp_path):
 
 
 @in_loop
+async def test_a_supervisor_survives_any_line_that_its_child_writes(tmp_path, caplog):
+    one = Supervised("babbles", tmp_path)
+    running = asyncio.create_task(one.supervisor.run())
+    (child,) = one.supervisor.children
+    await eventually(lambda: child.stats.numbers == {"waiting": 3.0})
+    assert (child.phase, child.is_registered, child.failure, child.restarts) == ("loaded", False, None, 0)
+    assert "replica 0 wrote what is no report: b'Downloading: 100%'" in caplog.text
+    assert max(map(len, caplog.messages)) < 1000
+    await one.supervisor.drain()
+    await running
+
+
+@in_loop
 async def test_one_that_does_not_drain_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(supervisor, "GRACE_SECONDS", 0.2)
     one = Supervised("does not drain", tmp_path)

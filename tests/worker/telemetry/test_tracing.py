@@ -51,7 +51,7 @@ def pipeline(collector):
 
 
 class TracedRequest:
-    """A request of a client that traces. `id` is the request's id, `trace` and `span` are those of the client."""
+    """A request of a client that traces. All three ids are the client's own."""
 
     def __init__(self, pipeline, steps=STEPS, **more):
         self.id, self.trace, self.span = (secrets.token_hex(size) for size in (8, 16, 8))
@@ -88,6 +88,7 @@ def test_a_request_is_one_trace_through_all_processes(pipeline, collector):
     assert collector.trace(asked.trace) == [answer]
     assert (answer.name, answer.parent) == ("POST /v1/images/generations", asked.span)
     assert answer.attributes["http.response.status_code"] == 200
+    assert answer.attributes["omni.request.client_id"] == asked.id
     request = answer.one("request")
     assert request.attributes["omni.outcome"] == "completed"
     assert request.names == ["stage thinker", "stage painter"]
@@ -102,7 +103,7 @@ def test_a_request_is_one_trace_through_all_processes(pipeline, collector):
         assert [span.service for span in (run, replica)] == ["omni-head", "omni-replica"]
         assert run.attributes["omni.replica"].startswith(f"{stage}-")
         for span in every([request.one(f"stage {stage}")]):
-            assert span.attributes["omni.request.id"] == asked.id
+            assert span.attributes["omni.request.id"] == answer.attributes["omni.request.id"]
             assert span.attributes["omni.stage"] == stage
         times = [(span.began, span.ended) for span in replica.children]
         assert times[0][0] >= replica.began
@@ -115,9 +116,8 @@ def test_a_request_is_one_trace_through_all_processes(pipeline, collector):
 def test_each_answer_of_a_request_has_its_span_and_its_line_of_the_log_has_the_trace(pipeline, collector):
     asked = TracedRequest(pipeline, n=2)
     answer = complete_answer(collector, asked, 4)
-    assert [span.attributes["omni.request.id"] for span in answer.all("request")] == [
-        f"{asked.id}-{i}" for i in range(2)
-    ]
+    id = answer.attributes["omni.request.id"]
+    assert [span.attributes["omni.request.id"] for span in answer.all("request")] == [f"{id}-{i}" for i in range(2)]
     lines = [json.loads(line) for line in pipeline.head.log.splitlines() if line.startswith("{") and asked.id in line]
     assert [line["trace_id"] for line in lines] == [asked.trace] * 2
 

@@ -1,15 +1,18 @@
 """Errors in OpenAI's shape, {"error": {message, type, param, code}}, and the handlers that give them to every route."""
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
+from omni_worker.api.request_model import FIELD_PROBLEM
 from omni_worker.errors import RequestError
 
 STATUS_OF_KIND = {"invalid": 400, "failed": 500, "refused": 503, "busy": 429, "unavailable": 503, "aborted": 499}
@@ -44,6 +47,14 @@ class ApiError(Exception):
         self.headers = headers
 
 
+class SafeJsonResponse(JSONResponse):
+    """JSON that can repeat whatever a client sent, such as keys that are not Unicode."""
+
+    def render(self, content: Any) -> bytes:
+        """The body. Half surrogate pairs are escaped."""
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")
+
+
 def error_response(
     status: int,
     message: str,
@@ -59,7 +70,7 @@ def error_response(
 
 def error_body(error: RequestError) -> dict[str, Any]:
     """The body for a failed request. It names the stage if the request failed at one."""
-    code, error_type = CODE_OF_KIND[error.kind], _error_type(STATUS_OF_KIND[error.kind])
+    code, error_type = error.code or CODE_OF_KIND[error.kind], _error_type(STATUS_OF_KIND[error.kind])
     body = {"message": error.message, "type": error_type, "param": error.param, "code": code}
     return {"error": body if error.stage is None else {**body, "stage": error.stage}}
 
@@ -76,7 +87,7 @@ def json_response(
     all_headers = dict(headers or {})
     if status in (429, 503):
         all_headers["Retry-After"] = str(max(1, math.ceil(RETRY_SECONDS if retry_after is None else retry_after)))
-    return JSONResponse(body, status_code=status, headers=all_headers)
+    return SafeJsonResponse(body, status_code=status, headers=all_headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -101,30 +112,56 @@ def install_error_handlers(app: FastAPI) -> None:
             message = f"{request.url.path} does not take {request.method}"
             allowed = set(filter(None, headers.get("Allow", "").split(", ")))
             allowed |= _methods_of(app.openapi(), request.url.path)
+            allowed |= {"HEAD"} if "GET" in allowed else set()
             headers["Allow"] = ", ".join(sorted(allowed))
         return error_response(error.status_code, message, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or None
-        if first["type"] == "json_invalid":
-            return error_response(400, f"the body is not JSON: {first['ctx']['error']}")
-        if first["type"] == "extra_forbidden":
-            return error_response(400, f"unknown parameter: {param!r}", param, "unknown_parameter")
-        if first["type"] == "missing":
-            return error_response(400, f"missing parameter: {param!r}", param, "missing_parameter")
-        if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", ""):
-            message = "the body is to be JSON: send it with Content-Type: application/json"
-            return error_response(400, message, code="invalid_content_type")
-        message = first["msg"].removeprefix("Value error, ")
-        return error_response(400, f"{param}: {message}" if param else message, param, "invalid_value")
+        return error_response(400, *validation_problem(error.errors()[0]))
+
+    @app.exception_handler(ClientDisconnect)
+    async def client_left(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return error_response(499, "the client left before its body was complete", code="aborted")  # nobody reads it
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        headers = {"X-Request-Id": request.state.request_id}  # this response does not pass RequestIds
+        state = request.state
+        headers = {"X-Request-Id": state.client_id or state.request_id}  # this response does not pass RequestIds
         message = f"the server failed: {type(error).__name__}"
         return error_response(500, message, code="internal_error", headers=headers)
+
+
+def validation_problem(error: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
+    """The message, param and code for one of pydantic's errors."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "json_invalid" and context["error"].startswith("EOF while parsing a value at line 1 column 0"):
+        return "the body is empty: send a JSON object", None, "missing_parameter"
+    if kind == "json_invalid" and "hex escape" in context["error"]:
+        return f"the body contains half of a surrogate pair: {context['error']}", None, "invalid_value"
+    if kind == "json_invalid":
+        return f"the body is not JSON: {context['error']}", None, None
+    param = _param(error["loc"])
+    if kind == FIELD_PROBLEM:
+        param = context["field"] if param is None else f"{param}.{context['field']}"
+        if context["code"] == "unknown_parameter":
+            return f"unknown parameter: {param!r}", param, context["code"]
+        if context["code"] != "missing_parameter":
+            return f"{param}: {context['message']}", param, context["code"]
+    if kind == "union_tag_invalid":
+        expected = context["expected_tags"].replace("(", "").replace(")", "")
+        return f"{param}.type: it must be one of {expected}", f"{param}.type", "invalid_value"
+    if param is None:
+        return f"the body must be a JSON object: {error['msg']}", None, "invalid_value"
+    if kind in ("missing", FIELD_PROBLEM):
+        return f"missing parameter: {param!r}", param, "missing_parameter"
+    return f"{param}: {error['msg'].removeprefix('Value error, ')}", param, "invalid_value"
+
+
+def _param(location: Sequence[str | int]) -> str | None:
+    """The path of a field as the client wrote it: without where it was sent, and the tags of unions, as `(text)`."""
+    parts = location[1:] if location and location[0] in ("body", "query", "path") else location
+    return ".".join(str(part) for part in parts if not str(part).startswith("(")) or None
 
 
 def _methods_of(page: dict[str, Any], path: str) -> set[str]:

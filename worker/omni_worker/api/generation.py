@@ -1,8 +1,10 @@
 """What all routes that generate have in common: seeds, ids, calls of the orchestrator, and clients that disconnect."""
 
 import asyncio
+import contextlib
+import re
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -11,7 +13,7 @@ from omni_worker.api.errors import ApiError
 from omni_worker.api.schemas import ErrorResponse
 from omni_worker.errors import RequestError
 from omni_worker.orchestrator.orchestrator import Orchestrator
-from omni_worker.requests import SEED_LIMIT, GenerationRequest, GenerationResult
+from omni_worker.requests import SEED_LIMIT, GenerationParams, GenerationRequest, GenerationResult
 
 RANDOM_SEEDS = 2**32
 """Random seeds are below this."""
@@ -21,6 +23,7 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
         (400, "The request is wrong: `param` names the field."),
         (404, "There is no such model."),
         (413, "The body is too large."),
+        (415, "The body has another coding than gzip or deflate."),
         (429, "All queues are full: come again later."),
         (500, "A model failed on it: it would again."),
         (503, "No replica could take it in time: come again later."),
@@ -40,9 +43,14 @@ def choose_seeds(seed: int | None, count: int) -> list[int]:
     return [(first + i) % SEED_LIMIT for i in range(count)]
 
 
-def result_id(request_id: str, index: int, count: int) -> str:
-    """The id of the generation request for result number `index` of the `count` that a client's request asks for."""
-    return request_id if count == 1 else f"{request_id}-{index}"
+def generation_request(
+    request: Request, index: int, count: int, params: GenerationParams, outputs: frozenset[str]
+) -> GenerationRequest:
+    """The generation request for result number `index` of the `count` that a client's request asks for."""
+    id, client_id = request.state.request_id, request.state.client_id
+    return GenerationRequest(
+        id=id if count == 1 else f"{id}-{index}", params=params, outputs=outputs, client_id=client_id
+    )
 
 
 async def generate_all(orchestrator: Orchestrator, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
@@ -53,6 +61,25 @@ async def generate_all(orchestrator: Orchestrator, requests: Sequence[Generation
     except* RequestError as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
+
+
+@contextlib.contextmanager
+def param_names(names: Mapping[str, str]) -> Iterator[None]:
+    """In errors of the stages, replaces the names of parameters with those that the client knows."""
+    try:
+        yield
+    except RequestError as error:
+        if error.param is not None and (name := names.get(error.param)) is not None:
+            error.message = re.sub(rf"^{re.escape(error.param)}:", f"{name}:", error.message)
+            error.param = name
+        raise
+
+
+def count_tokens(results: Sequence[GenerationResult]) -> tuple[int, int]:
+    """The tokens of a request's prompt, which all its results share, and the tokens generated for all of them."""
+    completions = [result.completion for result in results if result.completion]
+    prompt_tokens = max((completion.prompt_tokens for completion in completions), default=0)
+    return prompt_tokens, sum(len(completion.written.tokens) for completion in completions)
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

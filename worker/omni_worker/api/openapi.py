@@ -7,12 +7,12 @@ from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 from starlette.routing import BaseRoute
 
+from omni_worker.api.access.keys import PUBLIC_PATHS
 from omni_worker.api.errors import ApiError
-from omni_worker.api.guards import PUBLIC_PATHS
 from omni_worker.api.schemas import ErrorResponse
 
 REQUEST_ID = {
-    "description": "The request's id: the client's own `X-Request-Id` where it sent a sound one.",
+    "description": "The client's own `X-Request-Id` if it sent a valid one, and otherwise the request's id.",
     "schema": {"type": "string"},
 }
 RETRY_AFTER = {"description": "Seconds until it is worth trying again.", "schema": {"type": "integer", "minimum": 1}}

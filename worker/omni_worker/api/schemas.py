@@ -7,12 +7,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, field_validator
 
+from omni_worker.api.request_model import RequestModel
 from omni_worker.requests import SEED_LIMIT
 
 MAX_SIDE = 16_384
 """Of an image, in pixels."""
+ALIASED = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
+"""Fields with several names, by the name in our own messages."""
 SIZE_PATTERN = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
 
 
@@ -32,10 +35,8 @@ def refusing(reasons: Mapping[Any, str], otherwise: str | None = None) -> Before
     return BeforeValidator(check)
 
 
-class GenerationBody(BaseModel):
+class GenerationBody(RequestModel):
     """The fields that every request for a generation has: OpenAI's, and our extensions. Not itself in OpenAPI."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: Annotated[str | None, Field(description="The served model's name; may be left out.")] = None
     user: Annotated[str | None, Field(max_length=256, description="Who asks: the tenant, where none is named.")] = None
@@ -82,6 +83,13 @@ class GenerationBody(BaseModel):
         float | None,
         Field(gt=0, le=86_400, description="Seconds within which it is wanted; the policy `edf` goes by it."),
     ] = None
+    exact: Annotated[
+        bool,
+        Field(
+            description="Never share a model call with other requests, so that the result is the same, bit for bit, "
+            "whatever else runs. It takes longer, and so do the others."
+        ),
+    ] = False
     tenant: Annotated[
         str | None, Field(max_length=256, description="Whose share of the time it takes; the policy `drr` goes by it.")
     ] = None
@@ -99,6 +107,11 @@ class GenerationBody(BaseModel):
         return (None, None) if self.size in (None, "auto") else parse_size(self.size)
 
     @property
+    def param_names(self) -> dict[str, str]:
+        """What the client calls the parameters that stages and cards name in their errors."""
+        return {"messages": "prompt"} | {name: self.name_of(field) for name, field in ALIASED.items()}
+
+    @property
     def generation(self) -> dict[str, Any]:
         """These fields as fields of GenerationParams, without the seed."""
         width, height = self.width_and_height
@@ -111,6 +124,7 @@ class GenerationBody(BaseModel):
             "priority": self.priority,
             "tenant": self.tenant or self.safety_identifier or self.user or "",
             "deadline_seconds": self.deadline,
+            "exact": self.exact,
         }
 
 

@@ -1,18 +1,25 @@
 """The served pipeline as the routes see it: what it can do, and the checks that refuse a request at once."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
+from msgspec.structs import replace
 
 from omni_worker.api.errors import ApiError
+from omni_worker.api.images.decoding import DecodedImages, ImageDecoder
+from omni_worker.api.images.sizes import size_like
 from omni_worker.api.schemas import GenerationBody
 from omni_worker.config.api import Limits
-from omni_worker.errors import RequestError
+from omni_worker.errors import CONTEXT_LENGTH_EXCEEDED, RequestError
 from omni_worker.model_card import ModelCard
 from omni_worker.orchestrator.handover import outputs_of
 from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.requests import GenerationParams
+
+PROMPTS = ("prompt", "messages")
+NO_GUIDANCE = (0.0, 1.0)
+"""Guidance scales that ask for nothing, so that every model takes them."""
 
 
 @dataclass(frozen=True)
@@ -21,20 +28,24 @@ class RouteInputs:
 
     prompt: the text whose length is limited
     count: how many results the request asks for
-    images, mask, strength: as in GenerationParams
+    image_count: of the input images
+    has_mask: whether it has a mask beside them
+    strength: as in GenerationParams
     is_video: whether the route generates videos
     image_field: the field with the input images
     image_hint: how to send an image to this route, for error messages
+    conversation: the characters of all messages, if they are answered with text
     """
 
     prompt: str
     count: int = 1
-    images: Sequence[np.ndarray] = ()
-    mask: np.ndarray | None = None
+    image_count: int = 0
+    has_mask: bool = False
     strength: float | None = None
     is_video: bool = False
     image_field: str = "image"
     image_hint: str = "POST /v1/images/edits takes one"
+    conversation: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,17 +78,49 @@ class Service:
         """Whether the pipeline takes a mask, so that transparent parts of an input image count as one."""
         return self.card is not None and self.card.mask
 
-    def input_image_size(self, body: GenerationBody) -> tuple[int, int] | None:
-        """Width and height to scale input images to, if the request has a size that the pipeline cannot take itself."""
-        width, height = body.width_and_height
-        return (width, height) if width and height and self.card and not self.card.sized else None
+    @functools.cached_property
+    def _decoder(self) -> ImageDecoder:
+        return ImageDecoder(self.limits.pixels)
+
+    async def decode_images(
+        self, body: GenerationBody, files: Sequence[bytes], field: str, masks: Sequence[bytes] = ()
+    ) -> DecodedImages:
+        """The input images of a request that passed `check`. Raises RequestError, naming the field."""
+        card, (width, height) = self.card, body.width_and_height
+        scale_to = (width, height) if width and height and card and not card.sized else None
+        decoded = await self._decoder.decode(files, field, masks, scale_to, self.takes_mask)
+        if self.takes_mask and files and decoded.mask is None:
+            name = card.pipeline if card else "the model"
+            message = f"{name} repaints where the image is transparent: send a mask, or an image with transparent parts"
+            raise RequestError("invalid", message, "mask")
+        return decoded
+
+    async def decode_reference(self, file: bytes) -> DecodedImages:
+        """The input image of a video job, for which `decode_images` was called before. Raises RequestError."""
+        return await self._decoder.decode([file], "input_reference")
+
+    def sized_like(self, params: GenerationParams, image: tuple[int, int] | None) -> GenerationParams:
+        """`params` with the shape of its first input image, of this width and height, if it has no size of its own."""
+        card = self.card
+        if image is None or params.width or params.height or card is None or not card.sized:
+            return params
+        width, height = size_like(image, card, self.limits.pixels)
+        return replace(params, width=width, height=height)
 
     def check(self, body: GenerationBody, inputs: RouteInputs) -> None:
-        """Refuse at once what a stage would refuse later. Raises ApiError or RequestError, naming the field."""
+        """Refuse at once what a stage would refuse later, and before anything is decoded.
+
+        Raises ApiError or RequestError, naming the field.
+        """
         self._check_model_name(body)
         self._check_limits(body, inputs)
         for card in self.cards:
             _check_card(body, inputs, card)
+
+    def check_params(self, params: GenerationParams) -> None:
+        """Check what follows from several fields together. Raises RequestError, naming the field."""
+        for card in self.cards:
+            card.check_strength(params)
 
     def check_text(self, body: GenerationBody, inputs: RouteInputs) -> None:
         """The same for a request that needs no diffusion stage. Raises ApiError or RequestError, naming the field."""
@@ -105,13 +148,15 @@ class Service:
         width, height = body.width_and_height
         for name, value, most, unit in (
             ("n", inputs.count, limits.count, ""),
-            ("num_inference_steps", body.steps or 0, limits.steps, ""),
+            (body.name_of("steps"), body.steps or 0, limits.steps, ""),
             ("size", (width or 0) * (height or 0), limits.pixels, " pixels"),
             ("prompt", len(inputs.prompt), limits.prompt, " characters"),
+            ("messages", inputs.conversation, limits.conversation, " characters"),
             ("negative_prompt", len(body.negative_prompt or ""), limits.prompt, " characters"),
         ):
             if value > most:
-                raise RequestError("invalid", f"{name}: {value}{unit} are more than the {most} allowed here", name)
+                message = f"{name}: {value}{unit} are more than the {most} allowed here"
+                raise RequestError("invalid", message, name, code=CONTEXT_LENGTH_EXCEEDED if name in PROMPTS else None)
 
 
 def _check_card(body: GenerationBody, inputs: RouteInputs, card: ModelCard) -> None:
@@ -130,26 +175,22 @@ def _check_card(body: GenerationBody, inputs: RouteInputs, card: ModelCard) -> N
             raise RequestError(
                 "invalid", f"size {body.size!r}: the {side} must be a multiple of {card.size_multiple}", "size"
             )
-    if body.negative_prompt is not None and not card.negative_prompt:
+    if body.negative_prompt and not card.negative_prompt:
         raise RequestError("invalid", f"{name} takes no negative prompt", "negative_prompt")
-    if body.guidance is not None and not card.guidance:
-        raise RequestError("invalid", f"{name} takes no guidance", "guidance_scale")
+    if body.guidance not in (None, *NO_GUIDANCE) and not card.guidance:
+        raise RequestError("invalid", f"{name} takes no guidance", body.name_of("guidance"))
 
 
 def _check_input_images(inputs: RouteInputs, card: ModelCard) -> None:
-    """Raises RequestError if the model cannot take these images, this mask or this strength, or needs others."""
-    name, image_field = card.pipeline, inputs.image_field
-    if inputs.images and card.image == "none":
-        raise RequestError("invalid", f"{name} takes no picture to start from, only a prompt", image_field)
-    if len(inputs.images) > 1 and card.image != "several":
-        raise RequestError("invalid", f"{name} takes one picture, not {len(inputs.images)}", image_field)
-    if card.needs_image and not inputs.images:
-        raise RequestError("invalid", f"{name} starts from a picture: {inputs.image_hint}", image_field)
-    if inputs.mask is not None and not card.mask:
-        raise RequestError("invalid", f"{name} takes no mask: it paints the whole picture anew", "mask")
-    if card.mask and inputs.mask is None and inputs.images:
-        raise RequestError(
-            "invalid", f"{name} paints where the picture is transparent: send a mask, or a picture that is so", "mask"
-        )
+    """Raises RequestError if the model cannot take such images, a mask or a strength, or needs others."""
+    name, image_field, count = card.pipeline, inputs.image_field, inputs.image_count
+    if count and card.image == "none":
+        raise RequestError("invalid", f"{name} takes no image to start from, only a prompt", image_field)
+    if count > 1 and card.image != "several":
+        raise RequestError("invalid", f"{name} takes one image, not {count}", image_field)
+    if card.needs_image and not count:
+        raise RequestError("invalid", f"{name} starts from an image: {inputs.image_hint}", image_field)
+    if inputs.has_mask and not card.mask:
+        raise RequestError("invalid", f"{name} takes no mask: it repaints the whole image", "mask")
     if inputs.strength is not None and not card.strength:
         raise RequestError("invalid", f"{name} takes no strength", "strength")

@@ -71,6 +71,6 @@ class Stream:
 
 
 def format_event(data: Any, name: str | None = None) -> str:
-    """One event, with `data` as JSON."""
+    """One event, with `data` as JSON in ASCII: some clients take U+2028 or U+0085 for the end of a line."""
     field = f"event: {name}\n" if name else ""
-    return f"{field}data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    return f"{field}data: {json.dumps(data)}\n\n"

@@ -3,7 +3,7 @@
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from omni_worker.telemetry.tracing import REQUEST, Tracing
+from omni_worker.telemetry.tracing import CLIENT_ID, REQUEST, Tracing
 
 TRACE_CONTEXT_HEADERS = ("traceparent", "tracestate")
 """Those of W3C Trace Context."""
@@ -23,7 +23,10 @@ class RequestSpans:
             return
         headers = Headers(scope=scope)
         parent = {name: headers[name] for name in TRACE_CONTEXT_HEADERS if name in headers}
-        attributes = {"http.request.method": "POST", "url.path": scope["path"], REQUEST: scope["state"]["request_id"]}
+        state = scope["state"]
+        attributes = {"http.request.method": "POST", "url.path": scope["path"], REQUEST: state["request_id"]}
+        if state["client_id"] is not None:
+            attributes[CLIENT_ID] = state["client_id"]
         with self._tracing.span(f"POST {scope['path']}", attributes, parent, "server") as span:
 
             async def send_and_record_status(message: Message) -> None:

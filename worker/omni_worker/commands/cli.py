@@ -88,8 +88,9 @@ def summary(entry: EntryPoint) -> str:
         if package := missing_package(extra):
             return f"(not installed: {MissingExtra(package, extra)})"
     spec = find_spec(entry.module)
-    assert spec is not None, entry.module
-    for statement in ast.parse(Path(str(spec.origin)).read_text()).body:
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{entry.module} is not an installed module")
+    for statement in ast.parse(Path(spec.origin).read_text()).body:
         match statement:
             case ast.Assign(targets=[ast.Name(id="HELP")], value=ast.Constant(value=str(text))):
                 return text.splitlines()[0]

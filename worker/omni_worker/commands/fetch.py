@@ -1,7 +1,4 @@
-"""What a pipeline's prefetch runs: downloads models of the hub into the cache, and loads none.
-
-`python -m omni_worker.commands.fetch hf://ORG/NAME[@REVISION] …`. The cache is where the libraries keep it (HF_HOME);
-the token comes from HF_TOKEN. Files that exist are not downloaded again.
+"""The command `omni fetch`: downloads models of the hub into the cache, and loads none. A prefetch Job runs it.
 
 It takes the files that a replica will look for when it loads the model, and no others: repositories often hold the same
 weights several times, in other formats and precisions.
@@ -10,22 +7,29 @@ weights several times, in other formats and precisions.
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
 
 from omni_worker.config import model_source
 from omni_worker.config.model_source import ModelSource
 from omni_worker.errors import UsageError
 from omni_worker.telemetry.logs import configure_logging
 
+HELP = """Download models of the Hugging Face hub into its cache, before something serves them.
+
+  omni fetch hf://stabilityai/sdxl-turbo
+  omni fetch hf://Qwen/Qwen3-0.6B@main hf://stabilityai/sdxl-turbo
+
+The cache is in HF_HOME (~/.cache/huggingface), the token comes from HF_TOKEN, and another hub from HF_ENDPOINT. Only
+the files that a replica loads are downloaded, and none that is there already."""
 LANGUAGE_MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 log = logging.getLogger(__name__)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="hf://ORG/NAME, or hf://ORG/NAME@REVISION")
+
+
+def run(args: argparse.Namespace) -> int:
     """Download the models one after the other. Returns 1, with a message that names the model, if one fails."""
-    parser = argparse.ArgumentParser(prog="python -m omni_worker.commands.fetch", description=__doc__)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="hf://org/name, or hf://org/name@revision")
-    args = parser.parse_args(arguments)
     configure_logging("info", "fetch")
     for library in ("httpx", "httpx2"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -49,11 +53,11 @@ def download(source: ModelSource) -> str:
     if huggingface_hub.file_exists(source.location, "model_index.json", revision=source.revision):
         import diffusers
 
-        return str(diffusers.DiffusionPipeline.download(source.location, revision=source.revision))
+        return str(
+            diffusers.DiffusionPipeline.download(
+                source.location, revision=source.revision, trust_remote_code=False, use_safetensors=True
+            )
+        )
     return huggingface_hub.snapshot_download(
         source.location, revision=source.revision, allow_patterns=list(LANGUAGE_MODEL_FILES)
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

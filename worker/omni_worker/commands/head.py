@@ -6,8 +6,8 @@ import functools
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from omni_worker.api.app import create_app
+from omni_worker.api.http.server import HttpServer
 from omni_worker.api.probes import Probes
-from omni_worker.api.server import HttpServer
 from omni_worker.commands.stop_signals import stop_on_signals, wait_for_stop
 from omni_worker.config.records import HeadConfig, ServeConfig
 from omni_worker.coordinator.coordinator import Coordinator, CoordinatorPorts
@@ -22,7 +22,7 @@ from omni_worker.orchestrator.stage_pool import StagePool
 from omni_worker.replica.metrics_collector import ChildCollector
 from omni_worker.replica.supervisor import Supervisor
 from omni_worker.telemetry import tracing
-from omni_worker.telemetry.metrics import HeadMetrics
+from omni_worker.telemetry.metrics import AccessMetrics, HeadMetrics
 from omni_worker.transport import keys
 from omni_worker.transport.sockets import raise_socket_limits
 
@@ -61,7 +61,9 @@ async def run_head(config: ServeConfig, head: HeadConfig) -> None:
         started=lambda: None,  # the ports are bound before the first request is answered
         ready=lambda: "draining" if stop.is_set() else _why_not_ready(pools),
     )
-    app = create_app(orchestrator, config.served_model_name, probes.routes(metrics), head.api, spans)
+    app = create_app(
+        orchestrator, config.served_model_name, probes.routes(metrics), head.api, spans, AccessMetrics(metrics)
+    )
     server = HttpServer(app, config.host, config.port, config.drain_timeout, head.api.certificate)
     coordinator.start()
     hub.start()

@@ -5,8 +5,8 @@ import asyncio
 from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.applications import Starlette
 
+from omni_worker.api.http.server import HttpServer
 from omni_worker.api.probes import Probes
-from omni_worker.api.server import HttpServer
 from omni_worker.commands.stop_signals import stop_on_signals, wait_for_stop
 from omni_worker.config.records import ServeConfig
 from omni_worker.replica.metrics_collector import ChildCollector

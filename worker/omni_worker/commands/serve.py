@@ -9,12 +9,15 @@ from omni_worker.importing import importing
 from omni_worker.telemetry.logs import configure_logging
 from omni_worker.transport import keys
 
+log = logging.getLogger(__name__)
 HELP = """Run one process of a pipeline: the head, or headless replicas that join it.
 
 examples:
-  omni serve builtin://digits                                        a head with one replica of its own
-  omni serve builtin://digits --omni-dp-size-local 0                 a head alone
-  omni serve builtin://digits --headless --omni-master-address HOST  replicas that join the head on HOST
+  omni serve builtin://digits                                a head with one replica, for this machine only
+  omni serve builtin://digits --host 0.0.0.0                 the same, with an API for other machines
+  omni serve builtin://digits --omni-secret-file FILE        a head that replicas on other machines can join
+  omni serve builtin://digits --omni-secret-file FILE --headless --omni-master-address HOST
+                                                             replicas that join the head on HOST
 
 `omni up FILE` runs a whole pipeline from its manifest."""
 
@@ -29,8 +32,10 @@ def run(args: argparse.Namespace) -> int:
     config = from_arguments(args)
     configure_logging(config.log_level, "head" if config.head else "headless")
     keys.check(config.secret_file)
+    if args.insecure and config.secret_file is None:
+        log.warning("--insecure: whoever reaches the ports between the processes may read and forge requests")
     if args.replica_id is not None:
-        logging.getLogger(__name__).warning("--replica-id is deprecated and ignored: the master gives out the ids")
+        log.warning("--replica-id is deprecated and ignored: the master gives out the ids")
     with importing():  # here, so that `omni serve --help` is fast
         from omni_worker.commands.head import run_head
         from omni_worker.commands.headless import run_headless

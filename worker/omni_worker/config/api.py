@@ -20,17 +20,23 @@ class Limits:
 
     pixels: of an image or of one frame of a video, generated or sent
     frames: of a video
+    video_pixels: of all frames of a video together; each takes three bytes, on the device, the replica and the head
     count: results of one request, its `n`
     prompt: length in characters
+    conversation: length of all its messages in characters, if a pipeline answers it with text
     body: length in bytes
+    bodies: bytes of the bodies of all requests together, while they are answered
     """
 
     pixels: int = 4096 * 4096
     steps: int = 1000
     frames: int = 1000
+    video_pixels: int = 512 * 1024 * 1024
     count: int = 10
     prompt: int = 32_000
+    conversation: int = 1_000_000
     body: int = 64 * MIB
+    bodies: int = 512 * MIB
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class VideoConfig:
     """
 
     folder: str | None = None
-    database: str | None = None
+    database: str | None = field(default=None, repr=False)
     jobs: int = 4
     seconds: float = 24 * HOUR
     size: int = 10 * GIB
@@ -61,12 +67,19 @@ class Certificate:
 
 @dataclass(frozen=True)
 class ApiConfig:
-    """The configuration of the HTTP API. `origins` are the web origins whose pages may call it (CORS)."""
+    """The configuration of the HTTP API.
+
+    origins: the web origins whose pages may call it (CORS)
+    is_local: whether it listens on loopback only, so that it checks which web pages call it
+    hosts: names by which a local one may be called, in addition to those of the machine
+    """
 
     certificate: Certificate | None = None
     limits: Limits = field(default_factory=Limits)
     key_file: str | None = None
     origins: tuple[str, ...] = ()
+    is_local: bool = False
+    hosts: tuple[str, ...] = ()
     playground: bool = True
     videos: VideoConfig = field(default_factory=VideoConfig)
 
@@ -92,7 +105,8 @@ def _add_access_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api-key-file",
         metavar="FILE",
-        help="head: keys that clients may come with, one a line; read again when it changes (default: anyone may)",
+        help="head: the keys of clients, one per line, with options such as tenant=NAME; read again when it changes "
+        "(default: no key is needed)",
     )
     parser.add_argument(
         "--cors-origin",
@@ -100,6 +114,14 @@ def _add_access_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="ORIGIN",
         help="head: a web origin whose pages may call the API, such as https://example.org, or *; may be repeated",
+    )
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="head: a public name by which clients call a server that listens on loopback only, such as its proxy's; "
+        "may be repeated",
     )
     parser.add_argument(
         "--playground",
@@ -116,13 +138,21 @@ def _add_limit_flags(parser: argparse.ArgumentParser) -> None:
         ("--max-pixels", limits.pixels, "pixels of a picture or of a frame, asked for or sent"),
         ("--max-steps", limits.steps, "denoising steps of a request"),
         ("--max-frames", limits.frames, "frames of a video"),
+        ("--max-video-pixels", limits.video_pixels, "pixels of all frames of a video together, three bytes each"),
         ("--max-n", limits.count, "answers to one request"),
-        ("--max-prompt-length", limits.prompt, "characters of a prompt"),
         ("--max-body-bytes", limits.body, "bytes of a request's body; longer ones get HTTP 413"),
+        ("--max-buffered-bytes", limits.bodies, "bytes of the bodies of all requests together; more get HTTP 503"),
     ):
         parser.add_argument(
             flag, type=at_least(1), default=default, metavar="N", help=f"head: {unit} (default: {default})"
         )
+    parser.add_argument(
+        "--max-prompt-length",
+        type=at_least(1),
+        metavar="N",
+        help=f"head: characters of a prompt (default: {limits.prompt}), or of all messages of a conversation that the "
+        f"pipeline answers with text (default: {limits.conversation})",
+    )
 
 
 def _add_video_flags(parser: argparse.ArgumentParser) -> None:
@@ -158,8 +188,11 @@ def _add_video_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def from_arguments(args: argparse.Namespace, environment: Mapping[str, str]) -> ApiConfig:
-    """The configuration from the parsed flags. Raises UsageError, naming the flag and what to do."""
+def from_arguments(args: argparse.Namespace, environment: Mapping[str, str], is_local: bool = False) -> ApiConfig:
+    """The configuration from the parsed flags, for a server on loopback if `is_local`.
+
+    Raises UsageError, naming the flag and what to do.
+    """
     database = args.database_url or environment.get(DATABASE_URL) or None
     if args.data_dir is not None and Path(args.data_dir).exists() and not Path(args.data_dir).is_dir():
         raise UsageError(f"--data-dir {args.data_dir}: is no folder")
@@ -168,18 +201,24 @@ def from_arguments(args: argparse.Namespace, environment: Mapping[str, str]) -> 
         raise UsageError(f"--data-dir and {source} exclude each other: videos are kept in one of them")
     if args.ssl_keyfile is not None and args.ssl_certfile is None:
         raise UsageError("--ssl-keyfile needs --ssl-certfile: a key without its certificate proves nothing")
+    limits = Limits()
     return ApiConfig(
         certificate=Certificate(args.ssl_certfile, args.ssl_keyfile) if args.ssl_certfile is not None else None,
         limits=Limits(
             pixels=args.max_pixels,
             steps=args.max_steps,
             frames=args.max_frames,
+            video_pixels=args.max_video_pixels,
             count=args.max_n,
-            prompt=args.max_prompt_length,
+            prompt=args.max_prompt_length or limits.prompt,
+            conversation=args.max_prompt_length or limits.conversation,
             body=args.max_body_bytes,
+            bodies=args.max_buffered_bytes,
         ),
         key_file=args.api_key_file,
         origins=tuple(args.cors_origin),
+        is_local=is_local,
+        hosts=tuple(args.allowed_host),
         playground=args.playground,
         videos=VideoConfig(args.data_dir, database, args.video_jobs, args.video_max_age * HOUR, args.video_max_bytes),
     )

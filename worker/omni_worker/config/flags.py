@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from omni_worker.config import api as api_config
 from omni_worker.config import model_source
 from omni_worker.config.flag_types import at_least, port, seconds
+from omni_worker.config.listen_addresses import ListenAddresses, is_loopback, listen_addresses
 from omni_worker.config.model_source import ModelSource
 from omni_worker.config.records import EngineConfig, HeadConfig, ServeConfig, Stage
 from omni_worker.config.stages import ENGINES, TASKS, read_stages
@@ -57,7 +58,11 @@ def _add_model_and_stage_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_network_flags(parser: argparse.ArgumentParser) -> None:
     """How the processes of a pipeline find each other, and how a head chooses among its replicas."""
-    parser.add_argument("--host", default="0.0.0.0", help="address of the HTTP server (default: 0.0.0.0)")
+    parser.add_argument(
+        "--host",
+        metavar="ADDR",
+        help="address of the HTTP server (default: 0.0.0.0 with --omni-secret-file or --insecure, else 127.0.0.1)",
+    )
     parser.add_argument(
         "--port",
         type=port,
@@ -67,7 +72,8 @@ def _add_network_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--omni-master-address",
         metavar="ADDR",
-        help="head: address to listen on (default: 0.0.0.0); headless: the head",
+        help="head: address to listen on for replicas (default: that of --host if it is loopback, or as that one); "
+        "headless: the head",
     )
     parser.add_argument(
         "--omni-master-port", type=port, default=9000, metavar="PORT", help="where replicas register (default: 9000)"
@@ -122,6 +128,12 @@ def _add_network_flags(parser: argparse.ArgumentParser) -> None:
         "--omni-secret-file",
         metavar="FILE",
         help="a secret of 32 bytes or more that all processes of a pipeline share, to speak encrypted (default: none)",
+    )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="listen for replicas on all interfaces without --omni-secret-file: whoever reaches the ports may read and "
+        "forge requests",
     )
     parser.add_argument("--replica-id", help="deprecated, ignored: the master gives out the ids")
 
@@ -235,17 +247,19 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
     if args.stage_id not in {stage.id for stage in stages}:
         raise UsageError(f"--stage-id {args.stage_id}: --stage-config names only {[stage.id for stage in stages]}")
     stage = next(stage for stage in stages if stage.id == args.stage_id)
-    head = _head_config(args, model, stages)
+    addresses = listen_addresses(args)
+    head = _head_config(args, model, stages, addresses)
     return ServeConfig(
         model=_model_of(stage, model),
         served_model_name=args.served_model_name or args.model,
         stage_id=args.stage_id,
-        host=args.host,
+        host=addresses.http,
         port=args.port,
         master_address=args.omni_master_address or "127.0.0.1",
         master_port=args.omni_master_port,
         local_replicas=args.omni_dp_size_local,
         replica_address=args.omni_replica_address,
+        replica_bind_host=addresses.replicas,
         replica_port=args.omni_replica_port,
         engine=_engine_config(args, stage),
         stage_init_timeout=args.stage_init_timeout,
@@ -281,16 +295,18 @@ def _model_of(stage: Stage, pipeline_model: ModelSource) -> ModelSource:
     return pipeline_model if stage.model is None else model_source.parse(stage.model, stage.revision)
 
 
-def _head_config(args: argparse.Namespace, model: ModelSource, stages: tuple[Stage, ...]) -> HeadConfig:
+def _head_config(
+    args: argparse.Namespace, model: ModelSource, stages: tuple[Stage, ...], addresses: ListenAddresses
+) -> HeadConfig:
     return HeadConfig(
-        master_address=args.omni_master_address or "0.0.0.0",
+        master_address=addresses.master,
         coordinator_port=args.omni_coordinator_port,
         coordinator_pub_port=args.omni_coordinator_pub_port,
         lb_policy=args.omni_lb_policy,
         heartbeat_timeout=args.omni_heartbeat_timeout,
         stages=stages,
         models={stage.id: _model_of(stage, model) for stage in stages},
-        api=api_config.from_arguments(args, os.environ),
+        api=api_config.from_arguments(args, os.environ, is_loopback(addresses.http)),
     )
 
 

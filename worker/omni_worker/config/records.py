@@ -117,6 +117,7 @@ class ServeConfig:
     """The configuration of one `omni serve` process.
 
     host, port: of its HTTP server
+    replica_bind_host: the address on which its replicas listen
     head: None for a headless process
     devices: ids of the GPUs that its replicas share, as in CUDA_VISIBLE_DEVICES
     """
@@ -130,6 +131,7 @@ class ServeConfig:
     master_port: int
     local_replicas: int
     replica_address: str | None
+    replica_bind_host: str
     replica_port: int
     engine: EngineConfig
     stage_init_timeout: float
@@ -149,7 +151,7 @@ class ServeConfig:
             index=index,
             master_address="127.0.0.1" if self.head else self.master_address,
             master_port=self.master_port,
-            bind_host="127.0.0.1" if self.head and not self.replica_address else "0.0.0.0",
+            bind_host=self.replica_bind_host,
             address=self.replica_address or ("127.0.0.1" if self.head else None),
             data_port=self.replica_port + index,
             engine=self.engine,

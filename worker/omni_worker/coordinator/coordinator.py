@@ -33,6 +33,7 @@ from omni_worker.coordinator.messages import (
     decode_report,
     encode,
 )
+from omni_worker.coordinator.registration_check import shown
 from omni_worker.coordinator.registry import RegistrationError, Registry
 from omni_worker.errors import CommandError
 from omni_worker.transport.keys import SECRET_FLAG, CurveKeys
@@ -49,6 +50,7 @@ HEARTBEATS_PER_TIMEOUT = 3
 MAX_HEARTBEAT_SECONDS = 1.0
 REJECTED_LOG_SECONDS = 10.0
 MAX_LOGGED_REFUSALS = 1_000
+MAX_LOGGED_ADDRESS = 300
 
 
 @dataclass(frozen=True)
@@ -262,9 +264,10 @@ class Coordinator:
 
     def _log_refusal(self, address: str, reason: str) -> None:
         """Log a refusal, but not again if the same replica retries and is refused for the same reason."""
+        address = address[:MAX_LOGGED_ADDRESS]
         if self._logged_refusals.get(address) == reason:
             return
         if len(self._logged_refusals) >= MAX_LOGGED_REFUSALS:
             self._logged_refusals.clear()
         self._logged_refusals[address] = reason
-        log.warning("refused a replica at %s: %s", address, reason)
+        log.warning("refused a replica at %s: %s", shown(address), reason)

@@ -16,6 +16,7 @@ MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
 STEP_MS_TOLERANCE = 0.1  # a smaller relative change of the mean step is not published
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
 class ReplicaState(StrEnum):
@@ -35,7 +36,7 @@ class ReplicaLoad(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     running: Number = 0
     capacity: Number = 1
     completed: Number = 0
-    step_ms: float = 0.0
+    step_ms: Milliseconds = 0.0
 
     def differs_from(self, other: "ReplicaLoad") -> bool:
         """Whether the load must be published again after `other`. Small changes of `step_ms` do not count."""

@@ -14,6 +14,7 @@ from itertools import count
 from msgspec.structs import replace
 
 from omni_worker.coordinator.messages import LoadUpdate, Register, Replica, ReplicaLoad, ReplicaState, Report
+from omni_worker.coordinator.registration_check import why_unusable
 
 FORGET_AFTER_TIMEOUTS = 4.0  # timeouts of silence until a replica is removed and its id is free again
 NO_LOAD = ReplicaLoad()
@@ -149,6 +150,8 @@ class Registry:
             entry.last_message_at += seconds
 
     def _check(self, message: Register) -> None:
+        if (reason := why_unusable(message)) is not None:
+            raise RegistrationError(reason)
         stage = message.stage_id
         if stage not in self._digests:
             raise RegistrationError(f"there is no stage {stage}; this pipeline has {sorted(self._digests)}")
@@ -159,8 +162,9 @@ class Registry:
             )
         if message.digest != self._digests[stage]:
             raise RegistrationError(
-                f"this replica serves another model (digest {message.digest}) than stage {stage} of the head "
-                f"({self._digests[stage]}): start both with the same MODEL and revision"
+                # The head's own digest is not named: a stranger could register with it.
+                f"this replica serves another model (digest {message.digest}) than stage {stage} of the head: "
+                "start both with the same MODEL and revision"
             )
         if message.uid in self._departed and message.count <= self._departed[message.uid][0]:
             raise RegistrationError("this registration was overtaken by a later message of the same process")

@@ -14,6 +14,7 @@ from omni_worker.engine.runner.diffusion import RequestRunner, StepRunner
 from omni_worker.engine.scheduler import POLICIES, RequestScheduler, SchedulerEvent, SchedulerInterface, StepScheduler
 from omni_worker.errors import LoadError
 from omni_worker.language import loading as language
+from omni_worker.language.prompts import PromptTokenizer
 from omni_worker.model_card import ModelCard
 from omni_worker.parallel.chain import Chain
 from omni_worker.parallel.ranks import Ranks
@@ -45,7 +46,10 @@ def build_engine(
         scheduler = RequestScheduler(policy, config.max_waiting)
     else:
         scheduler = StepScheduler(config.max_num_seqs, policy, config.find_batch_size, config.max_waiting)
-    return Engine(scheduler, executor, on_event, on_failure, on_step), card
+    preparer = None
+    if _runs_language_model(config, source):
+        preparer = PromptTokenizer(language.load_tokenizer(source), card.context_length)
+    return Engine(scheduler, executor, on_event, on_failure, on_step, preparer), card
 
 
 def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str | None) -> tuple[Runner, ModelCard]:

@@ -14,7 +14,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from omni_worker.device.failures import DeviceFailed, breaks_device
 from omni_worker.engine.executor import Executor, ExecutorFailed
+from omni_worker.engine.finishing import Finishing
+from omni_worker.engine.preparation import Preparation, Preparer
 from omni_worker.engine.scheduler import (
     Finished,
     QueueFull,
@@ -30,6 +33,7 @@ from omni_worker.engine.scheduler.interface import EngineLoad
 from omni_worker.errors import RequestError
 
 log = logging.getLogger(__name__)
+DEVICE_CHECK_SECONDS = 30.0
 
 
 @dataclass
@@ -55,9 +59,10 @@ class EngineStep:
 class Engine:
     """Runs in a thread of its own: call `start`, then `add` from any thread, then `stop`.
 
-    on_event: called in that thread, or in the thread that calls `add`
-    on_failure: called in that thread when the loop ends because the executor failed
+    on_event: called in that thread, in the one that calls `add`, or in one that prepares payloads or finishes results
+    on_failure: called in that thread when the loop ends because the executor or the device failed
     on_step: called in that thread after each step, before its events
+    preparer: prepares the payloads of requests before they can run, in other threads
     """
 
     def __init__(
@@ -67,11 +72,17 @@ class Engine:
         on_event: Callable[[SchedulerEvent], None],
         on_failure: Callable[[Exception], None] | None = None,
         on_step: Callable[[EngineStep], None] | None = None,
+        preparer: Preparer | None = None,
     ) -> None:
         self._on_step = on_step
+        self._preparation = (
+            Preparation(preparer, self._is_waiting_for_payload, self._make_ready, self._fail_request)
+            if preparer is not None
+            else None
+        )
         self._scheduler = scheduler
         self._executor = executor
-        self._on_event = on_event
+        self._finishing = Finishing(on_event, self._fail)
         self._on_failure = on_failure or (lambda error: None)
         self._inbox: deque[str | PendingRpc] = deque()
         self._wake = threading.Condition()
@@ -85,6 +96,7 @@ class Engine:
     def start(self) -> None:
         """Start the loop's thread. From now on, a lost worker ends the loop, even while it is idle."""
         self._executor.watch(self._fail)
+        self._finishing.start()
         self._thread.start()
 
     def add(self, request: SchedulerRequest) -> None:
@@ -92,8 +104,10 @@ class Engine:
         error: Exception
         try:
             with self._wake:
-                self._scheduler.add_request(request, time.monotonic())
+                self._scheduler.add_request(request, time.monotonic(), is_ready=self._preparation is None)
                 self._wake.notify()
+            if self._preparation is not None:
+                self._preparation.submit(request)
             return
         except QueueFull as full:
             error = RequestError("busy", str(full), retry_after=full.retry_after)
@@ -155,6 +169,7 @@ class Engine:
             output = self._executor.execute(scheduled)
             self._step_began = None
             self.steps, self.step_seconds = self.steps + 1, self.step_seconds + time.perf_counter() - began
+            self._check_device(output)
             with self._wake:
                 events = self._scheduler.update_from_output(scheduled, output)
             if self._on_step is not None:
@@ -178,12 +193,37 @@ class Engine:
             log.exception("the engine failed; this replica ends")
             self._on_failure(error)
         finally:
+            self._finishing.stop()
             self._executor.shutdown()
+
+    def _check_device(self, output: RunnerOutput) -> None:
+        """Raises DeviceFailed if requests failed because the device is broken: then every later one would fail too."""
+        errors = [one.error for one in output.outputs if one.error is not None]
+        unexpected = [error for error in errors if not isinstance(error, RequestError)]
+        for error in unexpected:
+            if breaks_device(error):
+                raise DeviceFailed(f"the device is broken: {error}") from error
+        if unexpected:
+            self._executor.collective_rpc("check_device", (), DEVICE_CHECK_SECONDS)
 
     def _fail(self, error: Exception) -> None:
         with self._wake:
             self._error = error
             self._wake.notify()
+
+    def _is_waiting_for_payload(self, request: SchedulerRequest) -> bool:
+        with self._wake:
+            return self._scheduler.is_waiting_for_payload(request)
+
+    def _make_ready(self, request: SchedulerRequest, payload: Any) -> None:
+        with self._wake:
+            self._scheduler.make_ready(request, payload)
+            self._wake.notify()
+
+    def _fail_request(self, request: SchedulerRequest, error: Exception) -> None:
+        with self._wake:
+            events = self._scheduler.fail(request, error)
+        self._emit(events)
 
     def _take_inbox(self) -> None:
         while self._inbox:
@@ -213,7 +253,7 @@ class Engine:
 
     def _emit(self, events: list[SchedulerEvent]) -> None:
         for event in events:
-            self._on_event(event)
+            self._finishing.emit(event)
 
     def _put(self, item: str | PendingRpc) -> None:
         with self._wake:

@@ -23,28 +23,40 @@ _numbers = count()
 class Segment:
     """Tokens `begin` to `end` of a call, which attend to the first `span` positions of their requests' rows.
 
-    They belong either to one request, whose row is `rows`, or to one request each, in neighbouring `rows`.
+    They belong either to one request, or to one request each. The `rows` of these requests lie side by side in the
+    cache, from `offset` on, with room for `capacity` tokens each.
     """
 
     begin: int
     end: int
-    rows: slice
+    offset: int
+    rows: int
+    capacity: int
     span: int
 
     @property
     def is_single(self) -> bool:
         """Whether every token belongs to a request of its own."""
-        return bool(self.rows.stop - self.rows.start == self.end - self.begin)
+        return self.rows == self.end - self.begin
+
+    def view(self, states: Tensor) -> Tensor:
+        """The requests' rows of a cache's keys or values, (1, heads, size, width): (rows, heads, span, width)."""
+        own = states[0, :, self.offset : self.offset + self.rows * self.capacity]
+        return own.unflatten(1, (self.rows, self.capacity)).transpose(0, 1)[:, :, : self.span]
 
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Where the tokens of one call belong: each token's row of the cache, and its position in that row."""
+    """Where the tokens of one call belong: each token's place in the cache, and its position in its request's row.
 
-    rows: Tensor
+    text_lengths: the length of each token's text; empty if the model does not depend on it
+    """
+
+    places: Tensor
     positions: Tensor
     segments: tuple[Segment, ...]
     span: int
+    text_lengths: tuple[int, ...] = ()
 
 
 @dataclass
@@ -99,7 +111,7 @@ def _attend_segment(
 ) -> Tensor:
     """The output of one segment: (tokens of the segment, heads, width)."""
     query, mask = query[:, :, segment.begin : segment.end], mask[:, :, segment.begin : segment.end, : segment.span]
-    key, value = key[segment.rows, :, : segment.span], value[segment.rows, :, : segment.span]
+    key, value = segment.view(key), segment.view(value)
     if segment.is_single:
         query, mask = query.transpose(0, 2), mask.transpose(0, 2)
     output = attend(query, key, value, mask, **options)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from omni_worker.device.host_copies import to_host
-from omni_worker.errors import RequestError
+from omni_worker.errors import CONTEXT_LENGTH_EXCEEDED, RequestError
 from omni_worker.language.loading import GenerationDefaults, LanguageModel
 from omni_worker.language.sampling import RandomNumbers, TokenSampling
 from omni_worker.language.text import IncrementalDetokenizer, TextTokenizer
@@ -37,6 +37,7 @@ class GenerationState:
     logprobs: of the output tokens, if the client asked for them
     hidden_states: the last layer's states of the tokens so far, if the client asked for them
     last_step: the number of the runner's last step in which the request ran
+    cached_length: the length of the text when the model saw its `cached` tokens
     """
 
     id: str
@@ -53,6 +54,7 @@ class GenerationState:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     hidden_states: list[Tensor] = field(default_factory=list)
     last_step: int = 0
+    cached_length: int = 0
 
     def __post_init__(self) -> None:
         """Resume after `params.written`, the tokens that another replica generated."""
@@ -120,6 +122,7 @@ class GenerationState:
     def mark_cached(self, count: int, states: Tensor | None) -> None:
         """The model has seen `count` more tokens. `states` are those of the tokens that it saw for the first time."""
         self.cached += count
+        self.cached_length = self.num_required
         if states is not None:
             self.hidden_states.append(states)
             self._num_states += len(states)
@@ -180,10 +183,18 @@ class GenerationState:
         }
 
 
-def start_generation(id: str, arrival: int, params: GenerationParams, model: LanguageModel) -> GenerationState:
-    """The state of a new request, or of one that resumes after `params.written`. Raises RequestError `invalid`."""
+def start_generation(
+    id: str, arrival: int, params: GenerationParams, prompt: list[int], model: LanguageModel
+) -> GenerationState:
+    """The state of a new request, or of one that resumes after `params.written`. Raises RequestError `invalid`.
+
+    `prompt` are the tokens of its prompt.
+    """
     sampling = _sampling(params.sampling, model.defaults)
-    prompt = model.tokenizer.encode(params)
+    if (greatest := max([max(prompt), *params.written])) >= model.slots.vocabulary:
+        field = "messages" if params.messages else "prompt"
+        message = f"{field}: {model.name} lacks the token {greatest} of its tokenizer, a special one: leave it out"
+        raise RequestError("invalid", message, field)
     context, max_tokens = model.context_length, params.sampling.max_tokens
     room = MAX_TOKENS + (max_tokens or 0) if context is None else context - len(prompt)
     if room < (0 if max_tokens == 0 else 1):
@@ -191,10 +202,16 @@ def start_generation(id: str, arrival: int, params: GenerationParams, model: Lan
             "invalid",
             f"the prompt has {len(prompt)} tokens, and {model.name} takes {context} with the answer: make it shorter",
             "messages" if params.messages else "prompt",
+            code=CONTEXT_LENGTH_EXCEEDED,
         )
     if max_tokens is not None and not 0 <= max_tokens <= room:
+        # A shorter prompt helps only if the model has that many tokens at all.
+        would_fit = context is not None and 0 < max_tokens < context
         raise RequestError(
-            "invalid", f"max_tokens is {max_tokens}: give 0 to {room}, which the prompt leaves", "max_tokens"
+            "invalid",
+            f"max_tokens: {max_tokens} does not fit: give 1 to {room}, which the {len(prompt)} of the prompt leave",
+            "max_tokens",
+            code=CONTEXT_LENGTH_EXCEEDED if would_fit else None,
         )
     if max_tokens is None:
         max_tokens = min(model.defaults.max_tokens or MAX_TOKENS, room)
@@ -217,5 +234,5 @@ def _sampling(params: SamplingParams, defaults: GenerationDefaults) -> TokenSamp
         ("logprobs", logprobs, 0 <= logprobs <= MAX_LOGPROBS, f"from 0 to {MAX_LOGPROBS}"),
     ):
         if not is_valid:
-            raise RequestError("invalid", f"{name} is {value}: give {expected}", name)
+            raise RequestError("invalid", f"{name}: {value} is not valid: give {expected}", name)
     return sampling

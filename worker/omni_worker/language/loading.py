@@ -19,15 +19,18 @@ from omni_worker.config.model_source import ModelSource
 from omni_worker.device.dtypes import weights_dtype
 from omni_worker.errors import LoadError
 from omni_worker.language import attention
-from omni_worker.language.batch_check import batching_error
+from omni_worker.language.batch_check import BEYOND, batching_error
 from omni_worker.language.cache import BLOCK, SlotCache
 from omni_worker.language.model import SlotModel
+from omni_worker.language.rotary import separate_lengths
 from omni_worker.language.text import TextTokenizer
 from omni_worker.parallel.chain import Chain
 
 log = logging.getLogger(__name__)
-LAYERS = {"full_attention": False, "sliding_attention": True, "chunked_attention": True}
-"""The kinds of layers whose state is keys and values, and whether a layer attends to a window only."""
+LAYERS = ("full_attention", "sliding_attention", "chunked_attention")
+"""The kinds of layers whose state is keys and values."""
+CHECKED_LENGTHS = {"cpu": 1024, "cuda": 8192}
+"""The longest text that is run to check a model when it is loaded, by device. It takes seconds."""
 MEMORY_SHARE = 0.8
 CONTAINER = Path("/sys/fs/cgroup")
 IGNORED = ("repetition_penalty", "min_p", "typical_p", "no_repeat_ngram_size", "suppress_tokens", "min_new_tokens")
@@ -80,17 +83,33 @@ def load(source: ModelSource, dtype: str = "auto", chain: Chain | None = None) -
     device = "cuda" if torch.cuda.is_available() else "cpu"
     weights = weights_dtype(dtype, device)
     section = _language_section(source)
-    place: dict[str, Any] = {
-        "subfolder": section.subfolder,
-        "revision": source.revision,
-        "local_files_only": source.is_local,
-    }
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.location, **place)
-        model = transformers.AutoModelForCausalLM.from_pretrained(source.location, dtype=weights, **place)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**_place(source, section))
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            dtype=weights, use_safetensors=True, **_place(source, section)
+        )
     except Exception as error:  # transformers passes on what any part of it raises
         raise LoadError(f"the language model of {source.text} cannot be loaded: {error}") from error
     return wrap(model.to(device), tokenizer, section.max_tokens, chain=chain)
+
+
+def load_tokenizer(source: ModelSource) -> TextTokenizer:
+    """Load only the tokenizer of `source`. Raises LoadError if it is missing or broken."""
+    try:
+        return TextTokenizer(transformers.AutoTokenizer.from_pretrained(**_place(source, _language_section(source))))
+    except Exception as error:
+        raise LoadError(f"the tokenizer of {source.text} cannot be loaded: {error}") from error
+
+
+def _place(source: ModelSource, section: LanguageSection) -> dict[str, Any]:
+    """Where transformers finds the model and its tokenizer, and that it runs no code of theirs."""
+    return {
+        "pretrained_model_name_or_path": source.location,
+        "subfolder": section.subfolder,
+        "revision": source.revision,
+        "local_files_only": source.is_local,
+        "trust_remote_code": False,  # a model is data: its Python files are not run
+    }
 
 
 def wrap(
@@ -105,16 +124,23 @@ def wrap(
     Raises LoadError if the model cannot be batched, or if its layers cannot be spread over the ranks of `chain`.
     """
     name, config = type(model).__name__, model.config.get_text_config(decoder=True)
-    cache = SlotCache(_layers(name, model), model.device)
+    windows = _windows(name, model)
+    cache = SlotCache([window is not None for window in windows], model.device)
     slots = SlotModel(model.eval(), cache, chain)
     original = model.config._attn_implementation
+    named_context = getattr(config, "max_position_embeddings", None)
+    slots.length_borders, context = separate_lengths(model, named_context, cache.current)
+    borders = {*slots.length_borders, *(window for window in windows if window is not None)}
+    checked, context = _checkable(borders, context, model.device)
+    if context != named_context:
+        log.warning("%s takes %s tokens here, not %s: what it does beyond is not checked", name, context, named_context)
 
     def switch() -> None:
         _attend_by_slots(name, model, cache)
         slots.divide()
 
     try:
-        difference = batching_error(model, slots, config.vocab_size, switch)
+        difference = batching_error(slots, checked, switch)
     except LoadError:
         raise
     except Exception as error:
@@ -126,8 +152,8 @@ def wrap(
         )
     room = (max_bytes or _free_bytes(model.device)) // cache.token_bytes
     cache.max_tokens = slots.chain.minimum(room)  # the same on all ranks, so that all evict the same requests
-    bounds = (getattr(config, "max_position_embeddings", None), cache.max_tokens // BLOCK * BLOCK)
-    context = min(bound for bound in bounds if bound is not None)
+    longest = cache.max_tokens // BLOCK * BLOCK
+    context = longest if context is None else min(context, longest)
     return LanguageModel(name, slots, TextTokenizer(tokenizer), _defaults(name, model, max_tokens), context)
 
 
@@ -138,18 +164,30 @@ def _attend_by_slots(name: str, model: Any, cache: SlotCache) -> None:
         raise LoadError(f"{name} has an attention of its own, which cannot be told where rows of a batch begin and end")
 
 
-def _layers(name: str, model: Any) -> list[bool]:
+def _checkable(borders: set[int], context: int | None, device: torch.device) -> tuple[list[int], int | None]:
+    """The borders that a check goes beyond when the model is loaded, and the longest text that stays below the others.
+
+    Borders that no text of `context` tokens reaches do not count.
+    """
+    reached = {one for one in borders if context is None or one < context}
+    longest = CHECKED_LENGTHS["cpu" if device.type == "cpu" else "cuda"] - BEYOND
+    unchecked = [one for one in reached if one > longest]
+    return sorted(one for one in reached if one <= longest), min(unchecked, default=context)
+
+
+def _windows(name: str, model: Any) -> list[int | None]:
+    """The window of each layer in tokens; None for a layer that attends to all tokens."""
     if model.config.is_encoder_decoder:
         raise LoadError(f"{name} is an encoder with a decoder: only models that go on with their prompt can be served")
-    kinds = get_layer_types_and_kwargs(model.config.get_text_config(decoder=True))[0]
-    if unknown := sorted(set(kinds) - LAYERS.keys()):
+    kinds, options = get_layer_types_and_kwargs(model.config.get_text_config(decoder=True))
+    if unknown := sorted(set(kinds) - set(LAYERS)):
         raise LoadError(
             f"{name} has layers of the kind {', '.join(unknown)}: only layers whose memory is keys and values can be "
             f"batched ({', '.join(LAYERS)})"
         )
     if getattr(model, "_is_stateful", False):
         raise LoadError(f"{name} is recurrent: its memory is not made of keys and values")
-    return [LAYERS[kind] for kind in kinds]
+    return [one.get("sliding_window") for one in options]
 
 
 def _defaults(name: str, model: Any, max_tokens: int | None) -> GenerationDefaults:

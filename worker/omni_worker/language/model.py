@@ -16,12 +16,14 @@ class RowInput:
     """The tokens that one request adds to its row of the cache: `tokens`, from position `start` on.
 
     scored: the indices in `tokens` of those that need the scores of their successor
+    text_length: the number of all tokens that are known of the request; at least `start` and those of `tokens`
     """
 
     id: str
     tokens: Sequence[int]
     start: int
     scored: Sequence[int]
+    text_length: int
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,18 @@ class RowResult:
 
 
 class SlotModel:
-    """A causal language model over a cache of slots. The caller reserves a slot for every row before it runs it."""
+    """A causal language model over a cache of slots. The caller reserves a slot for every row before it runs it.
+
+    length_borders: a text that grows beyond one of these lengths must be run again from its first token
+    """
+
+    length_borders: tuple[int, ...] = ()
 
     def __init__(self, model: Any, cache: SlotCache, chain: Chain | None = None) -> None:
         self._model = model
         self.cache = cache
         self.chain = chain or Chain()
+        self.vocabulary: int = model.get_input_embeddings().weight.shape[0]
         self._device = model.device
         self._scored: Tensor | None = None
         self._states: Tensor | None = None
@@ -63,6 +71,19 @@ class SlotModel:
             embedding = self._model.get_input_embeddings()
             self._embedding = embedding.weight.shape[-1], embedding.weight.dtype
             keep_own_layers(self._model, self._decoder, self.chain)
+
+    def is_beyond_border(self, before: int, now: int) -> bool:
+        """Whether a text that grew from `before` tokens to `now` has passed one of `length_borders`."""
+        return any(before <= border < now for border in self.length_borders)
+
+    def score_alone(self, text: Sequence[int]) -> Tensor:
+        """The model's own scores (vocabulary,) of the token after `text`, without a cache."""
+        self._scored = torch.tensor([len(text) - 1], device=self._device)
+        try:
+            inputs = torch.tensor([list(text)], device=self._device)
+            return self._model(input_ids=inputs, use_cache=False).logits[0, -1]
+        finally:
+            self._scored = self._states = None
 
     def run(
         self, rows: Sequence[RowInput], count: int = 0, choose: Callable[[RowResult], list[int]] = lambda result: []
@@ -84,7 +105,8 @@ class SlotModel:
         return (results[0] if results else None), numbers
 
     def _call(self, rows: Sequence[RowInput]) -> RowResult | None:
-        order = self.cache.set_layout([(row.id, row.start, len(row.tokens)) for row in rows])
+        lengths = [row.text_length for row in rows] if self.length_borders else ()
+        order = self.cache.set_layout([(row.id, row.start, len(row.tokens)) for row in rows], lengths)
         tokens: list[int] = []
         starts = [0] * len(rows)
         for i in order:

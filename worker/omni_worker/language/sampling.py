@@ -65,8 +65,14 @@ def sample_tokens(logits: Tensor, samplings: Sequence[TokenSampling]) -> list[in
 
 
 def _random_tokens(logits: Tensor, samplings: Sequence[TokenSampling]) -> Tensor:
-    """Tokens by inverse transform sampling: the first whose cumulative probability is above the random number."""
-    logits = logits / _column([sampling.temperature for sampling in samplings], logits)
+    """Tokens by inverse transform sampling: the first whose cumulative probability is above the random number.
+
+    Every row with a finite greatest score gets a token of the vocabulary, whatever its temperature. The greatest score
+    becomes 0 before the division, which therefore cannot overflow to infinity; a quotient of -inf has probability 0.
+    """
+    bounds = torch.finfo(logits.dtype)
+    temperatures = _column([min(max(one.temperature, bounds.tiny), bounds.max) for one in samplings], logits)
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperatures
     filtered = [i for i, sampling in enumerate(samplings) if sampling.is_filtered]
     if filtered:
         rows = torch.tensor(filtered, device=logits.device)

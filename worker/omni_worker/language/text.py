@@ -7,7 +7,10 @@ that may be the start of a stop string.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tokenizers import models
+
 from omni_worker.errors import RequestError
+from omni_worker.language.token_bytes import TokenBytes
 from omni_worker.requests import GenerationParams
 
 INCOMPLETE = "\ufffd"  # a tokenizer decodes an incomplete character to this
@@ -18,6 +21,9 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._token_bytes = TokenBytes(tokenizer)
+        self.longest_token = _longest_token(tokenizer)
+        """The most characters of a text that one token can stand for; None if there is no bound."""
 
     def encode(self, params: GenerationParams) -> list[int]:
         """The prompt's tokens. A conversation goes through the chat template if the tokenizer has one.
@@ -45,9 +51,17 @@ class TextTokenizer:
         """The text of tokens, without special tokens."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def token_text(self, token: int) -> str:
-        """The text of one token, which may be a special token."""
-        return str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
+    def token_bytes(self, token: int, previous: int | None) -> bytes:
+        """The bytes of one token, which may be a special token, as they stand after `previous` in an output."""
+        return self._token_bytes.of(token, previous)
+
+
+def _longest_token(tokenizer: Any) -> int | None:
+    """Byte-pair encodings cover every character with a token of the vocabulary; others may drop what they lack."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if not isinstance(model, models.BPE) or (model.unk_token is not None and not model.byte_fallback):
+        return None
+    return max(map(len, tokenizer.get_vocab()))
 
 
 class IncrementalDetokenizer:

@@ -1,8 +1,9 @@
 """One replica as its stage's pool sees it: its last report, the connection to it, and the requests that it runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omni_worker.coordinator.messages import Replica, ReplicaState
+from omni_worker.orchestrator.outliers import RunRecord
 from omni_worker.replica.client import ReplicaClient
 
 MAX_OTHER_BITS = 15
@@ -14,7 +15,8 @@ class Member:
 
     in_flight: requests of this head that were sent to the replica, or are about to be
     other_requests: requests on the replica, by its last report, that are not this head's
-    is_listed: whether the pool's balancer may choose it
+    is_listed: whether the pool counts it as up
+    record: how the last runs on it ended, and whether it is ejected for that
     suspect: the suspected request that runs on the replica, if any (see `suspects`)
     suspect_at_disconnect: the value of `suspect` when the connection last closed
     """
@@ -25,6 +27,7 @@ class Member:
     in_flight: int = 0
     other_requests: int = 0
     is_listed: bool = False
+    record: RunRecord = field(default_factory=RunRecord)
     suspect: str | None = None
     suspect_at_disconnect: str | None = None
     _peak_in_flight: int = 0  # the largest `in_flight` since the last report

@@ -13,6 +13,10 @@ from omni_worker.orchestrator.stage_pool import StagePool
 
 GAUGES: dict[str, tuple[str, Callable[[Member], float]]] = {
     "up": ("1 where the replica may get requests", lambda member: float(member.is_up)),
+    "ejected": (
+        "1 where the replica gets no requests for a while, for they failed there and not elsewhere",
+        lambda member: float(member.record.is_ejected),
+    ),
     "in_flight": ("Requests this head has there", lambda member: member.in_flight),
     "queue_length": ("Requests waiting there, as reported", lambda member: member.replica.load.queue_length),
     "running": ("Requests running there, as reported", lambda member: member.replica.load.running),
@@ -21,6 +25,7 @@ GAUGES: dict[str, tuple[str, Callable[[Member], float]]] = {
 }
 COUNTS = {
     "drains": "Replicas that began to drain",
+    "ejections": "Replicas that were ejected for a while, because requests failed there and not elsewhere",
     "tokens": "Tokens that the stage wrote, those of runs that were lost too",
     "images": "Pictures and videos that the stage made",
 }

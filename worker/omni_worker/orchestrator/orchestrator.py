@@ -5,8 +5,11 @@ with the same seed, and gives the same image; text continues after the tokens th
 turned away only before a replica of its stage has accepted it, and only if the queues of all replicas that are up are
 full.
 
-The number of runs is limited. A replica refuses a request at most once. `suspects` limits how many replicas may crash
-or be lost under one request.
+A request that fails on a replica runs again on others, because the replica may be the cause. It fails for its client
+if it fails on all that may have it.
+
+The number of runs is limited. A replica refuses a request at most once, and a request fails on a replica at most once.
+`suspects` limits how many replicas may crash or be lost under one request.
 """
 
 import asyncio
@@ -49,8 +52,8 @@ class Orchestrator:
         if request.id in self.running:
             raise RequestError("invalid", f"a request with the id {request.id!r} is running already")
         with self._tracing.span("request", {REQUEST: request.id}) as span:
-            running = self.running[request.id] = RunningRequest(request.id)
-            journal, outcome, message = Journal(request.id, span.trace_id), "failed", None
+            running = self.running[request.id] = RunningRequest(request.id, client_id=request.client_id)
+            journal, outcome, message = Journal(request.id, span.trace_id, request.client_id), "failed", None
             try:
                 result = await self._run_stages(request, running, on_partial, journal)
                 outcome = "completed"
@@ -91,7 +94,14 @@ class Orchestrator:
 
     async def _run_stage(self, id: str, task: StageTask) -> GenerationResult:
         """Run a request on one replica after another until one returns its result."""
-        pool, running, history = task.pool, task.running, RunHistory(id)
+        history = RunHistory(id)
+        try:
+            return await self._run_until_served(id, task, history)
+        finally:
+            task.pool.settle(history)
+
+    async def _run_until_served(self, id: str, task: StageTask, history: RunHistory) -> GenerationResult:
+        pool, running = task.pool, task.running
         while True:
             running.state, began = "waiting", time.monotonic()
             member = await pool.pick(history)
@@ -100,7 +110,9 @@ class Orchestrator:
             task.visit.replicas.append(running.replica)
             running.step, running.total_steps, running.state = 0, 0, "running"
             try:
-                return await self._run_once(id, task, member, is_refusable=not history.was_accepted)
+                result = await self._run_once(id, task, member, is_refusable=not history.was_accepted)
+                pool.record_success(member, history)
+                return result
             except ReplicaLost as error:
                 log.warning("request %s: lost replica %s: %s", id, running.replica, error)
                 self._metrics.count_lost_run(pool.stage.name, error.reason)
@@ -111,6 +123,13 @@ class Orchestrator:
                     history.busy[member] = error
                 elif error.kind == "refused":
                     history.refused.add(member)
+                    self._metrics.count_lost_run(pool.stage.name, error.kind)
+                    self._metrics.count_retry(pool.stage.name)
+                elif error.kind == "failed":
+                    pool.hold_failed(member, history, error)
+                    if not pool.may_run_elsewhere(history):
+                        raise
+                    log.warning("request %s failed on replica %s: %s", id, running.replica, error)
                     self._metrics.count_lost_run(pool.stage.name, error.kind)
                     self._metrics.count_retry(pool.stage.name)
                 else:

@@ -2,14 +2,14 @@
 
 Only a replica that is UP and connected gets requests. The pool ranks replicas by its own count of requests, which is
 exact. Reports may be from before the last burst, so they only decide between equals. `suspects` decides where requests
-may run that were running when replicas crashed.
+may run that were running when replicas crashed. `outliers` decides which replicas fail too often to get requests.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 
 from omni_worker.config.records import Stage
 from omni_worker.coordinator.messages import Replica, ReplicaState
@@ -22,8 +22,9 @@ from omni_worker.replica.client import ReplicaClient
 from omni_worker.transport.keys import CurveKeys
 
 log = logging.getLogger(__name__)
-DISPATCH_SECONDS = 10.0  # how long a new request waits for a replica that is up
+DISPATCH_SECONDS = 8.0  # how long a new request waits for a replica that is up: many clients give up after 10 s
 RETRY_DISPATCH_SECONDS = 60.0  # the same for a request that was accepted before: long enough to reload a model
+MAX_FAILED_REPLICAS = 3  # on so many replicas a request may fail before it fails for its client
 MAX_BUSY_REPLICAS = 10  # after so many full queues the stage itself counts as full
 
 OnDisconnect = Callable[[ReplicaKey, str], None]
@@ -35,7 +36,8 @@ class StagePool:
 
     `on_disconnect` is called with the key and uid of a replica whose connection closed. `connect` opens connections.
 
-    drains, tokens, images: counts since the head started: replicas that began to drain, and what the stage generated
+    drains, ejections, tokens, images: counts since the head started: replicas that began to drain, replicas that were
+        ejected because their runs failed, and what the stage generated
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class StagePool:
         connect: Connect = ReplicaClient,
     ) -> None:
         self.stage = stage
-        self.drains = self.tokens = self.images = 0
+        self.drains = self.ejections = self.tokens = self.images = 0
         self._balancer = balancer
         self._on_disconnect = on_disconnect
         self._keys = keys
@@ -103,8 +105,8 @@ class StagePool:
 
         A request that was at this stage before goes to the replica where it ran last, if that is still possible.
 
-        Raises RequestError of kind `busy` if no replica that is up has room, and of kind `unavailable` if none was up
-        for too long.
+        Raises RequestError of kind `busy` if no replica that is up has room, of kind `unavailable` if none was up for
+        too long, and the error of its last run if it failed on every replica that is up.
         """
         history = history or RunHistory()
         member = self._choose(history)
@@ -126,6 +128,38 @@ class StagePool:
             member.suspect = None
             self._notify_waiting()
 
+    def hold_failed(self, member: Member, history: RunHistory, error: RequestError) -> None:
+        """Record that a request failed on `member`.
+
+        The request continues to count there until it has ended (`settle`), so that a replica does not attract more
+        requests by failing fast.
+        """
+        history.failed[member] = error
+        history.busy.clear()  # the request was accepted once, so no replica may turn it away from now on
+        member.add_request()
+
+    def may_run_elsewhere(self, history: RunHistory) -> bool:
+        """Whether a request that failed may run again: not too often, and not if all replicas that are up are out."""
+        is_left = not self.up or not history.excluded.issuperset(self.up)
+        return len(history.failed) < MAX_FAILED_REPLICAS and is_left
+
+    def settle(self, history: RunHistory) -> None:
+        """The request has ended at this stage: it counts no longer on the replicas where it failed."""
+        for member in history.failed:
+            self.release(member)
+
+    def record_success(self, member: Member, history: RunHistory) -> None:
+        """Record that a request succeeded on `member`, after it had failed on the replicas in its history.
+
+        So the failures were these replicas' own. Ejects those that fail more often than their neighbours.
+        """
+        member.record.add(True)
+        for failed in history.failed:
+            failed.record.add(False)
+            others = [other.record for other in self.up if other is not failed]
+            if self._members.get(failed.replica.key) is failed and failed.record.stands_out(others):
+                self._eject(failed)
+
     def forget(self, id: str) -> None:
         """Forget where a request ran, because it has ended."""
         self._last_member.pop(id, None)
@@ -140,20 +174,28 @@ class StagePool:
 
     def _choose(self, history: RunHistory) -> Member | None:
         """A replica that may get the request now, or None. Raises RequestError if too many have no room."""
+        if history.failed and not self.may_run_elsewhere(history):
+            raise next(reversed(history.failed.values()))
         last = self._last_member.get(history.id)
-        if last and last.is_up and history.allows(last):
+        if last and last.is_up and history.allows(last) and not last.record.is_ejected:
             return last
         if suspects.is_suspect(history):
             return suspects.choose_for_suspect(self.up, history)
         if history.is_empty:  # almost always, so it must be fast
-            key = self._balancer.choose()
+            key = self._balancer.choose() or self._choose_ejected(())
             return self._members[key] if key else None
-        never = self._current_keys([*history.refused, *history.busy])
+        never = self._current_keys([*history.excluded, *history.busy])
         key = self._balancer.choose(never | self._current_keys(history.lost)) or self._balancer.choose(never)
+        key = key or self._choose_ejected(never)
         busy = [answer for member, answer in history.busy.items() if member.is_up]
         if busy and (key is None or len(busy) >= MAX_BUSY_REPLICAS):
             raise _stage_busy(self.stage, busy)
         return self._members[key] if key else None
+
+    def _choose_ejected(self, never: Collection[ReplicaKey]) -> ReplicaKey | None:
+        """The least loaded of the ejected replicas, which get requests that no other replica can take."""
+        ejected = [one for one in self.up if one.record.is_ejected and one.replica.key not in never]
+        return min(ejected, key=lambda one: one.load).replica.key if ejected else None
 
     async def _wait(self, history: RunHistory) -> Member:
         """Wait until a replica may get the request. Raises RequestError as `pick` does."""
@@ -210,16 +252,34 @@ class StagePool:
     def _refresh(self, member: Member) -> None:
         """Update the balancer after a change. If a replica came up or went down, also update everything that waits."""
         is_up = member.is_up and self._members.get(member.replica.key) is member
-        if is_up:
+        if is_up and not member.record.is_ejected:
             self._balancer.put(member.replica.key, member.load)
+        elif self._members.get(member.replica.key, member) is member:  # its key may be a new process's already
+            self._balancer.remove(member.replica.key)
         if is_up is not member.is_listed:
             member.is_listed = is_up
-            if not is_up:
-                self._balancer.remove(member.replica.key)
             self._up_count += 1 if is_up else -1
             self._up = None
             self._hand_back_waiting()
             self._notify_waiting()
+
+    def _eject(self, member: Member) -> None:
+        """Let the replica get no requests for a while."""
+        seconds = member.record.eject(time.monotonic())
+        self.ejections += 1
+        log.warning(
+            "replica %s-%s is ejected for %g s: requests failed there that other replicas could serve",
+            self.stage.name,
+            member.name,
+            seconds,
+        )
+        self._refresh(member)
+        asyncio.get_running_loop().call_later(seconds, self._readmit, member)
+
+    def _readmit(self, member: Member) -> None:
+        member.record.readmit()
+        self._refresh(member)
+        self._notify_waiting()
 
     def _hand_back_waiting(self) -> None:
         """If a replica is up, ask those that drain to hand back the requests that have not begun."""

@@ -16,7 +16,10 @@ OnPartial = Callable[[Partial], None]
 
 @dataclass
 class RunningRequest:
-    """Where a request is now. `state` is `waiting` (for a replica) or `running`."""
+    """Where a request is now. `state` is `waiting` (for a replica) or `running`.
+
+    client_id: what the client calls it, if it does
+    """
 
     id: str
     stage: str = ""
@@ -24,6 +27,7 @@ class RunningRequest:
     step: int = 0
     total_steps: int = 0
     state: str = "waiting"
+    client_id: str | None = None
 
 
 @dataclass

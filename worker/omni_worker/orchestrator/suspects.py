@@ -27,7 +27,7 @@ def choose_for_suspect(up: Sequence[Member], history: RunHistory, may_use_last: 
 
     Returns None if there is none, or if only one replica is up and the request must not use it yet.
     """
-    free = [member for member in up if member.suspect is None and member not in history.refused]
+    free = [member for member in up if member.suspect is None and member not in history.excluded]
     if len(up) < 2 and not may_use_last:
         return None
     return min(free, key=lambda member: (member in history.lost, member.load), default=None)

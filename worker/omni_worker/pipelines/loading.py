@@ -26,6 +26,8 @@ from omni_worker.pipelines.protocol import SupportsStepExecution, can_step
 from omni_worker.pipelines.request_mode import RequestModePipeline
 
 log = logging.getLogger(__name__)
+NO_FOREIGN_CODE = {"trust_remote_code": False, "use_safetensors": True}
+"""A model is data: neither its Python files nor pickled weights, which contain code, are loaded."""
 COMPILED_BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # of a compiled model, which is compiled for each size separately
 
 
@@ -70,7 +72,7 @@ def load(
     try:
         unloaded = unloaded_models(diffusers.DiffusionPipeline.load_config(source.location, **at), parts)
         pipe = diffusers.DiffusionPipeline.from_pretrained(
-            source.location, dtype=weights, **dict.fromkeys(unloaded), **at
+            source.location, dtype=weights, **dict.fromkeys(unloaded), **NO_FOREIGN_CODE, **at
         ).to(device)
         for name, configured in unloaded.items():
             vars(pipe)[name] = UnloadedModel(FrozenDict(configured(source.location, subfolder=name, **at)), weights)

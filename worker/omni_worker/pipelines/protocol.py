@@ -77,8 +77,8 @@ class SupportsStepExecution(Protocol):
         """Take a prediction, run up to the next model call, and set `state.key` to its key or None."""
 
     def post_decode(self, state: StepState) -> GenerationResult | Any:
-        """The finished images, uint8 of shape (height, width, channels). If `params` are the arguments of the
-        pipeline's own call, what that call returned."""
+        """The finished images, uint8 of shape (height, width, channels), or an object whose method `finish` returns
+        them, in any thread. If `params` are the arguments of the pipeline's own call, what that call returned."""
 
     def close(self, state: StepState) -> None:
         """Free what the request holds. Can be called at any time, and more than once."""

@@ -34,8 +34,9 @@ async function watch() {
     const [topology, { requests }] = await Promise.all([get("v1/omni/topology"), get("omni/requests")]);
     introduce(topology);
     const own = new Map([...running].map((card) => [card.id, card]));
-    for (const one of requests) own.get(one.id)?.progress(one);
-    draw(byId("pipeline"), topology, requests, (id) => own.get(id)?.name ?? id);
+    const cardOf = (one) => own.get(one.client_id) ?? own.get(one.id);
+    for (const one of requests) cardOf(one)?.progress(one);
+    draw(byId("pipeline"), topology, requests, (one) => cardOf(one)?.name ?? one.id);
   } catch (error) {
     byId("health").textContent = error.status === 401 ? "an API key is needed" : `no answer from the server: ${error.message}`;
     if (error.status === 401) byId("key").open = true;

@@ -10,7 +10,7 @@ export function draw(place, topology, requests, nameOf) {
       element("strong", {}, stage.name),
       element("span", { class: "hint" }, ` ${stage.pipeline ?? stage.engine}${stage.input ? ` · takes ${stage.input}` : ""}`),
       element("ul", { class: "replicas" }, ...(stage.replicas.length ? stage.replicas.map(replica) : [element("li", { class: "hint" }, "no replicas")])));
-    if (here.length) item.append(element("ul", { class: "requests", "aria-label": `requests at ${stage.name}` }, ...here.slice(0, SHOWN).map((one) => request(one, nameOf(one.id))), ...(here.length > SHOWN ? [element("li", { class: "hint" }, `and ${here.length - SHOWN} more`)] : [])));
+    if (here.length) item.append(element("ul", { class: "requests", "aria-label": `requests at ${stage.name}` }, ...here.slice(0, SHOWN).map((one) => request(one, nameOf(one))), ...(here.length > SHOWN ? [element("li", { class: "hint" }, `and ${here.length - SHOWN} more`)] : [])));
     stages.append(item);
   }
   place.replaceChildren(stages);

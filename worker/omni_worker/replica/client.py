@@ -37,7 +37,13 @@ from omni_worker.replica.wire.messages import (
 from omni_worker.replica.wire.window import Window
 from omni_worker.requests import GenerationParams, GenerationResult
 from omni_worker.transport.keys import CurveKeys
-from omni_worker.transport.sockets import QUEUED_DATA_MESSAGES, make_socket
+from omni_worker.transport.sockets import (
+    DATA_SILENCE_MS,
+    MAX_MESSAGE_BYTES,
+    MAX_RESULT_BYTES,
+    QUEUED_DATA_MESSAGES,
+    make_socket,
+)
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +71,14 @@ class ReplicaClient:
         self._address = address
         self._on_connection = on_connection
         self._last_message_at = float("-inf")
-        self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.DEALER, keys, queued=QUEUED_DATA_MESSAGES)
+        self._socket = make_socket(
+            zmq.asyncio.Context.instance(),
+            zmq.DEALER,
+            keys,
+            max_bytes=MAX_RESULT_BYTES,
+            queued=QUEUED_DATA_MESSAGES,
+            silence_ms=DATA_SILENCE_MS,
+        )
         self._socket.setsockopt(zmq.SNDHWM, QUEUED_REQUESTS)
         self._shares_memory = shares_memory
         self._link = Link(address, shares_memory)
@@ -97,8 +110,10 @@ class ReplicaClient:
 
         A request that is not `refusable` is accepted even if the replica's queue is full.
 
-        Raises RequestError if the replica answers with an error, and ReplicaLost if the replica is lost before.
+        Raises RequestError if the replica answers with an error or the request is too large to be sent, and ReplicaLost
+        if the replica is lost before.
         """
+        _check_size(params)
         if not self._results:
             self._last_message_at = time.monotonic()
         future = self._results[id] = asyncio.get_running_loop().create_future()
@@ -230,7 +245,10 @@ class ReplicaClient:
             if isinstance(message, Output):
                 future.set_result(message.result)
             else:
-                future.set_exception(RequestError(message.kind, message.message, message.param, message.retry_after))
+                error = message
+                future.set_exception(
+                    RequestError(error.kind, error.message, error.param, error.retry_after, error.code)
+                )
 
     def _reply(self, offer: Offer) -> None:
         """Reply to an offer in the background, so that later messages need not wait."""
@@ -242,3 +260,15 @@ class ReplicaClient:
         task = asyncio.create_task(send(self._link.on_offer(offer)))
         self._replies.add(task)
         task.add_done_callback(self._replies.discard)
+
+
+def _check_size(params: GenerationParams) -> None:
+    """Raises RequestError if a request is so large that the replica would close the connection."""
+    arrays = [*params.embeddings.values(), *params.images, *([] if params.mask is None else [params.mask])]
+    size = sum(array.nbytes for array in arrays)
+    if size >= MAX_MESSAGE_BYTES:
+        raise RequestError(
+            "invalid",
+            f"the inputs of this stage have {size / 2**30:.1f} GiB, more than the {MAX_MESSAGE_BYTES / 2**30:g} GiB "
+            "that can be sent to a replica: send a shorter prompt, or fewer or smaller images",
+        )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from omni_worker.replica.wire.messages import Error
 from omni_worker.replica.wire.outgoing import Outgoing
+from omni_worker.requests import GenerationParams
 
 HANDED_BACK = "this replica is going away; the request is handed back"
 FLUSH_SECONDS = 1.0  # for the last messages to reach the sockets
@@ -22,12 +23,14 @@ class OpenRequest:
     """A request that the replica accepted and has not answered yet.
 
     peer: the head that sent it, as ZeroMQ identifies it
+    params: what it asks for
     step: the last step that was reported to the head
     has_begun: whether the engine has reported progress on it
     is_handed_back: whether it is aborted in order to run on another replica
     """
 
     peer: bytes
+    params: GenerationParams
     step: int = 0
     has_begun: bool = False
     is_handed_back: bool = False
@@ -54,9 +57,9 @@ class OpenRequests:
         """The request, or None if it is not open."""
         return self._requests.get(id)
 
-    def add(self, id: str, peer: bytes) -> None:
+    def add(self, id: str, peer: bytes, params: GenerationParams) -> None:
         """Open a request of this head."""
-        self._requests[id] = OpenRequest(peer)
+        self._requests[id] = OpenRequest(peer, params)
         self._empty.clear()
 
     def close(self, id: str) -> None:

@@ -13,6 +13,8 @@ COUNTERS = {
     "completed": "Requests completed",
     "batched_calls": "Model calls that shared a forward pass",
     "single_calls": "Model calls that ran alone",
+    "audits": "Calls of batches that also ran alone, to compare the results",
+    "verdicts_revoked": "Kinds of call that run alone since an audit found another result",
     "calls_foreseen": "Model calls whose answers were there when the pipeline made them",
     "calls_mistaken": "Model calls that were foreseen and did not come so",
     "refused": "Requests turned away, for the queue was full",
@@ -42,13 +44,13 @@ class ChildCollector(Collector):
         for name, text in COUNTERS.items():
             counter = CounterMetricFamily(f"omni_engine_{name.removeprefix('engine_')}", text, labels=["index"])
             for child in self._children:
-                counter.add_metric([str(child.index)], child.stats.get(name, 0))
+                counter.add_metric([str(child.index)], child.stats.numbers.get(name, 0))
             yield counter
         for name, text in GAUGES.items():
             gauge = GaugeMetricFamily(f"omni_engine_{name}", text, labels=["index"])
             for child in self._children:
-                if name in child.stats:
-                    gauge.add_metric([str(child.index)], child.stats[name])
+                if name in child.stats.numbers:
+                    gauge.add_metric([str(child.index)], child.stats.numbers[name])
             yield gauge
         yield from self._batches()
         restarts = CounterMetricFamily("omni_replica_restarts", "Times the replica was started again", labels=["index"])
@@ -73,10 +75,10 @@ class ChildCollector(Collector):
         )
         for child in self._children:
             index = str(child.index)
-            for phase, model, batches, calls, seconds in child.stats.get("batch_counts", ()):
+            for phase, model, batches, calls, seconds in child.stats.batch_counts:
                 sizes.add_metric([index, phase, model], batches, calls)
                 times.add_metric([index, phase, model], batches, seconds)
-            for phase, model, variant, *values in child.stats.get("batch_sizes", ()):
+            for phase, model, variant, *values in child.stats.batch_sizes:
                 for gauge, value in zip(fits, values, strict=True):
                     if value is not None:
                         gauge.add_metric([index, phase, model, variant], value)

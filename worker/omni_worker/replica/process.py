@@ -12,7 +12,8 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,7 +28,7 @@ from omni_worker.model_card import ModelCard
 from omni_worker.parallel.child_process import end_with_parent
 from omni_worker.replica.reporting import Reporter, report_liveness, report_stats
 from omni_worker.replica.server import ReplicaServer
-from omni_worker.replica.warm_up import warm_up
+from omni_worker.replica.warm_up import warm_up, warm_up_params
 from omni_worker.telemetry import tracing
 from omni_worker.telemetry.logs import configure_logging
 from omni_worker.transport import keys
@@ -73,34 +74,47 @@ class ReplicaProcess:
         self._report("loading")
         engine, card, digest = await asyncio.to_thread(self._load)
         async with asyncio.TaskGroup() as group:
-            serving = [group.create_task(self._server.run())]
-            if self._config.engine.text_encoder:  # without one, only the stage before knows what embeddings look like
-                await warm_up(self._server, card, self._config.engine.max_num_seqs)
-            self._report("loaded", pipeline=card.pipeline, mode=card.mode)
-            self._state = ReplicaState.UP
-            client = StageClient(
-                await self._registration(card, digest),
-                self._config.master_address,
-                self._config.master_port,
-                state=lambda: self._state,
-                load=lambda: self._server.load,
-                on_change=self._on_membership,
-                keys=self._keys,
-            )
-            background = [
-                client.run(),
-                report_stats(self._report, self._server, engine),
-                self._watch_steps(engine, card),
-                report_liveness(self._report),
-            ]
-            serving += [group.create_task(work) for work in background]
-            await self._stop.wait()
-            if self._failure is None:
-                await self._drain(client)
+            serving = [group.create_task(self._server.run()), group.create_task(self._check_itself())]
+            await self._unless_stopped(self._warm_up(card))
+            if not self._stop.is_set():
+                self._report("loaded", pipeline=card.pipeline, mode=card.mode)
+                self._state = ReplicaState.UP
+                client = self._membership_client(await self._registration(card, digest))
+                background = [
+                    client.run(),
+                    report_stats(self._report, self._server, engine),
+                    self._watch_steps(engine, card),
+                    report_liveness(self._report),
+                ]
+                serving += [group.create_task(work) for work in background]
+                await self._stop.wait()
+                if self._failure is None:
+                    await self._drain(client)
             for task in serving:
                 task.cancel()
         await asyncio.to_thread(self._tracing.close)
         return self._end(engine)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for `work` to end, or until the replica must end, because its engine failed for example."""
+        task, stop = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if task.done():
+            task.result()
+        else:
+            task.cancel()
+
+    async def _warm_up(self, card: ModelCard) -> None:
+        if not self._config.engine.text_encoder:
+            return  # only the stage before knows what embeddings look like
+        if await warm_up(self._server, card, self._config.engine.max_num_seqs):
+            self._server.self_check.example = warm_up_params(card, seed=0)
+
+    async def _check_itself(self) -> None:
+        """End the replica if it fails a request of its own."""
+        self._failure = await self._server.self_check.run()
+        self._stop.set()
 
     def _load(self) -> tuple[Engine, ModelCard, str]:
         with importing():  # here, after "loading" was reported: torch takes seconds
@@ -115,6 +129,17 @@ class ReplicaProcess:
         self._server.default_steps = card.defaults.num_inference_steps or 0
         engine.start()
         return engine, card, source.digest
+
+    def _membership_client(self, registration: Register) -> StageClient:
+        return StageClient(
+            registration,
+            self._config.master_address,
+            self._config.master_port,
+            state=lambda: self._state,
+            load=lambda: self._server.load,
+            on_change=self._on_membership,
+            keys=self._keys,
+        )
 
     async def _registration(self, card: ModelCard, digest: str) -> Register:
         return Register(
@@ -159,8 +184,8 @@ class ReplicaProcess:
         else:
             code = 1
             self._report("failed", reason=self._failure)
-        if not engine.stop(0.0 if self._is_stuck else self._hand_back_seconds):
-            os._exit(code)  # the engine's thread is in a step that does not end, and would keep this process alive
+        if not engine.stop(0.0 if self._is_stuck else self._hand_back_seconds) or self._failure is not None:
+            os._exit(code)  # a step that does not end, or the cleanup of a broken device, would keep this process alive
         return code
 
     @property

@@ -1,7 +1,8 @@
 """What a replica process reports to its supervisor: events, liveness and statistics.
 
-A report is one line of JSON on the process's stdout, with the name of the event in the field `event`. Reports go to the
-supervisor only; the coordinator gets its own messages from `coordinator.stage_client`.
+A report is one line of JSON on the process's stdout: the name of the event in the field `event`, and the fields of its
+record in `reports`. Reports go to the supervisor only; the coordinator gets its own messages from
+`coordinator.stage_client`.
 """
 
 import asyncio
@@ -48,16 +49,15 @@ async def report_stats(report: Reporter, server: ReplicaServer, engine: Engine) 
             continue  # the engine is in a long step
         scheduler = engine.scheduler_stats
         load = server.load
-        report(
-            "stats",
-            engine_steps=engine.steps,
-            engine_step_seconds=round(engine.step_seconds, 3),
-            waiting=load.queue_length,
-            running=load.running,
-            completed=load.completed,
-            predicted_wait_seconds=round(scheduler.wait, 3),
-            refused=scheduler.refused,
-            **batches.of(scheduler.keys),
+        numbers = {
+            "engine_steps": engine.steps,
+            "engine_step_seconds": round(engine.step_seconds, 3),
+            "waiting": load.queue_length,
+            "running": load.running,
+            "completed": load.completed,
+            "predicted_wait_seconds": round(scheduler.wait, 3),
+            "refused": scheduler.refused,
             **runner,
-        )
+        }
+        report("stats", numbers=numbers, **batches.of(scheduler.keys))
         await asyncio.sleep(STATS_SECONDS)

@@ -20,6 +20,7 @@ from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerEvent
 from omni_worker.errors import CommandError, RequestError
 from omni_worker.replica.draining import Draining, OpenRequests, handed_back
 from omni_worker.replica.events import EventBridge
+from omni_worker.replica.self_check import SelfCheck
 from omni_worker.replica.wire.link import Offer, PoolReply
 from omni_worker.replica.wire.messages import (
     Abort,
@@ -47,12 +48,14 @@ log = logging.getLogger(__name__)
 ALIVE_SECONDS = 1.0
 UNREAD_ANSWERS = "what was asked for before is to be read first"
 UNREAD_RETRY_SECONDS = 1.0
+LOCAL_PRIORITY = 1_000  # of the replica's own requests, above all that clients may have
 
 
 class ReplicaServer:
     """Serves one engine on one ROUTER socket. All methods run in the event loop, except `on_event`.
 
     default_steps: the model's own number of steps, for requests that name none
+    self_check: gets the end of every request
     """
 
     def __init__(self, capacity: int, keys: CurveKeys | None = None, spans: "RequestSpans | None" = None) -> None:
@@ -60,6 +63,7 @@ class ReplicaServer:
         self.engine: Engine | None = None
         self.default_steps = 0
         self.completed = 0
+        self.self_check = SelfCheck(self.run_locally)
         self._capacity = capacity
         self._loop = asyncio.get_running_loop()
         self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.ROUTER, keys, queued=QUEUED_DATA_MESSAGES)
@@ -92,10 +96,10 @@ class ReplicaServer:
             self._outgoing.close()
 
     async def run_locally(self, id: str, params: GenerationParams) -> Finished:
-        """Run a request of this process itself, such as the warm-up. It is accepted even if the queue is full."""
+        """Run a request of this process itself, such as the warm-up, before all others, even if the queue is full."""
         self._local[id] = self._loop.create_future()
         assert self.engine is not None
-        self.engine.add(SchedulerRequest(id, params, refusable=False))
+        self.engine.add(SchedulerRequest(id, params, LOCAL_PRIORITY, refusable=False))
         return await self._local[id]
 
     def stop_accepting(self) -> None:
@@ -174,7 +178,7 @@ class ReplicaServer:
         elif message.id in self._requests:
             self._put(peer, Error(message.id, "invalid", f"a request with the id {message.id!r} runs already"))
         else:
-            self._requests.add(message.id, peer)
+            self._requests.add(message.id, peer, message.params)
             if self._spans is not None and message.trace is not None:
                 self._spans.begin(message.id, message.trace)
             self.engine.add(self._scheduler_request(message))
@@ -237,6 +241,7 @@ class ReplicaServer:
             local.set_result(event)
             return
         request = self._requests.get(event.id)
+        self.self_check.on_finished(event, None if request is None else request.params)
         if request is not None:
             if event.status is RequestStatus.COMPLETED:
                 self.completed += 1
@@ -270,6 +275,6 @@ def _error(event: Finished) -> Error:
         return Error(event.id, "aborted", "the request was aborted")
     if isinstance(event.error, RequestError):
         error = event.error
-        return Error(event.id, error.kind, error.message, error.param, error.retry_after)
+        return Error(event.id, error.kind, error.message, error.param, error.retry_after, error.code)
     log.error("request %s failed", event.id, exc_info=event.error)
     return Error(event.id, "failed", f"{type(event.error).__name__}: {event.error}")

@@ -14,10 +14,22 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from omni_worker.config.records import ServeConfig
 from omni_worker.errors import CommandError
+from omni_worker.parallel.child_process import safe_path
+from omni_worker.replica.reports import (
+    Alive,
+    Draining,
+    Failed,
+    Loaded,
+    Loading,
+    Membership,
+    Report,
+    Stats,
+    Stopped,
+    read_reports,
+)
 from omni_worker.replica.restarts import Restarts
 
 log = logging.getLogger(__name__)
@@ -47,7 +59,7 @@ class Child:
     was_loaded: bool = False
     loaded_at: float | None = None
     silence: float = 0.0
-    stats: dict[str, Any] = field(default_factory=dict)
+    stats: Stats = field(default_factory=Stats)
     failure: str | None = None
 
 
@@ -125,7 +137,7 @@ class Supervisor:
             start_new_session=True,  # so that a Ctrl-C in the terminal reaches only the supervisor
         )
         self._processes[child.index] = process
-        child.failure, child.loaded_at, child.stats = None, None, {}
+        child.failure, child.loaded_at, child.stats = None, None, Stats()
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(asdict(self._config.replica(child.index))).encode() + b"\n")
@@ -136,8 +148,8 @@ class Supervisor:
         try:
             with contextlib.suppress(ConnectionError):
                 await process.stdin.drain()
-            while line := await process.stdout.readline():
-                self._on_report(child, json.loads(line))
+            async for report in read_reports(process.stdout, f"replica {child.index}"):
+                self._on_report(child, report)
             return await process.wait()
         finally:
             load_timer.cancel()
@@ -163,26 +175,30 @@ class Supervisor:
         child.failure = f"it said nothing for {longest:g} s, as a process that hangs (--step-timeout)"
         process.kill()
 
-    def _on_report(self, child: Child, line: dict[str, Any]) -> None:
+    def _on_report(self, child: Child, report: Report) -> None:
         child.silence = 0.0
-        match line.pop("event"):
-            case "alive":
+        match report:
+            case Alive():
                 pass
-            case "stats":
-                child.stats = line
-            case "membership":
-                child.is_registered, child.refusal = line["registered"], line["refusal"]
-            case "failed":
-                child.failure = line["reason"]
-            case phase:
-                child.phase = phase
-                if phase == "loaded":
-                    child.was_loaded, child.loaded_at = True, time.monotonic()
+            case Stats():
+                child.stats = report
+            case Membership():
+                child.is_registered, child.refusal = report.registered, report.refusal
+            case Failed():
+                child.failure = report.reason
+            case Loading():
+                child.phase = "loading"
+            case Loaded():
+                child.phase, child.was_loaded, child.loaded_at = "loaded", True, time.monotonic()
+            case Draining():
+                child.phase = "draining"
+            case Stopped():
+                child.phase = "stopped"
 
     def _environment(self, index: int) -> dict[str, str]:
         """The environment of a replica: that of this process, with the replica's share of the devices and cores."""
         count = self._config.local_replicas
-        changes = {"MASTER_PORT": str(TORCH_DISTRIBUTED_PORT + index)}
+        changes = {"MASTER_PORT": str(TORCH_DISTRIBUTED_PORT + index), **safe_path(os.environ)}
         if count > 1:
             devices = self._config.devices
             share = len(devices) // count

@@ -21,9 +21,13 @@ BATCH_SIZES = (2, 4, 8)
 MAX_SECONDS = 20.0  # after which no larger batch is tried
 
 
-async def warm_up(server: ReplicaServer, card: ModelCard, max_num_seqs: int) -> None:
-    """Run a few batches of growing size. A request that fails is logged, and the replica starts anyway."""
+async def warm_up(server: ReplicaServer, card: ModelCard, max_num_seqs: int) -> bool:
+    """Run a few batches of growing size. A request that fails is logged, and the replica starts anyway.
+
+    Returns whether all requests succeeded.
+    """
     began = time.monotonic()
+    succeeded = True
     largest = 1 if card.mode == "request" else max_num_seqs
     for count in sorted({min(size, largest) for size in BATCH_SIZES}):
         log.info("warming up: %d at once", count)
@@ -31,9 +35,11 @@ async def warm_up(server: ReplicaServer, card: ModelCard, max_num_seqs: int) -> 
         finished = await asyncio.gather(*(server.run_locally(f"warm-up-{count}-{p.seed}", p) for p in params))
         for error in {str(event.error) for event in finished if event.error}:
             log.warning("the warm-up of %s failed: %s", card.pipeline, error)
+            succeeded = False
         if time.monotonic() - began > MAX_SECONDS:
             break  # larger batches are proven when they first occur
     log.info("warmed up in %.1f s", time.monotonic() - began)
+    return succeeded
 
 
 def warm_up_params(card: ModelCard, seed: int) -> GenerationParams:
@@ -41,10 +47,11 @@ def warm_up_params(card: ModelCard, seed: int) -> GenerationParams:
     params = GenerationParams(prompt=PROMPT, steps=2, seed=seed, sampling=SamplingParams(max_tokens=2))
     if not card.needs_image:
         return params
-    side = card.defaults.width or IMAGE_SIDE
+    width = card.defaults.width or card.width or IMAGE_SIDE
+    height = card.defaults.height or card.height or IMAGE_SIDE
     return msgspec.structs.replace(
         params,
-        images=[np.full((side, side, 3), 128, np.uint8)],
-        mask=np.full((side, side), 255, np.uint8) if card.mask else None,
+        images=[np.full((height, width, 3), 128, np.uint8)],
+        mask=np.full((height, width), 255, np.uint8) if card.mask else None,
         strength=1.0 if card.strength else None,
     )

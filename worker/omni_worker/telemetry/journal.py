@@ -28,10 +28,15 @@ class StageVisit:
 
 @dataclass
 class Journal:
-    """A request's visits of stages so far. `trace_id` is set if the request is traced."""
+    """A request's visits of stages so far.
+
+    trace_id: set if the request is traced
+    client_id: the client's own id for it, if it sent one
+    """
 
     id: str
     trace_id: str | None = None
+    client_id: str | None = None
     began: float = field(default_factory=time.monotonic)
     visits: list[StageVisit] = field(default_factory=list)
 
@@ -60,4 +65,6 @@ class Journal:
         }
         if self.trace_id is not None:
             line["trace_id"] = self.trace_id
+        if self.client_id is not None:
+            line["client_id"] = self.client_id
         log.info(json.dumps(line if error is None else {**line, "error": error}, ensure_ascii=False))

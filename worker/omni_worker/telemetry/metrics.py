@@ -10,7 +10,27 @@ LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 WAIT_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 OUTCOMES = ("completed", "invalid", "failed", "refused", "busy", "unavailable", "aborted")
-LOSSES = ("crashed", "stalled", "left", "refused")
+LOSSES = ("crashed", "stalled", "left", "refused", "failed")
+REFUSALS = ("unknown_key", "missing_key", "rate", "host", "origin")
+
+
+class AccessMetrics:
+    """Counts requests that the API refused before it looked at what they ask for."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._refused = Counter(
+            "omni_api_refused",
+            "Requests that the API refused by their sender: an unknown or missing key, a key beyond its rate, or a web "
+            "page of another site (host, origin)",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in REFUSALS:
+            self._refused.labels(reason)
+
+    def refused(self, reason: str) -> None:
+        """Count one."""
+        self._refused.labels(reason).inc()
 
 
 class HeadMetrics:
@@ -34,7 +54,7 @@ class HeadMetrics:
         )
         self._losses = Counter(
             "omni_request_lost_runs",
-            "Runs that came to nothing, by why: the replica crashed, stalled, left, or refused, for it was draining",
+            "Runs that came to nothing, by why: the replica crashed, stalled, left, refused while draining, or failed",
             ["stage", "reason"],
             registry=registry,
         )

@@ -28,7 +28,7 @@ ZAP_ADDRESS = "inproc://zeromq.zap.01"
 class CurveKeys:
     """A CURVE key pair in Z85, as ZeroMQ needs it."""
 
-    public: bytes
+    public: bytes = field(repr=False)
     secret: bytes = field(repr=False)
 
     @classmethod
@@ -75,8 +75,14 @@ def check(file: str | None) -> None:
     Raises UsageError if the secret cannot be used.
     """
     read(file)
-    if file is not None and Path(file).stat().st_mode & stat.S_IROTH:
-        log.warning("%s %s may be read by every user of this machine: chmod o-r %s", SECRET_FLAG, file, file)
+    if file is not None:
+        warn_if_all_may_read(SECRET_FLAG, file)
+
+
+def warn_if_all_may_read(flag: str, file: str) -> None:
+    """Log a warning if every user of this machine may read the file of secrets that a flag names."""
+    if Path(file).stat().st_mode & stat.S_IROTH:
+        log.warning("%s %s may be read by every user of this machine: chmod o-r %s", flag, file, file)
 
 
 def _start_authenticator(context: "zmq.Context[Any]") -> None:

@@ -11,10 +11,15 @@ from omni_worker.transport.keys import CurveKeys
 
 HEARTBEAT_MS = 2_000
 SILENCE_MS = 6_000
+DATA_SILENCE_MS = 20_000
+"""For sockets whose frames may be large: a peer that sends one counts as silent until its last byte has come, and one
+core encrypts about 150 MB a second."""
 KEEPALIVE_SECONDS = 15
 QUEUED_MESSAGES = 10_000
 QUEUED_DATA_MESSAGES = 64  # for sockets whose messages may be large
 MAX_MESSAGE_BYTES = 2**30
+MAX_RESULT_BYTES = 2**32
+"""The most that one result may have. A replica answers with an error instead of a larger one."""
 MAX_CONTROL_MESSAGE_BYTES = 2**20
 SERVERS = frozenset({zmq.ROUTER, zmq.XPUB})
 
@@ -28,6 +33,7 @@ def make_socket(
     queued: int = QUEUED_MESSAGES,
     reconnect_ms: int = 1_000,
     pings: bool = True,
+    silence_ms: int = SILENCE_MS,
 ) -> Any:
     """Create a socket of `kind`. ROUTER and XPUB sockets are servers, all others clients.
 
@@ -38,6 +44,7 @@ def make_socket(
     pings: whether a client pings the server, and asks it to expect the next ping; then each end notices in seconds if
         the other is gone. Turn it off if both ends exchange messages anyway: TCP keep-alive still closes a dead
         connection after about a minute.
+    silence_ms: after how long a client takes a server for gone that sends nothing, nor answers pings
     """
     result = context.socket(kind)
     result.setsockopt(zmq.LINGER, 0)
@@ -50,8 +57,8 @@ def make_socket(
     result.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
     if kind not in SERVERS and pings:
         result.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        result.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
-        result.setsockopt(zmq.HEARTBEAT_TTL, SILENCE_MS)
+        result.setsockopt(zmq.HEARTBEAT_TIMEOUT, silence_ms)
+        result.setsockopt(zmq.HEARTBEAT_TTL, silence_ms)
     if kind not in SERVERS:
         result.setsockopt(zmq.RECONNECT_IVL, min(50, reconnect_ms))
         result.setsockopt(zmq.RECONNECT_IVL_MAX, reconnect_ms)

@@ -21,7 +21,7 @@ class Tls(Record):
 
 
 class Limits(Record):
-    """Limits of one request. The API rejects larger ones with 400, or 413 for the body."""
+    """Limits of requests. The API rejects larger ones with 400; with 413 for a body, 503 for all bodies together."""
 
     pixels: int | None = Field(
         default=None,
@@ -31,6 +31,12 @@ class Limits(Record):
     )
     steps: int | None = Field(default=None, description="Denoising steps; absent means 1000.", ge=1, le=1_000_000)
     frames: int | None = Field(default=None, description="Frames of a video; absent means 1000.", ge=1, le=1_000_000)
+    video_pixels: int | None = Field(
+        default=None,
+        description="Pixels of all frames of a video together, three bytes each; absent means 536870912.",
+        ge=1,
+        le=2**31 - 1,
+    )
     answers: int | None = Field(
         default=None, description="Answers to one request, its n; absent means 10.", ge=1, le=10_000
     )
@@ -40,6 +46,13 @@ class Limits(Record):
     body_size: str | None = Field(
         default=None,
         description="Size of a request's body, like 64Mi, which absent means.",
+        pattern=QUANTITY,
+        max_length=20,
+    )
+    total_body_size: str | None = Field(
+        default=None,
+        description="Size of the bodies of all requests together, like 512Mi, which absent means; more get 503. The"
+        " head needs up to twice as much memory for them.",
         pattern=QUANTITY,
         max_length=20,
     )
@@ -58,7 +71,7 @@ class Api(Record):
         strict=False,
     )
     playground: bool = Field(default=True, description="Serve a page for people at /.")
-    limits: Limits = Field(default_factory=Limits, description="What one request may ask for.")
+    limits: Limits = Field(default_factory=Limits, description="What requests may ask for.")
 
 
 class Videos(Record):

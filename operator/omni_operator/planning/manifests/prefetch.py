@@ -44,8 +44,7 @@ def download_container(pipeline: OmniPipeline, model: Model, index: int, worker_
     return {
         **confined_container(pipeline, worker_image),
         "name": f"model-{index}",
-        "command": ["python3", "-m", "omni_worker.commands.fetch"],
-        "args": [model_argument(model)],
+        "args": ["fetch", model_argument(model)],
         "env": [{"name": "HOME", "value": "/tmp"}, *hub_environment(CACHE_DIR, model.token_secret_ref)],
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": CACHE_VOLUME, "mountPath": CACHE_DIR}],
     }

@@ -108,19 +108,22 @@ def replica_arguments(
 def api_flags(pipeline: OmniPipeline, files: ProcessFiles) -> list[str]:
     """The flags of the HTTP API that the pipeline sets."""
     settings = pipeline.spec.api
-    limits = {
-        "--max-pixels": settings.limits.pixels,
-        "--max-steps": settings.limits.steps,
-        "--max-frames": settings.limits.frames,
-        "--max-n": settings.limits.answers,
-        "--max-prompt-length": settings.limits.prompt_length,
-        "--max-body-bytes": integer_quantity(settings.limits.body_size) if settings.limits.body_size else None,
+    limits = settings.limits
+    flags = {
+        "--max-pixels": limits.pixels,
+        "--max-steps": limits.steps,
+        "--max-frames": limits.frames,
+        "--max-video-pixels": limits.video_pixels,
+        "--max-n": limits.answers,
+        "--max-prompt-length": limits.prompt_length,
+        "--max-body-bytes": integer_quantity(limits.body_size) if limits.body_size else None,
+        "--max-buffered-bytes": integer_quantity(limits.total_body_size) if limits.total_body_size else None,
     }
     return [
         *([f"--ssl-certfile={files.tls[0]}", f"--ssl-keyfile={files.tls[1]}"] if files.tls else []),
         *(f"--cors-origin={origin}" for origin in settings.cors_origins),
         *([] if settings.playground else ["--no-playground"]),
-        *flags_with_values(limits),
+        *flags_with_values(flags),
     ]
 
 

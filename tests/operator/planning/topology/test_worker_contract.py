@@ -40,7 +40,16 @@ PIPELINES: dict[str, dict[str, Any]] = {
             "tls": {"secretName": "certificate"},
             "corsOrigins": ["https://example.org", "*"],
             "playground": False,
-            "limits": {"pixels": 1, "steps": 2, "frames": 3, "answers": 4, "promptLength": 5, "bodySize": "6Ki"},
+            "limits": {
+                "pixels": 1,
+                "steps": 2,
+                "frames": 3,
+                "videoPixels": 4,
+                "answers": 5,
+                "promptLength": 6,
+                "bodySize": "7Ki",
+                "totalBodySize": "8Mi",
+            },
         }
     },
     "videos that are kept": {
@@ -92,7 +101,11 @@ def test_what_is_said_of_the_api_and_of_videos_reaches_the_head(digits: dict[str
 
     assert api_config("the example") == ApiConfig(), "what is not said is the worker's to choose"
     api, videos = api_config("an API for a web page"), api_config("videos that are kept").videos
-    assert api.limits == Limits(pixels=1, steps=2, frames=3, count=4, prompt=5, body=6 * 1024)
+    expected = Limits(
+        pixels=1, steps=2, frames=3, video_pixels=4, count=5, prompt=6, conversation=6, body=7 * 1024, bodies=8 * 2**20
+    )
+    assert api.limits == expected
+    assert all(getattr(expected, name) != value for name, value in vars(Limits()).items()), "no limit is left out"
     assert (api.origins, api.playground) == (("https://example.org", "*"), False)
     assert api.certificate == Certificate("/etc/omnipipeline-tls/tls.crt", "/etc/omnipipeline-tls/tls.key")
     assert (videos.folder, videos.jobs, videos.seconds) == ("/videos", 2, 48 * 3600)

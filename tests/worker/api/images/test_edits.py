@@ -8,6 +8,7 @@ from openai.types.image_edit_completed_event import ImageEditCompletedEvent
 from openai.types.image_edit_partial_image_event import ImageEditPartialImageEvent
 
 from tests.worker.api.heads import digits_as, head
+from tests.worker.api.odd_values import check_form, client_at
 from tests.worker.api.sample_images import PROMPT, edit, half_transparent, image_file, pixels, solid_image
 from tests.worker.serving import client_of
 
@@ -89,8 +90,8 @@ def test_a_mask_says_where_to_paint(inpainting):
 @pytest.mark.parametrize(
     ("image", "fields", "param", "says"),
     [
-        pytest.param(("x.png", b"no picture"), {}, "image", "not a picture in PNG, JPEG or WebP", id="no picture"),
-        pytest.param([SOLID] * 2, {}, "image", "takes one picture, not 2", id="two pictures"),
+        pytest.param(("x.png", b"no picture"), {}, "image", "not an image: send PNG, JPEG or WebP", id="no picture"),
+        pytest.param([SOLID] * 2, {}, "image", "takes one image, not 2", id="two pictures"),
         pytest.param(SOLID, {"mask": HALF_TRANSPARENT}, "mask", "takes no mask", id="a mask"),
         pytest.param(SOLID, {"input_fidelity": "high"}, "input_fidelity", "strength says", id="fidelity"),
         pytest.param(SOLID, {"extra_body": {"strength": 2}}, "strength", "less than", id="strength"),
@@ -111,7 +112,7 @@ def test_what_is_refused_is_refused_with_the_reason(port, image, fields, param, 
     ("mask", "says"),
     [
         pytest.param(None, "send a mask", id="none"),
-        pytest.param(image_file(half_transparent(64)), "64x64 pixels, where the picture has 32x32", id="another size"),
+        pytest.param(image_file(half_transparent(64)), "64x64 pixels, where the image has 32x32", id="another size"),
         pytest.param(SOLID, "nothing in it is transparent", id="nothing to paint"),
     ],
 )
@@ -119,6 +120,41 @@ def test_a_mask_that_cannot_be_used_is_refused_with_the_reason(inpainting, mask,
     with pytest.raises(openai.BadRequestError, match=says) as caught:
         edit(inpainting, SOLID, **({} if mask is None else {"mask": mask}))
     assert caught.value.param == "mask"
+
+
+def test_odd_values_are_no_errors_of_the_server(port):
+    fields = {"prompt": PROMPT, "num_inference_steps": "1", "strength": "1", "seed": "1"}
+    with client_at(port) as client:
+        check_form(client, "/v1/images/edits", fields, {"image": SOLID})
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"strength": 0.1, "num_inference_steps": 4}, "strength"),
+        ({"strength": 0.5, "num_inference_steps": 1}, "strength"),
+        ({"strength": 0.02}, "strength"),
+        ({"strength": 1e-300}, "strength"),
+        ({"strength": 0.4, "quality": "low"}, "strength"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_less_than_one_step_is_refused_with_the_remedy(port, fields, param, stream):
+    with pytest.raises(openai.BadRequestError, match="less than one step: give more strength") as caught:
+        edit(port, SOLID, extra_body=fields, stream=stream)
+    assert caught.value.param == param
+
+
+def test_every_field_of_a_form_may_be_empty(port):
+    """The official client sends an empty text for None."""
+    nothing = dict.fromkeys(("n", "size", "quality", "output_format", "partial_images", "stream", "user"), "")
+    answer = httpx.post(
+        f"http://127.0.0.1:{port}/v1/images/edits",
+        data={"prompt": PROMPT, "strength": "", "seed": "", **nothing},
+        files={"image": SOLID},
+        timeout=60,
+    )
+    assert answer.status_code == 200, answer.text
 
 
 def test_bodies_that_are_no_such_form(port):
@@ -139,5 +175,5 @@ def test_bodies_that_are_no_such_form(port):
 
 
 def test_a_prompt_alone_is_not_enough(port):
-    with pytest.raises(openai.BadRequestError, match="starts from a picture: POST /v1/images/edits takes one"):
+    with pytest.raises(openai.BadRequestError, match="starts from an image: POST /v1/images/edits takes one"):
         client_of(port).images.generate(prompt=PROMPT)

@@ -12,6 +12,7 @@ from openai.types.image_gen_partial_image_event import ImageGenPartialImageEvent
 from PIL import Image
 
 from tests.worker.api.heads import head
+from tests.worker.api.odd_values import check_json, client_at
 from tests.worker.serving import client_of
 
 pytestmark = pytest.mark.processes
@@ -124,7 +125,7 @@ def test_a_stream_that_cannot_begin_is_an_error_and_no_stream(port):
         pytest.param({"partial_images": 4, "stream": True}, "partial_images", "less than", id="four previews"),
         pytest.param({"n": 4}, "n", "more than the 3 allowed", id="above --max-n"),
         pytest.param({"size": "128x64"}, "size", "more than the 4096 allowed", id="above --max-pixels"),
-        pytest.param({"extra_body": {"steps": 201}}, "num_inference_steps", "more than the 200", id="--max-steps"),
+        pytest.param({"extra_body": {"steps": 201}}, "steps", "more than the 200", id="--max-steps"),
         pytest.param({"extra_body": {"prompt": "x" * 32_001}}, "prompt", "more than the 32000", id="a long prompt"),
         pytest.param({"extra_body": {"negative_prompt": "x" * 32_001}}, "negative_prompt", "32000", id="another"),
         pytest.param({"extra_body": {"seed": "7"}}, "seed", "valid integer", id="a number in quotes"),
@@ -135,6 +136,11 @@ def test_what_is_refused_is_refused_with_the_reason(port, fields, param, says):
         draw(port, **fields)
     assert caught.value.param == param
     assert says in caught.value.message
+
+
+def test_odd_values_are_no_errors_of_the_server(port):
+    with client_at(port) as client:
+        check_json(client, "/v1/images/generations", {"prompt": PROMPT, "num_inference_steps": 1})
 
 
 def test_a_body_that_is_not_said_to_be_json_is_refused_with_the_remedy(port):
@@ -151,7 +157,7 @@ def test_variations_are_refused_with_the_reason(port):
 def test_a_pipeline_that_takes_no_picture_says_so(port):
     file = io.BytesIO()
     Image.new("RGB", (32, 32)).save(file, "PNG")
-    with pytest.raises(openai.BadRequestError, match="takes no picture to start from") as caught:
+    with pytest.raises(openai.BadRequestError, match="takes no image to start from") as caught:
         client_of(port).images.edit(image=file.getvalue(), prompt=PROMPT)
     assert caught.value.param == "image"
 

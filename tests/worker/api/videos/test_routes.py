@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.worker.api.heads import head, save_specimen
+from tests.worker.api.odd_values import check_json, client_at
 from tests.worker.serving import client_of, eventually
 
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -31,7 +32,9 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def port(model, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("data"))
-    with head(model, "--data-dir", folder, "--video-jobs", "2", "--max-frames", "200") as process:
+    with head(
+        model, "--data-dir", folder, "--video-jobs", "2", "--max-frames", "200", "--max-video-pixels", "200000"
+    ) as process:
         yield process.port
 
 
@@ -143,11 +146,12 @@ def test_what_is_refused_is_refused_with_the_reason(port):
         ({"seconds": "long"}, "seconds", "pattern"),
         ({"seconds": "60"}, "seconds", "more than the 200 allowed"),
         ({"seconds": "4", "extra": SMALL}, "num_frames", "leave one out"),
+        ({"size": "128x128", "extra": {"num_frames": 17}}, "size", "278528 pixels, more than the 200000"),
         ({"size": "33x32"}, "size", "multiple of 8"),
         ({"model": "sora-2"}, "model", "there is no model"),
-        ({"prompt": ""}, "prompt", "at least 1"),
-        ({"input_reference": ("x.png", b"x")}, "input_reference", "not a picture"),
-        ({"input_reference": ("x.png", png())}, "input_reference", "takes no picture"),
+        ({"prompt": ""}, "prompt", "missing parameter"),
+        ({"input_reference": ("x.png", b"x")}, "input_reference", "takes no image"),
+        ({"input_reference": ("x.png", png())}, "input_reference", "takes no image"),
     ):
         with pytest.raises(openai.APIStatusError) as caught:
             create(port, **{"extra": {}, **fields})
@@ -163,6 +167,31 @@ def test_what_is_refused_is_refused_with_the_reason(port):
             call()
     with pytest.raises(openai.BadRequestError, match="POST /v1/videos takes the request"):
         client_of(port).images.generate(prompt="a red panda")
+
+
+def test_odd_values_are_no_errors_of_the_server(port):
+    base = {"prompt": "a red panda", "num_frames": 5, "num_inference_steps": 1, "size": "32x32"}
+    nested = {
+        "a reference": '{"prompt": "x", "input_reference": %}',
+        "a reference's url": '{"prompt": "x", "input_reference": {"image_url": %}}',
+    }
+    with client_at(port) as client:
+        check_json(client, "/v1/videos", base, nested)
+    videos = client_of(port).videos
+    for video in list(videos.list()):
+        assert video.error is None or video.error.code != "internal_error", video
+        videos.delete(video.id)
+    url = f"http://127.0.0.1:{port}/v1/videos"
+    for path in (
+        "/video_%00",
+        "/%ED%A0%BD",
+        "?after=%00",
+        "?after=%ED%A0%BD",
+        "?limit=1e400",
+        "?order=%00",
+        "/x/content",
+    ):
+        assert httpx.get(url + path).status_code in (400, 404), path
 
 
 def png():
@@ -226,6 +255,10 @@ def test_a_job_in_a_postgres_outlasts_its_head(model, database, monkeypatch):
     with head(model, *flags) as process:
         done = create(process.port).id
         assert ended(process.port, done).status == "completed"
+        for body in ({"prompt": "a \0cat"}, {"prompt": "a", "user": "\0", "tenant": "\0", "negative_prompt": "\0"}):
+            assert in_json(process.port, **SMALL, **body).status_code in (200, 400)
+        for path in ("/video_%00", "?after=%00"):
+            assert httpx.get(f"http://127.0.0.1:{process.port}/v1/videos{path}").status_code in (400, 404)
         expected = client_of(process.port).videos.download_content(done).read()
         video = create(process.port, extra=LONG | {"num_inference_steps": 60}).id
         eventually(lambda: client_of(process.port).videos.retrieve(video).progress >= 5, "some progress")

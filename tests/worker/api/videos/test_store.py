@@ -1,7 +1,11 @@
 """The database of video jobs: what it stores, in which order, and for how long."""
 
+import os
+import traceback
+
 import msgspec
 import pytest
+import sqlalchemy as sql
 
 from omni_worker.api.videos.records import Video, VideoFile
 from omni_worker.api.videos.store import VideoStore
@@ -100,3 +104,60 @@ def test_what_cannot_be_a_database_is_refused_with_the_flag(store, tmp_path):
     for url in ("nonsense", "sqlite:////no/such/folder/x.db", "unknown://host/name"):
         with pytest.raises(UsageError, match="--database-url: the database cannot be used"):
             VideoStore(url)
+
+
+def test_owners_see_their_own_jobs_and_a_server_without_keys_sees_all(store):
+    for id, owner in (("a", "tenant x"), ("b", "tenant y"), ("c", None), ("d", "tenant x")):
+        add(store, id, owner=owner)
+    assert store.get("a", "tenant x").id == "a"
+    assert store.get("a", "tenant y") is None
+    assert store.get("c", "tenant y") is None
+    assert store.get("a").id == "a"
+    assert [video.id for video in store.page(10, None, False, "tenant x")] == ["a", "d"]
+    assert store.page(10, "b", False, "tenant x") is None, "another's id is no place in the list"
+    assert ids(store) == list("abcd")
+
+
+def test_an_owner_does_not_wait_for_all_jobs_of_another(store):
+    for id, owner in (("a", "x"), ("b", "x"), ("c", "x"), ("d", "y"), ("e", "x"), ("f", None), ("g", None)):
+        add(store, id, owner=owner)
+    assert (store.count_queued("x"), store.count_queued("y"), store.count_queued()) == (4, 1, 7)
+    assert [store.start_next().id for _ in range(4)] == ["a", "d", "f", "g"]
+    assert [store.start_next().id for _ in range(3)] == ["b", "c", "e"]
+
+
+def test_a_database_of_an_older_version_gets_what_it_lacks(store):
+    add(store, "a")
+    with store._engine.begin() as connection:
+        connection.execute(sql.text("ALTER TABLE videos DROP COLUMN owner"))
+    later = VideoStore(store._engine.url.render_as_string(hide_password=False))
+    add(later, "b", owner="tenant x")
+    assert [(video.id, video.owner) for video in later.page(10, None, False)] == [("a", None), ("b", "tenant x")]
+    later.close()
+
+
+def test_only_this_user_may_read_the_files(tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir(mode=0o755)
+    (folder / "videos.db").touch(0o644)
+    old = os.umask(0)
+    try:
+        store = VideoStore.in_folder(folder)
+        add(store, "a")
+        new = VideoStore.in_folder(tmp_path / "new" / "videos")
+    finally:
+        os.umask(old)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+    assert modes == {"lock": 0o600, "videos.db": 0o600, "videos.db-wal": 0o600, "videos.db-shm": 0o600}
+    assert (tmp_path / "new" / "videos").stat().st_mode & 0o777 == 0o700
+    store.close()
+    new.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql+psycopg://omni:hunter2@nowhere.invalid/x", "omni:hunter2@nowhere", "x://omni:hunter2@h/x"]
+)
+def test_a_password_is_in_no_error(url):
+    with pytest.raises(UsageError) as caught:
+        VideoStore(url)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))

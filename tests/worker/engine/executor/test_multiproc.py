@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import zmq
 
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import ExecutorFailed, UniProcExecutor
@@ -186,6 +187,20 @@ def test_a_worker_that_dies_idle_ends_the_engine_at_once_and_tells_its_owner():
     assert held() == before
 
 
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_worker_whose_connection_is_gone_holds_up_neither_a_call_nor_the_end(dead):
+    for end in ("call", "shutdown"):
+        executor = MultiprocExecutor(SPEC, 2)
+        pids, socket = executor.pids, executor._workers._workers[dead].socket
+        os.kill(pids[dead], signal.SIGKILL)
+        eventually(lambda socket=socket: not socket.poll(0, zmq.POLLOUT))
+        if end == "call":
+            with pytest.raises(ExecutorFailed, match=rf"rank {dead} .* was killed by SIGKILL"):
+                run(executor, [torch.zeros(1, 16)])
+        executor.shutdown()
+        assert all(map(is_gone, pids))
+
+
 def test_what_hinders_the_start_is_raised_here_and_leaves_nothing_behind():
     before = held()
     with pytest.raises(CommandError, match="nowhere://else cannot be loaded"):
@@ -207,7 +222,8 @@ time.sleep(600)
 
 def test_workers_end_with_their_parent_however_it_dies():
     names = segments()
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # workers import nothing from where they run
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment)
     pids = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(pids) == 2
     assert not any(map(is_gone, pids))

@@ -1,7 +1,9 @@
 """An autoregressive stage through the real engine writes what `generate` writes, whoever comes and goes beside."""
 
 import functools
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from omni_worker.config.records import EngineConfig
 from omni_worker.engine.build import build_engine
 from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerRequest
 from omni_worker.errors import RequestError
+from omni_worker.language.loading import wrap
 from tests.worker.engine.language_engine import LanguageEngine, answer, params
 from tests.worker.language import tiny_models
 
@@ -69,6 +72,36 @@ def test_requests_that_come_and_go_are_what_generate_writes(kind):
     writer.finish()
     for i, (prompt, count) in enumerate(zip(PROMPTS, LENGTHS, strict=True)):
         assert tokens(writer.result(str(i))) == generated(prompt, count, kind)[0]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in tiny_models.KINDS if "longrope" in kind])
+@pytest.mark.parametrize("length", range(tiny_models.BORDER - 3, tiny_models.BORDER + 3))
+def test_texts_on_both_sides_of_a_border_are_what_generate_writes(kind, length):
+    writer = LanguageEngine(model(kind))
+    asked = {"hello": 12, "y" * length: 12, "x" * 300: 20, "z" * (length - 1): 8}
+    for prompt, count in asked.items():
+        writer.add(prompt, params(prompt, max_tokens=count))
+        writer.step(2)
+    writer.finish()
+    for prompt, count in asked.items():
+        assert tokens(writer.result(prompt)) == generated(prompt, count, kind)[0]
+
+
+def test_a_request_that_resumes_beyond_a_border_writes_the_same():
+    kind, prompt = "phi3, longrope", "y" * (tiny_models.BORDER - 4)
+    whole = tokens(answer(model(kind), params(prompt, max_tokens=14)))
+    assert tokens(answer(model(kind), params(prompt, written=whole[:8], max_tokens=14))) == whole
+
+
+def test_a_token_that_the_model_lacks_fails_its_request_only():
+    small = wrap(tiny_models.bare("llama", vocab_size=257, pad_token_id=None), tiny_models.tokenizer())
+    writer = LanguageEngine(small)
+    writer.add("lacks", params("a</s>b", max_tokens=3))
+    writer.add("good", params("ab", max_tokens=3))
+    writer.finish()
+    with pytest.raises(RequestError, match="lacks the token 257"):
+        writer.result("lacks")
+    assert len(tokens(writer.result("good"))) == 3
 
 
 @settings(deadline=None, max_examples=15)
@@ -133,6 +166,20 @@ def test_where_memory_is_short_rows_are_given_up_and_made_again():
         assert tokens(writer.result(str(i))) == generated(PROMPTS[i], 60)[0]
         assert writer.result(str(i)).embeddings["output_hidden_states"].shape == (60, 64)
     assert writer.runner.stats()["tokens_seen_again"] > 0
+
+
+def test_a_long_prompt_takes_no_room_from_short_ones():
+    small = tiny_models.served("llama", max_position_embeddings=2048)
+    small.slots.cache.max_tokens = 4096
+    writer = LanguageEngine(small, max_num_seqs=32)
+    writer.add("long", params("x" * 1000, max_tokens=300))
+    for i in range(31):
+        writer.add(str(i), params(f"hello {i}", max_tokens=60))
+    writer.step(1 + 60)  # the first step prepares them
+    assert set(writer.ended) == {str(i) for i in range(31)}
+    assert writer.runner.stats()["tokens_seen_again"] == 0
+    writer.finish()
+    assert tokens(writer.result("long")) == tokens(answer(small, params("x" * 1000, max_tokens=300)))
 
 
 # ---- drawing
@@ -254,7 +301,11 @@ def test_log_probabilities_are_those_of_generates_scores():
     written, scores, _ = generated("ABCD", 8)
     logs = torch.log_softmax(scores, -1)
     told = answer(model(), params("ABCD", max_tokens=8, logprobs=3)).completion.written.logprobs
-    name = model().tokenizer.token_text
+    decode = model().tokenizer._tokenizer.decode
+
+    def name(token):
+        return decode([token])
+
     for i, one in enumerate(told):
         assert one.token == name(written[i])
         assert one.logprob == pytest.approx(logs[i, written[i]].item(), abs=1e-4)
@@ -353,6 +404,36 @@ def test_scores_that_are_no_numbers_fail_their_request_and_leave_no_trace():
     assert tokens(writer.result("a")) == generated("ABC", 6)[0]
     assert tokens(writer.result("b")) == generated("DEF", 6)[0]
     assert tokens(writer.result("after")) == generated("GHI", 6)[0]
+
+
+def test_requests_are_freed_when_they_end_without_the_garbage_collector(monkeypatch):
+    broken = tiny_models.served("llama")
+    forward, alive = broken.slots._model.forward, []
+
+    def fails_on_the_word(input_ids, **kwargs):
+        if (input_ids == ord("!") - 33).any():
+            raise RuntimeError("a shape does not fit")
+        return forward(input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(broken.slots._model, "forward", fails_on_the_word)
+    writer = LanguageEngine(broken)
+    gc.collect()
+    gc.disable()
+    try:
+        for id, prompt in (("a", "ABC"), ("culprit", "AB!"), ("aborted", "DEF"), ("b", "GHI")):
+            writer.add(id, params(prompt, max_tokens=6, stream=True, logprobs=2, stop=("never",)))
+        writer.add("invalid", params("ABC", temperature=-1.0))
+        writer.step()
+        alive = [weakref.ref(state) for state in writer.runner._states.values()]
+        assert len(alive) == 4
+        writer.step(2)
+        writer.engine.abort("aborted")
+        writer.finish()
+        assert "a shape does not fit" in str(writer.ended["culprit"].error)
+        assert "fails_on_the_word" in "".join(writer.ended["culprit"].error.__notes__)
+        assert [state() for state in alive] == [None] * 4
+    finally:
+        gc.enable()
 
 
 def test_an_abort_frees_its_slot_within_a_step():

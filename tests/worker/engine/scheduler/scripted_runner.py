@@ -62,7 +62,8 @@ class ScriptedRunner:
             fixed, each = self.seconds.get(key, (0.0, 0.0))
             taken = fixed + each * len(output.cached)
             self.now += taken
-        return RunnerOutput(output.step_id, tuple(answers), None if out_of_memory else taken, out_of_memory)
+        timed = None if out_of_memory or taken is None else (output.step_id, taken)
+        return RunnerOutput(output.step_id, tuple(answers), timed, out_of_memory)
 
     def next_key(self, id: str) -> str:
         """The key of the request's next call."""

@@ -7,11 +7,16 @@ from hypothesis import strategies as st
 from omni_worker.engine.scheduler.batch_size import BatchSizes
 
 
+def add(learner, key, size, seconds):
+    learner.add_batch(key, size)
+    learner.add_time(key, size, seconds)
+
+
 def learned(a, b, sizes=(1, 2, 4, 8), bound=64):
     learner = BatchSizes(bound)
     for _ in range(10):
         for size in sizes:
-            learner.add_batch("K", size, a + b * size)
+            add(learner, "K", size, a + b * size)
     return learner.limit("K")
 
 
@@ -39,7 +44,7 @@ def test_it_follows_a_machine_that_changes():
     for overhead in (10.0, 0.0):
         for _ in range(200):
             for size in (1, 4):
-                learner.add_batch("K", size, overhead + size)
+                add(learner, "K", size, overhead + size)
     assert learner.limit("K") <= 2
 
 
@@ -47,12 +52,22 @@ def test_it_follows_a_machine_that_changes():
 def test_any_measurements_give_a_size_within_the_bounds(measurements):
     learner = BatchSizes(32)
     for size, seconds in measurements:
-        learner.add_batch("K", size, seconds)
+        add(learner, "K", size, seconds)
     assert 1 <= learner.limit("K") <= 32
 
 
 def test_it_remembers_a_bounded_number_of_keys():
     learner = BatchSizes(32)
     for key in range(1000):
-        learner.add_batch(key, 1, 1.0)
+        add(learner, key, 1, 1.0)
     assert len(learner.fits) <= 256
+
+
+def test_a_batch_without_a_known_time_counts_but_teaches_nothing():
+    learner = BatchSizes(32)
+    add(learner, "K", 2, 0.5)
+    learner.add_batch("K", 4)
+    fit = learner.fits["K"]
+    assert (fit.batches, fit.calls, fit.seconds) == (2, 6, 0.5)
+    learner.add_time("forgotten", 1, 1.0)
+    assert list(learner.fits) == ["K"]

@@ -160,3 +160,21 @@ def test_request_mode_runs_one_at_a_time_in_order():
 def test_a_bound_below_one_is_refused(bound):
     with pytest.raises(ValueError, match="at least one request"):
         StepScheduler(bound)
+
+
+def test_times_that_come_with_a_later_output_belong_to_their_own_batch():
+    scheduler = StepScheduler(4)
+    for id in "abc":
+        scheduler.add_request(SchedulerRequest(id, None))
+    timed = None
+    for _ in range(20):
+        scheduled = scheduler.schedule()
+        ids = [request.id for request in scheduled.new] + list(scheduled.cached)
+        output = RunnerOutput(scheduled.step_id, tuple(RequestOutput(id, key="K") for id in ids), timed)
+        scheduler.update_from_output(scheduled, output)
+        timed = (scheduled.step_id, float(len(scheduled.cached))) if scheduled.cached else None
+        if scheduled.step_id == 10:
+            scheduler.abort(["a"])
+    (stats,) = scheduler.stats().keys
+    assert stats.seconds == stats.calls - 2, "all but the last batch, which has two calls"
+    assert stats.line == pytest.approx((0.0, 1.0))

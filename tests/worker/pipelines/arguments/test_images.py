@@ -68,7 +68,7 @@ def test_images_are_passed_by_the_names_that_a_pipeline_has_for_them():
 
 
 def test_a_pipeline_that_takes_no_image_rejects_one():
-    with pytest.raises(RequestError, match="takes no picture"):
+    with pytest.raises(RequestError, match="takes no image"):
         arguments("StableDiffusionPipeline", images=[GREY])
 
 
@@ -78,3 +78,28 @@ def test_at_least_one_of_the_fewest_steps_runs(strength, steps):
     assert images.fewest_steps(strength, parameters) == steps
     assert int(steps * strength) >= 1
     assert images.fewest_steps(strength, inspect.signature(diffusers.WanPipeline.__call__).parameters) == 1
+
+
+def test_less_than_one_step_is_refused_before_the_pipeline_runs():
+    (one,) = (one for one in specimens() if one.name == "StableDiffusionImg2ImgPipeline")
+    arguments = CallArguments(one.build(), ServingDefaults(num_inference_steps=4))
+    for sent in ({"strength": 0.1}, {"strength": 0.5, "steps": 1}):
+        with pytest.raises(RequestError, match="less than one step") as caught:
+            arguments.build(GenerationParams(prompt="p", images=[GREY], **sent))
+        assert caught.value.kind == "invalid"
+    assert arguments.build(GenerationParams(prompt="p", images=[GREY], strength=0.25))["strength"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        pytest.param("WanPipeline", (832, 480), id="in the signature"),
+        pytest.param("StableDiffusionControlNetPipeline", None, id="from the size of the latents"),
+    ],
+)
+def test_a_card_says_how_large_results_are_by_default(name, size):
+    found = card(name)
+    assert (found.width, found.height) == (size or (found.width, found.width))
+    assert found.width
+    other = card(name, width=64, height=32)
+    assert (other.width, other.height) == (64, 32)

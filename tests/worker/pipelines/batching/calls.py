@@ -6,9 +6,7 @@ from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import agree
 from omni_worker.pipelines.batching.keys import KeyTable
 from omni_worker.pipelines.components import DENOISE
-from omni_worker.pipelines.request_context import ModelDefaults, RequestContext
-
-MODELS = ModelDefaults([])
+from omni_worker.pipelines.request_context import RequestContext
 
 
 class Denoiser:
@@ -31,7 +29,7 @@ def call(denoiser, value, rows=1, timestep=None, extra=None, collator=None, phas
         "extra": extra,
         **kwargs,
     }
-    return Call(phase, "model", denoiser, (), kwargs, RequestContext(f"r{value}", MODELS), collator)
+    return Call(phase, "model", denoiser, (), kwargs, RequestContext(f"r{value}"), collator)
 
 
 def good(hidden, timestep, extra):

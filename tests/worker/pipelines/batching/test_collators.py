@@ -8,7 +8,7 @@ from omni_worker.pipelines.batching.collators import TEXT_ENCODER, Collator
 from omni_worker.pipelines.batching.keys import KeyTable
 from omni_worker.pipelines.components import ENCODE
 from omni_worker.pipelines.request_context import RequestContext
-from tests.worker.pipelines.batching.calls import MODELS, Denoiser, assert_right, call
+from tests.worker.pipelines.batching.calls import Denoiser, assert_right, call
 
 
 class Encoder:
@@ -23,7 +23,7 @@ def test_a_collator_pads_sequences_of_other_lengths_and_trims_the_results():
     def encode(length, mask):
         ids = torch.arange(1, length + 1).reshape(1, -1)
         kwargs = {"input_ids": ids, "attention_mask": torch.ones_like(ids) if mask else None}
-        return Call(ENCODE, "text_encoder", Encoder(), (), kwargs, RequestContext("r", MODELS), TEXT_ENCODER)
+        return Call(ENCODE, "text_encoder", Encoder(), (), kwargs, RequestContext("r"), TEXT_ENCODER)
 
     encoder = Encoder()
     calls = [encode(length, mask) for length, mask in ((3, True), (5, False), (4, True), (5, True))]

@@ -46,6 +46,6 @@ def test_previews_that_cost_too_much_are_left_out(digits, monkeypatch):
 
 
 def test_a_preview_that_fails_harms_nothing_else(digits, monkeypatch):
-    monkeypatch.setattr(previews, "generation_result", lambda output: 1 / 0)
+    monkeypatch.setattr(previews, "unfinished_result", lambda output: 1 / 0)
     params = GenerationParams(prompt="a red three on black background", steps=4, preview_every=1)
     assert previews_of(digits, params)[1] == []

@@ -52,7 +52,7 @@ def test_the_second_call_is_predicted_from_the_second_step_on():
     (one,) = predicted
     assert one.kwargs["hidden_states"].tolist() == [[2.0] * 4]
     assert one.kwargs["timestep"].item() == 0.5
-    assert one.kwargs["extra"] is request.without
+    assert torch.equal(one.kwargs["extra"], request.without)
 
 
 @pytest.mark.parametrize("changed", ["hidden_states", "timestep", "extra"])
@@ -98,6 +98,47 @@ def test_a_call_with_a_generator_is_not_predicted():
     generator = torch.Generator()
     request.step(1, generator=generator)
     assert request.step(2, generator=generator)[0] == []
+
+
+WRITES = {
+    "in place": lambda tensor: tensor.fill_(7.0),
+    "by index": lambda tensor: tensor.__setitem__(..., 7.0),
+    "through a view": lambda tensor: tensor.view(-1).add_(2.0),
+    "through data": lambda tensor: tensor.data.add_(2.0),
+    "through numpy": lambda tensor: tensor.numpy().fill(7.0),
+}
+
+
+@pytest.mark.parametrize("argument", ["hidden_states", "timestep", "extra"])
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("inference", [False, True], ids=["plain", "inference mode"])
+def test_a_call_whose_tensor_was_written_to_gets_no_speculated_result(write, argument, inference):
+    request = Request()
+    with torch.inference_mode(inference):
+        request.prompt, request.without = torch.ones(1, 3), torch.zeros(1, 3)
+        steps = [request.calls(step) for step in (1, 2)]
+    request.step(1, steps[0])
+    first, second = steps[1]
+    request.speculation.record_call(first, key(first), 2)
+    predicted = request.speculation.predict_calls(first, key(first))
+    assert predicted
+    request.speculation.expect_calls(key(first), predicted, ["the result"])
+    with torch.inference_mode(inference):
+        WRITES[write](second.kwargs[argument])
+    request.speculation.record_call(second, key(first), 2)
+    assert request.speculation.take_result(second, key(first)) == (False, None)
+
+
+def test_a_speculative_call_writes_into_no_tensor_of_the_pipeline():
+    request = Request()
+    request.step(1)
+    first, _ = request.calls(2)
+    request.speculation.record_call(first, key(first), 2)
+    (predicted,) = request.speculation.predict_calls(first, key(first))
+    for value in predicted.kwargs.values():
+        value.fill_(9.0)
+    assert first.kwargs["hidden_states"].tolist() == [[2.0] * 4]
+    assert request.without.tolist() == [[0.0] * 3]
 
 
 @pytest.fixture(scope="module")

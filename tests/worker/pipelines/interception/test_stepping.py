@@ -1,8 +1,10 @@
 """What interception does besides giving the right images (`test_zoo`): progress, abort, clean-up, shared batches."""
 
 import numpy as np
+import pytest
 import torch
 
+from omni_worker.config import model_source
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor import UniProcExecutor
 from omni_worker.engine.library import generate
@@ -10,10 +12,17 @@ from omni_worker.engine.runner.diffusion import StepRunner
 from omni_worker.engine.scheduler import Finished, RequestProgress, RequestStatus, SchedulerRequest, StepScheduler
 from omni_worker.pipelines.batching.keys import KeyTable
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
+from omni_worker.pipelines.loading import load
 from omni_worker.pipelines.protocol import StepState
+from omni_worker.requests import GenerationParams
 from tests.worker.pipelines.survey import specimen
 from tests.worker.pipelines.tiny import QWEN, build, expected, first_image
 from tests.worker.pipelines.zoo import qwen_image
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load(model_source.parse("builtin://digits"), None).pipeline
 
 
 def test_progress_counts_the_timestep_schedulers_steps(qwen):
@@ -49,6 +58,20 @@ def test_an_abort_in_the_middle_leaves_nothing_behind(qwen):
     engine.step()
     assert np.abs(first_image(ends[1].result) - expected(qwen, QWEN, 0)).max() * 255 <= 2
     assert runner.stats()["states"] == 0
+
+
+def test_an_exact_request_shares_no_call_and_gives_the_same_bits_whatever_runs_beside_it(digits):
+    exact = GenerationParams(prompt="a red three on black background", steps=6, guidance=2.0, seed=4, exact=True)
+    others = [GenerationParams(prompt=f"a blue {word}", steps=6, guidance=2.0) for word in ("one", "two", "six")]
+    (alone,) = generate(digits, [exact])
+    before = digits.stats()
+    both = generate(digits, [exact, exact])
+    assert digits.stats()["batched_calls"] == before["batched_calls"]
+    among = generate(digits, [exact, *others])
+    assert digits.stats()["batched_calls"] > before["batched_calls"], "the others share theirs"
+    assert "rounding" not in str(digits.batches.reasons), "that a client asks for it says nothing of the model"
+    for one in (*both, among[0]):
+        assert np.array_equal(one.result.images[0], alone.result.images[0])
 
 
 def test_the_abort_of_the_only_request_frees_its_state(qwen):

@@ -1,5 +1,10 @@
 """Every request has its own timestep schedulers."""
 
+import copy
+import gc
+import inspect
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +18,8 @@ from diffusers import (
 from omni_worker.engine.library import generate
 from omni_worker.engine.scheduler import StepScheduler
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
+from omni_worker.pipelines.interception.timestep_schedulers import copy_for_request
+from omni_worker.pipelines.protocol import StepState
 from tests.worker.pipelines.tiny import SDXL, build, expected, first_image
 
 
@@ -54,3 +61,24 @@ def test_a_timestep_scheduler_is_copied_deeply_only_if_requests_run_interleaved(
     assert not copied
     generate(InterceptedPipeline(pipe, concurrent=True), [SDXL.arguments(0)])
     assert copied
+
+
+def test_a_copy_is_freed_at_once_and_its_step_looks_like_the_originals():
+    original, state = HeunDiscreteScheduler(), StepState("r", {})
+    gc.collect()
+    gc.disable()
+    try:
+        one = copy_for_request(original, state, is_shared=True)
+        assert inspect.signature(one.step) == inspect.signature(original.step)
+        assert one.step.__name__ == "step"
+        another = copy.deepcopy(one)
+        one.set_timesteps(2)
+        another.set_timesteps(2)
+        another.step(torch.zeros(1), another.timesteps[0], torch.zeros(1))
+        one.step(torch.zeros(1), one.timesteps[0], torch.zeros(1))
+        assert state.step == 1, "the steps of a copy of the copy do not count"
+        freed = weakref.ref(one)
+        del one
+        assert freed() is None
+    finally:
+        gc.enable()

@@ -15,6 +15,7 @@ from omni_worker.replica.wire.link import Link, Place
 from omni_worker.replica.wire.messages import (
     pack,
     pack_shared,
+    unpack_from_replica,
     unpack_to_replica,
 )
 from tests.worker.replica.wire.arrays import MIB, arrived, linked, message, same
@@ -119,3 +120,21 @@ def test_a_pool_is_never_read_for_what_an_earlier_connection_left_unsent():
     far.on_offer(later.offer())
     with pytest.raises(ValueError, match="no pool"):
         far.take(Place(*stale))
+
+
+def test_dtypes_that_are_no_numbers_are_refused_before_numpy_reads_them():
+    raw = msgspec.msgpack.decode(pack(message(a=np.ones(3)))[0])
+    structures = ("(1 2)f4", "(99999999999,)f4", "f4,f4", "(" * 5000 + "f4", [["a", "f4"]])
+    for name in ("O", "S8", "M8[s]", "", 5, None, *structures):
+        raw["params"]["embeddings"]["a"][1] = name
+        with pytest.raises((ValueError, msgspec.MsgspecError)):
+            unpack_to_replica([msgspec.msgpack.encode(raw), bytes(24)])
+
+
+@pytest.mark.parametrize("depth", [1_000, 100_000, 10_000_000])
+def test_values_that_are_nested_deeply_are_malformed(depth):
+    head = b"\x84\xa4type\xa3rpc\xa2id\xa1x\xa6method\xa5stats\xa4args"
+    answers = b"\x83\xa4type\xaarpc-result\xa2id\xa1x\xa7answers"
+    for unpack, first in ((unpack_to_replica, head), (unpack_from_replica, answers)):
+        with pytest.raises((ValueError, msgspec.MsgspecError)):
+            unpack([first + b"\x91" * depth + b"\x90"])

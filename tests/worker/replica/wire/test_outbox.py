@@ -32,3 +32,17 @@ def test_news_replace_each_other_and_answers_stay_in_order():
     assert output.id == "a"
     assert other.written is None
     assert len(box) == 0
+
+
+def test_a_result_that_is_too_large_is_an_error_of_its_request_alone(monkeypatch):
+    monkeypatch.setattr(outbox_module, "MAX_RESULT_BYTES", 100)
+    box = outbox_module.Outbox()
+    box.put(Output("a", GenerationResult(images=[np.zeros(60, np.uint8), np.zeros(41, np.uint8)])))
+    box.put(Output("b", GenerationResult(embeddings={"e": np.zeros(13, np.float64)})))
+    box.put(Output("c", GenerationResult(images=[np.zeros(100, np.uint8)])))
+    first, second, third = (box.pop() for _ in range(3))
+    assert (first.id, first.kind, second.id, second.kind) == ("a", "invalid", "b", "invalid"), "never retried"
+    assert "more than the 9.31323e-08 GiB" in first.message
+    assert third.id == "c"
+    assert isinstance(third, Output)
+    assert not box.is_full

@@ -7,7 +7,7 @@ import socket
 from prometheus_client import CollectorRegistry
 
 from omni_worker.api.app import create_app
-from omni_worker.api.server import HttpServer
+from omni_worker.api.http.server import HttpServer
 from omni_worker.config.records import Stage
 from omni_worker.orchestrator.balancers import make_balancer
 from omni_worker.orchestrator.orchestrator import Orchestrator

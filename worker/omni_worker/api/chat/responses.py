@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from omni_worker.api.chat.response_schemas import Logprob, TopLogprob, Usage
+from omni_worker.api.generation import count_tokens
 from omni_worker.api.images.encoding import encode_base64, image_of
 from omni_worker.orchestrator.handover import IMAGE, TEXT
 from omni_worker.requests import GeneratedText, GenerationResult
@@ -31,10 +32,8 @@ def finish_reason(result: GenerationResult) -> str:
 
 
 def chat_usage(results: Sequence[GenerationResult]) -> Usage:
-    """The tokens that were read and generated for all choices."""
-    completions = [result.completion for result in results if result.completion]
-    prompt_tokens = sum(completion.prompt_tokens for completion in completions)
-    completion_tokens = sum(len(completion.written.tokens) for completion in completions)
+    """The tokens that were sent and generated."""
+    prompt_tokens, completion_tokens = count_tokens(results)
     return Usage(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
@@ -48,10 +47,10 @@ def to_logprobs(text: GeneratedText) -> list[Logprob]:
         Logprob(
             token=entry.token,
             logprob=entry.logprob,
-            bytes=list(entry.token.encode()),
+            bytes=list(entry.raw),
             top_logprobs=[
-                TopLogprob(token=token, logprob=logprob, bytes=list(token.encode()))
-                for token, logprob in entry.likeliest
+                TopLogprob(token=token, logprob=logprob, bytes=list(raw))
+                for (token, logprob), raw in zip(entry.likeliest, entry.likeliest_raw, strict=False)
             ],
         )
         for entry in text.logprobs

@@ -8,6 +8,7 @@ from typing import Any
 from omni_worker.api.chat.response_schemas import Logprob
 from omni_worker.api.chat.responses import chat_usage, completion_id, finish_reason, message_content, to_logprobs
 from omni_worker.api.chat.schemas import ChatRequest
+from omni_worker.api.generation import param_names
 from omni_worker.api.streams import KEEP_ALIVE, Stream, format_event
 from omni_worker.errors import RequestError
 from omni_worker.orchestrator.handover import TEXT
@@ -26,12 +27,15 @@ class ChatStream(Stream):
         self._orchestrator = orchestrator
         self._requests = requests
         self._body = body
-        self._shared_fields = {
+        self._includes_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+        self._shared_fields: dict[str, Any] = {
             "id": completion_id(requests[0].id),
             "object": "chat.completion.chunk",
             "created": int(time.time()),
             "model": model,
         }
+        if self._includes_usage:
+            self._shared_fields["usage"] = None
         self._unsent: list[list[GeneratedText]] = [[] for _ in requests]
         self._results: list[GenerationResult | None] = [None] * len(requests)
 
@@ -56,7 +60,7 @@ class ChatStream(Stream):
                 if (failure := self._failure) is not None:
                     yield format_event(failure)
                     return
-            if self._body.stream_options and self._body.stream_options.include_usage:
+            if self._includes_usage:
                 results = [result for result in self._results if result is not None]
                 yield format_event({**self._shared_fields, "choices": [], "usage": chat_usage(results).model_dump()})
             yield "data: [DONE]\n\n"
@@ -73,32 +77,33 @@ class ChatStream(Stream):
             self._results[index] = await self._orchestrator.generate(request, keep_text)
             self._updated.set()
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for index, request in enumerate(self._requests):
-                    group.create_task(generate_choice(index, request))
-        except* RequestError as errors:
-            raise errors.exceptions[0] from None
+        with param_names(self._body.param_names):
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for index, request in enumerate(self._requests):
+                        group.create_task(generate_choice(index, request))
+            except* RequestError as errors:
+                raise errors.exceptions[0] from None
 
     def _text_event(self, index: int) -> str | None:
         """The unsent text of a choice as one event; None if there is none.
 
-        Tokens without text so far (parts of a character) stay unsent until the text is complete.
+        Tokens without text so far (parts of a character, the end token) stay unsent until there is text, or the end.
         """
-        pieces = self._unsent[index]
-        text = "".join(piece.text for piece in pieces)
-        if not text:
-            return None
-        self._unsent[index] = []
-        logprobs = [entry for piece in pieces for entry in to_logprobs(piece)] if self._body.logprobs else None
-        return self._event(index, {"content": text}, logprobs=logprobs)
+        text = "".join(piece.text for piece in self._unsent[index])
+        return self._event(index, {"content": text}, logprobs=self._take_logprobs(index)) if text else None
+
+    def _take_logprobs(self, index: int) -> list[Logprob] | None:
+        """The logprobs of the unsent tokens of a choice, which count as sent now; None if the client wants none."""
+        pieces, self._unsent[index] = self._unsent[index], []
+        return [entry for piece in pieces for entry in to_logprobs(piece)] if self._body.logprobs else None
 
     async def _last_events(self, index: int, result: GenerationResult) -> AsyncIterator[str]:
-        """The image of a choice, if it has one, and its finish reason."""
+        """The image of a choice, if it has one, and its finish reason with the logprobs of tokens without a text."""
         content = await message_content(result, self._requests[index].outputs - {TEXT})
         if isinstance(content, list):
             yield self._event(index, {"content": content})
-        yield self._event(index, {}, finish_reason=finish_reason(result))
+        yield self._event(index, {}, finish_reason(result), self._take_logprobs(index) or None)
 
     def _event(
         self,

@@ -1,6 +1,5 @@
 """POST /v1/images/edits: new images from input images, optionally within a mask."""
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -9,8 +8,7 @@ from msgspec.structs import replace
 
 from omni_worker.api.errors import ApiError
 from omni_worker.api.forms import form_body, read_form
-from omni_worker.api.generation import ERROR_RESPONSES
-from omni_worker.api.images.decoding import decode_image, to_arrays
+from omni_worker.api.generation import ERROR_RESPONSES, cancel_on_disconnect
 from omni_worker.api.images.generations import respond_with_images
 from omni_worker.api.images.schemas import ImageEditRequest, ImageEvent, ImageResponse
 from omni_worker.api.openapi import stream_response, unsupported_route
@@ -49,14 +47,12 @@ def edit_routes(service: Service) -> APIRouter:
             raise ApiError(400, "missing parameter: 'image'", "image", "missing_parameter")
         if len(files.get("mask", ())) > 1:
             raise ApiError(400, "mask: one file is enough", "mask", "invalid_value")
-        max_pixels = service.limits.pixels
-        images = [await decode_image(file, "image", max_pixels) for file in files["image"]]
-        masks = [await decode_image(file, "mask", max_pixels) for file in files.get("mask", ())]
-        size = service.input_image_size(body)
-        arrays, mask = await asyncio.to_thread(to_arrays, images, masks, size, service.takes_mask)
-        service.check(body, RouteInputs(body.prompt, body.count, arrays, mask, body.strength))
+        images, masks = files["image"], files.get("mask", ())
+        service.check(body, RouteInputs(body.prompt, body.count, len(images), bool(masks), body.strength))
+        decoded = await cancel_on_disconnect(request, service.decode_images(body, images, "image", masks))
         params = GenerationParams(prompt=body.prompt, **body.generation)
-        params = replace(params, images=arrays, mask=mask, strength=body.strength)
+        params = replace(params, images=list(decoded.images), mask=decoded.mask, strength=body.strength)
+        params = service.sized_like(params, decoded.size)
         return await respond_with_images(service, body, request, params, "image_edit")
 
     unsupported_route(router, "/v1/images/variations", NO_VARIATIONS)

@@ -2,20 +2,31 @@
 
 import time
 from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from msgspec.structs import replace
 
 from omni_worker.api import streams
-from omni_worker.api.generation import ERROR_RESPONSES, cancel_on_disconnect, choose_seeds, generate_all, result_id
+from omni_worker.api.forms import json_body, json_description
+from omni_worker.api.generation import (
+    ERROR_RESPONSES,
+    cancel_on_disconnect,
+    choose_seeds,
+    generate_all,
+    generation_request,
+    param_names,
+)
 from omni_worker.api.images.encoding import encode_base64, image_of
 from omni_worker.api.images.schemas import ImageBody, ImageData, ImageEvent, ImageGenerationRequest, ImageResponse
 from omni_worker.api.images.stream import ImageStream, image_usage
 from omni_worker.api.openapi import stream_response
 from omni_worker.api.service import RouteInputs, Service
+from omni_worker.orchestrator.handover import IMAGE
 from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult
 
+BODY = json_description(ImageGenerationRequest)
 RESPONSES = {**ERROR_RESPONSES, 200: stream_response(ImageEvent, "The pictures, or with `stream` the events of one.")}
 
 
@@ -23,8 +34,10 @@ def image_routes(service: Service) -> APIRouter:
     """The route that generates images from a prompt."""
     router = APIRouter(tags=["images"])
 
-    @router.post("/v1/images/generations", response_model=ImageResponse, responses=RESPONSES)
-    async def generate(body: ImageGenerationRequest, request: Request) -> ImageResponse | Response:
+    @router.post("/v1/images/generations", response_model=ImageResponse, responses=RESPONSES, openapi_extra=BODY)
+    async def generate(
+        body: Annotated[ImageGenerationRequest, Depends(json_body(ImageGenerationRequest))], request: Request
+    ) -> ImageResponse | Response:
         """Draw `n` pictures of `prompt`."""
         service.check(body, RouteInputs(body.prompt, body.count))
         params = GenerationParams(prompt=body.prompt, **body.generation)
@@ -42,12 +55,15 @@ async def respond_with_images(
 ) -> ImageResponse | Response:
     """The images that `params` generate, or the stream of one, whose event names start with `event_prefix`."""
     default_steps = service.card.steps if service.card else None
-    requests = image_requests(request.state.request_id, body, params, default_steps)
+    requests = image_requests(request, body, params, default_steps)
+    with param_names(body.param_names):
+        service.check_params(requests[0].params)
     if body.stream:
         stream = ImageStream(service.orchestrator, requests[0], body, event_prefix, default_steps)
         await cancel_on_disconnect(request, stream.start())
         return StreamingResponse(stream.events(), media_type="text/event-stream", headers=streams.HEADERS)
-    results = await cancel_on_disconnect(request, generate_all(service.orchestrator, requests))
+    with param_names(body.param_names):
+        results = await cancel_on_disconnect(request, generate_all(service.orchestrator, requests))
     images = [image_of(result) for result in results]
     files = await encode_base64(images, body.format, body.output_compression)
     height, width = images[0].shape[:2]
@@ -65,12 +81,12 @@ async def respond_with_images(
 
 
 def image_requests(
-    id: str, body: ImageBody, params: GenerationParams, default_steps: int | None
+    request: Request, body: ImageBody, params: GenerationParams, default_steps: int | None
 ) -> Sequence[GenerationRequest]:
     """One request per image, so that they spread over the replicas. Image i has the seed + i."""
     steps = body.denoising_steps(default_steps)
     return [
-        GenerationRequest(id=result_id(id, i, body.count), params=replace(params, seed=seed, steps=steps))
+        generation_request(request, i, body.count, replace(params, seed=seed, steps=steps), frozenset({IMAGE}))
         for i, seed in enumerate(choose_seeds(body.seed, body.count))
     ]
 

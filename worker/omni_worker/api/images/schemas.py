@@ -111,9 +111,9 @@ class ImageEditRequest(ImageBody):
         Field(gt=0, le=1, description="How much of the picture is to change, where the pipeline knows of it."),
     ] = None
     input_fidelity: Annotated[
-        None,
-        Field(description="Not known here."),
-        refusing({}, "not known here: strength says how much is to change, where the pipeline takes it"),
+        Literal["low"] | None,
+        Field(description="Only low."),
+        refusing({"high": "not known here: strength says how much is to change, where the pipeline takes it"}),
     ] = None
 
 

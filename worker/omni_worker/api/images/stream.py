@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 from msgspec.structs import replace
 
+from omni_worker.api.generation import count_tokens, param_names
 from omni_worker.api.images.encoding import encode_base64, image_of
 from omni_worker.api.images.schemas import ImageBody, ImageEvent, ImageUsage, InputTokens
 from omni_worker.api.streams import KEEP_ALIVE, Stream, format_event
@@ -66,7 +67,8 @@ class ImageStream(Stream):
                 self._preview = partial.preview[0]
                 self._updated.set()
 
-        result = await self._orchestrator.generate(self._request, keep_preview)
+        with param_names(self._body.param_names):
+            result = await self._orchestrator.generate(self._request, keep_preview)
         image_of(result)  # raises for a video
         self._result = result
 
@@ -96,9 +98,7 @@ def _preview_interval(steps: int | None, previews: int) -> int:
 
 def image_usage(results: Sequence[GenerationResult]) -> ImageUsage:
     """The tokens that text stages read and generated."""
-    completions = [result.completion for result in results if result.completion]
-    input_tokens = sum(completion.prompt_tokens for completion in completions)
-    output_tokens = sum(len(completion.written.tokens) for completion in completions)
+    input_tokens, output_tokens = count_tokens(results)
     return ImageUsage(
         input_tokens=input_tokens,
         input_tokens_details=InputTokens(text_tokens=input_tokens),

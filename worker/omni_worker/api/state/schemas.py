@@ -87,7 +87,9 @@ class ReplicaList(BaseModel):
 
 
 class RunningObject(BaseModel):
-    """One request that runs now, as GET /omni/requests lists it; `total_steps` is 0 until known."""
+    """One request that runs now, as GET /omni/requests lists it. `total_steps` is 0 until known; `client_id` is the
+    `X-Request-Id` that the client sent.
+    """
 
     id: str
     stage: str
@@ -95,6 +97,7 @@ class RunningObject(BaseModel):
     step: int
     total_steps: int
     state: str
+    client_id: str | None = None
 
 
 class RunningList(BaseModel):

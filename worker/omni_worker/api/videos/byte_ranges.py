@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from omni_worker.api.errors import ApiError
 from omni_worker.api.videos.records import VideoFile
 
-RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII | re.IGNORECASE)
+RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII | re.IGNORECASE)
 
 
 def range_response(file: VideoFile, etag: str, headers: Mapping[str, str]) -> Response:

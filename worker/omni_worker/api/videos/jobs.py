@@ -16,17 +16,18 @@ import numpy as np
 from msgspec.structs import replace
 
 from omni_worker.api.errors import ApiError, error_body
-from omni_worker.api.images.decoding import decode_image, to_array
 from omni_worker.api.service import Service
 from omni_worker.api.videos.files import encode_variants
-from omni_worker.api.videos.records import COMPLETED, RUNNING, Video, VideoFile
+from omni_worker.api.videos.records import COMPLETED, RUNNING, VIDEO_ID, Video, VideoFile
 from omni_worker.api.videos.store import VideoStore
 from omni_worker.config.api import VideoConfig
 from omni_worker.errors import RequestError
-from omni_worker.requests import GenerationParams, GenerationRequest
+from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult
 
 log = logging.getLogger(__name__)
 MAX_QUEUED = 1000
+MAX_OF_OWNER = 250
+"""Of these, the most of one owner, so that no client fills the queue alone."""
 CLEAN_UP_SECONDS = 30.0
 RETRY_SECONDS = 5.0
 TRANSIENT_ERRORS = ("busy", "unavailable", "refused")
@@ -74,16 +75,23 @@ class VideoJobs:
         """Queue a new job. Raises ApiError if too many are queued."""
         if await self._query(VideoStore.count_queued) >= MAX_QUEUED:
             raise ApiError(429, f"{MAX_QUEUED} videos wait already: come again later", code="rate_limit_exceeded")
+        if video.owner is not None and await self._query(lambda store: store.count_queued(video.owner)) >= MAX_OF_OWNER:
+            message = f"{MAX_OF_OWNER} of your videos wait already: try again later"
+            raise ApiError(429, message, code="rate_limit_exceeded")
         await self._query(lambda store: store.add(video))
         self._work_available.set()
 
-    async def get(self, id: str) -> Video | None:
-        """A job; None if there is none with this id, or it has expired."""
-        return await self._query(lambda store: store.get(id))
+    async def get(self, id: str, owner: str | None) -> Video | None:
+        """A job of an owner; None if there is none with this id, or it has expired. No owner: of any."""
+        if not VIDEO_ID.fullmatch(id):
+            return None
+        return await self._query(lambda store: store.get(id, owner))
 
-    async def page(self, limit: int, after: str | None, newest_first: bool) -> list[Video] | None:
-        """Up to `limit` jobs, ordered by creation, that follow the job `after`; None if that job does not exist."""
-        return await self._query(lambda store: store.page(limit, after, newest_first))
+    async def page(self, limit: int, after: str | None, newest_first: bool, owner: str | None) -> list[Video] | None:
+        """Up to `limit` jobs of an owner that follow the job `after`, as `VideoStore.page` gives them."""
+        if after is not None and not VIDEO_ID.fullmatch(after):
+            return None
+        return await self._query(lambda store: store.page(limit, after, newest_first, owner))
 
     async def file(self, id: str, variant: str) -> VideoFile | None:
         """A file of a completed job."""
@@ -153,22 +161,25 @@ class VideoJobs:
     async def _fail(self, video: Video, error: dict[str, Any]) -> None:
         await self._query(lambda store: store.fail(video.id, error, self._config.seconds))
 
+    async def _attempt(self, video: Video, params: GenerationParams) -> GenerationResult:
+        if video.reference is not None:
+            decoded = await self._service.decode_reference(video.reference)
+            params = replace(params, images=list(decoded.images))
+        self._service.check_video_job(params)
+        return await self._service.orchestrator.generate(GenerationRequest(id=video.id, params=params))
+
     async def _generate_frames(self, video: Video) -> np.ndarray:
         """uint8 of shape (frames, height, width, channels). Retries transient errors and raises other RequestErrors."""
         params = msgspec.msgpack.decode(video.params, type=GenerationParams)
-        if video.reference is not None:
-            image = await decode_image(video.reference, "input_reference", self._service.limits.pixels)
-            params = replace(params, images=[await asyncio.to_thread(to_array, image)])
         while True:
             try:
-                self._service.check_video_job(params)
-                result = await self._service.orchestrator.generate(GenerationRequest(id=video.id, params=params))
+                result = await self._attempt(video, params)
+                break
             except RequestError as error:
                 if error.kind not in TRANSIENT_ERRORS:
                     raise
-                await asyncio.sleep(error.retry_after or RETRY_SECONDS)
-            else:
-                break
+                seconds = error.retry_after or RETRY_SECONDS
+            await asyncio.sleep(seconds)  # after the block, so that no decoded image is kept while it waits
         frames = result.images[0]
         if frames.ndim != 4:
             raise RequestError("invalid", "this pipeline makes no videos")

@@ -1,5 +1,6 @@
 """Video jobs and their files, as records and as the database tables that store them."""
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,6 +8,8 @@ from typing import Any
 
 import sqlalchemy as sql
 
+VIDEO_ID = re.compile(r"video_[0-9a-f]{24}")
+"""The ids of all jobs. Others, which clients may send, never reach the database."""
 QUEUED, RUNNING, COMPLETED, FAILED = "queued", "in_progress", "completed", "failed"
 
 metadata = sql.MetaData()
@@ -28,6 +31,7 @@ videos = sql.Table(
     sql.Column("expires_at", sql.Float),
     sql.Column("error", sql.JSON),
     sql.Column("bytes", sql.BigInteger, nullable=False, default=0),
+    sql.Column("owner", sql.String(512)),
 )
 files = sql.Table(
     "video_files",
@@ -45,6 +49,7 @@ class Video:
 
     params: its GenerationParams as msgpack
     reference: the file of its input image; None if it has none, and once the job has ended
+    owner: whose API key created it; None if the server had no keys
     """
 
     id: str
@@ -60,6 +65,7 @@ class Video:
     completed_at: float | None = None
     expires_at: float | None = None
     error: Mapping[str, Any] | None = None
+    owner: str | None = None
 
 
 @dataclass(frozen=True)

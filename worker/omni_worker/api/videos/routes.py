@@ -1,6 +1,5 @@
 """/v1/videos: clients create a job, poll it by its id, and download the video once it is completed."""
 
-import asyncio
 import secrets
 from typing import Annotated, Any, Literal
 
@@ -8,10 +7,11 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from omni_worker.api.access.clients import Client
 from omni_worker.api.errors import ApiError
-from omni_worker.api.forms import form_body, parse_json, read_form
-from omni_worker.api.generation import ERROR_RESPONSES, choose_seeds
-from omni_worker.api.images.decoding import decode_data_url, decode_image, to_array
+from omni_worker.api.forms import form_body, read_form, read_json
+from omni_worker.api.generation import ERROR_RESPONSES, cancel_on_disconnect, choose_seeds
+from omni_worker.api.images.data_urls import decode_data_url
 from omni_worker.api.openapi import unsupported_route
 from omni_worker.api.schemas import ErrorResponse
 from omni_worker.api.service import RouteInputs, Service
@@ -70,8 +70,8 @@ def video_routes(service: Service, jobs: VideoJobs) -> APIRouter:
             error=None if video.error is None else VideoError(**video.error),
         )
 
-    async def find(id: str) -> Video:
-        video = await jobs.get(id)
+    async def find(id: str, request: Request) -> Video:
+        video = await jobs.get(id, owner_of(request))
         if video is None:
             raise ApiError(404, f"there is no video {id!r}: it was deleted, or has expired", "video_id", "not_found")
         return video
@@ -80,26 +80,25 @@ def video_routes(service: Service, jobs: VideoJobs) -> APIRouter:
     async def create(request: Request) -> VideoObject:
         """Have a video made. It is a job: ask after it by its id, and download it once it is completed."""
         body, file = await read_body(request)
-        images = []
-        if file is not None:
-            image = await decode_image(file, "input_reference", service.limits.pixels)
-            images = [await asyncio.to_thread(to_array, image)]
+        files = [] if file is None else [file]
         inputs = RouteInputs(
-            body.prompt, images=images, is_video=True, image_field="input_reference", image_hint=IMAGE_HINT
+            body.prompt, image_count=len(files), is_video=True, image_field="input_reference", image_hint=IMAGE_HINT
         )
         service.check(body, inputs)
-        video = new_video(service, body, file)
+        decoded = await cancel_on_disconnect(request, service.decode_images(body, files, "input_reference"))
+        video = new_video(service, body, file, owner_of(request), decoded.size)
         await jobs.add(video)
         return to_object(video)
 
     @router.get("", response_model=VideoList, responses=BAD_REQUEST)
     async def list_videos(
+        request: Request,
         after: Annotated[str | None, Query(description="The id after which to go on.")] = None,
         limit: Annotated[int, Query(ge=1, le=100, description="How many.")] = 20,
         order: Annotated[Literal["asc", "desc"], Query(description="By their creation.")] = "desc",
     ) -> VideoList:
         """The videos that are there, page by page."""
-        page = await jobs.page(limit + 1, after, order == "desc")
+        page = await jobs.page(limit + 1, after, order == "desc", owner_of(request))
         if page is None:
             raise ApiError(400, f"after: there is no video {after!r}", "after", "invalid_value")
         data = [to_object(video) for video in page[:limit]]
@@ -112,14 +111,14 @@ def video_routes(service: Service, jobs: VideoJobs) -> APIRouter:
     unsupported_route(router, "/{video_id}/remix", NOT_FROM_VIDEOS)
 
     @router.get("/{video_id}", response_model=VideoObject, responses=NOT_FOUND)
-    async def retrieve(video_id: str) -> VideoObject:
+    async def retrieve(video_id: str, request: Request) -> VideoObject:
         """A video, and how far it is."""
-        return to_object(await find(video_id))
+        return to_object(await find(video_id, request))
 
     @router.delete("/{video_id}", response_model=VideoDeleted, responses=NOT_FOUND)
-    async def delete(video_id: str) -> VideoDeleted:
+    async def delete(video_id: str, request: Request) -> VideoDeleted:
         """Delete a video and its files; one that is being made is ended."""
-        await find(video_id)
+        await find(video_id, request)
         await jobs.delete(video_id)
         return VideoDeleted(id=video_id)
 
@@ -133,7 +132,7 @@ def video_routes(service: Service, jobs: VideoJobs) -> APIRouter:
         ] = "video",
     ) -> Response:
         """Download a video that is completed, or a range of its bytes."""
-        video = await find(video_id)
+        video = await find(video_id, request)
         file = await jobs.file(video_id, variant) if video.status == COMPLETED else None
         if file is None:
             raise ApiError(400, f"the video is {video.status}: there is nothing to download", code="video_not_ready")
@@ -147,20 +146,32 @@ async def read_body(request: Request) -> tuple[VideoForm, bytes | None]:
 
     Raises ApiError, RequestError or RequestValidationError, naming the field.
     """
-    if request.headers.get("content-type", "").startswith("application/json"):
-        body = parse_json(VideoRequest, await request.body())
+    if request.headers.get("content-type", "").lower().startswith("application/json"):
+        body = await read_json(request, VideoRequest)
         reference = body.input_reference
         return body, decode_data_url(reference.image_url, "input_reference") if reference else None
     form, files = await read_form(request, VideoForm, frozenset(FILES), {"input_reference[image_url]"})
-    urls = [url.decode() for url in files.get("input_reference[image_url]", [])]
+    urls = [url.decode(errors="replace") for url in files.get("input_reference[image_url]", [])]
     references = files.get("input_reference", []) + [decode_data_url(url, "input_reference") for url in urls]
     if len(references) > 1:
         raise ApiError(400, "input_reference: one picture is enough", "input_reference", "invalid_value")
     return form, references[0] if references else None
 
 
-def new_video(service: Service, body: VideoForm, reference: bytes | None) -> Video:
-    """The job for a request. Raises RequestError if the video would be too long."""
+def owner_of(request: Request) -> str | None:
+    """The owner of the videos that a request creates, and of those that it may see; None without keys: of all."""
+    client: Client | None = getattr(request.state, "client", None)
+    return None if client is None else client.owner
+
+
+def new_video(
+    service: Service,
+    body: VideoForm,
+    reference: bytes | None,
+    owner: str | None,
+    image_size: tuple[int, int] | None = None,
+) -> Video:
+    """The job for a request whose reference has this width and height. Raises RequestError if it would be too long."""
     card = service.card or DEFAULT_CARD
     fps = body.fps or card.fps
     frames = body.num_frames if body.seconds is None else _nearest_frames(float(body.seconds), fps, card.frame_multiple)
@@ -170,17 +181,34 @@ def new_video(service: Service, body: VideoForm, reference: bytes | None) -> Vid
         raise RequestError("invalid", f"{field}: {frames} frames are more than the {most} allowed here", field)
     (seed,) = choose_seeds(body.seed, 1)
     params = GenerationParams(prompt=body.prompt, seed=seed, frames=frames, fps=body.fps, **body.generation)
+    params = service.sized_like(params, image_size)
+    _check_pixels(service, params, frames or card.frames or 1, card)
     total_frames = frames or card.frames
     return Video(
         id=f"video_{secrets.token_hex(12)}",
         model=service.model,
         prompt=body.prompt,
-        size=body.size or "auto",
+        size=f"{params.width}x{params.height}" if params.width and params.height else "auto",
         seconds=body.seconds or ("auto" if total_frames is None else f"{total_frames / fps:g}"),
         fps=fps,
         params=msgspec.msgpack.encode(params),
         reference=reference,
+        owner=owner,
     )
+
+
+def _check_pixels(service: Service, params: GenerationParams, frames: int, card: ModelCard) -> None:
+    """Raises RequestError if a video would have too many pixels, as far as its size is known."""
+    width = params.width or card.defaults.width or card.width or 1
+    height = params.height or card.defaults.height or card.height or 1
+    most = service.limits.video_pixels
+    if frames * width * height > most:
+        raise RequestError(
+            "invalid",
+            f"size: {frames} frames of {width}x{height} are {frames * width * height} pixels, more than the {most} "
+            "allowed here: ask for fewer frames or a smaller size",
+            "size",
+        )
 
 
 def _nearest_frames(seconds: float, fps: float, multiple: int) -> int:

@@ -2,18 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
+from omni_worker.api.request_model import RequestModel
 from omni_worker.api.schemas import GenerationBody
 from omni_worker.errors import RequestError
 
 SECONDS_PATTERN = r"^[0-9]{1,4}(\.[0-9]{1,3})?$"
 
 
-class Reference(BaseModel):
+class Reference(RequestModel):
     """A picture to start from."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     image_url: Annotated[str, Field(description="The picture itself, as `data:image/png;base64,…`.")]
 
@@ -35,8 +34,15 @@ class VideoForm(GenerationBody):
     num_frames: Annotated[int | None, Field(ge=1, description="The same in frames.")] = None
     fps: Annotated[
         float | None,
-        Field(gt=0, le=240, allow_inf_nan=False, description="Frames a second; the model's own if left out."),
+        Field(ge=0.1, le=240, allow_inf_nan=False, description="Frames a second; the model's own if left out."),
     ] = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _check_prompt(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError("it contains the character U+0000, which databases do not store: leave it out")
+        return value
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "VideoForm":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from omni_worker.api.videos.records import COMPLETED, FAILED, QUEUED, RUNNING, V
 from omni_worker.errors import UsageError
 
 FIELDS = [field.name for field in dataclasses.fields(Video)]
+DATABASE_FILES = ("videos.db", "videos.db-wal", "videos.db-shm")
 COLUMNS = [videos.c[name] for name in FIELDS]
 
 
@@ -28,15 +30,26 @@ class VideoStore:
             if self._engine.dialect.name == "sqlite":
                 sql.event.listen(self._engine, "connect", _prepare_sqlite)
             metadata.create_all(self._engine)
+            self._add_missing_columns()
         except (sql.exc.SQLAlchemyError, ImportError) as error:
-            raise UsageError(f"--database-url: the database cannot be used: {error}") from error
+            raise UsageError(f"--database-url: the database cannot be used: {_without_password(url, error)}") from None
+
+    def _add_missing_columns(self) -> None:
+        """Add the columns that an older version did not have."""
+        present = {column["name"] for column in sql.inspect(self._engine).get_columns(videos.name)}
+        if "owner" not in present:
+            with self._engine.begin() as connection:
+                connection.execute(sql.text(f"ALTER TABLE {videos.name} ADD COLUMN owner VARCHAR(512)"))
 
     @classmethod
     def in_folder(cls, folder: Path) -> "VideoStore":
         """Open an SQLite file in `folder`. Raises UsageError if that fails or another head has opened it."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / "lock").open("w")
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = open_private(folder / "lock")
+            for name in DATABASE_FILES:  # of an older version; SQLite gives new ones the mode of the first
+                if name == DATABASE_FILES[0] or (folder / name).exists():
+                    open_private(folder / name).close()
         except OSError as error:
             raise UsageError(f"--data-dir {folder}: {error.strerror}") from error
         try:
@@ -44,7 +57,7 @@ class VideoStore:
         except OSError as error:
             lock.close()
             raise UsageError(f"--data-dir {folder}: another head uses it; give each a folder of its own") from error
-        return cls(f"sqlite:///{folder.absolute() / 'videos.db'}", lock)
+        return cls(f"sqlite:///{folder.absolute() / DATABASE_FILES[0]}", lock)
 
     def close(self) -> None:
         """Close the database and release the lock."""
@@ -57,35 +70,45 @@ class VideoStore:
         with self._engine.begin() as connection:
             connection.execute(videos.insert().values({name: getattr(video, name) for name in FIELDS}))
 
-    def get(self, id: str) -> Video | None:
-        """A job; None if there is none with this id, or it has expired."""
+    def get(self, id: str, owner: str | None = None) -> Video | None:
+        """A job of an owner; None if there is none with this id, or it has expired. No owner: of any."""
         with self._engine.begin() as connection:
-            query = sql.select(*COLUMNS).where(videos.c.id == id, _has_not_expired())
+            query = sql.select(*COLUMNS).where(videos.c.id == id, _has_not_expired(), _is_owned_by(owner))
             row = connection.execute(query).mappings().first()
         return Video(**row) if row else None
 
-    def page(self, limit: int, after: str | None, newest_first: bool) -> list[Video] | None:
-        """Up to `limit` jobs, ordered by creation, that follow the job `after`; None if that job does not exist."""
-        query = sql.select(*COLUMNS).where(_has_not_expired())
+    def page(self, limit: int, after: str | None, newest_first: bool, owner: str | None = None) -> list[Video] | None:
+        """Up to `limit` jobs of an owner, ordered by creation, that follow the job `after`; None if it does not exist.
+
+        No owner: of any.
+        """
+        query = sql.select(*COLUMNS).where(_has_not_expired(), _is_owned_by(owner))
         with self._engine.begin() as connection:
             if after is not None:
-                number = connection.scalar(sql.select(videos.c.number).where(videos.c.id == after))
+                of_after = sql.select(videos.c.number).where(videos.c.id == after, _is_owned_by(owner))
+                number = connection.scalar(of_after)
                 if number is None:
                     return None
                 query = query.where(videos.c.number < number if newest_first else videos.c.number > number)
             query = query.order_by(videos.c.number.desc() if newest_first else videos.c.number).limit(limit)
             return [Video(**row) for row in connection.execute(query).mappings()]
 
-    def count_queued(self) -> int:
-        """The number of queued jobs."""
+    def count_queued(self, owner: str | None = None) -> int:
+        """The number of queued jobs of an owner. No owner: of all."""
         with self._engine.begin() as connection:
-            query = sql.select(sql.func.count()).select_from(videos).where(videos.c.status == QUEUED)
-            return connection.scalar(query) or 0
+            query = sql.select(sql.func.count()).select_from(videos)
+            return connection.scalar(query.where(videos.c.status == QUEUED, _is_owned_by(owner))) or 0
 
     def start_next(self) -> Video | None:
-        """Mark the oldest queued job as running and return it; None if no job is queued."""
+        """Mark a queued job as running and return it; None if no job is queued.
+
+        It is the oldest of the owner who has the fewest running jobs, so that no owner waits for all jobs of another.
+        """
+        others = videos.alias()
+        of_owner = sql.select(sql.func.count()).where(others.c.status == RUNNING, others.c.owner == videos.c.owner)
         with self._engine.begin() as connection:
-            query = sql.select(*COLUMNS).where(videos.c.status == QUEUED).order_by(videos.c.number).limit(1)
+            query = sql.select(*COLUMNS).where(videos.c.status == QUEUED)
+            query = query.order_by(of_owner.correlate(videos).scalar_subquery(), videos.c.number).limit(1)
             row = connection.execute(query).mappings().first()
             if row is not None:
                 _update(connection, row["id"], status=RUNNING)
@@ -146,8 +169,28 @@ class VideoStore:
             _delete(connection, surplus)
 
 
+def _without_password(url: str, error: Exception) -> str:
+    """The message of an error, without the password in the URL."""
+    try:
+        password = sql.make_url(url).password
+    except (sql.exc.SQLAlchemyError, ValueError):
+        return f"{type(error).__name__}: it is no URL of SQLAlchemy: DIALECT+DRIVER://USER:PASSWORD@HOST/NAME"
+    return str(error).replace(password, "***") if password else str(error)
+
+
 def _has_not_expired() -> sql.ColumnElement[bool]:
     return sql.or_(videos.c.expires_at.is_(None), videos.c.expires_at > time.time())
+
+
+def _is_owned_by(owner: str | None) -> sql.ColumnElement[bool]:
+    return sql.true() if owner is None else videos.c.owner == owner
+
+
+def open_private(file: Path) -> TextIO:
+    """Open a file that only this user may read, created if there is none, for appending."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return os.fdopen(descriptor, "a")
 
 
 def _update(connection: Connection, id: str, **values: Any) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from omni_worker.errors import UsageError
+from omni_worker.parallel.child_process import safe_path
 
 MAIN = "omni_worker.engine.executor.worker"
 
@@ -94,7 +95,7 @@ def _environment(setup: WorkerSetup, hash_seed: int, devices: list[str]) -> dict
     share = len(devices) // setup.size
     cores = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or len(os.sched_getaffinity(0)))
     changes = {
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        **safe_path({"PYTHONPATH": os.pathsep.join(sys.path)}),
         "PYTHONHASHSEED": str(hash_seed),
         "OMP_NUM_THREADS": str(max(1, cores // setup.size)),
         "GLOO_SOCKET_IFNAME": "lo",  # all ranks are on this host

@@ -13,13 +13,12 @@ from typing import Any
 from omni_worker.engine.executor.channel import CallMethod, Execute, WorkerReply
 from omni_worker.engine.executor.interface import Executor, ExecutorFailed
 from omni_worker.engine.executor.launch import RunnerSpec
-from omni_worker.engine.executor.worker_group import WorkerGroup
+from omni_worker.engine.executor.worker_group import DEATH_SECONDS, WorkerGroup
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput
 
 __all__ = ["MultiprocExecutor", "RunnerSpec"]
 
 GRACE_SECONDS = 5.0
-DEATH_SECONDS = 0.2
 BUILT = 0  # the number of the reply that a worker sends, without a message, when it has built its runner
 
 
@@ -125,10 +124,10 @@ def _merged(outputs: list[RunnerOutput]) -> RunnerOutput:
     for one in (one for output in outputs for one in output.outputs):
         if one.id not in entries or (one.error is not None and entries[one.id].error is None):
             entries[one.id] = one
-    seconds = (output.call_seconds for output in outputs if output.call_seconds is not None)
+    timed = (output.timed for output in outputs if output.timed is not None)
     return replace(
         outputs[0],
         outputs=tuple(entries.values()),
-        call_seconds=next(seconds, None),
+        timed=next(timed, None),
         out_of_memory=any(output.out_of_memory for output in outputs),
     )

@@ -6,6 +6,7 @@ from typing import Any
 from omni_worker.engine.executor.interface import Executor, ExecutorFailed
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import RunnerOutput, SchedulerOutput
+from omni_worker.errors import without_frames
 
 
 class UniProcExecutor(Executor):
@@ -18,7 +19,11 @@ class UniProcExecutor(Executor):
         """Does nothing: no worker can die without this process."""
 
     def execute(self, output: SchedulerOutput) -> RunnerOutput:
-        return self._runner.execute(output)
+        ran = self._runner.execute(output)
+        for one in ran.outputs:
+            if one.error is not None:
+                without_frames(one.error)
+        return ran
 
     def collective_rpc(self, method: str, args: tuple[Any, ...], timeout: float) -> list[Any]:
         return [self._runner.call(method, args)]

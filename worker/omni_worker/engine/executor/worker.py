@@ -82,7 +82,7 @@ class WorkerLoop:
     def _outcome(self, output: RunnerOutput) -> RunnerOutput:
         """What this rank sends: all outputs if it is the answering rank, otherwise only failures."""
         entries = [self._entry(one) for one in output.outputs if self._is_answering or one.error is not None]
-        return replace(output, outputs=tuple(entries), call_seconds=output.call_seconds if self._is_answering else None)
+        return replace(output, outputs=tuple(entries), timed=output.timed if self._is_answering else None)
 
     def _entry(self, output: RequestOutput) -> RequestOutput:
         return replace(output, error=None if output.error is None else portable(output.error))

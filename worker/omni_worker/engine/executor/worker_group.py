@@ -23,6 +23,8 @@ from omni_worker.engine.executor.interface import ExecutorFailed
 from omni_worker.engine.executor.launch import RunnerSpec, WorkerSetup
 from omni_worker.transport.shared_memory import Reader, Writer, create_pool
 
+DEATH_SECONDS = 0.2  # a process may live a moment longer than its connection
+
 
 class WorkerHandle(NamedTuple):
     """One rank. `death` is the descriptor of its process (a pidfd), which is readable once the process is dead."""
@@ -71,10 +73,18 @@ class WorkerGroup:
         return [worker.process.pid for worker in self._workers]
 
     def send(self, message: Any) -> None:
-        """Send to all ranks. Raises what pickle raises if the message cannot be pickled, before any rank gets it."""
+        """Send to all ranks without waiting. Raises ExecutorFailed if a rank can no longer be reached, after the others
+        have got it, and what pickle raises if the message cannot be pickled, before any rank gets it.
+        """
         data = encode(message, self._broadcast)
+        unreachable = []
         for worker in self._workers:
-            worker.socket.send(data)
+            try:
+                worker.socket.send(data, zmq.DONTWAIT)
+            except zmq.Again:  # its connection is gone; a send that waits would wait for ever
+                unreachable.append(worker.rank)
+        if unreachable:
+            raise ExecutorFailed(self.death(DEATH_SECONDS) or f"the workers of ranks {unreachable} are disconnected")
 
     def receive(self, timeout: float | None) -> list[tuple[int, WorkerReply]]:
         """The next replies with the ranks that sent them; none if `timeout` seconds pass without one.
@@ -108,7 +118,8 @@ class WorkerGroup:
         if self.have_ended:
             return
         self._stop_watching()
-        self.send(Stop())
+        with suppress(ExecutorFailed):
+            self.send(Stop())
         deadline = time.monotonic() + grace
         for worker in self._workers:
             with suppress(subprocess.TimeoutExpired):

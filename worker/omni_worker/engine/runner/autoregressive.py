@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
-from omni_worker.device.out_of_memory import is_out_of_memory
+from omni_worker.device.out_of_memory import free_failed_work, is_out_of_memory
+from omni_worker.device.timing import TimedCall
 from omni_worker.engine.runner.interface import TOKENS_PHASE, Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
 from omni_worker.errors import RequestError
 from omni_worker.language.generation import GenerationState, start_generation
 from omni_worker.language.loading import LanguageModel
 from omni_worker.language.model import RowInput, RowResult
+from omni_worker.language.prompts import PromptTokenizer, TokenizedPrompt
 from omni_worker.language.sampling import log_probabilities, sample_tokens
-from omni_worker.requests import TokenLogprob
+from omni_worker.requests import TokenLogprob, token_logprob
 
 log = logging.getLogger(__name__)
 CHUNK_TOKENS = 256
@@ -45,7 +47,7 @@ KEY = TokensKey()
 
 
 class AutoregressiveRunner(Runner):
-    """Runs a language model. Every payload is a GenerationParams, every result a GenerationResult.
+    """Runs a language model. Every payload is a TokenizedPrompt or a GenerationParams, every result a GenerationResult.
 
     With `encode_only` it generates no tokens: the result is the hidden states of the prompt. If ranks have parts of the
     model, all of them keep the same requests and append the same tokens; the last one has the results.
@@ -53,6 +55,7 @@ class AutoregressiveRunner(Runner):
 
     def __init__(self, model: LanguageModel, encode_only: bool = False) -> None:
         self._model = model
+        self._tokenizer = PromptTokenizer(model.tokenizer, model.context_length)
         self._cache = model.slots.cache
         self.answering_rank = model.slots.chain.size - 1
         self._encode_only = encode_only
@@ -72,49 +75,66 @@ class AutoregressiveRunner(Runner):
         if output.cached:
             with torch.inference_mode():
                 advanced = self._advance([self._states[id] for id in output.cached])
-        return RunnerOutput(output.step_id, (*prepared, *advanced), self._call_seconds, self._out_of_memory)
+        timed = None if self._call_seconds is None else TimedCall(output.step_id, self._call_seconds)
+        return RunnerOutput(output.step_id, (*prepared, *advanced), timed, self._out_of_memory)
 
     def stats(self) -> dict[str, Any]:
-        cached = self._cache.rows * self._cache.length
-        return {"states": len(self._states), "slots": len(self._cache.ids), "cache_tokens": cached, **self._counts}
+        cache = {"slots": len(self._cache.ids), "cache_tokens": self._cache.size}
+        return {"states": len(self._states), **cache, **self._counts}
 
     def close(self) -> None:
         for id in list(self._states):
             self._drop(id)
 
     def _prepare(self, request: SchedulerRequest) -> RequestOutput:
-        params = request.payload
-        if self._encode_only:
-            sampling = msgspec.structs.replace(params.sampling, max_tokens=0)
-            params = msgspec.structs.replace(params, sampling=sampling, hidden_states=True, written=())
         try:
-            state = start_generation(request.id, self._arrivals, params, self._model)
+            state = self._start(request)
         except Exception as error:
             return RequestOutput(request.id, error=error)
         self._arrivals += 1
         self._states[state.id] = state
         return self._outcome(state)
 
+    def _start(self, request: SchedulerRequest) -> GenerationState:
+        payload = request.payload
+        params, tokens = payload if isinstance(payload, TokenizedPrompt) else self._tokenizer.prepare(payload)
+        if self._encode_only:
+            sampling = msgspec.structs.replace(params.sampling, max_tokens=0)
+            params = msgspec.structs.replace(params, sampling=sampling, hidden_states=True, written=())
+        return start_generation(request.id, self._arrivals, params, tokens, self._model)
+
     def _advance(self, states: Sequence[GenerationState]) -> list[RequestOutput]:
         self._step_number += 1
         for state in states:
             state.last_step = self._step_number
+            if self._model.slots.is_beyond_border(state.cached_length, state.num_required):
+                self._forget(state)
         fitting, counts = self._make_room(states)
         began = time.perf_counter()
+        failures: Mapping[str, Exception] = {}
+        failure: Exception | None = None
         try:
             failures = self._step(fitting, counts) if fitting else {}
         except Exception as error:
-            if len(fitting) > 1:
-                log.warning("a batch of %d failed and is run again one by one: %s", len(fitting), error)
-                outputs = [output for state in states for output in self._advance([state])]
-                self._call_seconds, self._out_of_memory = None, is_out_of_memory(error)
-                return outputs
-            failures = {fitting[0].id: error}
+            failure = error
+        if failure is not None and len(fitting) > 1:
+            return self._run_one_by_one(states, failure)
+        if failure is not None:
+            failures = {fitting[0].id: failure}
         is_typical = len(fitting) == len(states) and set(counts) == {1}
         self._call_seconds = time.perf_counter() - began if is_typical else None
         if fitting:
             self._counts["batched_calls" if len(fitting) > 1 else "single_calls"] += 1
         return [self._outcome(state, failures.get(state.id)) for state in states]
+
+    def _run_one_by_one(self, states: Sequence[GenerationState], error: Exception) -> list[RequestOutput]:
+        """Advance each request of a batch that failed. Nothing of the failed attempt is in memory any more."""
+        log.warning("a batch of %d failed and is run again one by one: %s", len(states), error)
+        out_of_memory = is_out_of_memory(error)
+        free_failed_work(error)
+        outputs = [output for state in states for output in self._advance([state])]
+        self._call_seconds, self._out_of_memory = None, out_of_memory
+        return outputs
 
     def _make_room(self, states: Sequence[GenerationState]) -> tuple[list[GenerationState], list[int]]:
         """The requests that fit into this call and into the cache, with their numbers of tokens; the others wait.
@@ -132,16 +152,19 @@ class AutoregressiveRunner(Runner):
                 counts[state.id] = count
                 room -= count if count > 1 else 0
         while fitting:
-            length = max(state.cached + counts[state.id] for state in fitting)
-            if self._cache.reserve([state.id for state in fitting], length):
+            if self._cache.reserve({state.id: state.num_required for state in fitting}):
                 break
             if (evicted := self._to_evict(fitting)) is None:
                 fitting.pop()
             else:
                 self._cache.release(evicted.id)
-                self._counts["tokens_seen_again"] += evicted.cached
-                evicted.cached = 0
+                self._forget(evicted)
         return fitting, [counts[state.id] for state in fitting]
+
+    def _forget(self, state: GenerationState) -> None:
+        """Make the model see the request's tokens again from the first one on."""
+        self._counts["tokens_seen_again"] += state.cached
+        state.cached = state.cached_length = 0
 
     def _to_evict(self, fitting: Sequence[GenerationState]) -> GenerationState | None:
         others = [self._states[id] for id in self._cache.ids if self._states[id] not in fitting]
@@ -156,7 +179,8 @@ class AutoregressiveRunner(Runner):
             tokens = state.next_tokens(count)
             places = state.places_to_score(len(tokens))
             first = state.cached - len(state.prompt) + 1
-            rows.append(RowInput(state.id, tokens, state.cached, [place - first for place in places]))
+            scores = [place - first for place in places]
+            rows.append(RowInput(state.id, tokens, state.cached, scores, state.num_required))
             scored += [(state, place) for place in places]
         to_sample = [i for i, (state, place) in enumerate(scored) if place == len(state.output)]
         samplings = [scored[i][0].next_sampling() for i in to_sample]
@@ -173,7 +197,7 @@ class AutoregressiveRunner(Runner):
             if token < 0
         }
         reported = [
-            (i, state, tokens_at[i] if i in tokens_at else state.output[place])
+            (i, state, place, tokens_at[i] if i in tokens_at else state.output[place])
             for i, (state, place) in enumerate(scored)
             if state.top_logprobs is not None and state.id not in failures
         ]
@@ -194,26 +218,27 @@ class AutoregressiveRunner(Runner):
         return failures
 
     def _add_logprobs(
-        self, result: RowResult | None, reported: Sequence[tuple[int, GenerationState, int]]
+        self, result: RowResult | None, reported: Sequence[tuple[int, GenerationState, int, int]]
     ) -> dict[str, Exception]:
-        """Add the log-probabilities of tokens to their requests, given as (row of the logits, request, token).
+        """Add the log-probabilities of tokens to their requests, given as (row of the logits, request, place in
+        the output, token).
 
         On a rank without a result it adds placeholders. Returns the failures by id.
         """
         failures: dict[str, Exception] = {}
         if result is None:
-            for _, state, _ in reported:
+            for _, state, _, _ in reported:
                 state.logprobs.append(NO_LOGPROB)
         if result is None or not reported:
             return failures
-        rows, states, tokens = zip(*reported, strict=True)
+        rows, states, places, tokens = zip(*reported, strict=True)
         most = max(state.top_logprobs or 0 for state in states)
         own, likeliest, logs = (one.tolist() for one in log_probabilities(result.logits[list(rows)], tokens, most))
-        for i, (state, token) in enumerate(zip(states, tokens, strict=True)):
-            text, count = state.tokenizer.token_text, state.top_logprobs or 0
+        for i, (state, place, token) in enumerate(zip(states, places, tokens, strict=True)):
+            previous, count = state.output[place - 1] if place else None, state.top_logprobs or 0
             try:
-                top = zip(map(text, likeliest[i][:count]), logs[i][:count], strict=True)
-                state.logprobs.append(TokenLogprob(text(token), own[i], tuple(top)))
+                raw, *others = (state.tokenizer.token_bytes(one, previous) for one in [token, *likeliest[i][:count]])
+                state.logprobs.append(token_logprob(raw, own[i], others, logs[i][:count]))
             except Exception as error:  # a tokenizer may raise anything for a token without a text
                 failures[state.id] = error
         return failures

@@ -1,16 +1,17 @@
 """The runner of a diffusion stage: keeps the state of its requests and steps them through the pipeline.
 
-A failed batch runs again one request at a time, so that only the culprit fails.
+A failed batch runs again one request at a time, so that only the culprit fails. A batch that does not fit into memory
+runs again in halves.
 """
 
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from omni_worker.device.out_of_memory import is_out_of_memory
+from omni_worker.device.out_of_memory import free_failed_work, is_out_of_memory
+from omni_worker.device.timing import TimedCall, call_timer
 from omni_worker.engine.runner.interface import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
 from omni_worker.errors import RequestError
@@ -21,23 +22,24 @@ log = logging.getLogger(__name__)
 
 
 class StepRunner(Runner):
-    """Runs a step pipeline. Every payload is a GenerationParams, every result a GenerationResult."""
+    """Runs a step pipeline. Every payload is a GenerationParams, every result a GenerationResult or Unfinished."""
 
     def __init__(self, pipeline: SupportsStepExecution) -> None:
         self._pipeline = pipeline
         self._states: dict[str, StepState] = {}
-        self._call_seconds: float | None = None
+        self._step_id = 0
+        self._timed: TimedCall | None = None
         self._out_of_memory = False
-        self._on_gpu = torch.cuda.is_available()
+        self._timer = call_timer()
 
     def execute(self, output: SchedulerOutput) -> RunnerOutput:
         torch.set_grad_enabled(False)
         for id in output.finished:
             self._drop(id)
         prepared = [self._prepare(request) for request in output.new]
-        self._call_seconds, self._out_of_memory = None, False
+        self._step_id, self._timed, self._out_of_memory = output.step_id, None, False
         advanced = self._advance([self._states[id] for id in output.cached]) if output.cached else []
-        return RunnerOutput(output.step_id, (*prepared, *advanced), self._call_seconds, self._out_of_memory)
+        return RunnerOutput(output.step_id, (*prepared, *advanced), self._timed, self._out_of_memory)
 
     def stats(self) -> dict[str, Any]:
         return {"states": len(self._states), **self._pipeline.stats()}
@@ -56,22 +58,32 @@ class StepRunner(Runner):
             return self._failed(state, error)
         return self._outcome(state)
 
-    def _advance(self, states: Sequence[StepState]) -> list[RequestOutput]:
-        proofs, began = self._pipeline.proofs, time.perf_counter()
+    def _advance(self, states: Sequence[StepState], is_whole_batch: bool = True) -> list[RequestOutput]:
+        proofs = self._pipeline.proofs
+        self._timer.start()
+        failure: Exception | None = None
         try:
             predictions = self._pipeline.denoise_step(states)
         except Exception as error:
-            if len(states) == 1:
-                return [self._failed(states[0], error)]
-            log.warning("a batch of %d failed and is run again one by one: %s", len(states), error)
-            outputs = [output for state in states for output in self._advance([state])]
-            self._call_seconds, self._out_of_memory = None, is_out_of_memory(error)
-            return outputs
-        if self._pipeline.proofs == proofs:
-            if self._on_gpu:
-                torch.cuda.synchronize()
-            self._call_seconds = time.perf_counter() - began
+            failure = error
+        if failure is not None:
+            return self._after_failure(states, failure)
+        is_typical = is_whole_batch and self._pipeline.proofs == proofs
+        self._timed = self._timer.stop(self._step_id, is_typical)
         return [self._resume(state, answer) for state, answer in zip(states, predictions, strict=True)]
+
+    def _after_failure(self, states: Sequence[StepState], error: Exception) -> list[RequestOutput]:
+        """Run a failed batch again in parts. Nothing of the failed attempt is in memory any more."""
+        if len(states) == 1:
+            return [self._failed(states[0], error)]
+        no_memory = is_out_of_memory(error)
+        size = len(states) // 2 if no_memory else 1
+        log.warning("a batch of %d failed and is run again in parts of %d: %s", len(states), size, error)
+        free_failed_work(error)
+        parts = [states[start : start + size] for start in range(0, len(states), size)]
+        outputs = [output for part in parts for output in self._advance(part, is_whole_batch=False)]
+        self._timed, self._out_of_memory = None, self._out_of_memory or no_memory
+        return outputs
 
     def _resume(self, state: StepState, prediction: Any) -> RequestOutput:
         if prediction is None:
@@ -97,6 +109,8 @@ class StepRunner(Runner):
 
     def _failed(self, state: StepState, error: Exception) -> RequestOutput:
         self._drop(state.request_id)
+        if is_out_of_memory(error):  # the error travels on, and what it holds must not
+            free_failed_work(error)
         return RequestOutput(state.request_id, step=state.step, error=error)
 
     def _drop(self, id: str) -> None:
@@ -126,6 +140,10 @@ class RequestRunner(Runner):
         except ValueError as error:
             return RequestOutput(request.id, error=RequestError("invalid", str(error)))
         except Exception as error:
-            return RequestOutput(request.id, error=error)
-        self._completed += 1
-        return RequestOutput(request.id, result=result)
+            failure = error
+        else:
+            self._completed += 1
+            return RequestOutput(request.id, result=result)
+        if is_out_of_memory(failure):
+            free_failed_work(failure)
+        return RequestOutput(request.id, error=failure)

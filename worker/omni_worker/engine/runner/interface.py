@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from omni_worker.device import failures
 from omni_worker.engine.scheduler import RunnerOutput, SchedulerOutput
 
 TOKENS_PHASE = "tokens"
@@ -18,13 +19,21 @@ class LabelledKey(Protocol):
         """Phase, model and variant: a number for each shape of the model's calls, or a word for calls without one."""
 
 
+@runtime_checkable
+class Unfinished(Protocol):
+    """A request's result that needs more work, in any thread, before it is complete."""
+
+    def finish(self) -> Any:
+        """The complete result. Raises an exception if the request has failed after all."""
+
+
 class Runner(ABC):
     """Contains the model and the state of the requests that it runs. One thread uses it.
 
     If a replica has several ranks, the outputs of `answering_rank` count; of the other ranks, only failures do.
     """
 
-    rpc_methods: ClassVar[tuple[str, ...]] = ("stats",)
+    rpc_methods: ClassVar[tuple[str, ...]] = ("stats", "check_device")
     answering_rank: int = 0
 
     @abstractmethod
@@ -36,6 +45,10 @@ class Runner(ABC):
         if method not in self.rpc_methods:
             raise ValueError(f"the runner has no method {method!r}; there are: {', '.join(self.rpc_methods)}")
         return getattr(self, method)(*args)
+
+    def check_device(self) -> None:
+        """Raises DeviceFailed if this process can no longer use its device."""
+        failures.check_device()
 
     @abstractmethod
     def stats(self) -> dict[str, Any]:

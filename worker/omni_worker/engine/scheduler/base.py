@@ -5,7 +5,9 @@ It decides no order: subclasses select what runs, with a policy. It predicts not
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import count
+from typing import Any
 
 from omni_worker.engine.scheduler.batch_size import BatchSizes
 from omni_worker.engine.scheduler.forecast import Forecast
@@ -54,13 +56,29 @@ class BaseScheduler(SchedulerInterface):
         self._arrivals = count()
         self._step_ids = count()
 
-    def add_request(self, request: SchedulerRequest, now: float = 0.0) -> None:
+    def add_request(self, request: SchedulerRequest, now: float = 0.0, is_ready: bool = True) -> None:
         if request.id in self._running or self._waiting.get(request.id):
             raise ValueError(f"a request with the id {request.id!r} is held already")
         if request.refusable and self._is_full:
             self._refused += 1
             raise QueueFull(self._num_requests, self._forecast.seconds_until_room(self._running, self._waiting, now))
-        self._waiting.add(RequestState(request, next(self._arrivals), now))
+        self._waiting.add(RequestState(request, next(self._arrivals), now, is_ready=is_ready))
+
+    def is_waiting_for_payload(self, request: SchedulerRequest) -> bool:
+        state = self._waiting.get(request.id)
+        return state is not None and not state.is_ready and state.request is request
+
+    def make_ready(self, request: SchedulerRequest, payload: Any) -> None:
+        state = self._waiting.get(request.id)
+        if state is not None and self.is_waiting_for_payload(request):
+            state.request, state.is_ready = replace(request, payload=payload), True
+            self._waiting.add(state)
+
+    def fail(self, request: SchedulerRequest, error: Exception) -> list[SchedulerEvent]:
+        state = self._waiting.get(request.id)
+        if state is None or not self.is_waiting_for_payload(request):
+            return []
+        return [self._finish(state, RequestStatus.FAILED, error=error)]
 
     def schedule(self, now: float = 0.0) -> SchedulerOutput:
         self._forecast.end_step(now)
@@ -109,7 +127,7 @@ class BaseScheduler(SchedulerInterface):
 
     @property
     def has_work(self) -> bool:
-        return bool(self._waiting or self._running or self._finished)
+        return bool(self._waiting.num_ready or self._running or self._finished)
 
     @property
     def _num_requests(self) -> int:

@@ -63,17 +63,20 @@ class BatchSizes:
         self.fits: dict[Hashable, Fit] = {}
         self._bounds: dict[Hashable, int] = {}
 
-    def add_batch(self, key: Hashable, size: int, seconds: float | None) -> None:
-        """A batch of `size` calls took `seconds`; None if its time says nothing about the next one's."""
+    def add_batch(self, key: Hashable, size: int) -> None:
+        """A batch of `size` calls ran."""
         fit = self.fits.pop(key, None) or Fit()
         fit.batches += 1
         fit.calls += size
-        if seconds is not None:
-            fit.seconds += seconds
-            fit.add(size, seconds)
         self.fits[key] = fit
         if len(self.fits) > MAX_KEYS:
             del self.fits[next(iter(self.fits))]
+
+    def add_time(self, key: Hashable, size: int, seconds: float) -> None:
+        """A batch of `size` calls took `seconds`, and the next such batch will probably take as long."""
+        if (fit := self.fits.get(key)) is not None:
+            fit.seconds += seconds
+            fit.add(size, seconds)
 
     def too_large(self, key: Hashable, size: int) -> None:
         """A batch of `size` calls did not fit into the device's memory."""

@@ -66,6 +66,7 @@ class RequestState:
     is_sent: whether the runner got it; the runner gets each request once
     is_prepared: whether the runner has prepared it
     last_batch: the number of the last batch that it was in; 0 before the first
+    is_ready: whether its payload is ready for the runner
     """
 
     request: SchedulerRequest
@@ -79,6 +80,7 @@ class RequestState:
     is_sent: bool = False
     is_prepared: bool = False
     last_batch: int = 0
+    is_ready: bool = True
 
     @property
     def id(self) -> str:
@@ -132,13 +134,14 @@ class RequestOutput:
 class RunnerOutput:
     """The outcome of one SchedulerOutput: one entry for each of its `new` and `cached`, in any order.
 
-    call_seconds: how long the model call for `cached` took; None if there was no call, or not a typical one
+    timed: the step id of an output, this one or an earlier one, and how many seconds its model call for `cached` took;
+        None if no time is known now, or the call was not a typical one
     out_of_memory: the batch was too large for the device, and the runner split it
     """
 
     step_id: int
     outputs: tuple[RequestOutput, ...] = ()
-    call_seconds: float | None = None
+    timed: tuple[int, float] | None = None
     out_of_memory: bool = False
 
 
@@ -209,8 +212,23 @@ class SchedulerInterface(ABC):
     """A state machine over requests. It is not thread-safe: the engine holds a lock around every call."""
 
     @abstractmethod
-    def add_request(self, request: SchedulerRequest, now: float = 0.0) -> None:
-        """Accept a request. Raises ValueError if its id is in use, and QueueFull if the queue has no room."""
+    def add_request(self, request: SchedulerRequest, now: float = 0.0, is_ready: bool = True) -> None:
+        """Accept a request. Raises ValueError if its id is in use, and QueueFull if the queue has no room.
+
+        If its payload is not ready, the request waits until `make_ready` or `fail` is called for it.
+        """
+
+    @abstractmethod
+    def is_waiting_for_payload(self, request: SchedulerRequest) -> bool:
+        """Whether this request was added and still waits for its payload."""
+
+    @abstractmethod
+    def make_ready(self, request: SchedulerRequest, payload: Any) -> None:
+        """Set the payload of a request that waits for it. Requests that do not are ignored."""
+
+    @abstractmethod
+    def fail(self, request: SchedulerRequest, error: Exception) -> list[SchedulerEvent]:
+        """End a request that waits for its payload. Requests that do not are ignored."""
 
     @abstractmethod
     def schedule(self, now: float = 0.0) -> SchedulerOutput:

@@ -15,6 +15,8 @@ from omni_worker.engine.scheduler.interface import (
 )
 from omni_worker.engine.scheduler.policies import FifoPolicy, Policy, PolicyContext, priority_class
 
+MAX_UNTIMED = 8  # batches whose times are waited for
+
 
 class StepScheduler(BaseScheduler):
     """Runs up to `max_num_seqs` requests. `policy` selects them, and the next batch among them.
@@ -36,6 +38,7 @@ class StepScheduler(BaseScheduler):
         self._loop_is_next = True
         self._batch: tuple[Hashable, bool] = None, False
         self._batch_numbers = count(1)
+        self._untimed: dict[int, tuple[Hashable, int]] = {}  # key and size by step id
 
     def _select(self, now: float) -> tuple[Sequence[RequestState], Sequence[RequestState]]:
         context = PolicyContext(now, self._sizes.limit, self._sizes.seconds_per_call, self._forecast.step_seconds)
@@ -61,12 +64,21 @@ class StepScheduler(BaseScheduler):
         if not scheduled.cached:
             return super().update_from_output(scheduled, output)
         (key, in_loop), size = self._batch, len(scheduled.cached)
-        self._sizes.add_batch(key, size, output.call_seconds)
+        self._sizes.add_batch(key, size)
+        self._untimed[scheduled.step_id] = key, size
+        self._add_time(output)
         if output.out_of_memory:
             self._sizes.too_large(key, size)
         events = super().update_from_output(scheduled, output)
         self._forecast.add_batch(key, size, in_loop)
         return events
+
+    def _add_time(self, output: RunnerOutput) -> None:
+        """Learn how long a batch took. The runner may know that only when later ones have begun."""
+        if output.timed is not None and (batch := self._untimed.pop(output.timed[0], None)) is not None:
+            self._sizes.add_time(*batch, output.timed[1])
+        while len(self._untimed) > MAX_UNTIMED:
+            del self._untimed[next(iter(self._untimed))]
 
     def stats(self, now: float = 0.0) -> SchedulerStats:
         base = super().stats(now)

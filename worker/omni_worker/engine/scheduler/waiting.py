@@ -1,4 +1,7 @@
-"""The waiting requests, sorted by the policy's order. Finding the first takes logarithmic time."""
+"""The waiting requests, sorted by the policy's order. Finding the first takes logarithmic time.
+
+Requests whose payloads are not ready wait here too, but none of them is the first.
+"""
 
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
@@ -22,10 +25,16 @@ class WaitingRequests:
         self._heap: list[tuple[Rank, int, RequestState]] = []
         self._pushed = 0
         self._not_in_heap: list[RequestState] = []
+        self._not_ready: set[str] = set()
         self._refreshed = float("-inf")
 
     def __len__(self) -> int:
         return len(self._states)
+
+    @property
+    def num_ready(self) -> int:
+        """How many of them could run."""
+        return len(self._states) - len(self._not_ready)
 
     def __iter__(self) -> Iterator[RequestState]:
         """In the order in which they were added."""
@@ -36,13 +45,18 @@ class WaitingRequests:
         return self._states.get(id)
 
     def add(self, state: RequestState) -> None:
-        """Add a request."""
+        """Add a request, or one again whose payload has become ready."""
         self._states[state.id] = state
-        self._not_in_heap.append(state)
+        if state.is_ready:
+            self._not_ready.discard(state.id)
+            self._not_in_heap.append(state)
+        else:
+            self._not_ready.add(state.id)
 
     def remove(self, id: str) -> None:
         """Remove a request. Unknown ids are ignored."""
         state = self._states.pop(id, None)
+        self._not_ready.discard(id)
         if self._heap and self._heap[0][2] is state:
             heappop(self._heap)
 
@@ -50,7 +64,7 @@ class WaitingRequests:
         """The request that runs next; None if none waits."""
         if context.now - self._refreshed >= REFRESH_SECONDS:
             self._refreshed = context.now
-            self._heap = [self._entry(state, context) for state in self]
+            self._heap = [self._entry(state, context) for state in self if state.is_ready]
             heapify(self._heap)
         else:
             for state in self._not_in_heap:

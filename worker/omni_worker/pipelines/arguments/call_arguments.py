@@ -9,6 +9,7 @@ from omni_worker.errors import RequestError
 from omni_worker.model_card import ModelCard, ServingDefaults
 from omni_worker.pipelines.arguments import images
 from omni_worker.pipelines.arguments.embeddings import STRUCTURE, embedding_arguments
+from omni_worker.pipelines.arguments.results import output_type_of
 from omni_worker.pipelines.components import denoisers, models
 from omni_worker.requests import GenerationParams
 
@@ -23,6 +24,8 @@ class CallArguments:
         self._accepted = frozenset(self._parameters)
         self._defaults = defaults
         self._guidance = self._guidance_argument(pipe)
+        self._output_type = output_type_of(pipe)
+        self._card = self.card(pipe, "")
         self.denoiser = next((models(pipe)[name] for name in denoisers(pipe)), None)
 
     def _guidance_argument(self, pipe: Any) -> str | None:
@@ -34,6 +37,7 @@ class CallArguments:
 
     def card(self, pipe: Any, mode: str) -> ModelCard:
         """The card of this pipeline: what a request can contain."""
+        width, height = images.default_size(pipe, self._parameters)
         processor = getattr(pipe, "image_processor", getattr(pipe, "video_processor", None))
         return ModelCard(
             pipeline=type(pipe).__name__,
@@ -42,7 +46,9 @@ class CallArguments:
             negative_prompt="negative_prompt" in self._accepted,
             guidance=self._guidance is not None,
             sized={"width", "height"} <= self._accepted,
-            size_multiple=int(getattr(getattr(processor, "config", None), "vae_scale_factor", 1)),
+            width=self._defaults.width or width,
+            height=self._defaults.height or height,
+            size_multiple=max(1, int(getattr(getattr(processor, "config", None), "vae_scale_factor", 1))),
             steps=self._defaults.num_inference_steps or images.default_steps(self._parameters),
             **(images.accepted_media(pipe, self._parameters) | self._defaults.video_fields),
         )
@@ -53,10 +59,10 @@ class CallArguments:
 
     def build(self, params: GenerationParams) -> dict[str, Any]:
         """The keyword arguments. Raises RequestError if the pipeline does not support what the request contains."""
-        if params.negative_prompt is not None and "negative_prompt" not in self._accepted:
+        if params.negative_prompt and "negative_prompt" not in self._accepted:
             raise RequestError("invalid", "this model takes no negative prompt", "negative_prompt")
         if params.images and not any(name in self._accepted for name in images.IMAGE_ARGUMENTS):
-            raise RequestError("invalid", "this model takes no picture to start from", "image")
+            raise RequestError("invalid", "this model takes no image to start from", "image")
         params = self._defaults.fill(params)
         requested = {
             "prompt": params.prompt,
@@ -69,6 +75,7 @@ class CallArguments:
         kwargs: dict[str, Any] = {
             name: value for name, value in requested.items() if value is not None and name in self._accepted
         }
+        self._card.check_strength(params)
         kwargs |= images.media_arguments(params, self._parameters)
         if self._guidance == "true_cfg_scale" and (params.guidance or 0.0) > 1.0:
             kwargs.setdefault("negative_prompt", EMPTY_PROMPT)  # without one, such a pipeline ignores the scale
@@ -77,5 +84,5 @@ class CallArguments:
         if "generator" in self._accepted:
             kwargs["generator"] = torch.Generator("cpu").manual_seed(params.seed)
         if "output_type" in self._accepted:
-            kwargs["output_type"] = "np"
+            kwargs["output_type"] = self._output_type
         return kwargs

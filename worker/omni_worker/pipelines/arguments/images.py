@@ -5,13 +5,13 @@ of a batch, nor whether an image whose default is None is optional. The name of 
 """
 
 import inspect
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from omni_worker import model_card
 from omni_worker.requests import GenerationParams
 
 IMAGE_ARGUMENTS = ("image", "images", "input_images")
@@ -44,6 +44,7 @@ def _image_fields(kind: str, parameters: Mapping[str, inspect.Parameter]) -> dic
         or any(part in kind for part in IMAGE_REQUIRING_CLASSES),
         "mask": takes_mask,
         "strength": takes_strength,
+        "default_strength": _number(parameters["strength"]) if takes_strength else None,
     }
 
 
@@ -65,6 +66,23 @@ def default_steps(parameters: Mapping[str, inspect.Parameter]) -> int | None:
     """A pipeline's default number of steps."""
     found = _number(parameters["num_inference_steps"]) if "num_inference_steps" in parameters else None
     return None if found is None else int(found)
+
+
+def default_size(pipe: Any, parameters: Mapping[str, inspect.Parameter]) -> tuple[int | None, int | None]:
+    """The width and height that a pipeline generates by default; None if that is not known.
+
+    They are in its signature, or follow from the size of its latents.
+    """
+    width, height = (_number(parameters[name]) if name in parameters else None for name in ("width", "height"))
+    if width and height:
+        return int(width), int(height)
+    latent = getattr(pipe, "default_sample_size", None)
+    if latent is None:
+        latent = getattr(getattr(getattr(pipe, "unet", None), "config", None), "sample_size", None)
+    scale = getattr(pipe, "vae_scale_factor", None)
+    if isinstance(latent, int) and isinstance(scale, int) and 0 < latent * scale <= model_card.MAX_SIDE:
+        return latent * scale, latent * scale
+    return None, None
 
 
 def _number(parameter: inspect.Parameter) -> float | None:
@@ -90,4 +108,4 @@ def fewest_steps(strength: float | None, parameters: Mapping[str, inspect.Parame
     if "strength" not in parameters:
         return 1
     share = strength or _number(parameters["strength"]) or 1.0
-    return math.ceil(1 / share)
+    return model_card.fewest_steps(share)

@@ -1,21 +1,24 @@
 """Runs model calls in batches, and trusts no batch before it is proven.
 
 The first batch of a key runs both together and alone, and the results are compared (`prove`). If no plan gives the
-right results, the key's calls run alone from then on (`verdicts`).
+right results, the key's calls run alone from then on (`verdicts`). Later batches are audited now and then (`audits`).
 """
 
 import logging
 from collections.abc import Sequence
 from typing import Any
 
+from omni_worker.device.out_of_memory import free_failed_work, is_out_of_memory
 from omni_worker.parallel.ranks import Ranks
+from omni_worker.pipelines.batching.audits import Audits
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import TensorEquality
 from omni_worker.pipelines.batching.distribution import CallCounts, RankDistribution
 from omni_worker.pipelines.batching.keys import BatchKey, KeyTable
+from omni_worker.pipelines.batching.memory_limits import MemoryLimits
 from omni_worker.pipelines.batching.merging import run_merged
 from omni_worker.pipelines.batching.plans import CannotMerge
-from omni_worker.pipelines.batching.prove import prove, run_compared_alone
+from omni_worker.pipelines.batching.prove import prove, prove_again, run_alone, sample, sample_of_shape
 from omni_worker.pipelines.batching.verdicts import Batch, Verdict, Verdicts
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,8 @@ class ProvenBatches:
         self._buckets = buckets
         self._equality = TensorEquality()
         self._verdicts = Verdicts(self.keys, self._equality)
+        self._memory = MemoryLimits()
+        self._audits = Audits()
         self._distribution = RankDistribution(self._ranks, self._run_here, self._is_proven, self.keys, self._counts)
 
     def key_of(self, call: Call) -> BatchKey:
@@ -74,12 +79,14 @@ class ProvenBatches:
         return self.keys.reasons
 
     def stats(self) -> dict[str, int]:
-        """Counters for metrics: calls in batches and alone, and keys whose calls may and may not share a batch."""
+        """Counters for metrics: calls in batches and alone, proofs, audits, and keys whose calls may share a batch."""
         batched, alone = self._verdicts.counts()
         return {
             "batched_calls": self.batched_calls,
             "single_calls": self.single_calls,
             "proofs": self.proofs,
+            "audits": self._audits.made,
+            "verdicts_revoked": self._audits.revoked,
             "keys_batched": batched,
             "keys_alone": alone,
         }
@@ -88,9 +95,28 @@ class ProvenBatches:
         """Run calls in this process."""
         if len(calls) == 1:
             return self._run_alone(calls)
+        size = self._memory.most_calls(calls, self.keys.of)
+        failure: Exception | None = None
+        if size == len(calls):
+            try:
+                return self._run_together(calls)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = error
+        if failure is not None:
+            size = len(calls) // 2
+            log.warning("%d calls of %s do not fit into memory; they run in parts", len(calls), calls[0].model)
+            free_failed_work(failure)
+            failure = None
+            self._memory.does_not_fit(self.keys.of(calls[0]), calls)
+        return [result for i in range(0, len(calls), size) for result in self._run_here(calls[i : i + size])]
+
+    def _run_together(self, calls: Sequence[Call]) -> list[Any]:
+        """Run calls of one key as one, if that is proven to be right. Raises out-of-memory errors."""
         bucket = next((size for size in self._buckets if size >= len(calls)), len(calls))
         if bucket > len(calls):
-            return self._run_here([*calls, *[calls[-1]] * (bucket - len(calls))])[: len(calls)]
+            return self._run_together([*calls, *[calls[-1]] * (bucket - len(calls))])[: len(calls)]
         batch = self._verdicts.batch_of(calls)
         verdict = self._verdicts.of(batch)
         if verdict.is_refuted:
@@ -101,6 +127,12 @@ class ProvenBatches:
         try:
             results = run_merged(batch.padded, plan, batch.lengths)
         except CannotMerge:
+            return self._run_alone(calls)
+        if self._ranks.size == 1 and not self._audits.is_right(verdict, calls, results):  # ranks must agree on verdicts
+            reason = f"{len(calls)} calls gave another answer together than alone, when they were audited"
+            self.keys.reasons[batch.key.model] = reason
+            log.error("calls of %s run alone from now on: %s", batch.key.model, reason)
+            self._verdicts.revoke(batch, verdict)
             return self._run_alone(calls)
         self._counts.batched += len(calls)
         return results
@@ -129,11 +161,20 @@ class ProvenBatches:
     def _run_proof(self, batch: Batch, verdict: Verdict) -> list[Any]:
         """Run the calls together and alone, and remember the verdict. The results are right in any case."""
         self._counts.proofs += 1
-        alone = run_compared_alone(batch.calls, is_known=bool(verdict.plan_of_size))
+        known, general = verdict.plan_of_size, self._verdicts.general_plans(batch.key.model)
+        proof = None
+        if known:
+            alone = run_alone(batch.calls, sample(batch.calls))
+        else:
+            alone = run_alone(batch.calls, sample_of_shape(batch, self._equality) if general else ())
+            proof = prove_again(batch, general, alone, self._equality)
+            if proof is None:
+                alone = run_alone(batch.calls, range(len(batch.calls)), earlier=alone)
+        if proof is None:
+            proof = prove(batch, known, alone, self._equality)
         self._counts.single += len(alone.results)
-        proof = prove(batch, verdict.plan_of_size, alone, self._equality)
         if proof.plan is not None:
-            self._verdicts.accept(batch, proof.plan, proof.watched)
+            self._verdicts.accept(batch, proof.plan, proof.watched, proof.holds_perturbed)
             self._counts.batched += len(batch.calls)
             return [alone.results.get(i, result) for i, result in enumerate(proof.results)]
         if proof.reason is not None:

@@ -34,8 +34,8 @@ class Call:
     phase: `encode`, `denoise` or `decode`
     model: the model's name in the pipeline; with the method, if that is not `forward`
     target: what to call with `args` and `kwargs`
-    has_shared_model: whether `target` is the model that all requests share; a model that the request has changed can
-        share no batch
+    changes: what the request has changed in its copy of the model, which `target` then runs: equal for changes of equal
+        effect, empty if `target` is the shared model, None if the changes cannot be compared
     """
 
     phase: str
@@ -45,7 +45,7 @@ class Call:
     kwargs: dict[str, Any]
     context: RequestContext
     collator: Collator | None = None
-    has_shared_model: bool = True
+    changes: Hashable | None = ()
 
     @cached_property
     def rows(self) -> int:
@@ -81,7 +81,7 @@ class Call:
             described = describe(
                 (self.args, kwargs), lambda name, value: (collator.shape(name, value.shape), value.dtype)
             )
-        return self.model, self.rows, self.context.signature, described
+        return self.model, self.rows, self.context.signature, self.changes, described
 
     @property
     def random_states(self) -> list[Tensor]:
@@ -101,7 +101,7 @@ class Call:
 
     def run(self) -> Any:
         """Compute the result as the pipeline would: alone, and in the request's own context."""
-        with self.context.active(runs_model=True):
+        with self.context.active():
             return self.target(*self.args, **self.kwargs)
 
 

@@ -11,6 +11,7 @@ from omni_worker.pipelines.batching.structure import object_fields
 
 # The relative difference (root mean square) that rounding can cause between two results, by precision.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+SMALL_ROW = 0.5  # the error of a smaller row, relative to the mean, counts as that of a row of this size
 CACHE_SIZE = 4096
 
 
@@ -36,8 +37,17 @@ def _tensors_agree(one: Tensor, other: Tensor) -> bool:
         return bool(torch.equal(one, other))
     if one.is_complex():
         one, other = torch.view_as_real(one), torch.view_as_real(other)
-    error, size = (one - other).double().norm(), one.double().norm()
-    return bool(error <= TOLERANCE.get(one.dtype, 0.0) * size) if torch.isfinite(size) else False
+    errors, sizes = _row_norms(one - other), _row_norms(one)
+    if not torch.isfinite(sizes).all():
+        return False
+    sizes = sizes.clamp_min(sizes.mean() * SMALL_ROW) if len(sizes) else sizes
+    return bool((errors <= TOLERANCE.get(one.dtype, 0.0) * sizes).all())
+
+
+def _row_norms(value: Tensor) -> Tensor:
+    """The norm of each row. Rows are those of the first dimension; a tensor of one dimension is one row."""
+    value = value.double()
+    return value.flatten(1).norm(dim=1) if value.dim() > 1 else value.norm().reshape(1)
 
 
 def write_count(tensor: Tensor) -> int:
@@ -56,6 +66,8 @@ class TensorEquality:
             return True
         if one.shape != other.shape or one.dtype != other.dtype:
             return False
+        if one.is_inference() or other.is_inference():  # nobody counts how often these are written to
+            return bool(torch.equal(one, other))
         pair = id(one), write_count(one), id(other), write_count(other)
         cached = self._cache.get(pair)
         if cached is not None and cached[0]() is one and cached[1]() is other:

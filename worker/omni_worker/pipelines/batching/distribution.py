@@ -47,7 +47,8 @@ class RankDistribution:
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
         """The result of each call. Each rank runs some of the calls; if there are too few, some rows of each."""
-        if len(calls) < self._ranks.size and all(call.rows > 1 for call in calls):
+        are_divisible = all(call.rows > 1 and not call.context.needs_exact_bits for call in calls)
+        if len(calls) < self._ranks.size and are_divisible:
             return [self._run_divided(call) for call in calls]
         shares = [self._ranks.share(len(calls), rank) for rank in range(self._ranks.size)]
         return self._run_parts([calls[share.start : share.stop] for share in shares if share])

@@ -49,8 +49,10 @@ class KeyTable:
         """The key of a call; one that no other call has if the call can share no batch."""
         # Image encoders are called only once, and the steps after them may magnify any rounding.
         encodes_image = call.phase == ENCODE and "input_ids" not in call.kwargs
-        if encodes_image or not call.has_shared_model or not call.context.can_share_batch:
-            if call.context.needs_exact_bits:
+        if encodes_image or call.changes is None or not call.context.can_share_batch:
+            if call.context.asks_for_exact_bits:
+                pass  # that says nothing of the model
+            elif call.context.needs_exact_bits:
                 self.reasons[call.model] = "the timestep scheduler magnifies rounding"
             elif not encodes_image:
                 self.reasons[call.model] = "requests turn gradients on in it, or set hooks, processors or attributes"

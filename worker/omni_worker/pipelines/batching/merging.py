@@ -23,13 +23,20 @@ def run_merged(calls: Sequence[Call], plan: MergePlan, lengths: Sequence[int] = 
     merger = _Merger(plan, first.rows)
     args = merger.merge([call.args for call in calls])
     kwargs = merger.merge([call.kwargs for call in calls])
-    with first.context.active(runs_model=True):
+    with first.context.active():
         merged = first.target(*args, **kwargs)
     splitter = _Splitter(plan, first.rows, len(calls))
     results = [splitter.part(merged, i) for i in range(len(calls))]
-    if first.collator and first.collator.trims_result and lengths:
-        return [_trim(one, first.collator, length, max(lengths)) for one, length in zip(results, lengths, strict=True)]
-    return results
+    if not lengths:
+        return results
+    return [
+        trim_result(one, first.collator, length, max(lengths)) for one, length in zip(results, lengths, strict=True)
+    ]
+
+
+def trim_result(result: Any, collator: Collator | None, length: int, padded_length: int) -> Any:
+    """The result of a padded call without its padding, if the model's result has any."""
+    return _trim(result, collator, length, padded_length) if collator is not None and collator.trims_result else result
 
 
 def pad_to_common_length(calls: Sequence[Call]) -> tuple[Sequence[Call], Sequence[int]]:

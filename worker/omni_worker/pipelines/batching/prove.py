@@ -5,16 +5,18 @@ model can fold frames into rows. The functions here remember nothing; `verdicts`
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from omni_worker.device.out_of_memory import is_out_of_memory
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import TensorEquality, agree, write_count
-from omni_worker.pipelines.batching.merging import run_merged
+from omni_worker.pipelines.batching.merging import run_merged, trim_result
 from omni_worker.pipelines.batching.plans import MergeMode, MergePlan, candidate_plans
 from omni_worker.pipelines.batching.structure import is_finite, map_tensors
 from omni_worker.pipelines.batching.verdicts import Batch
@@ -22,6 +24,7 @@ from omni_worker.pipelines.batching.verdicts import Batch
 log = logging.getLogger(__name__)
 
 COMPARED = (0.5, 1.0)  # which calls of a batch of a new size also run alone, as positions in the batch
+LEAST_SCALE = 0.02  # the scale of the last call's timestep when calls are perturbed; the first call's is 1
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,14 @@ class Proof:
     plan: the first one that gives the same results as the calls alone; None if none does, or the proof is inconclusive
     results: of all calls by the plan
     watched: the leaves that the plan relies on
+    holds_perturbed: whether the plan is right for perturbed calls too, so that it says something of the model
     reason: why no plan is right; None if the proof is inconclusive
     """
 
     plan: MergePlan | None = None
     results: list[Any] = field(default_factory=list)
     watched: frozenset[int] = frozenset()
+    holds_perturbed: bool = False
     reason: str | None = None
 
 
@@ -54,18 +59,40 @@ class AloneRun:
     random_states: list[list[Tensor]]
 
 
-def run_compared_alone(calls: Sequence[Call], is_known: bool) -> AloneRun:
-    """Run alone the calls whose results a proof compares: all, or a sample if other batch sizes are proven already."""
-    compared = set(range(len(calls)))
-    if is_known and len(calls) > len(COMPARED):
-        compared = {int(position * (len(calls) - 1)) for position in COMPARED}
-    before, writes = [call.random_states for call in calls], [_write_counts(call) for call in calls]
-    results = {i: calls[i].copy().run() for i in sorted(compared)}
+def sample(calls: Sequence[Call]) -> set[int]:
+    """Calls that stand for a batch of a new size: one in the middle, and the last."""
+    return {int(position * (len(calls) - 1)) for position in COMPARED}
+
+
+def sample_of_shape(batch: Batch, equality: TensorEquality) -> set[int]:
+    """Calls that stand for a batch of a new shape: the same, and one of each mask and length of sequences, which may
+    lead the model to another path."""
+    calls, lengths, last = batch.padded, batch.lengths, len(batch.padded) - 1
+    masks = [leaf.is_mask for leaf in calls[0].leaves]
+
+    def are_alike(one: int, other: int) -> bool:
+        same_length = not lengths or lengths[one] == lengths[other]
+        return same_length and _are_equal([calls[one], calls[other]], equality, masks)
+
+    chosen = sample(calls)
+    if lengths and lengths[last] != max(lengths):  # it is perturbed after padding, which shows nothing of the padding
+        chosen.discard(last)
+    for i in range(last):
+        if not any(are_alike(i, other) for other in chosen):
+            chosen.add(i)
+    return {*chosen, last}
+
+
+def run_alone(calls: Sequence[Call], chosen: Collection[int], earlier: AloneRun | None = None) -> AloneRun:
+    """Run some calls alone. `earlier`: of the same calls, to be completed."""
+    results = dict(earlier.results) if earlier is not None else {}
+    before, contents = [call.random_states for call in calls], [_contents(call) for call in calls]
+    results.update({i: calls[i].copy().run() for i in sorted(chosen) if i not in results})
     after = [call.random_states for call in calls]
-    obstacle = None
+    obstacle = earlier.obstacle if earlier is not None else None
     if not all(map(equal_states, before, after)):
         obstacle = "it draws random numbers"
-    elif writes != [_write_counts(call) for call in calls]:
+    elif not all(map(_has_contents, calls, contents)):
         obstacle = "it writes into its arguments"
     return AloneRun(results, obstacle, after)
 
@@ -78,9 +105,56 @@ def prove(batch: Batch, proven_plans: dict[int, MergePlan], alone: AloneRun, equ
         proof = Proof(reason=alone.obstacle)
     else:
         proof = _first_right_plan(batch, proven_plans, alone.results, equality)
+    _restore(batch, alone)
+    return proof
+
+
+def prove_again(batch: Batch, plans: Sequence[MergePlan], alone: AloneRun, equality: TensorEquality) -> Proof | None:
+    """Find out whether one of `plans`, which hold for other calls of the model, holds for these of another shape.
+
+    The last call joins the batch perturbed, while its own result is computed alone. So one run gives results that are
+    needed anyway, compares them, and shows that each call keeps to its own timestep. None if no plan holds this time.
+    """
+    calls, last = batch.padded, len(batch.padded) - 1
+    if alone.obstacle is not None or not all(map(is_finite, alone.results.values())):
+        return None
+    if batch.lengths and batch.lengths[last] not in {max(batch.lengths), *batch.lengths[:last]}:
+        return None  # no call shows whether this one may be padded
+    right: Proof | None = None
+    for plan in plans:
+        shared = [mode is MergeMode.SHARE for mode in plan.modes]
+        if len(shared) != len(calls[0].leaves) or not _are_equal(calls, equality, shared):
+            continue
+        perturbed = _perturb(calls[last], plan, last, len(calls))
+        results = _try_plan([*calls[:last], perturbed], plan, batch.lengths)
+        if results is None or not agrees_with(results[last], partial(_run_trimmed, batch, perturbed)):
+            continue
+        if all(agree(result, results[i]) for i, result in alone.results.items() if i != last):
+            right = Proof(plan, results, frozenset(plan.shared_rows(calls[0])), holds_perturbed=True)
+            break
+    _restore(batch, alone)
+    return right
+
+
+def _run_trimmed(batch: Batch, last: Call) -> Any:
+    """The result of a call that replaces the last one of a batch, alone and without padding."""
+    result = last.copy().run()
+    return trim_result(result, last.collator, batch.lengths[-1], max(batch.lengths)) if batch.lengths else result
+
+
+def _restore(batch: Batch, alone: AloneRun) -> None:
+    """Leave the random generators as the calls alone left them."""
     for call, states in zip(batch.calls, alone.random_states, strict=True):
         call.restore_random_states(states)
-    return proof
+
+
+def _are_equal(calls: Sequence[Call], equality: TensorEquality, in_leaves: Sequence[bool]) -> bool:
+    """Whether all calls are equal in the leaves for which `in_leaves` is true."""
+    return all(
+        all(equality(leaf.value, other.leaves[i].value) for other in calls[1:])
+        for i, leaf in enumerate(calls[0].leaves)
+        if in_leaves[i]
+    )
 
 
 def _first_right_plan(
@@ -97,7 +171,7 @@ def _first_right_plan(
         if results is None or not all(agree(result, results[i]) for i, result in alone.items()):
             continue
         if proven_plans or _holds_when_perturbed(calls, plan):
-            return Proof(plan, results, frozenset(plan.shared_rows(calls[0])))
+            return Proof(plan, results, frozenset(plan.shared_rows(calls[0])), holds_perturbed=not proven_plans)
         # The plan is right for these calls, but not for any contents. So all their tensors are watched.
         right = right or Proof(plan, results, frozenset(range(len(calls[0].leaves))))
     return right or Proof(reason=f"{len(calls)} calls give another answer together than alone")
@@ -120,9 +194,9 @@ def equal_states(one: list[Tensor], other: list[Tensor]) -> bool:
 def _try_plan(calls: Sequence[Call], plan: MergePlan, lengths: Sequence[int] = ()) -> list[Any] | None:
     try:
         return run_merged(calls, plan, lengths)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # a model may raise anything for a batch that it cannot run
+        if is_out_of_memory(error):
+            raise
         log.debug("%s cannot run %d calls by %s: %s", calls[0].model, len(calls), plan, error)
         return None
 
@@ -132,7 +206,8 @@ def _holds_when_perturbed(calls: Sequence[Call], plan: MergePlan) -> bool:
 
     In the first step of a loop, all requests may have the same timestep. That hides a model that uses the first
     request's timestep for all. So all tensors that are not shared are perturbed, in each call by another amount, and
-    the results are compared again.
+    the results are compared again. The timesteps then lie between their own value and almost 0, where the loop ends, as
+    a model may change its path at any of them.
     """
     perturbed = [_perturb(call, plan, i, len(calls)) for i, call in enumerate(calls)]
     try:
@@ -153,10 +228,18 @@ def _perturb(call: Call, plan: MergePlan, number: int, count: int) -> Call:
             return value
         if value.dim() > 1:
             return value.roll(number, -1)
-        return (value * (1.0 - 0.7 * number / count)).to(value.dtype)
+        return (value * (1.0 - (1.0 - LEAST_SCALE) * number / (count - 1))).to(value.dtype)
 
     return replace(call, args=map_tensors(call.args, perturb), kwargs=map_tensors(call.kwargs, perturb))
 
 
-def _write_counts(call: Call) -> list[int]:
-    return [write_count(leaf.value) for leaf in call.leaves]
+def _contents(call: Call) -> list[int | Tensor]:
+    """What shows later whether a call's tensors have been written to: their write counts, or copies without a count."""
+    return [leaf.value.clone() if leaf.value.is_inference() else write_count(leaf.value) for leaf in call.leaves]
+
+
+def _has_contents(call: Call, contents: Sequence[int | Tensor]) -> bool:
+    return all(
+        torch.equal(leaf.value, before) if isinstance(before, Tensor) else write_count(leaf.value) == before
+        for leaf, before in zip(call.leaves, contents, strict=True)
+    )

@@ -16,6 +16,7 @@ from omni_worker.pipelines.batching.plans import MergePlan
 
 MAX_FAILURES = 2
 MAX_VERDICTS = 4096
+GENERAL_PLANS = 2  # how many plans of a model's other calls are tried first
 
 Pattern = tuple[bool, ...]
 
@@ -48,10 +49,12 @@ class Verdict:
 
     plan_of_size: the right plan for each number of calls
     failures: how many proofs found no right plan
+    batches: how many batches ran by the verdict
     """
 
     plan_of_size: dict[int, MergePlan] = field(default_factory=dict)
     failures: int = 0
+    batches: int = 0
 
     @property
     def is_refuted(self) -> bool:
@@ -68,6 +71,7 @@ class Verdicts:
         self._verdicts: dict[tuple[BatchKey, Pattern], Verdict] = {}
         self._refuted_keys: set[BatchKey] = set()
         self._watched: dict[BatchKey, frozenset[int]] = {}
+        self._general_plans: dict[str, dict[MergePlan, None]] = {}
 
     def is_refuted(self, key: BatchKey) -> bool:
         """Whether all calls of the key run alone."""
@@ -88,11 +92,20 @@ class Verdicts:
                 del self._verdicts[next(iter(self._verdicts))]
         return verdict
 
-    def accept(self, batch: Batch, plan: MergePlan, watched: frozenset[int]) -> None:
+    def general_plans(self, model: str) -> list[MergePlan]:
+        """Plans that held for other calls of the model, perturbed ones too; the latest first."""
+        return list(reversed(self._general_plans.get(model, {})))[:GENERAL_PLANS]
+
+    def accept(self, batch: Batch, plan: MergePlan, watched: frozenset[int], is_general: bool = False) -> None:
         """Remember that `plan` is right for batches like this one.
 
         watched: the leaves that the plan relies on. From now on, the pattern says whether they are equal in all calls.
+        is_general: whether the plan is worth trying for other calls of the model
         """
+        if is_general:
+            plans = self._general_plans.setdefault(batch.key.model, {})
+            plans.pop(plan, None)
+            plans[plan] = None
         if watched:
             self._watched[batch.key] = self._watched.get(batch.key, frozenset()) | watched
             batch = replace(batch, pattern=(batch.pattern[0], *self._equal_tensors(batch.key, batch.padded)))
@@ -102,6 +115,14 @@ class Verdicts:
         """Remember that no plan is right for this batch."""
         verdict.failures += 1
         if verdict.is_refuted and batch.is_uniform:
+            self._refuted_keys.add(batch.key)
+
+    def revoke(self, batch: Batch, verdict: Verdict) -> None:
+        """An audit found that batches like this one give wrong results: their calls run alone from now on."""
+        verdict.plan_of_size.clear()
+        verdict.failures = MAX_FAILURES
+        self._general_plans.pop(batch.key.model, None)
+        if batch.is_uniform:
             self._refuted_keys.add(batch.key)
 
     def counts(self) -> tuple[int, int]:

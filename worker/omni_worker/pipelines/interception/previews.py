@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from greenlet import greenlet
 
-from omni_worker.pipelines.arguments.results import generation_result
+from omni_worker.pipelines.arguments.results import unfinished_result
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.components import DECODE, DENOISE
 from omni_worker.pipelines.protocol import StepState
@@ -95,6 +95,7 @@ class Previews:
         if run is not None and not run.greenlet.dead:
             with run.context.active():
                 run.greenlet.throw()
+            run.context.close()
 
     def _advance(self, request_id: str, *result: Any) -> Call | None:
         if self._run is None:
@@ -106,7 +107,7 @@ class Previews:
                 value = run.greenlet.switch(self._remembered_result(value))
         if not run.greenlet.dead:
             return value  # type: ignore[no-any-return]
-        self._run, self.images = None, generation_result(value).images
+        self._run, self.images = None, unfinished_result(value).finish().images
         return None
 
     def _remembered_result(self, call: Call) -> Any:

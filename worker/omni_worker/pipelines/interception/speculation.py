@@ -126,6 +126,7 @@ class Speculation:
         """Predict the call that follows `now` as `later` followed `first` in the previous step.
 
         Tensors that `first` and `later` had in common are taken from `now`; the others stay as they were in `later`.
+        All are copied: if the pipeline writes into a tensor before its call, the contents differ from the copy's.
         """
         first_tensors, now_tensors = _tensors_by_name(first), _tensors_by_name(now)
         counts: dict[str, int] = {}
@@ -134,9 +135,8 @@ class Speculation:
             name = next(names)
             i = counts[name] = counts.get(name, -1) + 1
             old, new = first_tensors.get(name, ()), now_tensors.get(name, ())
-            if i < len(old) == len(new) and self._equality(value, old[i]):
-                return new[i]
-            return value
+            taken = new[i] if i < len(old) == len(new) and self._equality(value, old[i]) else value
+            return taken.clone()
 
         names = iter([leaf.name for leaf in later.leaves])
         return replace(later, args=map_tensors(later.args, update), kwargs=map_tensors(later.kwargs, update))

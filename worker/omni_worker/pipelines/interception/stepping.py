@@ -23,18 +23,18 @@ from omni_worker.device.out_of_memory import is_out_of_memory
 from omni_worker.model_card import ServingDefaults
 from omni_worker.pipelines.arguments.call_arguments import CallArguments
 from omni_worker.pipelines.arguments.embeddings import STRUCTURE, replay_encode_prompt
-from omni_worker.pipelines.arguments.results import generation_result
+from omni_worker.pipelines.arguments.results import unfinished_result
 from omni_worker.pipelines.batching.batches import ProvenBatches
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import TensorEquality
-from omni_worker.pipelines.components import DENOISE, models
+from omni_worker.pipelines.components import DENOISE
 from omni_worker.pipelines.interception.pipeline_copies import PipelineCopies
 from omni_worker.pipelines.interception.previews import PreviewRun, Previews
 from omni_worker.pipelines.interception.runs import Pending, Run
 from omni_worker.pipelines.interception.speculation import SpeculatedResults, Speculation, SpeculationScores
 from omni_worker.pipelines.interception.timestep_schedulers import copy_for_request, magnifies_rounding
 from omni_worker.pipelines.protocol import StepState
-from omni_worker.pipelines.request_context import ModelDefaults, RequestContext
+from omni_worker.pipelines.request_context import RequestContext
 from omni_worker.requests import GenerationParams
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,9 @@ class InterceptedPipeline:
     | finished                   | None               | None     | `post_decode` returns the result                  |
 
     A due preview starts when the request's own call has just become pending. `close` ends a run in any state.
+
+    If the models keep state between their calls, as the feature caches of diffusers do, a request runs from start to
+    end in `prepare_encode`.
 
     Speculation: if several requests run, but not too many, a request's later calls of a step run together with its
     first one. A single request makes its calls one by one, so that its output equals diffusers' own bit for bit, unless
@@ -81,7 +84,6 @@ class InterceptedPipeline:
         self.card = self._arguments.card(pipe, mode="step")
         self.batches = batches or ProvenBatches()
         self.runs: dict[str, Run] = {}
-        self._model_defaults = ModelDefaults(list(models(pipe).values()))
         self._copies = PipelineCopies(pipe)
         self._needs_exact_bits = any(map(magnifies_rounding, vars(pipe).values()))
         self._equality, self._scores = TensorEquality(), SpeculationScores()
@@ -97,8 +99,14 @@ class InterceptedPipeline:
             if params.preview_every:
                 shorter = msgspec.structs.replace(params, steps=self._arguments.fewest_steps(params))
                 previews = Previews(params.preview_every, functools.partial(self._start_preview, shorter))
-        context = RequestContext(state.request_id, self._model_defaults, seed, self._needs_exact_bits)
-        pipe = self._copies.create(context, lambda scheduler: copy_for_request(scheduler, state, self._concurrent))
+        is_exact = not isinstance(params, Mapping) and params.exact
+        context = RequestContext(state.request_id, seed, self._needs_exact_bits or is_exact)
+        context.asks_for_exact_bits = is_exact
+        copy_scheduler = functools.partial(copy_for_request, state=state, is_shared=self._concurrent)
+        if self._copies.runs_whole:
+            pipe = self._copies.create_whole(copy_scheduler)
+        else:
+            pipe = self._copies.create(context, copy_scheduler)
         run = Run(
             greenlet(lambda: self._call(pipe, kwargs, embeddings)),
             context,
@@ -141,6 +149,7 @@ class InterceptedPipeline:
         if not run.greenlet.dead:
             with run.context.active():
                 run.greenlet.throw()
+        run.context.close()
 
     @property
     def proofs(self) -> int:
@@ -167,7 +176,7 @@ class InterceptedPipeline:
 
     def _result(self, state: StepState, output: Any) -> Any:
         """The request's result, made from what the pipeline's call returned."""
-        return output if isinstance(state.params, Mapping) else generation_result(output, state.step)
+        return output if isinstance(state.params, Mapping) else unfinished_result(output, state.step)
 
     def _run_calls(self, calls: Sequence[Call], speculated: Sequence[Sequence[Call]]) -> list[Any]:
         """Run the calls together with the speculative calls of each.
@@ -245,6 +254,6 @@ class InterceptedPipeline:
     def _start_preview(
         self, params: GenerationParams, request_id: str, copy_timestep_scheduler: Callable[[Any], Any]
     ) -> PreviewRun:
-        context = RequestContext(request_id, self._model_defaults, params.seed)
+        context = RequestContext(request_id, params.seed)
         pipe, kwargs = self._copies.create(context, copy_timestep_scheduler), self._arguments.build(params)
         return PreviewRun(greenlet(lambda: self._call(pipe, kwargs, params.embeddings)), context)

@@ -5,7 +5,9 @@ A timestep scheduler keeps a history, so requests that run interleaved must not 
 
 import copy
 import functools
+import inspect
 import types
+import weakref
 from typing import Any
 
 from diffusers import UnCLIPScheduler
@@ -33,26 +35,32 @@ def magnifies_rounding(timestep_scheduler: Any) -> bool:
 
 
 class CountedStep:
-    """Replaces the `step` of a timestep scheduler. It counts the steps, and keeps estimates if they are required."""
+    """Replaces the `step` of a timestep scheduler. It counts the steps, and keeps estimates if they are required.
+
+    It refers to the timestep scheduler weakly, so that both are freed when their request ends.
+    """
 
     def __init__(self, timestep_scheduler: Any, state: StepState) -> None:
-        self._timestep_scheduler = timestep_scheduler
+        self._reference = weakref.ref(timestep_scheduler)
         self._state = state
-        self._step = types.MethodType(type(timestep_scheduler).step, timestep_scheduler)
-        functools.update_wrapper(self, self._step)
+        step = type(timestep_scheduler).step
+        functools.update_wrapper(self, step)
+        self.__signature__ = inspect.signature(types.MethodType(step, timestep_scheduler))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        outcome = self._step(*args, **kwargs)
+        timestep_scheduler = self._reference()
+        assert timestep_scheduler is not None, "its pipeline has ended"
+        outcome = type(timestep_scheduler).step(timestep_scheduler, *args, **kwargs)
         if self._state.wants_estimates:
-            self._state.estimate = estimated_latents(self._timestep_scheduler, outcome, *args, **kwargs), outcome
-        skipped = getattr(self._timestep_scheduler, "begin_index", None) or 0
+            self._state.estimate = estimated_latents(timestep_scheduler, outcome, *args, **kwargs), outcome
+        skipped = getattr(timestep_scheduler, "begin_index", None) or 0
         self._state.step += 1
-        self._state.total_steps = max(len(self._timestep_scheduler.timesteps) - skipped, self._state.step)
+        self._state.total_steps = max(len(timestep_scheduler.timesteps) - skipped, self._state.step)
         return outcome
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A pipeline may copy its timestep scheduler, for the sound of a video. The copy's steps are not counted."""
-        duplicate = memo.get(id(self._timestep_scheduler))
+        duplicate = memo.get(id(self._reference()))
         return self if duplicate is None else types.MethodType(type(duplicate).step, duplicate)
 
 

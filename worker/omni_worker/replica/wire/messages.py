@@ -3,6 +3,7 @@
 If both ends share memory, large arrays go there instead, and the header names their place.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -12,6 +13,9 @@ import numpy as np
 from omni_worker.replica.wire.link import Link, Offer, Place, PoolReply
 from omni_worker.requests import GeneratedText, GenerationParams, GenerationResult
 from omni_worker.transport.shared_memory import POOLED_BYTES
+
+DTYPE = re.compile(r"[<>|=]?[biufc][0-9]{1,2}")
+"""The dtypes of arrays in messages: numbers. numpy would also parse expressions and structures."""
 
 # ---- head → replica
 
@@ -89,6 +93,7 @@ class Error(msgspec.Struct, frozen=True, tag="error"):
     message: str
     param: str | None = None
     retry_after: float | None = None
+    code: str | None = None
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
@@ -178,6 +183,8 @@ def _unpack(frames: Sequence[Any], kind: Any, link: Link | None) -> Any:
 
     def array(type: Any, value: Any) -> Any:
         shape, name, place = value
+        if not DTYPE.fullmatch(name):
+            raise ValueError(f"no array has the dtype {name!r:.80}")
         dtype = np.dtype(name)
         if isinstance(place, list):
             if link is None:
@@ -193,3 +200,5 @@ def _unpack(frames: Sequence[Any], kind: Any, link: Link | None) -> Any:
         return msgspec.msgpack.decode(frames[0], type=kind, dec_hook=array)
     except (TypeError, OverflowError) as error:  # numpy raises these for an invalid shape or dtype
         raise ValueError(f"a malformed array: {error}") from error
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error

@@ -11,6 +11,7 @@ import numpy as np
 
 from omni_worker.replica.wire.messages import Alive, Error, FromReplica, Output, Partial, Progress, RpcResult
 from omni_worker.requests import GeneratedText, TokenLogprob
+from omni_worker.transport.sockets import MAX_RESULT_BYTES
 
 MAX_BYTES = 256 << 20
 MAX_ANSWERS = 1_000
@@ -77,6 +78,7 @@ class Outbox:
         elif isinstance(message, Alive):
             self._waiting["alive", ""] = message
         else:
+            message = within_limit(message)
             if isinstance(message, Output | Error):
                 self._waiting.pop(("progress", message.id), None)
             self._serial += 1
@@ -100,6 +102,18 @@ def _size_of(message: FromReplica) -> int:
     if isinstance(message, Output):
         return sum(array.nbytes for array in (*message.result.images, *message.result.embeddings.values()))
     return 0
+
+
+def within_limit(message: FromReplica) -> FromReplica:
+    """The message, or an error in place of a result that is too large to be sent.
+
+    A larger message would close the connection, and with it lose the requests of others.
+    """
+    size = _size_of(message)
+    if size <= MAX_RESULT_BYTES or not isinstance(message, Output):
+        return message
+    text = f"the result has {size / 2**30:.1f} GiB, more than the {MAX_RESULT_BYTES / 2**30:g} GiB that can be sent"
+    return Error(message.id, "invalid", f"{text}: ask for fewer frames, or for a smaller size")
 
 
 def replacement_for(message: FromReplica, error: Exception) -> FromReplica | None:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from omni_worker.errors import CommandError
 
 REQUEST = "omni.request.id"
+CLIENT_ID = "omni.request.client_id"
 STAGE = "omni.stage"
 REPLICA = "omni.replica"
 OUTCOME = "omni.outcome"

@@ -17,8 +17,8 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from omni_worker.api import server as http_server
-from omni_worker.api.server import HttpServer
+from omni_worker.api.http import server as http_server
+from omni_worker.api.http.server import HttpServer
 from omni_worker.config.api import Certificate
 from omni_worker.errors import CommandError
 from tests.worker.certificates import certificate

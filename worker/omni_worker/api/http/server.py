@@ -1,4 +1,7 @@
-"""An HTTP server that runs in the caller's event loop, over TLS if it has a certificate, and drains on request."""
+"""An HTTP server that runs in the caller's event loop, over TLS if it has a certificate, and drains on request.
+
+Heads and headless processes use it, so the limits of `connection` hold at every HTTP port.
+"""
 
 import asyncio
 import contextlib
@@ -11,6 +14,7 @@ from typing import Any
 
 import uvicorn
 
+from omni_worker.api.http.connection import KEEP_ALIVE_SECONDS, Connection
 from omni_worker.config.api import Certificate
 from omni_worker.errors import CommandError
 
@@ -44,6 +48,11 @@ class HttpServer:
             app,
             log_config=None,
             access_log=False,
+            http=Connection,
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(drain_timeout),
             ssl_certfile=certificate.chain if certificate else None,
             ssl_keyfile=certificate.key if certificate else None,

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from omni_worker.api.server import HttpServer
+from omni_worker.api.http.server import HttpServer
 from tests.worker.serving import free_ports
 
 
