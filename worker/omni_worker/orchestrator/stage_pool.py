@@ -22,7 +22,7 @@ from omni_worker.replica.client import ReplicaClient
 from omni_worker.transport.keys import CurveKeys
 
 log = logging.getLogger(__name__)
-DISPATCH_SECONDS = 8.0  # how long a new request waits for a replica that is up: many clients give up after 10 s
+DISPATCH_SECONDS = 10.0  # how long a new request waits for a replica that is up
 RETRY_DISPATCH_SECONDS = 60.0  # the same for a request that was accepted before: long enough to reload a model
 MAX_FAILED_REPLICAS = 3  # on so many replicas a request may fail before it fails for its client
 MAX_BUSY_REPLICAS = 10  # after so many full queues the stage itself counts as full
