@@ -138,7 +138,7 @@ def test_a_lost_device_ends_the_engine_and_tells_its_owner():
 
 @pytest.mark.parametrize("is_named", [True, False])
 def test_an_error_that_breaks_the_device_ends_the_engine_before_anybody_is_told(is_named):
-    """Whoever asked loses the replica instead, so the request runs on another."""
+    """The head that asked loses the replica instead, so the request runs on another."""
     events, failures, runner = [], queue.Queue(), CountingRunner()
     runner.is_device_broken = not is_named
     engine = Engine(StepScheduler(2), UniProcExecutor(runner), events.append, failures.put)

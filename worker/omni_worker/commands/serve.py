@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     configure_logging(config.log_level, "head" if config.head else "headless")
     keys.check(config.secret_file)
     if args.insecure and config.secret_file is None:
-        log.warning("--insecure: whoever reaches the ports between the processes may read and forge requests")
+        log.warning("--insecure: anyone who reaches the ports between the processes may read and forge requests")
     if args.replica_id is not None:
         log.warning("--replica-id is deprecated and ignored: the master gives out the ids")
     with importing():  # here, so that `omni serve --help` is fast

@@ -132,8 +132,8 @@ def _add_network_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--insecure",
         action="store_true",
-        help="listen for replicas on all interfaces without --omni-secret-file: whoever reaches the ports may read and "
-        "forge requests",
+        help="listen for replicas on all interfaces without --omni-secret-file: anyone who reaches the ports may read "
+        "and forge requests",
     )
     parser.add_argument("--replica-id", help="deprecated, ignored: the master gives out the ids")
 

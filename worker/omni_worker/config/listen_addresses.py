@@ -1,6 +1,7 @@
 """The addresses on which a process listens. Without a secret, only processes of this machine can connect.
 
-Whoever reaches the ports between processes without a secret can register as a replica, read prompts and forge results.
+Anyone who reaches the ports between processes without a secret can register as a replica, read prompts and forge
+results.
 """
 
 import argparse
@@ -34,8 +35,9 @@ def listen_addresses(args: argparse.Namespace) -> ListenAddresses:
     for flag, address in (("--omni-master-address", master), ("--omni-replica-address", replica)):
         if address and not is_protected and not is_loopback(address):
             raise UsageError(
-                f"{flag} {address} without --omni-secret-file: whoever reaches the ports between the processes could "
-                "read and forge requests; give all of them one secret (openssl rand -hex 32 > FILE), or --insecure"
+                f"{flag} {address} without --omni-secret-file: anyone who reaches the ports between the processes "
+                "could read and forge requests; give all of them one secret (openssl rand -hex 32 > FILE), or "
+                "--insecure"
             )
     http = args.host or default
     if args.headless:

@@ -216,10 +216,10 @@ class ReplicaServer:
         self._ignored_peers.discard(peer)
         orphans = self._requests.of_peer(peer)
         if orphans:
-            log.warning("whoever asked for %d requests is gone; they are aborted", len(orphans))
+            log.warning("the head that sent %d requests is gone; they are aborted", len(orphans))
         for id in orphans:
             self._abort(id)
-            self._close(id, "whoever asked is gone")
+            self._close(id, "the head that sent it is gone")
 
     # ---- to the heads
 

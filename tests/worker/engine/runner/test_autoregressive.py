@@ -1,9 +1,6 @@
-"""An autoregressive stage through the real engine writes what `generate` writes, whoever comes and goes beside."""
+"""An autoregressive stage through the real engine writes what `generate` writes, whatever comes and goes beside it."""
 
-import functools
-import gc
 import json
-import weakref
 
 import numpy as np
 import pytest
@@ -20,41 +17,10 @@ from omni_worker.language.loading import wrap
 from tests.worker.engine.language_engine import LanguageEngine, answer, params
 from tests.worker.language import tiny_models
 
+from .generated import generated, model, tokens
+
 PROMPTS = [bytes(range(65, 65 + 3 * i + 1)).decode() for i in range(1, 9)]
 LENGTHS = [3, 17, 9, 30, 1, 12, 22, 6]
-
-
-@functools.cache
-def model(kind="llama"):
-    return tiny_models.served(kind)
-
-
-@functools.cache
-def bare(kind="llama"):
-    return tiny_models.bare(kind)
-
-
-@functools.cache
-def generated(prompt, count, kind="llama", **more):
-    """What transformers writes, greedily: (tokens, scores of each, states of each)."""
-    ids = torch.tensor([tiny_models.tokenizer().encode(prompt)])
-    with torch.no_grad():
-        out = bare(kind).generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=count,
-            do_sample=False,
-            output_scores=True,
-            output_hidden_states=True,
-            return_dict_in_generate=True,
-            **more,
-        )
-    states = [step[-1][0] for step in out.hidden_states]
-    return out.sequences[0, ids.shape[1] :].tolist(), torch.cat(out.scores), states
-
-
-def tokens(result):
-    return result.completion.written.tokens
 
 
 @pytest.mark.parametrize("kind", tiny_models.KINDS)
@@ -367,73 +333,6 @@ def test_what_cannot_be_is_refused_by_name(asked, param):
     with pytest.raises(RequestError) as failure:
         answer(model(), asked)
     assert (failure.value.kind, failure.value.param) == ("invalid", param)
-
-
-def test_a_batch_that_fails_fails_only_for_its_culprit(monkeypatch):
-    broken = tiny_models.served("llama")
-    forward = broken.slots._model.forward
-
-    def fails_on_the_word(input_ids, **kwargs):
-        if (input_ids == ord("!") - 33).any():
-            raise RuntimeError("a shape does not fit")
-        return forward(input_ids=input_ids, **kwargs)
-
-    monkeypatch.setattr(broken.slots._model, "forward", fails_on_the_word)
-    writer = LanguageEngine(broken)
-    for id, prompt in (("a", "ABC"), ("culprit", "AB!"), ("b", "DEF")):
-        writer.add(id, params(prompt, max_tokens=6))
-    writer.finish()
-    assert "a shape does not fit" in str(writer.ended["culprit"].error)
-    assert tokens(writer.result("a")) == generated("ABC", 6)[0]
-    assert tokens(writer.result("b")) == generated("DEF", 6)[0]
-
-
-def test_scores_that_are_no_numbers_fail_their_request_and_leave_no_trace():
-    broken = tiny_models.served("llama")
-    with torch.no_grad():
-        broken.slots._model.model.embed_tokens.weight[0] = torch.nan  # the token of "!"
-    writer = LanguageEngine(broken)
-    for id, prompt in (("a", "ABC"), ("culprit", "AB!"), ("b", "DEF")):
-        writer.add(id, params(prompt, max_tokens=6))
-    writer.finish()
-    error = writer.ended["culprit"].error
-    assert isinstance(error, RequestError)
-    assert (error.kind, "no numbers" in error.message) == ("failed", True)
-    writer.add("after", params("GHI", max_tokens=6))
-    writer.finish()
-    assert tokens(writer.result("a")) == generated("ABC", 6)[0]
-    assert tokens(writer.result("b")) == generated("DEF", 6)[0]
-    assert tokens(writer.result("after")) == generated("GHI", 6)[0]
-
-
-def test_requests_are_freed_when_they_end_without_the_garbage_collector(monkeypatch):
-    broken = tiny_models.served("llama")
-    forward, alive = broken.slots._model.forward, []
-
-    def fails_on_the_word(input_ids, **kwargs):
-        if (input_ids == ord("!") - 33).any():
-            raise RuntimeError("a shape does not fit")
-        return forward(input_ids=input_ids, **kwargs)
-
-    monkeypatch.setattr(broken.slots._model, "forward", fails_on_the_word)
-    writer = LanguageEngine(broken)
-    gc.collect()
-    gc.disable()
-    try:
-        for id, prompt in (("a", "ABC"), ("culprit", "AB!"), ("aborted", "DEF"), ("b", "GHI")):
-            writer.add(id, params(prompt, max_tokens=6, stream=True, logprobs=2, stop=("never",)))
-        writer.add("invalid", params("ABC", temperature=-1.0))
-        writer.step()
-        alive = [weakref.ref(state) for state in writer.runner._states.values()]
-        assert len(alive) == 4
-        writer.step(2)
-        writer.engine.abort("aborted")
-        writer.finish()
-        assert "a shape does not fit" in str(writer.ended["culprit"].error)
-        assert "fails_on_the_word" in "".join(writer.ended["culprit"].error.__notes__)
-        assert [state() for state in alive] == [None] * 4
-    finally:
-        gc.enable()
 
 
 def test_an_abort_frees_its_slot_within_a_step():
