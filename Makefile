@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 CLUSTER ?= embedded
 TESTS ?= tests
-BENCHMARKS ?= scheduler executor transport step_overhead throughput trace_replay autoregressive membership routing scaling operator start soak
+BENCHMARKS ?= scheduler executor transport step_overhead throughput trace_replay autoregressive membership routing scaling operator start neighbours loras caching head_memory soak
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help

@@ -28,9 +28,8 @@ def without(model: systems.Model, params: list[GenerationParams]) -> list[np.nda
         return systems.run_engine(systems.step_mode(), model, params)
 
 
-def measure(model: systems.Model, side: int, count: int, sweeps: int) -> dict[str, Any]:
+def measure(model: systems.Model, side: int, count: int, steps: int, sweeps: int) -> dict[str, Any]:
     """The ratio of a cell, and by how many levels its pictures differ."""
-    steps = STEPS if side < max(SIDES.values()) else STEPS_OF_LARGE
     params = [systems.request(i, side, steps) for i in range(count)]
     runs = {
         "without": partial(without, model, params),
@@ -48,12 +47,16 @@ def main() -> None:
     args = parser.parse_args()
     common.start(args)
     before, model = common.machine(), systems.Model()
-    sides = {"16 tokens": 32} if args.quick else SIDES
+    sides, counts, sweeps = ({"16 tokens": 32}, COUNTS[:1], 1) if args.quick else (SIDES, COUNTS, args.sweeps)
+
+    def steps(side: int) -> int:
+        return STEPS_OF_LARGE if args.quick or side == max(SIDES.values()) else STEPS
+
     cells = {
-        name: {str(count): measure(model, side, count, 1 if args.quick else args.sweeps) for count in COUNTS}
+        name: {str(count): measure(model, side, count, steps(side), sweeps) for count in counts}
         for name, side in track(sides.items(), description="sizes", console=common.console)
     }
-    table = Table("", *(f"{count} requests" for count in COUNTS), title="requests per second, without foresight = 1")
+    table = Table("", *(f"{count} requests" for count in counts), title="requests per second, without foresight = 1")
     for name, row in cells.items():
         table.add_row(name, *(common.text(cell) for cell in row.values()))
     common.console.print(table)

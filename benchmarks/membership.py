@@ -65,6 +65,7 @@ SYSTEMS = ("ours", "ours, encrypted", "naive", "peer's way")
 ANSWER_EVERY = 2  # of a replica's heartbeats, as such a timeout makes it
 SETTLE_SECONDS = 4.0
 VICTIMS = 10
+QUICK = {"repeats": 1, "seconds": 3.0, "replicas": 100, "settle": 1.0, "victims": 2}
 console = Console(width=140)
 
 
@@ -190,11 +191,12 @@ def listen(port: int, keys: CurveKeys | None, pipe: Connection) -> None:
 class Run:
     """A coordinator, its replicas and a subscriber."""
 
-    def __init__(self, system: str, replicas: int) -> None:
+    def __init__(self, system: str, replicas: int, settle: float, victims: int) -> None:
         self.system = system
+        self._settle = settle
         self._keys = CurveKeys.from_secret(secrets.token_bytes(32)) if system == "ours, encrypted" else None
         self._ports = free_ports(3)
-        self._data = dict(enumerate(free_ports(VICTIMS)))
+        self._data = dict(enumerate(free_ports(victims)))
         addresses = [
             f"tcp://{HOST}:{self._data[n]}" if n in self._data else f"tcp://10.{n >> 8}.{n & 255}.7:9100"
             for n in range(replicas)
@@ -211,7 +213,7 @@ class Run:
 
     def measure(self, seconds: float) -> tuple[float, float]:
         """Share of a core, and bytes a second to the subscriber."""
-        self._listen(SETTLE_SECONDS)
+        self._listen(self._settle)
         began, before = time.monotonic(), self._times()
         size = self._listen(seconds)
         used, took = self._times() - before, time.monotonic() - began
@@ -231,7 +233,7 @@ class Run:
             pipe.recv()
         self._server.send([(number, self.hellos[number].address) for number in numbers])
         self._server.recv()
-        self._listen(SETTLE_SECONDS)
+        self._listen(self._settle)
         taken = []
         for number, victim in victims.items():
             victim.kill()
@@ -284,13 +286,14 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="once, for five seconds each")
+    parser.add_argument("--quick", action="store_true", help="a small fleet, once, for three seconds each")
     parser.add_argument("--output", type=Path)
+    parser.set_defaults(settle=SETTLE_SECONDS, victims=VICTIMS)
     args = parser.parse_args()
     from benchmarks.common import machine, spread, text, write  # here, for the other processes need no torch
 
     if args.quick:
-        args.repeats, args.seconds = 1, 5.0
+        vars(args).update(QUICK)
     before = machine()
     shares: dict[str, list[float]] = {system: [] for system in SYSTEMS}
     rates: dict[str, list[float]] = {system: [] for system in SYSTEMS}
@@ -298,14 +301,14 @@ def main() -> None:
     closings: list[float] = []
     for repeat in range(args.repeats):
         for system in SYSTEMS if repeat % 2 == 0 else SYSTEMS[::-1]:
-            run = Run(system, args.replicas)
+            run = Run(system, args.replicas, args.settle, args.victims)
             try:
                 share, rate = run.measure(args.seconds)
                 shares[system].append(share * 100)
                 rates[system].append(rate / 1e3)
                 if system == "ours":
-                    closings += run.kill(list(range(VICTIMS)))
-                    silences += [run.silence(VICTIMS + number) for number in range(2)]
+                    closings += run.kill(list(range(args.victims)))
+                    silences += [run.silence(args.victims + number) for number in range(2)]
             finally:
                 run.close()
     table = Table(title=f"{args.replicas} replicas, a heartbeat a second each; medians of {args.repeats}")

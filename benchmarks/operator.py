@@ -46,6 +46,7 @@ from omni_operator.kube.client import Cluster
 from omni_operator.kube.resources import PIPELINES, PODS, Resource
 from omni_operator.planning.manifests import children
 from omni_operator.planning.manifests.labels import MANAGED_SELECTOR
+from omni_operator.planning.manifests.pod import Surroundings
 from omni_operator.planning.topology.cluster import cluster_topology
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +89,7 @@ def bare_children(name: str) -> list[dict[str, Any]]:
     found = manifest(name, BARE_IN)
     found["metadata"] |= {"uid": "0" * 8, "generation": 1}
     pipeline = parse(found)
-    made = copy.deepcopy(children(pipeline, cluster_topology(pipeline, {}), "worker:1", "s" * 64))
+    made = copy.deepcopy(children(pipeline, cluster_topology(pipeline, {}), Surroundings("worker:1"), "s" * 64))
     for child in made:
         del child["metadata"]["ownerReferences"]
         labels = [child["metadata"]["labels"]]

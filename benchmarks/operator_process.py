@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -23,20 +23,11 @@ def wait_for(holds: Callable[[], object], what: str, seconds: float = PATIENCE) 
         time.sleep(0.1)
 
 
-class Operator:
-    """`omni operator` as a process, with the sources that are given, or these."""
+class Process:
+    """An operator as a process, and what can be read off it from outside."""
 
-    def __init__(self, kubeconfig: str, log: Path, sources: str) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.log = log
-        self._ports = free_ports(2)
-        command = [str(Path(sys.executable).with_name("omni")), "operator"]
-        command += [f"--probe-port={self._ports[0]}", f"--metrics-port={self._ports[1]}"]
-        environment = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(log.parent),
-            "KUBECONFIG": kubeconfig,
-            "PYTHONPATH": sources,
-        }
         with log.open("ab") as file:
             self._process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
 
@@ -59,6 +50,21 @@ class Operator:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(60)
+
+
+class Operator(Process):
+    """`omni operator`, with the sources that are given, or these."""
+
+    def __init__(self, kubeconfig: str, log: Path, sources: str) -> None:
+        self._ports = free_ports(2)
+        command = [str(Path(sys.executable).with_name("omni")), "operator"]
+        command += [f"--probe-port={self._ports[0]}", f"--metrics-port={self._ports[1]}"]
+        home = {"PATH": "/usr/bin:/bin", "HOME": str(log.parent)}
+        super().__init__(command, {**home, "KUBECONFIG": kubeconfig, "PYTHONPATH": sources}, log)
+
     def passes(self) -> int:
         """Passes over pipelines that have ended well."""
         return self._told(r'omni_operator_reconcile_seconds_count\{result="done"\} (\S+)')
@@ -77,7 +83,3 @@ class Operator:
 
     def acts(self) -> None:
         wait_for(lambda: "acts from now on" in self.log.read_text(), "an operator that acts")
-
-    def stop(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(60)

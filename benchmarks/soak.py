@@ -37,6 +37,7 @@ MOST_GROWTH = 1.0  # MB a minute
 WARM_MINUTES = 2.0  # before which batches of new sizes are still proven, and memory says nothing
 MEBI = 1 << 20
 SAMPLE_SECONDS = 5.0
+QUICK_SECONDS = 6.0
 
 
 class Poisoned(Exception):
@@ -177,7 +178,7 @@ def main() -> None:
     args = parser.parse_args()
     common.start(args)
     before, model = common.machine(), systems.Model()
-    figures = soak(model, 20.0 if args.quick else 60 * args.minutes)
+    figures = soak(model, QUICK_SECONDS if args.quick else 60 * args.minutes)
     for name in ("requests", "ends", "poisoned", "states_at_the_end", "descriptors", "memory_mb", "memory_mb_a_minute"):
         common.console.print(f"{name}: {figures[name]}")
     common.write(args.output, before, figures)

@@ -140,12 +140,12 @@ class Clocks:
             yield
 
 
-def own_time(rounds: int, steps: int) -> dict[str, Any]:
+def own_time(rounds: int, steps: int, batches: Sequence[int]) -> dict[str, Any]:
     """Microseconds of our own for one request's step (its two calls, in and out), by how many run together."""
     clocks = Clocks()
     model = systems.Model(around=partial(_clocked, clocks))
     figures = {}
-    for batch in BATCHES:
+    for batch in batches:
         params = [systems.request(i, 32, steps) for i in range(batch)]
         run = partial(systems.run_engine, systems.step_mode(most=batch), model, params)
         run()
@@ -213,8 +213,8 @@ def main() -> None:
     before, model = common.machine(), systems.Model()
     common.settle()
     figures = {
-        "ratios": ratios(model, {4: 2} if args.quick else PAIRS),
-        "own_microseconds_a_step": own_time(2 if args.quick else 9, 20),
+        "ratios": ratios(model, {4: 1} if args.quick else PAIRS),
+        "own_microseconds_a_step": own_time(1, 4, BATCHES[:2]) if args.quick else own_time(9, 20, BATCHES),
         "microseconds_a_call": each_call(model, 20 if args.quick else 300),
     }
     show(figures)

@@ -83,10 +83,27 @@ def rollback(args: argparse.Namespace) -> None:
 
 
 def run_tests(args: argparse.Namespace) -> None:
-    """Run the release's tests, and show what they say."""
-    with Config(kubeconfig_path=find_kubeconfig(args.kubeconfig), namespace=args.namespace) as config:
-        config.test(args.release, timeout=args.timeout)
+    """Run the release's tests. If one fails, show the logs of its pods."""
+    kubeconfig = find_kubeconfig(args.kubeconfig)
+    with Config(kubeconfig_path=kubeconfig, namespace=args.namespace) as config:
+        try:
+            config.test(args.release, timeout=args.timeout)
+        except HelmError as error:
+            raise UsageError(f"{error}\n{_test_logs(kubeconfig, args.release)}") from error
     print(f"{args.release} in namespace {args.namespace} passes its tests.")
+
+
+def _test_logs(kubeconfig: Path, release: str) -> str:
+    """The last lines of a release's test pods, or why there are none."""
+    chosen = f"--selector=app.kubernetes.io/name=omnipipeline-test,app.kubernetes.io/instance={release}"
+    try:
+        pods = json.loads(_kubectl(kubeconfig, "get", "pods", "--all-namespaces", chosen, "--output=json"))["items"]
+        places = [(pod["metadata"]["namespace"], pod["metadata"]["name"]) for pod in pods]
+        return "\n".join(
+            _kubectl(kubeconfig, "logs", f"--namespace={where}", name, "--tail=50") for where, name in places
+        )
+    except UsageError as error:
+        return f"no logs: {error}"
 
 
 def uninstall(args: argparse.Namespace) -> None:

@@ -73,6 +73,7 @@ def _fields(schema: dict[str, Any], path: str) -> Iterator[str]:
         )
         yield from _fields(field, where)
         yield from _fields(field.get("items", {}), f"{where}[]")
+        yield from _fields(field.get("additionalProperties", {}), f"{where}.*")
 
 
 def _type(field: dict[str, Any]) -> str:

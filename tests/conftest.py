@@ -19,6 +19,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.kubernetes.clusters import RUN_FOLDER, stop_all
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes of tests and their servers share a few cores
+
 MADE_HERE = pytest.StashKey[str]()
 KUBERNETES = "tests/kubernetes/"
 PODS = f"{KUBERNETES}pods/"

@@ -10,10 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NAMES = (
-    "autoregressive", "executor", "foresight", "membership", "routing", "scheduler", "soak", "start",
-    "step_overhead", "transport",
+    "autoregressive", "caching", "executor", "foresight", "head_memory", "loras", "membership", "neighbours", "routing",
+    "scheduler", "soak", "start", "step_overhead", "transport",
 )  # fmt: skip
-LONG = {"operator", "scaling", "throughput", "trace_replay"}
+LONG = {"kuberay", "operator", "scaling", "throughput", "trace_replay"}
 
 pytestmark = pytest.mark.processes
 

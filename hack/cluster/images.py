@@ -80,6 +80,18 @@ def load_archive(instance: Instance, archive: Path) -> None:
     run(*_ctr(instance, "images", "import", "--all-platforms", archive.resolve()))
 
 
+def build_archive(dockerfile: str, context: Path, name: str, archive: Path) -> None:
+    """Build an image that needs no base, such as one of a model, and save it under its name as a tar (OCI)."""
+    packages.install(packages.IMAGES)
+    with locked("images"), tempfile.NamedTemporaryFile("w", suffix=".Dockerfile") as file:
+        file.write(dockerfile)
+        file.flush()
+        run(*BUILDAH, "bud", "--isolation", "chroot", "--pull-never", "--file", file.name, "--tag", name, context)
+        run(*BUILDAH, "push", name, f"oci-archive:{archive}:{name}")
+        run(*BUILDAH, "rmi", name)
+        _release_store()
+
+
 def pause_image() -> Path:
     """The archive of the image that holds a pod's namespaces: busybox's sleep and nothing else."""
     archive = CACHE / "pause.tar"

@@ -95,9 +95,9 @@ def close_sandbox(instance: Instance) -> None:
 
 def _lay_link(instance: Instance) -> None:
     link, host, node = instance.name, instance.host_address, instance.node_address
-    run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", instance.init_pid)
+    run("ip", "link", "add", "name", link, "type", "veth", "peer", "name", "eth0", "netns", instance.init_pid)
     run("ip", "addr", "add", f"{host}/30", "dev", link)
-    run("ip", "link", "set", link, "up")
+    run("ip", "link", "set", "dev", link, "up")
     for command in (
         ("ip", "link", "set", "lo", "up"),
         ("ip", "link", "set", "eth0", "up"),

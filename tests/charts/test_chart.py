@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,32 @@ import pytest
 import yaml
 from helm_python import Chart, HelmValuesError
 
+from omni_operator.planning.topology.records import CLUSTER_HEAD
+
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/omnipipeline"
 
 
-def documents(values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def documents(values: dict[str, Any] | None = None, namespace: str = "omni-system") -> list[dict[str, Any]]:
     """All that the chart renders, the pod of `helm test` and what is its own too."""
     with Chart.load(CHART) as chart:
-        files = chart.render(values or {}, name="omnipipeline", namespace="omni-system")
+        files = chart.render(values or {}, name="omnipipeline", namespace=namespace)
+    return parsed(files)
+
+
+def parsed(files: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The objects in rendered files. Raises AssertionError for a key that a mapping has twice."""
     texts = [text for name, text in files.items() if name.endswith(".yaml")]
-    return [each for text in texts for each in yaml.safe_load_all(text) if each]
+    return [each for text in texts for each in yaml.load_all(text, UniqueKeys) if each]
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, as the API server does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        assert len(set(keys)) == len(keys), f"twice in {node.start_mark}: {keys}"
+        return super().construct_mapping(node, deep)
 
 
 def hook(each: dict[str, Any]) -> str | None:
@@ -58,7 +75,11 @@ def test_helm_lint_has_no_complaints() -> None:
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"replicas": 2}, "replicas"),
+        ({"replica": 2}, "replica"),
+        ({"replicas": -1}, "replicas"),
+        ({"maxUpgrades": 0}, "maxUpgrades"),
+        ({"image": {"digest": "sha256:7"}}, "digest"),
+        ({"image": {"tag": 1.2}}, "tag"),
         ({"image": {"name": "x"}}, "name"),
         ({"logLevel": "loud"}, "logLevel"),
         ({"watchNamespaces": ["Team A"]}, "watchNamespaces"),
@@ -132,7 +153,7 @@ def test_the_readme_has_every_value() -> None:
 def test_every_value_has_a_place_in_the_schema() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    assert set(values) == set(schema["properties"]) - {"global"}
+    assert set(values) == set(schema["properties"]) - {"global", "enabled", "tags"}
 
 
 def test_it_ships_the_crd_of_the_project() -> None:
@@ -141,7 +162,9 @@ def test_it_ships_the_crd_of_the_project() -> None:
 
 def test_the_whole_cluster_is_served_by_a_cluster_role() -> None:
     objects = rendered()
-    assert {kind for kind, _ in objects} == {"ServiceAccount", "Deployment", "ClusterRole", "ClusterRoleBinding"}
+    kinds = {"ServiceAccount", "Deployment", "NetworkPolicy"}
+    kinds |= {"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
+    assert {kind for kind, _ in objects} == kinds
     assert "--namespace" not in operator(objects)["args"]
 
 
@@ -153,16 +176,62 @@ def test_named_namespaces_are_served_by_a_role_in_each_and_no_cluster_role() -> 
     assert operator(objects)["args"][-4:] == ["--namespace", "a", "--namespace", "b"]
 
 
-def test_no_right_is_a_wildcard_and_secrets_are_known_by_name_only() -> None:
-    rules = rendered()["ClusterRole", ""]["rules"]
-    assert "*" not in json.dumps(rules)
-    verbs = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
-    assert set(verbs) == {
-        "omnipipelines", "omnipipelines/status", "deployments", "services", "serviceaccounts", "configmaps", "pods",
-        "secrets", "networkpolicies", "poddisruptionbudgets", "podmonitors", "jobs",
-        "persistentvolumeclaims", "leases", "events",
-    }  # fmt: skip
-    assert verbs["secrets"] == {"get", "create", "patch"}
+CHILD = {"get", "list", "watch", "create", "patch", "delete"}
+# Every right that the operator needs beyond Leases, and the calls of `kube.client` that need it.
+RIGHTS = {
+    "omnipipelines": LOOK,
+    "omnipipelines/status": {"patch"},
+    "deployments": CHILD,
+    "daemonsets": CHILD,
+    "jobs": CHILD,
+    "services": CHILD,
+    "serviceaccounts": CHILD,
+    "configmaps": CHILD,
+    "persistentvolumeclaims": CHILD,
+    "networkpolicies": CHILD,
+    "poddisruptionbudgets": CHILD,
+    "resourceclaimtemplates": CHILD,
+    "podmonitors": CHILD,
+    "httproutes": CHILD,
+    "pods": {"list", "watch", "patch"},  # patch: which pods go first when a stage is scaled down
+    "secrets": {"create"},
+    "events": {"create"},
+}
+BY_NAME = [("leases", None, {"create"}), ("leases", "omni-operator", {"get", "update"})]
+CLUSTER = "omni-operator-all"
+
+
+def rights(role: dict[str, Any]) -> tuple[dict[str, set[str]], list[tuple[str, str | None, set[str]]]]:
+    """What a role allows for all objects of a resource, and about Leases: resource, name and verbs."""
+    leases = [rule for rule in role["rules"] if rule["resources"] == ["leases"]]
+    others = [rule for rule in role["rules"] if rule not in leases]
+    assert not [rule for rule in others if "resourceNames" in rule]
+    by_name = [("leases", *(rule.get("resourceNames") or [None]), set(rule["verbs"])) for rule in leases]
+    return {resource: set(rule["verbs"]) for rule in others for resource in rule["resources"]}, by_name
+
+
+def test_the_cluster_role_allows_the_calls_that_are_made_and_no_more() -> None:
+    role = rendered()["ClusterRole", ""]
+    assert "*" not in json.dumps(role["rules"])
+    assert rights(role) == (RIGHTS, [("leases", "omni-operator", {"list", "watch"})])
+
+
+def test_the_lease_of_the_whole_clusters_operator_is_in_its_own_namespace() -> None:
+    role = rendered()["Role", "omni-system"]
+    assert rights(role) == ({}, [BY_NAME[0], ("leases", CLUSTER, {"get", "update"})])
+
+
+@pytest.mark.parametrize("namespace", ["a", "b"])
+def test_a_role_for_named_namespaces_allows_the_same_there_with_their_own_lease(namespace: str) -> None:
+    assert rights(rendered({"watchNamespaces": ["a", "b"]})["Role", namespace]) == (RIGHTS, BY_NAME)
+
+
+def test_no_role_may_update_a_lease_without_a_name() -> None:
+    for values in ({}, {"watchNamespaces": ["a"]}):
+        rules = [rule for each in documents(values) for rule in each.get("rules") or []]
+        for rule in rules:
+            if "leases" in rule.get("resources", ()) and set(rule["verbs"]) - {"create"}:
+                assert rule["resourceNames"]
 
 
 def test_the_operator_runs_once_and_confined() -> None:
@@ -187,3 +256,119 @@ def test_images_default_to_the_version_of_the_chart() -> None:
 def operator(objects: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
     (container,) = objects["Deployment", "omni-system"]["spec"]["template"]["spec"]["containers"]
     return dict(container)
+
+
+SETTINGS = {
+    "tolerations": [{"key": "pool", "operator": "Exists"}],
+    "nodeSelector": {"pool": "system"},
+    "affinity": {"podAntiAffinity": {}},
+    "priorityClassName": "infra",
+}
+OWN = {
+    **SETTINGS,
+    "imagePullSecrets": ["registry"],
+    "resources": {
+        "requests": {"cpu": "1", "memory": "64Mi", "ephemeral-storage": "16Mi"},
+        "limits": {"memory": "256Mi"},
+    },
+    "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+    "podAnnotations": {"sidecar.istio.io/inject": "false", "helm.sh/hook": "mine"},
+    "podLabels": {"team": "a", "app.kubernetes.io/name": "mine"},
+    "image": {"repository": "registry.example/operator", "tag": "7", "pullPolicy": "Always"},
+}
+
+
+def pods(values: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """The metadata and the spec of every pod of the chart, by the kind of what makes it."""
+    made = {each["kind"]: each for each in documents(values) if each["kind"] in ("Deployment", "Job", "Pod")}
+    assert set(made) == {"Deployment", "Job", "Pod"}
+    return {kind: each if kind == "Pod" else each["spec"]["template"] for kind, each in made.items()}
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job", "Pod"])
+def test_the_values_of_pods_reach_every_pod(kind: str) -> None:
+    pod = pods(OWN)[kind]
+    assert {key: pod["spec"].get(key) for key in SETTINGS} == SETTINGS
+    assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+    (container,) = pod["spec"]["containers"]
+    assert (container["resources"], container["env"]) == (OWN["resources"], OWN["env"])
+    assert (container["image"], container["imagePullPolicy"]) == ("registry.example/operator:7", "Always")
+    assert pod["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
+    assert pod["metadata"]["labels"]["team"] == "a"
+    assert pod["metadata"]["labels"]["app.kubernetes.io/name"].startswith("omnipipeline-"), "selectors depend on it"
+    if kind == "Pod":
+        assert hook(pod) == "test"
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job", "Pod"])
+def test_every_pod_is_confined_and_insists_on_no_user_id(kind: str) -> None:
+    spec = pods()[kind]["spec"]
+    assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"requests", "limits"} <= container["resources"].keys(), "a quota may ask for them"
+    assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(walk(spec))
+
+
+def walk(node: Any) -> list[str]:
+    """All keys of a document."""
+    if isinstance(node, list):
+        return [key for item in node for key in walk(item)]
+    if not isinstance(node, dict):
+        return []
+    return [*node, *(key for item in node.values() for key in walk(item))]
+
+
+@pytest.mark.parametrize("image", ["operator", "worker"])
+def test_the_user_of_an_image_is_a_number_and_another_one_has_a_home_and_a_name(image: str) -> None:
+    """runAsNonRoot needs a number. A cluster may assign any user: it has no entry in /etc/passwd."""
+    lines = (ROOT / image / "Dockerfile").read_text().splitlines()
+    assert "USER 65532:65532" in lines
+    (environment,) = (line for line in lines if line.startswith("ENV PATH="))
+    assert {"HOME=/tmp", "USER=omni"} <= set(environment.split())
+
+
+# ---- as a dependency of another chart
+
+
+def test_replicas_and_upgrades_are_values() -> None:
+    objects = rendered({"replicas": 3, "maxUpgrades": 5})
+    assert objects["Deployment", "omni-system"]["spec"]["replicas"] == 3
+    arguments = operator(objects)["args"]
+    assert arguments[arguments.index("--max-upgrades") + 1] == "5"
+
+
+def test_only_probes_and_metrics_of_the_operator_can_be_reached() -> None:
+    policy = rendered()["NetworkPolicy", "omni-system"]["spec"]
+    deployment = rendered()["Deployment", "omni-system"]["spec"]
+    assert policy["podSelector"] == deployment["selector"]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == ["probes", "metrics"]
+    assert ("NetworkPolicy", "omni-system") not in rendered({"networkPolicy": {"enabled": False}})
+
+
+def test_egress_of_the_operator_can_be_limited() -> None:
+    server = {"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}], "ports": [{"port": 6443}]}
+    peers = [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
+    policy = rendered({"networkPolicy": {"egress": [server], "metricsFrom": peers}})["NetworkPolicy", "omni-system"][
+        "spec"
+    ]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["ingress"][1]["from"] == peers
+    assert policy["egress"][-1] == server
+    assert [port["port"] for rule in policy["egress"] for port in rule["ports"]] == [53, 53, CLUSTER_HEAD.api, 6443]
+
+
+def test_every_pod_requests_cpu_memory_and_disk_and_limits_its_scratch_volume() -> None:
+    pods = [each["spec"].get("template", each) for each in documents() if each["kind"] in ("Deployment", "Job", "Pod")]
+    assert len(pods) == 3
+    for pod in pods:
+        for container in pod["spec"]["containers"]:
+            assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"]["requests"].keys()
+        scratch = [volume["emptyDir"] for volume in pod["spec"]["volumes"] if "emptyDir" in volume]
+        assert all("sizeLimit" in volume for volume in scratch)

@@ -21,11 +21,20 @@ RUN_DIFFERENTLY = {
     r"\. \.venv/bin/activate": "the tests run in it",
     r"(OMNI_KUBERNETES=\S+ )?make \S+( CLUSTER=kind)?": "they make what the tests run in; .ci/run begins with them",
     r"docker build .*": "there is no daemon; hack/cluster/images.py builds the same files",
+    r"docker push .*": "there is no registry; tests/kubernetes/pods/test_model_images.py imports such an image",
     r"omni up (examples/digits\S*|mine)\.yaml": "on any port: tests/docs/test_laptop.py",
     r"omni generate \"two plus five, in blue\"( -o seven.png)?": "at its own example: tests/docs/test_laptop.py",
-    r"omni generate .* --pipeline \S+ .*": "where those pods are: tests/kubernetes/pods/test_stages.py; "
+    r"omni generate [a-z]\S+ .*": "where those pods are: tests/kubernetes/pods/test_stages.py; "
     "with tiny models: tests/examples/test_examples.py",
     r"omni serve builtin://digits --omni-secret-file secret": "on any port: tests/worker/coordinator/test_secret.py",
+    r"omni serve \S+ --quantization .*": "with the built-in model: tests/worker/pipelines/test_quantization.py",
+    r"omni serve \S+ --dtype .*": "with the built-in model: tests/worker/pipelines/test_loading.py",
+    r"omni generate flux .* --extra-arg .*": "tests/operator/commands/test_extra_args.py reads such options",
+    r"omni serve .* --lora .*": "with adapters of the built-in model: tests/worker/api/test_loras.py",
+    r"omni serve .* --prompt-cache-bytes .*": "with tiny models: "
+    "tests/worker/pipelines/interception/test_prompt_cache.py",
+    r"omni serve .* --cache .*": "with tiny models: tests/worker/pipelines/interception/test_skipping.py",
+    r"curl .*/v1/omni/loras.*": "with a file in place of the hub: tests/worker/api/test_loras_at_run_time.py",
     r"OTEL_EXPORTER_OTLP_ENDPOINT=\S+ omni up \S+": "with a collector: tests/worker/telemetry/test_tracing.py",
     r"SSL_CERT_FILE=ca\.crt omni status .*": "with a certificate of its own: tests/worker/api/http/test_https.py",
     r"export OMNI_API_KEY=\.\.\.": "with a key of its own: tests/docs/test_laptop.py",
@@ -34,7 +43,7 @@ RUN_DIFFERENTLY = {
     r"helm test omnipipeline --namespace omni-system": "its pods: tests/kubernetes/pods/test_chart.py",
 }
 NOT_RUN_AS_WRITTEN = sorted({command for where, command in commands() if not where.startswith("docs/runbooks")} - TYPED)
-DOCKER = [command for command in NOT_RUN_AS_WRITTEN if command.startswith("docker ")]
+DOCKER = [command for command in NOT_RUN_AS_WRITTEN if command.startswith("docker build ") and " --file " in command]
 
 
 def test_every_command_is_run_or_has_a_reason() -> None:

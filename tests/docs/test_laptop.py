@@ -25,6 +25,8 @@ from tests.worker.api.heads import digits_as, head, save_specimen
 
 pytestmark = pytest.mark.processes
 CLIENT_COMMANDS = ("generate", "status", "top", "models", "bench", "completion")
+NAMED = re.compile(r"omni \w+ [a-z][a-z0-9-]*(?= |$)")
+"""Commands that select a pipeline of a cluster by its name."""
 HERE = "http://127.0.0.1:8000"
 FIGURES = {"three.png": (3, "red"), "seven.png": (7, "green")}
 MODELS = {
@@ -37,7 +39,7 @@ TYPED = list(
         for where, command in commands()
         if (found := re.match(r'(?:eval "\$\()?omni (\w+)', command))
         and found[1] in CLIENT_COMMANDS
-        and "--pipeline" not in command
+        and not NAMED.match(command)
         and where not in map(name, EXAMPLES)
     )
 )
@@ -129,7 +131,7 @@ def test_a_documented_command_works(
 
 @pytest.mark.parametrize("file", STARTED)
 def test_the_commands_at_the_top_of_an_example_work(file: str, tmp_path: Path) -> None:
-    up, *others = [command for where, command in commands() if where == file and "--pipeline" not in command]
+    up, *others = [command for where, command in commands() if where == file and not NAMED.match(command)]
     digit, colour = STARTED[file]
     with OmniUp(tmp_path, *up.replace(file, str(PROJECT / file)).split()[2:], "--port=0"):
         for command in others:

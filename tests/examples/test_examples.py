@@ -123,6 +123,7 @@ PICTURES = [
     ("flux", "black-forest-labs/FLUX.1-dev", {"guidance_scale": 3.0}),
     ("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", {"guidance_scale": 4.0, "negative_prompt": "low quality"}),
     ("stable-diffusion-3.5", "stabilityai/stable-diffusion-3.5-large", {"guidance_scale": 3.5}),
+    ("stable-diffusion-3.5-24gb", "stabilityai/stable-diffusion-3.5-large", {"guidance_scale": 3.5}),
     ("qwen-image-two-stages", "Qwen/Qwen-Image", {"true_cfg_scale": 4.0, "negative_prompt": "low quality"}),
 ]
 

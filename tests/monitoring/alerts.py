@@ -65,7 +65,7 @@ STORIES = {
     ),
     "OmniStageDown": Story(
         {series("omni_stage_ready", PAINTER): "0x20"}, 10, PAINTER,
-        "Requests wait at its head for 10 s, and are answered 503 then.",
+        "Requests wait at its head for 5 s, and are answered 503 then.",
         quiet={series("omni_stage_ready", PAINTER): "0x3 1x30"},
     ),
     "OmniReplicaDown": Story(

@@ -86,7 +86,8 @@ class Prometheus:
 
     def __init__(self, program: str, folder: Path, targets: list[Target]) -> None:
         (port,) = free_ports(1)
-        self._url = f"http://127.0.0.1:{port}"
+        # One client, without certificates: to load them takes longer than a request, and tests ask often.
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False, timeout=20)
         every = {"scrape_interval": f"{SECONDS}s", "evaluation_interval": f"{SECONDS}s"}
         (folder / "rules.yaml").write_text(impatient(RULES))
         config = {"global": every, "rule_files": ["rules.yaml"], "scrape_configs": jobs(targets)}
@@ -99,10 +100,10 @@ class Prometheus:
             ],
             stdout=self._log, stderr=self._log,
         )  # fmt: skip
-        eventually(lambda: httpx.get(f"{self._url}/-/ready").is_success, "Prometheus")
+        eventually(lambda: self._client.get("/-/ready").is_success, "Prometheus")
 
     def ask(self, path: str, **params: str) -> Any:
-        answer = httpx.get(f"{self._url}/api/v1/{path}", params=params, timeout=20).json()
+        answer = self._client.get(f"/api/v1/{path}", params=params).json()
         assert answer["status"] == "success", f"{params}: {answer.get('error')}"
         return answer["data"]
 
@@ -125,6 +126,7 @@ class Prometheus:
         assert wanted <= seen, f"{wanted - seen} did not fire"
 
     def close(self) -> None:
+        self._client.close()
         self._process.terminate()
         self._process.wait(20)
         self._log.close()

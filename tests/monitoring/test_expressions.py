@@ -42,7 +42,7 @@ ONLY_WITH_A_FAULT = ("OmniOperatorDown",)  # gives nothing while all is well, wi
 
 
 class Traffic:
-    """Requests without pause from two clients; what fails is asked for again."""
+    """A few requests a second from two clients; what fails is asked for again."""
 
     def __init__(self, port: int) -> None:
         self._port, self._stop = port, threading.Event()
@@ -54,8 +54,7 @@ class Traffic:
         while not self._stop.is_set():
             with contextlib.suppress(openai.OpenAIError):
                 ask(self._port)
-                continue
-            self._stop.wait(0.2)
+            self._stop.wait(0.5)
 
     def close(self) -> None:
         self._stop.set()

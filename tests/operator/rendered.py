@@ -5,24 +5,28 @@ from typing import Any
 from omni_operator.crd.objects import Object, Reference
 from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests import children
+from omni_operator.planning.manifests.pod import Surroundings
 from omni_operator.planning.topology.cluster import cluster_topology
 
 IMAGE = "ghcr.io/omnipipeline/worker:test"
-SECRET = "of the pods of these tests alone"
+KEYS = "keys-of-the-pods-of-these-tests"
+SURROUNDINGS = Surroundings(IMAGE)
 
 
-def rendered(manifest: dict[str, Any], secret: str = SECRET) -> dict[Reference, Object]:
+def rendered(
+    manifest: dict[str, Any], keys: str = KEYS, surroundings: Surroundings = SURROUNDINGS
+) -> dict[Reference, Object]:
     """Every object of a pipeline except its Secret."""
     pipeline = parse(manifest)
     return {
         (child["kind"], child["metadata"]["name"]): child
-        for child in children(pipeline, cluster_topology(pipeline), IMAGE, secret)
+        for child in children(pipeline, cluster_topology(pipeline), surroundings, keys)
     }
 
 
-def pod(manifest: dict[str, Any], name: str = "digits-painter", secret: str = SECRET) -> dict[str, Any]:
+def pod(manifest: dict[str, Any], name: str = "digits-painter", keys: str = KEYS) -> dict[str, Any]:
     """The pod template of a Deployment."""
-    template: dict[str, Any] = rendered(manifest, secret)["Deployment", name]["spec"]["template"]
+    template: dict[str, Any] = rendered(manifest, keys)["Deployment", name]["spec"]["template"]
     return template
 
 

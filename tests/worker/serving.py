@@ -19,7 +19,9 @@ from openai import OpenAI
 from PIL import Image
 
 from omni_operator.local.ports import FreePorts
-from omni_worker.config.listen_addresses import is_loopback
+from omni_worker.addresses import is_loopback
+
+from . import warm
 
 START_SECONDS = 600
 PORTS_PER_PROCESS = 4
@@ -59,6 +61,11 @@ def draw_with(client: OpenAI, prompt: str, size="32x32", n=1, **extra) -> list[I
     return [Image.open(io.BytesIO(base64.b64decode(item.b64_json))) for item in answer.data]
 
 
+def children(pid: int) -> list[int]:
+    """The process ids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class Process:
     """One `omni serve` process with a log file. `inside` is a command that starts it, for a network namespace."""
 
@@ -70,11 +77,11 @@ class Process:
 
     def start(self) -> None:
         """Start the process, or start it again."""
-        self.popen = subprocess.Popen(
-            [*self.inside, sys.executable, "-m", "omni_worker.commands.cli", "serve", *self.argv],
-            stdout=self._log,
-            stderr=self._log,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},  # several replicas share this machine's few cores
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # several replicas share this machine's few cores
+        command = [sys.executable, "-m", warm.CLI, "serve", *self.argv]
+        started = None if self.inside else warm.start(command[3:], environment, self._log)
+        self.popen = started or subprocess.Popen(
+            [*self.inside, *command], stdout=self._log, stderr=self._log, env=environment
         )
 
     @property
@@ -85,7 +92,8 @@ class Process:
     @property
     def replicas(self) -> list[int]:
         """The process ids of the replicas."""
-        return [int(pid) for pid in Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()]
+        (fork_server,) = children(self.popen.pid)
+        return children(fork_server)
 
     def get(self, path: str) -> httpx.Response:
         """GET a path of the HTTP server. Fails if the process has ended."""

@@ -1,10 +1,11 @@
 """Model cards: strengths that would run no step."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from omni_worker.errors import RequestError
-from omni_worker.model_card import ModelCard, ServingDefaults, fewest_steps
+from omni_worker.model_card import CallArgument, ModelCard, ServingDefaults, fewest_steps
 from omni_worker.requests import GenerationParams
 
 PLAIN = {"pipeline": "P", "mode": "step"}
@@ -57,3 +58,23 @@ def test_the_fewest_steps_run_at_least_one():
         assert int((fewest_steps(strength) - 1) * strength) < 1
     for count in range(1, 200):
         assert int(fewest_steps(1 / count) * (1 / count)) >= 1
+
+
+@pytest.mark.parametrize("default", [(0, 0), ("a", 1.5, True), "text", 7, None])
+def test_a_card_that_was_sent_equals_the_card_and_its_hash(default):
+    """The coordinator sends each card once, and finds it by its hash."""
+    one = ModelCard(
+        pipeline="P", mode="step", arguments=(CallArgument(name="corner", kinds=("list",), default=default),)
+    )
+    sent = msgspec.msgpack.decode(msgspec.msgpack.encode(one), type=ModelCard)
+    assert sent == one
+    assert hash(sent) == hash(one)
+
+
+@pytest.mark.parametrize("default", [[[0]], [{}], {"a": 1}])
+def test_a_card_takes_no_default_that_cannot_be_hashed(default):
+    sent = msgspec.msgpack.encode(
+        {"pipeline": "P", "mode": "step", "arguments": [{"name": "a", "kinds": ["list"], "default": default}]}
+    )
+    with pytest.raises(msgspec.ValidationError, match=r"arguments\[0\].default"):
+        msgspec.msgpack.decode(sent, type=ModelCard)

@@ -6,7 +6,7 @@ fields to the head.
 
 import pickle
 import traceback
-from typing import Any
+from typing import Any, Literal
 
 
 class CommandError(Exception):
@@ -27,6 +27,9 @@ class LoadError(CommandError):
 
 CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
 """The code of a RequestError for a prompt that is too long. Clients shorten the conversation and try again."""
+
+
+ErrorKind = Literal["invalid", "failed", "refused", "busy", "unavailable", "aborted"]
 
 
 class RequestError(Exception):
@@ -50,7 +53,7 @@ class RequestError(Exception):
 
     def __init__(
         self,
-        kind: str,
+        kind: ErrorKind,
         message: str,
         param: str | None = None,
         retry_after: float | None = None,

@@ -1,6 +1,8 @@
 """What a loaded model can do, and the defaults it is served with. A replica reports its card to the head."""
 
+import difflib
 import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -11,6 +13,8 @@ from omni_worker.requests import GenerationParams
 MAX_SIDE = 16_384
 """Of an image, in pixels."""
 MAX_STEPS = 100_000
+MAX_SHOWN = 64
+"""Characters of a client's text that an error repeats."""
 
 
 def fewest_steps(strength: float) -> int:
@@ -56,6 +60,52 @@ class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         )
 
 
+BOOLEAN, INTEGER, NUMBER, TEXT, LIST, IMAGE = "boolean", "integer", "number", "text", "list", "image"
+"""The kinds of values of an argument. A list has values of the other kinds, except images."""
+SCALARS = (BOOLEAN, INTEGER, NUMBER, TEXT)
+OWN_FIELDS = {
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "num_inference_steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
+    "true_cfg_scale": "guidance_scale",
+    "width": "size",
+    "height": "size",
+    "generator": "seed",
+    "image": "image",
+    "mask_image": "mask",
+    "strength": "strength",
+    "num_frames": "num_frames",
+    "num_images_per_prompt": "n",
+}
+"""Arguments that have fields of their own in requests, and the names of these."""
+
+
+Scalar = bool | int | float | str
+Default = Scalar | tuple[Scalar, ...] | None
+"""A default value of an argument. Cards are compared and hashed, so it has no lists."""
+
+
+class CallArgument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An argument of a pipeline's call that a request can give in `extra_args`.
+
+    kinds: of values that it takes
+    default: its default value, if it has one that can be shown
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    default: Default = None
+    required: bool = False
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a JSON value has one of its kinds. Images are decoded elsewhere."""
+        if isinstance(value, list):
+            return LIST in self.kinds and not any(isinstance(item, list | dict) for item in value)
+        kind = {bool: BOOLEAN, int: INTEGER, float: NUMBER, str: TEXT}.get(type(value))
+        return kind in self.kinds or (kind == INTEGER and NUMBER in self.kinds)
+
+
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a loaded model can do. Its fields are also those of the API's schema `CardObject`.
 
@@ -69,8 +119,11 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mask, strength: whether it takes these with an input image
     default_strength: how much of an image it changes by default; None if unknown
     steps: its default number of denoising steps; None if unknown
+    takes_loras: whether LoRA adapters can be loaded into it
+    loras: the names of those that are loaded, which a request can select
     video: whether it generates videos, by default of `frames` frames at `fps` frames per second; a number of frames is
         one more than a multiple of `frame_multiple`
+    arguments: those of the pipeline's call that a request can give in `extra_args`
     """
 
     pipeline: str
@@ -93,6 +146,37 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     frames: int | None = None
     fps: float = 16.0
     frame_multiple: int = 1
+    takes_loras: bool = False
+    loras: tuple[str, ...] = ()
+    arguments: tuple[CallArgument, ...] = ()
+
+    def check_arguments(self, extra_args: Mapping[str, Any], images: Collection[str] = ()) -> None:
+        """Raises RequestError if the pipeline has no such argument, or an argument takes no such value.
+
+        images: the names of the arguments that are given as images
+        """
+        arguments = {argument.name: argument for argument in self.arguments}
+        for name in (*extra_args, *images):
+            argument = arguments.get(name)
+            if argument is None:
+                raise RequestError("invalid", f"extra_args: {self._no_argument(name)}", "extra_args")
+            if name not in images and not argument.accepts(extra_args[name]):
+                kinds = " or ".join(argument.kinds)
+                raise RequestError("invalid", f"extra_args: {name} takes a value of the kind {kinds}", "extra_args")
+            if name in images and IMAGE not in argument.kinds:
+                raise RequestError("invalid", f"extra_args: {name} takes no image", "extra_args")
+        for argument in self.arguments:
+            if argument.required and argument.name not in (*extra_args, *images):
+                message = f"extra_args: {self.pipeline} needs {argument.name} ({' or '.join(argument.kinds)})"
+                raise RequestError("invalid", message, "extra_args")
+
+    def _no_argument(self, name: str) -> str:
+        if name in OWN_FIELDS:
+            return f"{name} has a field of its own: send it as {OWN_FIELDS[name]}"
+        names = [argument.name for argument in self.arguments]
+        similar = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {similar[0]}?" if similar else f"it has {', '.join(names) or 'none'}"
+        return f"{self.pipeline} has no extra argument {name[:MAX_SHOWN]!r}; {hint}"
 
     def check_strength(self, params: GenerationParams) -> None:
         """Raises RequestError if not one of the request's steps would run.

@@ -4,12 +4,16 @@ They are also sent between processes and stored with video jobs: the names of th
 """
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 SEED_LIMIT = 2**63
 """Seeds are below this."""
+CacheMode = Literal["none", "skip"]
+MAX_TOLERANCE, MAX_CONSECUTIVE = 1.0, 100
+"""What clients can set at most in CacheSettings."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +40,32 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logprobs: int | None = None
 
 
+class LoraChoice(msgspec.Struct, frozen=True):
+    """A LoRA adapter that a request selects, by its name.
+
+    scale: how strongly it works; 1 is as it was trained, None the default of the adapter
+    """
+
+    name: str
+    scale: float | None = None
+
+
+class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Which model calls of a request are answered from earlier ones instead of being computed, approximately.
+
+    mode: `none` computes all of them; `skip` leaves out calls whose result can be extrapolated
+    tolerance: up to which predicted error, relative to the result, a call is left out
+    max_consecutive: of how many steps in a row
+    """
+
+    mode: CacheMode = "skip"
+    tolerance: float = 0.1
+    max_consecutive: int = 4
+
+
+NO_CACHE = CacheSettings(mode="none")
+
+
 class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What to generate, and how to schedule it. None is the model's own default.
 
@@ -53,6 +83,10 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     mask: the part of the first image to repaint: uint8 of shape (height, width), 255 there and 0 elsewhere
     strength: how much of the first image to change, from 0 to 1
     frames, fps: the length of a video in frames, and its frames per second
+    loras: adapters of a diffusion stage, which add up
+    cache: of a diffusion stage; None is the stage's own setting
+    extra_args: arguments of the pipeline's call that have no field here, by name
+    extra_images: those of them that are images, as `images`; one image, or several where the pipeline takes them
     """
 
     prompt: str
@@ -78,6 +112,10 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     strength: float | None = None
     frames: int | None = None
     fps: float | None = None
+    loras: tuple[LoraChoice, ...] = ()
+    cache: CacheSettings | None = None
+    extra_args: dict[str, Any] = {}
+    extra_images: dict[str, list[np.ndarray]] = {}
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,13 +1,14 @@
 """Finds the API of a pipeline in the current cluster, and reaches it through the API server's proxy."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 
 from omni_operator.client import local_runs
 from omni_operator.client.endpoint import Endpoint, EndpointNotFound, PipelineSelector
 from omni_operator.crd.objects import Object
 from omni_operator.kube.client import Cluster
-from omni_operator.kube.errors import ApiError, NoCredentials, Unreachable
+from omni_operator.kube.errors import ApiError, BrokenKubeconfig, NoCredentials, Unreachable
 from omni_operator.kube.kubeconfig import current_namespace
 from omni_operator.kube.resources import PIPELINES
 
@@ -28,8 +29,10 @@ def find_endpoint(selector: PipelineSelector, timeout: float, report_wait: Calla
         namespace = selector.namespace or current_namespace(selector.context)
         name = selector.pipeline or _only_pipeline(cluster, namespace)
         pipeline = _wait_until_serving(cluster, namespace, name, timeout, report_wait)
-    except NoCredentials as error:
-        raise EndpointNotFound(str(error) if selector.context else _nothing_found(selector.pipeline)) from None
+    except NoCredentials:
+        raise EndpointNotFound(_nothing_found(selector.pipeline)) from None
+    except BrokenKubeconfig as error:
+        raise EndpointNotFound(str(error)) from None
     except ApiError as error:
         if error.status == 404:
             raise EndpointNotFound(
@@ -41,15 +44,22 @@ def find_endpoint(selector: PipelineSelector, timeout: float, report_wait: Calla
     scheme = "https" if ((pipeline.get("spec") or {}).get("api") or {}).get("tls") else "http"
     proxy = cluster.service(namespace, name, "http", scheme)
     description = f"{name} in namespace {namespace}"
-    return Endpoint(proxy.url, description, proxy.context, dict(proxy.headers), UNAUTHORIZED_HINT)
+    return Endpoint(proxy.url, description, proxy.context, dict(proxy.headers), proxy.proxy, UNAUTHORIZED_HINT)
 
 
 def _nothing_found(pipeline: str | None) -> str:
     """The message if there is neither a local pipeline of this name nor a cluster."""
-    local = ", ".join(run.pipeline for run in local_runs.live_runs())
+    local = [run.pipeline for run in local_runs.live_runs()]
     if pipeline and local:
-        return f"there is no pipeline {pipeline} on this machine; there are: {local}"
+        return no_such_pipeline(pipeline, "on this machine", local)
     return f"no pipeline was found: {HOW_TO_SELECT}"
+
+
+def no_such_pipeline(name: str, where: str, existing: Sequence[str]) -> str:
+    """The message for a name that no pipeline has, with the most similar name that one has."""
+    similar = get_close_matches(name, existing, n=1)
+    hint = f"did you mean {similar[0]}?" if similar else f"there are: {', '.join(existing) or 'none'}"
+    return f"there is no pipeline {name} {where}; {hint}"
 
 
 def _pipeline_names(cluster: Cluster, namespace: str) -> list[str]:
@@ -63,7 +73,7 @@ def _only_pipeline(cluster: Cluster, namespace: str) -> str:
         raise EndpointNotFound(f"namespace {namespace} has no pipeline: {HOW_TO_SELECT}")
     if len(names) > 1:
         raise EndpointNotFound(
-            f"namespace {namespace} has several pipelines ({', '.join(names)}); choose with --pipeline"
+            f"namespace {namespace} has several pipelines ({', '.join(names)}); choose one by its name"
         )
     return names[0]
 
@@ -79,8 +89,8 @@ def _wait_until_serving(
     while True:
         pipeline = cluster.get(PIPELINES, namespace, name)
         if pipeline is None:
-            names = ", ".join(_pipeline_names(cluster, namespace)) or "none"
-            raise EndpointNotFound(f"there is no pipeline {name} in namespace {namespace}; there are: {names}")
+            names = _pipeline_names(cluster, namespace)
+            raise EndpointNotFound(no_such_pipeline(name, f"in namespace {namespace}", names))
         conditions = {c["type"]: c for c in (pipeline.get("status") or {}).get("conditions") or []}
         accepted, ready = conditions.get("Accepted", {}), conditions.get("Ready", {})
         if conditions.get("HeadReady", {}).get("status") == "True":

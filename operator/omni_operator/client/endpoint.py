@@ -1,10 +1,13 @@
 """The address of a pipeline's API, and the flags that select the pipeline."""
 
 import os
-from dataclasses import dataclass, field
+import ssl
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
+
+from omni_operator.kube.proxies import environment_proxy
 
 CONNECT_SECONDS = 10.0
 
@@ -29,20 +32,39 @@ class PipelineSelector:
 class Endpoint:
     """The API of one pipeline.
 
-    `description` names it in messages. `verify` and `headers` are what httpx needs to reach it.
+    `description` names it in messages. `verify`, `headers` and `proxy` are what httpx needs to reach it.
     `unauthorized_hint` says what to do if the API rejects the key (HTTP 401).
     """
 
     url: str
     description: str
-    verify: Any = True
-    headers: dict[str, str] = field(default_factory=dict)
+    verify: ssl.SSLContext | bool
+    headers: dict[str, str]
+    proxy: str | None
     unauthorized_hint: str = "set OMNI_API_KEY to one of its keys"
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """The arguments of httpx's clients that lead to this API. The environment adds nothing to them."""
+        return {
+            "base_url": self.url,
+            "verify": self.verify,
+            "headers": self.headers,
+            "proxy": self.proxy,
+            "trust_env": False,
+        }
 
     def client(self) -> httpx.Client:
         """A client with a timeout for connecting, but none for responses: a generation can take minutes."""
-        timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
-        return httpx.Client(base_url=self.url, verify=self.verify, headers=self.headers, timeout=timeout)
+        return httpx.Client(timeout=httpx.Timeout(None, connect=CONNECT_SECONDS), **self.connection)
+
+
+def endpoint_at(url: str, description: str) -> Endpoint:
+    """The API at an address, reached with the key, the certificates and the proxy that the environment names."""
+    url = url.rstrip("/")
+    # Loading certificates takes 40 ms.
+    verify = httpx.create_ssl_context() if url.startswith("https://") else False
+    return Endpoint(url, description, verify, api_key_header(), environment_proxy(url))
 
 
 def api_key_header() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -39,6 +40,10 @@ def connection_errors(endpoint: Endpoint) -> Iterator[None]:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             remedy = "set SSL_CERT_FILE to a file with the certificate of its authority"
             raise RequestFailed(f"the certificate of {endpoint.url} is not trusted ({error}); {remedy}") from None
+        if endpoint.proxy:
+            proxy = urlsplit(endpoint.proxy).netloc.rpartition("@")[2]  # without a password
+            message = f"the proxy {proxy} does not lead to {endpoint.url} ({error})"
+            raise RequestFailed(f"{message}; correct it, or list the host in NO_PROXY") from None
         raise RequestFailed(f"nothing answers at {endpoint.url}; is the pipeline running?") from None
     except httpx.HTTPError as error:
         raise RequestFailed(f"the connection to {endpoint.description} broke: {error}") from None

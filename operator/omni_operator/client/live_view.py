@@ -19,7 +19,9 @@ NOT_READY = 503
 
 
 class ReplicaView(ApiRecord):
-    """A replica and its load; `step_ms` is the mean duration of its last model calls in milliseconds."""
+    """A replica and its load; `step_ms` is the mean duration of its last model calls in milliseconds. `loras` are the
+    LoRA adapters that it has loaded.
+    """
 
     id: str
     state: str
@@ -30,6 +32,15 @@ class ReplicaView(ApiRecord):
     capacity: int
     completed: int
     step_ms: float
+    loras: tuple[str, ...] = ()
+
+
+class LoraView(ApiRecord):
+    """A LoRA adapter at a stage: on how many replicas it is loaded, and why it is not on another one."""
+
+    name: str
+    loaded: int
+    reason: str | None = None
 
 
 class StageView(ApiRecord):
@@ -48,6 +59,7 @@ class StageView(ApiRecord):
     requests: int
     tokens: int | None = None
     images: int | None = None
+    loras: tuple[LoraView, ...] = ()
     replicas: list[ReplicaView]
 
     @property
@@ -58,6 +70,10 @@ class StageView(ApiRecord):
     def up_count(self) -> int:
         """How many of its replicas accept requests."""
         return sum(replica.state == UP for replica in self.replicas)
+
+    def replicas_with(self, lora: str) -> str:
+        """The ids of its replicas that have loaded a LoRA adapter, in words."""
+        return ", ".join(replica.id for replica in self.replicas if lora in replica.loras)
 
 
 class RequestView(ApiRecord):

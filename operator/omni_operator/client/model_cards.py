@@ -4,6 +4,9 @@
 has more fields. Printing the response as it is would add them to the output, and every later field too.
 """
 
+import json
+from typing import Any
+
 import httpx
 
 from omni_operator.client.endpoint import Endpoint
@@ -17,6 +20,23 @@ class RequestDefaults(ApiRecord):
     guidance_scale: float | None = None
     width: int | None = None
     height: int | None = None
+
+
+class Argument(ApiRecord):
+    """An argument of the pipeline's call that a request can give in `extra_args`."""
+
+    name: str
+    kinds: tuple[str, ...] = ()
+    default: bool | int | float | str | tuple[Any, ...] | None = None
+    required: bool = False
+
+    @property
+    def description(self) -> str:
+        """Its kinds and its default, in words."""
+        kinds = " or ".join(self.kinds)
+        if self.required:
+            return f"{kinds}, required"
+        return kinds if self.default is None else f"{kinds}, {json.dumps(self.default)} by default"
 
 
 class ModelCard(ApiRecord):
@@ -34,6 +54,7 @@ class ModelCard(ApiRecord):
     strength: bool = False
     steps: int | None = None
     video: bool = False
+    arguments: tuple[Argument, ...] = ()
 
     def accepts(self) -> list[str]:
         """What it accepts besides the prompt, in words."""

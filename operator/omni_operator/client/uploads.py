@@ -1,5 +1,6 @@
 """Image files that are sent with a request. They are read and checked before anything is sent."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,5 +47,10 @@ def post(
 ) -> httpx.Response:
     """POST a request: as a multipart form if it has uploads, as JSON otherwise."""
     if uploads:
-        return client.post(path, data=request, files=uploads, headers=headers)
+        return client.post(path, data=form_fields(request), files=uploads, headers=headers)
     return client.post(path, json=request, headers=headers)
+
+
+def form_fields(request: dict[str, Any]) -> dict[str, Any]:
+    """A request as the fields of a form, which has no lists and objects: those are sent as JSON texts."""
+    return {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in request.items()}

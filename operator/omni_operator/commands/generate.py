@@ -5,7 +5,7 @@ import base64
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,21 +24,29 @@ from omni_operator.commands import flags
 HELP = """Draw a picture with a running pipeline, or make a video; without -o, print the text that it writes.
 
 Finds the pipeline by itself: the one that `omni up` runs on this machine, or else the one in the namespace of the
-current kubeconfig, through the API server; it waits until that one serves. --url or OMNI_URL name an address instead.
+current kubeconfig, through the API server; it waits until that one serves. PIPELINE selects one by its name or address.
 
   omni generate "a red three on black background" -o three.png
+  omni generate digits "a red three on black background" -o three.png       (of the pipeline digits)
   omni generate "a green seven" -o seven.png --count 4 --seed 7 --steps 8
   omni generate "the same boat at night" --image boat.png -o night.png   (of a pipeline that starts from pictures)
   omni generate "a paper boat on a stream" -o boat.mp4          (of a pipeline that makes videos)
   omni generate "two plus five, in blue"                        (of a pipeline that has a language model)"""
 
 TEXT, IMAGES, VIDEOS = "text", "pictures", "videos"
-IMAGE_AND_VIDEO_OPTIONS = ("size", "steps", "guidance", "negative_prompt")
+IMAGE_AND_VIDEO_OPTIONS = ("size", "steps", "guidance", "negative_prompt", "lora", "cache", "extra_arg")
 OPTIONS = {
     TEXT: ("max_tokens",),
     IMAGES: (*IMAGE_AND_VIDEO_OPTIONS, "count", "image", "mask", "strength"),
     VIDEOS: (*IMAGE_AND_VIDEO_OPTIONS, "seconds", "image"),
 }
+CACHE_SETTINGS: Mapping[str, tuple[str, Callable[[str], float]]] = {
+    "tolerance": ("tolerance", float),
+    "maxConsecutive": ("max_consecutive", int),
+}
+"""The settings of --cache: the field of the request, and how its value is read."""
+FILE_MARK = "@"
+"""Before the name of a file, in a value of --extra-arg."""
 VIDEO_SUFFIX = ".mp4"
 IMAGE_FORMATS = {"": "png", ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
@@ -59,6 +67,7 @@ class Output:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
+    flags.add_pipeline_flags(parser)
     parser.add_argument("prompt", metavar="PROMPT", help="what to draw, or to answer")
     parser.add_argument(
         "-o",
@@ -66,7 +75,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=".png, .jpg or .webp file to write, -0, -1, … with --count; or .mp4, for a video",
     )
-    flags.add_pipeline_flags(parser)
     parser.add_argument("--size", metavar="WxH", help="width x height in pixels, like 32x32 (default: the model's own)")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
     parser.add_argument(
@@ -74,6 +82,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer (default: random)")
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what not to draw")
+    parser.add_argument(
+        "--lora",
+        action="append",
+        metavar="NAME[=SCALE]",
+        help="a LoRA adapter of the pipeline to apply, like ink or ink=0.6; repeatable, they add up",
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="MODE",
+        help="skip, to be faster by leaving out predictable model calls, also skip,tolerance=0.05,maxConsecutive=4; or"
+        " none (default: the pipeline's own)",
+    )
+    parser.add_argument(
+        "--extra-arg",
+        action="append",
+        metavar="NAME=VALUE",
+        help="an argument of the pipeline that has no option here, like max_sequence_length=512, or an image, like "
+        "control_image=@edges.png; repeatable. `omni models PIPELINE` lists them",
+    )
     parser.add_argument(
         "--image", action="append", metavar="FILE", help="picture to start from, .png, .jpg or .webp; repeatable"
     )
@@ -102,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     files = output_files(args)
     uploads = read_uploads(args, kind)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    endpoint = find_endpoint(flags.selector(args, args.url), args.timeout, console.print)
+    endpoint = find_endpoint(flags.selector(args, args.name), args.timeout, console.print)
     if kind == TEXT:
         print_text(stream_text(endpoint, chat_request(args)), args.json)
         return 0
@@ -171,7 +198,12 @@ def read_uploads(args: argparse.Namespace, kind: str) -> list[Upload]:
     """The image files that are sent with the request. Raises UnusableImage."""
     field = "input_reference" if kind == VIDEOS else "image"
     masks = [] if args.mask is None else [read_upload("mask", "--mask", args.mask)]
-    return [read_upload(field, "--image", file) for file in args.image or ()] + masks
+    uploads = [read_upload(field, "--image", file) for file in args.image or ()] + masks
+    if uploads:  # the fields of a form are shorter than some images
+        for name, value in map(name_and_value, args.extra_arg or ()):
+            if value.startswith(FILE_MARK):
+                uploads.append(read_upload(f"extra_args[{name}]", "--extra-arg", value.removeprefix(FILE_MARK)))
+    return uploads
 
 
 # ---- requests
@@ -210,7 +242,76 @@ def diffusion_request(args: argparse.Namespace) -> dict[str, Any]:
         guidance_scale=args.guidance,
         seed=args.seed,
         negative_prompt=args.negative_prompt,
+        loras=[lora_choice(text) for text in args.lora] if args.lora else None,
+        cache=cache_choice(args.cache) if args.cache else None,
+        extra_args=extra_args(args.extra_arg, has_form=bool(args.image)) if args.extra_arg else None,
     )
+
+
+def extra_args(texts: Iterable[str], has_form: bool = False) -> dict[str, Any]:
+    """The arguments of `--extra-arg` by name. A value is JSON, or else a text; an image is a `data:` URL.
+
+    has_form: whether a form sends the images as files
+
+    Raises BadOption, or UnusableImage.
+    """
+    names: set[str] = set()
+    values: dict[str, Any] = {}
+    for name, value in map(name_and_value, texts):
+        if name in names:
+            raise BadOption(f"--extra-arg {name}: is given twice; for several values, give a list, like [1, 2]")
+        names.add(name)
+        if not value.startswith(FILE_MARK):
+            values[name] = json_or_text(value)
+        elif not has_form:
+            values[name] = image_url(value.removeprefix(FILE_MARK))
+    return values
+
+
+def name_and_value(text: str) -> tuple[str, str]:
+    """The two sides of NAME=VALUE. Raises BadOption."""
+    name, separator, value = text.partition("=")
+    if not name or not separator:
+        raise BadOption(f"--extra-arg {text}: give NAME=VALUE, like max_sequence_length=512")
+    return name, value
+
+
+def image_url(file: str) -> str:
+    """An image file as a `data:` URL. Raises UnusableImage."""
+    _, (_, content, media_type) = read_upload("extra_args", "--extra-arg", file)
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def lora_choice(text: str) -> dict[str, Any]:
+    """An adapter as requests select it. Raises BadOption if its scale is no number."""
+    name, separator, scale = text.partition("=")
+    try:
+        return {"name": name, "scale": float(scale)} if separator else {"name": name}
+    except ValueError:
+        raise BadOption(f"--lora {text}: {scale!r} is no scale; give NAME or NAME=NUMBER, like ink=0.6") from None
+
+
+def cache_choice(text: str) -> dict[str, Any]:
+    """A cache's settings as requests give them; the server checks the values. Raises BadOption."""
+    mode, *options = text.split(",")
+    choice: dict[str, Any] = {"mode": mode}
+    for option in options:
+        name, _, value = option.partition("=")
+        try:
+            field, read = CACHE_SETTINGS[name]
+            choice[field] = read(value)
+        except (KeyError, ValueError):
+            raise BadOption(
+                f"--cache {text}: {option!r} is no setting; give skip, skip,tolerance=0.05,maxConsecutive=4, or none"
+            ) from None
+    return choice
 
 
 def chat_request(args: argparse.Namespace) -> dict[str, Any]:

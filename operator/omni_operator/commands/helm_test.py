@@ -23,6 +23,7 @@ from omni_operator.planning.topology.records import CLUSTER_HEAD
 
 POLL_SECONDS = 2.0
 IMAGE_SECONDS = 120.0
+CONNECT_SECONDS = 60.0
 PNG_SIGNATURE = b"\x89PNG"
 PROMPT = "a red three on black background"
 
@@ -56,13 +57,13 @@ class HelmTest:
     def run(self) -> None:
         """Raises HelmTestFailed if no image arrives in time. Deletes the pipeline in any case."""
         pipeline = self.cluster.apply(PIPELINES, self.manifest(), force=True)
-        self.report(f"made pipeline {self.name} in namespace {self.namespace}")
+        self.report(f"created pipeline {self.name} in namespace {self.namespace}")
         try:
             self.wait_ready()
             image = self.generate_image(f"http://{self.name}.{self.namespace}.svc:{CLUSTER_HEAD.api}")
             if not image.startswith(PNG_SIGNATURE):
-                raise HelmTestFailed(f"{self.name} answered with something that is not a PNG: {image[:40]!r}")
-            self.report(f"{self.name} drew a picture of {len(image)} bytes")
+                raise HelmTestFailed(f"{self.name} returned something that is not a PNG: {image[:40]!r}")
+            self.report(f"{self.name} generated an image of {len(image)} bytes")
         finally:
             self.cluster.delete(PIPELINES, pipeline)
 
@@ -79,7 +80,7 @@ class HelmTest:
             ready = ready_condition(self.cluster.get(PIPELINES, self.namespace, self.name) or {})
             if ready.get("status") == "True":
                 return
-            message = ready.get("message") or "the operator has not looked at it; is it running?"
+            message = ready.get("message") or "the operator has not seen it; is it running?"
             if message != reported:
                 self.report(message)
                 reported = message
@@ -95,14 +96,24 @@ def ready_condition(pipeline: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def generate_image(url: str) -> bytes:
-    """An image from the pipeline at an address. Raises HelmTestFailed."""
+    """An image from the pipeline at an address. Raises HelmTestFailed.
+
+    A node learns of a new Service's name and endpoints a moment after the pipeline is Ready, so this connects again
+    until it succeeds.
+    """
     request = {"prompt": PROMPT, "response_format": "b64_json", "num_inference_steps": 4}
-    try:
-        response = httpx.post(f"{url}/v1/images/generations", json=request, timeout=IMAGE_SECONDS, trust_env=False)
-        response.raise_for_status()
-        return base64.b64decode(response.json()["data"][0]["b64_json"])
-    except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
-        raise HelmTestFailed(f"{url} gave no picture: {error}") from error
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            response = httpx.post(f"{url}/v1/images/generations", json=request, timeout=IMAGE_SECONDS, trust_env=False)
+            response.raise_for_status()
+            return base64.b64decode(response.json()["data"][0]["b64_json"])
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            if time.monotonic() > deadline:
+                raise HelmTestFailed(f"{url} cannot be reached from a pod: {error}") from error
+            time.sleep(POLL_SECONDS)
+        except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
+            raise HelmTestFailed(f"{url} did not return an image: {error}") from error
 
 
 def main() -> int:

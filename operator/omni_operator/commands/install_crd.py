@@ -1,9 +1,10 @@
 """`python -m omni_operator.commands.install_crd`: applies this version's CustomResourceDefinition to the cluster.
 
-The chart's upgrade hook runs it, because Helm never upgrades definitions.
+The chart's upgrade hook runs it, because Helm never upgrades definitions. An old API server gets no rules in CEL.
 """
 
 import argparse
+import re
 import sys
 
 from omni_operator.crd.schema import definition
@@ -14,10 +15,23 @@ from omni_operator.kube.resources import DEFINITIONS
 
 def main() -> int:
     argparse.ArgumentParser(prog="python -m omni_operator.commands.install_crd", description=__doc__).parse_args()
-    # Helm 4 applies the definition as its own field manager. Any other manager would make its next installation fail.
-    Cluster().apply(DEFINITIONS, definition(), force=True, manager="helm")
+    try:
+        install(Cluster())
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise
+        print(error, file=sys.stderr)
+        return int(code)
     print(f"applied {PLURAL}.{GROUP}")
     return 0
+
+
+def install(cluster: Cluster) -> None:
+    """Apply the definition of this version, as far as the API server knows its rules. Raises ApiError, Unreachable."""
+    minor = int(re.sub(r"\D", "", cluster.version["minor"]))  # some providers' versions end with a plus
+    # Helm 4 applies the definition as its own field manager. Any other manager would make its next installation fail.
+    cluster.apply(DEFINITIONS, definition(minor), force=True, manager="helm")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 `make survey` tries the classes of diffusers and writes `model_survey.json`.
 """
 
+import contextlib
 import difflib
 import json
 from collections.abc import Iterable, Iterator
@@ -13,10 +14,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from omni_operator.commands.hub_files import read_hub_file
+from omni_operator.commands.model_weights import weights_in_folder, weights_on_hub
+from omni_settings.model_index import INDEX_FILES, parse_model_index
+from omni_settings.model_size import GB, MemoryNeed
 
 HUB_PREFIX = "hf://"
 BUILTIN_CLASSES = {"builtin://digits": "QwenImagePipeline"}
-INDEX_FILES = ("model_index.json", "config.json")
 
 
 class UnknownModel(Exception):
@@ -31,6 +34,7 @@ class ModelInfo(BaseModel):
     pipeline: its class
     steps: whether it runs step by step; None if its class was not tried
     alike: the tried classes with similar names, if its own was not tried
+    weights: bytes of each component's weights in bfloat16, if they are known
     shares: the models that it calls in every step, and whether several requests share one of their calls
     """
 
@@ -42,6 +46,7 @@ class ModelInfo(BaseModel):
     phases: list[str] = []
     alike: list[str] = []
     shares: dict[str, bool] = {}
+    weights: dict[str, float] = {}
 
     def properties(self) -> Iterator[tuple[str, str]]:
         """Names and values, for people."""
@@ -56,6 +61,17 @@ class ModelInfo(BaseModel):
             yield "phases", " → ".join(self.phases)
         for name, is_shared in self.shares.items():
             yield "batches", f"{name}: {'requests share its calls' if is_shared else 'each request by itself'}"
+        if self.weights:
+            yield "weights", self._weights_text()
+
+    def _weights_text(self) -> str:
+        need = MemoryNeed(self.weights)
+        text = f"{need.on_device('none') / GB:.1f} GB in bfloat16"
+        if len(self.weights) == 1:
+            return text
+        largest = sorted(self.weights.items(), key=lambda item: -item[1])
+        parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in largest)
+        return f"{text} ({parts}); {need.on_device('model') / GB:.1f} GB with load.offload: model"
 
 
 @cache
@@ -67,6 +83,16 @@ def survey_results() -> dict[str, dict[str, Any]]:
 
 def model_info(model: str) -> ModelInfo:
     """What is known about a class, a folder or a model on the hub. Raises UnknownModel or HubError."""
+    return _class_info(model).model_copy(update={"weights": _weights(model)})
+
+
+def _weights(model: str) -> dict[str, float]:
+    if model.startswith(HUB_PREFIX):
+        return weights_on_hub(model.removeprefix(HUB_PREFIX))
+    return weights_in_folder(Path(model)) if Path(model).is_dir() else {}
+
+
+def _class_info(model: str) -> ModelInfo:
     name = pipeline_class(model)
     if entry := survey_results().get(name):
         step_models = " + ".join(entry["shares"]) or "denoise"
@@ -100,12 +126,6 @@ def pipeline_class(model: str) -> str:
 def _first_class_in(model: str, index_files: Iterable[str | None]) -> str:
     """The first class that the content of an index file names. Raises UnknownModel if none does."""
     for text in index_files:
-        try:
-            index = json.loads(text or "{}")
-            names = [index.get("_class_name"), *(index.get("architectures") or [])]
-        except (ValueError, AttributeError, TypeError):
-            continue
-        for name in names:
-            if isinstance(name, str):
-                return name
+        with contextlib.suppress(ValueError):
+            return parse_model_index(text or "{}").kind
     raise UnknownModel(f"{model}: neither {' nor '.join(INDEX_FILES)} names a class")

@@ -11,9 +11,11 @@ from omni_operator.commands.terminal.table import format_table
 
 HELP = """Show what models a running pipeline serves, what they take, and their defaults; or whether a MODEL steps.
 
-MODEL is a class of diffusers, a folder, or hf://org/name, of which only the index is read.
+MODEL is a class of diffusers, a folder with a slash in its name, or hf://org/name, of which only the index and the
+headers of the weights are read.
 
   omni models
+  omni models digits                    (with the extra_args that requests can give)
   omni models FluxPipeline
   omni models hf://Qwen/Qwen-Image --output json"""
 
@@ -22,18 +24,25 @@ HEADER = ("STAGE", "MODEL", "MODE", "REPLICAS", "STEPS", "GUIDANCE", "SIZE", "TA
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a model to tell about (default: those that run)")
-    flags.add_pipeline_flags(parser)
+    parser.add_argument(
+        "name", nargs="?", metavar="PIPELINE|MODEL", help="a pipeline, or a model (default: the only pipeline)"
+    )
+    flags.add_selection_flags(parser)
     flags.add_output_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print one model's information, or the models that run."""
-    if args.model:
-        print_model_info(model_info(args.model), args.output)
+    if args.name and is_model(args.name):
+        print_model_info(model_info(args.name), args.output)
     else:
         print_running_models(args)
     return 0
+
+
+def is_model(name: str) -> bool:
+    """Whether an argument means a model: pipelines have names in lower case, without slashes."""
+    return not name.startswith(flags.ADDRESS_PREFIXES) and ("/" in name or "\\" in name or name != name.lower())
 
 
 def print_model_info(info: ModelInfo, output: str) -> None:
@@ -58,6 +67,17 @@ def print_running_models(args: argparse.Namespace) -> None:
     print(f"served as {', '.join(names)}" + ("" if replica_counts else "; no replica is up yet"))
     if replica_counts:
         print(format_table(HEADER, [table_row(model, count) for model, count in replica_counts.items()]))
+    if args.name:
+        for model in replica_counts:
+            print_arguments(model)
+
+
+def print_arguments(model: ReplicaModel) -> None:
+    """Print what requests can give in `extra_args`, one argument a line."""
+    arguments = model.card.arguments
+    if arguments:
+        print(f"\nextra_args of {model.stage} ({model.pipeline}):")
+        print(format_table(("NAME", "VALUE"), [(argument.name, argument.description) for argument in arguments]))
 
 
 def table_row(model: ReplicaModel, replica_count: int) -> tuple[object, ...]:

@@ -4,11 +4,13 @@ import argparse
 import logging
 import os
 import socket
+import sys
 import uuid
 
 from omni_operator.controller.kopf_wiring import run_operator, wait_for_definition
 from omni_operator.controller.leadership.leader import CLUSTER_LEASE, NAMESPACE_LEASE
 from omni_operator.controller.operator import Operator
+from omni_operator.controller.probe import listening_socket
 from omni_operator.kube.client import Cluster
 
 HELP = """Run the operator: keeps the children of every OmniPipeline as its spec says.
@@ -20,6 +22,9 @@ namespaces alone that another is for.
   omni operator                                     all namespaces
   omni operator --namespace team-a --namespace team-b"""
 
+RECURSION_LIMIT = 25_000
+"""For reading JSON: the API server accepts objects with 10,000 levels, and one that cannot be read would stop the watch
+of all pipelines. Reading takes less than 2 MiB of the stack then. `crd.parsing` rejects such a spec."""
 DEFAULT_WORKER_IMAGE = "ghcr.io/omnipipeline/worker:0.1.0"
 
 
@@ -36,6 +41,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="watch only this one; repeatable (default: all)",
+    )
+    parser.add_argument(
+        "--max-upgrades",
+        type="count",
+        default=1,
+        metavar="N",
+        help="pipelines whose pods are replaced at a time because the operator was upgraded (default: 1)",
     )
     parser.add_argument(
         "--probe-port", type=int, default=8080, metavar="PORT", help="port of /healthz; 0 for none (default: 8080)"
@@ -62,20 +74,21 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(
         level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
+    sys.setrecursionlimit(RECURSION_LIMIT)
     for verbose_library in ("kopf", "aiohttp.access"):
         logging.getLogger(verbose_library).setLevel(logging.WARNING)
     for flag, port in (("--probe-port", args.probe_port), ("--metrics-port", args.metrics_port)):
         if port:
             require_free_port(flag, port)
     cluster, namespaces = Cluster(), tuple(args.namespace)
-    operator = Operator(cluster, args.worker_image, namespaces)
+    operator = Operator(cluster, args.worker_image, namespaces, args.max_upgrades)
     if args.leader_election:
         operator.require_leases(identity=f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}")
     if args.metrics_port:
-        operator.metrics.serve(args.metrics_port)
+        operator.serve_metrics(args.metrics_port)
     wait_for_definition(cluster, namespaces)
-    run_operator(operator, args.probe_port)
-    return 0
+    run_operator(operator, cluster.connection, args.probe_port)
+    return 1 if operator.background.failure else 0
 
 
 class PortInUse(Exception):
@@ -86,9 +99,7 @@ class PortInUse(Exception):
 
 def require_free_port(flag: str, port: int) -> None:
     """Raises PortInUse. The servers that use the port would only fail later, with a traceback."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", port))
-        except OSError as error:
-            raise PortInUse(f"{flag} {port}: {error.strerror}; choose another port, or 0 for none") from None
+    try:
+        listening_socket(port).close()
+    except OSError as error:
+        raise PortInUse(f"{flag} {port}: {os.strerror(error.errno or 0)}; choose another port, or 0 for none") from None

@@ -12,9 +12,12 @@ HELP = """Show a running pipeline's stages and replicas, their states and loads.
 Finds the pipeline as `omni generate` does, and does not wait for it. The exit code is 1 where it is not ready.
 
   omni status
+  omni status digits -n team-a
   omni status --url http://127.0.0.1:8000 --output json"""
 
 HEADER = ("STAGE", "MODEL", "REPLICA", "STATE", "HOST", "RUNNING", "QUEUED", "CAPACITY", "COMPLETED", "STEP")
+
+LORA_HEADER = ("STAGE", "LORA", "REPLICAS", "PROBLEM")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def as_table(view: PipelineView) -> str:
-    """A summary, and a table with one line for each replica."""
+    """A summary, a table with a line for each replica, and one with a line for each LoRA adapter, if there are any."""
     readiness = "ready" if view.is_ready else f"not ready: {view.reason}"
     count = len(view.requests)
     summary = f"{view.model}: {readiness}; {count} request{'' if count == 1 else 's'} under way"
@@ -48,4 +51,10 @@ def as_table(view: PipelineView) -> str:
             )
             for replica in stage.replicas
         )  # fmt: skip
-    return f"{summary}\n{format_table(HEADER, rows)}"
+    table = f"{summary}\n{format_table(HEADER, rows)}"
+    loras = [
+        (stage.name, lora.name, stage.replicas_with(lora.name), lora.reason)
+        for stage in view.stages
+        for lora in stage.loras
+    ]
+    return f"{table}\n\n{format_table(LORA_HEADER, loras)}" if loras else table

@@ -16,6 +16,7 @@ from rich.text import Text
 from omni_operator.client.endpoint import Endpoint
 from omni_operator.client.errors import RequestFailed
 from omni_operator.client.live_view import UP, PipelineView, fetch_view
+from omni_operator.client.plain_text import plain_text
 from omni_operator.commands import flags
 from omni_operator.commands.rates import stage_rate
 from omni_operator.commands.terminal.keys import single_keys
@@ -25,6 +26,7 @@ HELP = """Watch a running pipeline: its stages, replicas, queues, step times, ra
 Rates are of the last ten seconds. q or Ctrl-C ends it; --once prints one frame, for scripts.
 
   omni top
+  omni top digits -n team-a
   omni top --once --output json"""
 
 RATE_WINDOW_SECONDS = 10.0
@@ -103,6 +105,8 @@ def frame(views: Sequence[PipelineView], is_live: bool) -> RenderableType:
     readiness = Text("ready", "green") if view.is_ready else Text(f"not ready: {view.reason}", "bold red")
     title = Text.assemble((view.model, "bold"), "  ", readiness, f"  {len(view.requests)} under way")
     parts: list[RenderableType] = [title, Text(), stage_table(views), Text(), replica_table(view)]
+    if any(stage.loras for stage in view.stages):
+        parts += [Text(), lora_table(view)]
     if view.requests:
         parts += [Text(), request_table(view)]
     if is_live:
@@ -141,6 +145,15 @@ def replica_table(view: PipelineView) -> Table:
                 str(replica.completed),
                 f"{replica.step_ms:.1f} ms",
             )
+    return table
+
+
+def lora_table(view: PipelineView) -> Table:
+    """One line for each LoRA adapter of a stage."""
+    table = _table("lora", "stage", "replicas", "problem")
+    for stage in view.stages:
+        for lora in stage.loras:
+            table.add_row(lora.name, stage.name, stage.replicas_with(lora.name) or "-", plain_text(lora.reason or "-"))
     return table
 
 

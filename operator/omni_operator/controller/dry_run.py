@@ -6,7 +6,7 @@ run first, and each rejection is reported as a problem of the field in the user'
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from omni_operator.crd.objects import Object
@@ -15,6 +15,8 @@ from omni_operator.crd.problems import InvalidSpec, Problem
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError
+from omni_operator.planning.cluster_features import missing_image_volumes
+from omni_operator.planning.manifests.pod import settings_of
 from omni_operator.planning.plan import Plan, reference
 from omni_operator.planning.topology.records import Topology
 
@@ -22,45 +24,63 @@ KIND = "Deployment"
 POD_TEMPLATE_PREFIX = "spec.template."
 # How server-side apply names a field whose type is wrong: .spec.template.spec.containers[name="omni"].image: expected …
 WRONG_TYPE = re.compile(r"\.(spec\.template\.[^\s:]+(?:\"[^\"]*\"\][^\s:]*)*): (.+)")
+# The typed fields of heads and stages, by the part of a pod that they make.
+TYPED_FIELDS = {
+    r"metadata\.labels": "podLabels",
+    r"metadata\.annotations": "podAnnotations",
+    r"spec\.affinity": "affinity",
+    r"spec\.tolerations": "tolerations",
+    r"spec\.topologySpreadConstraints": "topologySpreadConstraints",
+    r"spec\.containers\[[^]]*\]\.env": "env",
+    r"spec\.containers\[[^]]*\]\.resources": "resources",
+}
 PATH_STEP = re.compile(r"([^.\[\]]+)(?:\[([^\]]+)\])?")
 
 
 def dry_run(cluster: Cluster, pipeline: OmniPipeline, topology: Topology, plan: Plan) -> None:
-    """Raises InvalidSpec if the server would reject a pod because of the user's template. Changes nothing."""
+    """Raises InvalidSpec if the server would reject a pod because of the user's settings. Changes nothing."""
     templates = user_templates(pipeline, topology)
     problems: list[Problem] = []
     for child in plan.apply:
         kind, name = reference(child)
         if kind != KIND or name not in templates:
             continue
-        path, template = templates[name]
+        path, template, typed = templates[name]
         is_adopted = (kind, name) in plan.adopted
         try:
             cluster.apply(cluster.child_resources[kind], plan.with_live_uid(child), force=is_adopted, is_dry_run=True)
         except ApiError as error:
-            problems += template_problems(error, child["spec"]["template"], template, path)
+            if missing_image_volumes(child, str(error)):
+                continue  # the write itself says so
+            problems += template_problems(error, child["spec"]["template"], template, path, typed)
     if problems:
         raise InvalidSpec(problems)
 
 
-def user_templates(pipeline: OmniPipeline, topology: Topology) -> dict[str, tuple[str, Object]]:
-    """By Deployment name: the path of its template in the spec, and the template. Leaves out empty templates."""
+def user_templates(pipeline: OmniPipeline, topology: Topology) -> dict[str, tuple[str, Object, frozenset[str]]]:
+    """By Deployment name: the path of its template in the spec, the template, and the typed fields beside it that are
+    set. Leaves out pods without settings."""
     stages = {stage.name: index for index, stage in enumerate(pipeline.spec.stages)}
-    templates: dict[str, tuple[str, Object]] = {}
+    templates: dict[str, tuple[str, Object, frozenset[str]]] = {}
     for process in (topology.head, *topology.replicas):
         owner = "spec.head" if process.is_head else f"spec.stages[{stages[process.stage.name]}]"
-        template = pipeline.spec.head.template if process.is_head else process.stage.template
-        if template:
-            templates[process.name] = f"{owner}.template", template
+        settings = settings_of(pipeline, process)
+        given = settings.model_dump(by_alias=True, exclude_defaults=True)
+        typed = frozenset(given) & {*TYPED_FIELDS.values()}
+        if settings.template or typed:
+            templates[process.name] = f"{owner}.template", settings.template, typed
     return templates
 
 
-def template_problems(error: ApiError, merged: Object, template: Object, path: str) -> Iterator[Problem]:
+def template_problems(
+    error: ApiError, merged: Object, template: Object, path: str, typed: Collection[str] = ()
+) -> Iterator[Problem]:
     """The problems of a user's template that a rejected Deployment shows; none if the rejection is about other fields.
 
     `merged`: the pod template that the server saw; `path`: the path of the user's template in the spec.
+    `typed`: the typed fields beside the template that are set.
     """
-    remedy = f"correct it, or remove it from {path}"
+    remedy, owner = f"correct it, or remove it from {path}", path.removesuffix(".template")
     pod_fields = [
         (field.removeprefix(POD_TEMPLATE_PREFIX), message)
         for field, message in field_messages(error)
@@ -68,10 +88,18 @@ def template_problems(error: ApiError, merged: Object, template: Object, path: s
     ]
     for field, message in pod_fields:
         user_field, value = field_in_template(field, merged, template)
+        if value is None and (name := typed_field(field)) in typed:
+            yield Problem(f"{owner}.{name}", f"is refused by the API server: {message}; correct it, or remove it")
+            continue
         shown_value = "" if value is None else f"{json.dumps(value)} "
         yield Problem(f"{path}.{user_field}", f"{shown_value}is refused by the API server: {message}; {remedy}")
     if error.is_unreadable and not pod_fields:
         yield Problem(path, f"makes pods that the API server cannot read: {error}; correct what it speaks of")
+
+
+def typed_field(field: str) -> str | None:
+    """The field of a head or stage that makes a field of its pods; None if there is none."""
+    return next((name for pattern, name in TYPED_FIELDS.items() if re.match(pattern, field)), None)
 
 
 def field_messages(error: ApiError) -> Sequence[tuple[str, str]]:

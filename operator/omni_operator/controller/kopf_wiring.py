@@ -1,27 +1,36 @@
-"""Connects the operator to kopf: settings, handlers, and the run loop. kopf watches pipelines and serves the probe.
+"""Connects the operator to kopf: settings, handlers, and the run loop. kopf watches pipelines.
 
 Handlers only call the operator. No timer, daemon or finalizer of kopf is used, so a pipeline can be deleted while no
 operator runs.
 """
 
 import logging
+import os
+import signal
+import ssl
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any
 
 import kopf
+from aiohttp.web import AppRunner
 
-from omni_operator.controller.errors import Unhealthy
 from omni_operator.controller.operator import Operator
+from omni_operator.controller.probe import serve_probe
 from omni_operator.crd.spec.pipeline import GROUP, PLURAL, VERSION
-from omni_operator.kube.client import Cluster
+from omni_operator.kube.client import WATCH_SECONDS, WATCH_SILENCE_SECONDS, Cluster
+from omni_operator.kube.connection import REQUEST_SECONDS, Connection
 from omni_operator.kube.errors import ApiError, Unreachable
 from omni_operator.kube.resources import PIPELINES
 
 logger = logging.getLogger(__name__)
 
 DEFINITION_POLL_SECONDS = 2.0
+END_SECONDS = 15.0
+"""Time to stop in after a failure. Then the process ends without more ado."""
 
 
 def wait_for_definition(cluster: Cluster, namespaces: tuple[str, ...]) -> None:
@@ -34,6 +43,8 @@ def wait_for_definition(cluster: Cluster, namespaces: tuple[str, ...]) -> None:
         try:
             next(cluster.pages(PIPELINES, namespaces[0] if namespaces else None))
             logger.info("looks after %s", ", ".join(cluster.child_resources))
+            if cluster.assigns_ids:
+                logger.info("sets no group ids: the cluster assigns them")
             return
         except (ApiError, Unreachable) as error:
             is_missing = isinstance(error, ApiError) and error.status == 404
@@ -43,41 +54,46 @@ def wait_for_definition(cluster: Cluster, namespaces: tuple[str, ...]) -> None:
             time.sleep(DEFINITION_POLL_SECONDS)
 
 
-def run_operator(operator: Operator, probe_port: int) -> None:
-    """Run until SIGTERM. `probe_port`: where /healthz listens; 0 for no probe."""
+def run_operator(operator: Operator, connection: Connection, probe_port: int) -> None:
+    """Run until SIGTERM, or until a thread or task of the operator ends. `probe_port`: where /healthz listens; 0 for no
+    probe."""
+    operator.background.on_failure = end_process
     kopf.run(
-        registry=registry(operator),
+        registry=registry(operator, connection, probe_port),
         settings=settings(),
         standalone=True,
         clusterwide=not operator.namespaces,
         namespaces=operator.namespaces,
-        liveness_endpoint=f"http://0.0.0.0:{probe_port}/healthz" if probe_port else None,
     )
 
 
-def registry(operator: Operator) -> kopf.OperatorRegistry:
+def end_process() -> None:
+    """Stop as SIGTERM does, which releases the Leases; and if that hangs, end anyway."""
+    timer = threading.Timer(END_SECONDS, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def registry(operator: Operator, connection: Connection, probe_port: int) -> kopf.OperatorRegistry:
     """kopf's handlers. Each only calls the operator."""
-    handlers = kopf.OperatorRegistry()
+    handlers, probes = kopf.OperatorRegistry(), list[AppRunner]()
 
     @kopf.on.login(registry=handlers)
-    def login(**kwargs: Any) -> Any:
-        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+    def login(**_: Any) -> kopf.ConnectionInfo:
+        return connection_info(connection)
 
     @kopf.on.startup(registry=handlers)
     async def start(**_: Any) -> None:
         operator.start()
+        if probe_port:
+            probes.append(await serve_probe(probe_port, operator.require_healthy))
 
     @kopf.on.cleanup(registry=handlers)
     async def stop(**_: Any) -> None:
         await operator.stop()
-
-    @kopf.on.probe(registry=handlers, id="operator")
-    async def probe(**_: Any) -> str:
-        try:
-            operator.require_healthy()
-        except Unhealthy as error:
-            raise kopf.PermanentError(str(error)) from None  # makes the probe fail
-        return "ok"
+        for probe in probes:
+            await probe.cleanup()
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
     async def pipeline_event(event: kopf.RawEvent, **_: Any) -> None:
@@ -91,10 +107,30 @@ def settings() -> kopf.OperatorSettings:
     result.posting.enabled = False
     result.scanning.disabled = True
     result.persistence.diffbase_storage = NoDiffBase()
-    result.watching.server_timeout = 300
-    result.watching.connect_timeout = 30
+    result.watching.server_timeout = WATCH_SECONDS
+    result.watching.inactivity_timeout = WATCH_SILENCE_SECONDS
+    result.watching.connect_timeout = REQUEST_SECONDS
+    result.networking.request_timeout = WATCH_SILENCE_SECONDS  # such as for the list of all pipelines
     result.networking.error_backoffs = EndlessBackoffs()
     return result
+
+
+def connection_info(connection: Connection) -> kopf.ConnectionInfo:
+    """What kopf needs to reach the API server as our own requests do. It asks again after a 401."""
+    scheme, _, token = next(iter(connection.credentials().values()), "").partition(" ")
+    return ApiServer(
+        server=connection.url, proxy_url=connection.proxy, scheme=scheme, token=token, tls=connection.tls_context()
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiServer(kopf.ConnectionInfo):
+    """kopf's own would build TLS settings without the name that the kubeconfig gives the server."""
+
+    tls: ssl.SSLContext = field(compare=False)
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        return self.tls
 
 
 class NoDiffBase(kopf.DiffBaseStorage):

@@ -1,6 +1,8 @@
 """The operator's Prometheus metrics, about its own work and about its pipelines, and the HTTP server for them."""
 
 from datetime import datetime
+from socket import has_dualstack_ipv6
+from threading import Thread
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 
@@ -40,6 +42,11 @@ class OperatorMetrics:
         self.watch_silence_seconds = Gauge(
             f"{PREFIX}_watch_silence_seconds", "How long the most silent watch has heard nothing", registry=registry
         )
+        self.failing_heads = Gauge(
+            f"{PREFIX}_failing_heads",
+            "Heads whose last poll got no usable answer; the log has the reasons",
+            registry=registry,
+        )
         self.leading = Gauge(f"{PREFIX}_leading", "1 where this operator acts", registry=registry)
         self.stage_pods = Gauge(
             f"{PREFIX}_stage_pods",
@@ -62,9 +69,10 @@ class OperatorMetrics:
         self._stages: dict[PipelineKey, set[str]] = {}
         """The stages of each pipeline that have series, so that a later status can remove them."""
 
-    def serve(self, port: int) -> None:
-        """Start the HTTP server, in a thread."""
-        start_http_server(port, registry=self.registry)
+    def serve(self, port: int) -> Thread:
+        """Start the HTTP server. Returns its thread."""
+        _, thread = start_http_server(port, "::" if has_dualstack_ipv6() else "0.0.0.0", self.registry)
+        return thread
 
     def count_call(self, verb: str, code: int) -> None:
         """Count one call of the API server. `code`: the HTTP status, 0 without an answer."""

@@ -8,19 +8,23 @@ to do about a pipeline.
 import asyncio
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from omni_operator.controller.background import Background
 from omni_operator.controller.errors import Incomplete, Unhealthy
 from omni_operator.controller.heads.autoscaler import Autoscaler
-from omni_operator.controller.heads.head_api import serving_in_head, stage_loads
+from omni_operator.controller.heads.head_api import head_state, stage_loads
 from omni_operator.controller.heads.head_poller import HeadPoller
+from omni_operator.controller.heads.poll_loop import PollLoop
 from omni_operator.controller.leadership.leader import CLUSTER_LEASE, NAMESPACE_LEASE, Leader
 from omni_operator.controller.leadership.other_operators import OtherOperators
 from omni_operator.controller.metrics import OperatorMetrics
 from omni_operator.controller.reconcile import Reconciler
+from omni_operator.controller.upgrades import Upgrades
 from omni_operator.controller.watches.informers import Informers
 from omni_operator.controller.work_queue import WorkQueue
 from omni_operator.crd.objects import Object, PipelineKey, Scope
@@ -28,13 +32,16 @@ from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, NotLeading, Unreachable
 from omni_operator.kube.kubeconfig import current_namespace
 from omni_operator.kube.resources import PIPELINES
+from omni_operator.planning.manifests.pod import Surroundings
 
 logger = logging.getLogger(__name__)
 
 WORKERS = 8
 """Passes that run at the same time."""
-POLLERS = 8
-"""Heads that are asked at the same time."""
+REST_SECONDS = 1.0
+"""Time in which the events that follow a pass, as those of new pods, are collected for the next one."""
+COLLECT_SECONDS = 0.05
+"""Time in which changed pipelines are collected before they are queued together."""
 RESYNC_SECONDS = 120.0
 POLL_SECONDS = 3.0
 METRICS_SECONDS = 2.0
@@ -48,11 +55,13 @@ class Operator:
     """Everything that runs in one operator process, on kopf's event loop.
 
     `namespaces`: those that it serves; none for all. Without `require_leases` it acts in all of them at once.
+    `max_upgrades`: pipelines that get other pods at a time because this operator makes others than the one before.
     """
 
-    def __init__(self, cluster: Cluster, worker_image: str, namespaces: tuple[str, ...]) -> None:
+    def __init__(self, cluster: Cluster, worker_image: str, namespaces: tuple[str, ...], max_upgrades: int = 1) -> None:
         self.namespaces = namespaces
         self.metrics = OperatorMetrics()
+        self.background = Background()
         cluster.connection.on_call = self.metrics.count_call
         self._cluster, self._worker_image = cluster, worker_image
         self._scopes: tuple[Scope, ...] = namespaces or (None,)
@@ -61,14 +70,21 @@ class Operator:
         self._other_operators: OtherOperators | None = None
         """The operators for single namespaces, if this one is for all."""
         self._autoscaler = Autoscaler(partial(stage_loads, cluster), time.monotonic)
-        self._head_poller = HeadPoller(partial(serving_in_head, cluster))
+        self._head_poller = HeadPoller(partial(head_state, cluster))
         self._pollers = (self._autoscaler, self._head_poller)
-        self._queue = WorkQueue[PipelineKey]()
+        self._upgrades = Upgrades(max_upgrades, self._on_child_change)
+        self._queue = WorkQueue[PipelineKey](rest=REST_SECONDS)
+        self._changed: dict[PipelineKey, None] = {}
+        """Pipelines to queue, in this order, when the event loop looks next."""
+        self._is_collecting = False
+        """Whether the event loop is going to look."""
+        self._changed_lock = threading.Lock()
         self._active_scopes: set[Scope] = set()
         """The scopes in which this operator acts now."""
         self._postponed: dict[Scope, set[PipelineKey]] = {}
         """Pipelines that changed while this operator did not act on them. They are queued when it does."""
         self._tasks: list[asyncio.Task[None]] = []
+        """To cancel at the end. `background` watches them."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._synced = asyncio.Event()
         """Set when the watches have listed all objects. No pass starts before."""
@@ -89,40 +105,59 @@ class Operator:
             self._leaders[self._scope_of(namespace)].is_leading and not self._is_served_by_another(namespace)
         )
 
+    def serve_metrics(self, port: int) -> None:
+        """Start the HTTP server for the metrics."""
+        server = self.metrics.serve(port)
+        self.background.start_thread("metrics-server", server.join)
+
     def start(self) -> None:
         """Start the watches, the elections and the tasks, on the running event loop."""
         loop = self._loop = asyncio.get_running_loop()
         if self._other_operators:
-            self._other_operators.start(lambda: loop.call_soon_threadsafe(self._on_other_operators_change))
+            on_change = partial(loop.call_soon_threadsafe, self._on_other_operators_change)
+            self._other_operators.start(on_change, self.background)
         pool = ThreadPoolExecutor(WORKERS + 1, thread_name_prefix="reconcile")
         self._informers = Informers(self._cluster, self._scopes, self._on_child_change)
         self._reconciler = Reconciler(
-            self._cluster, self._informers, self._autoscaler, self._head_poller, self.metrics, self._worker_image
+            self._cluster,
+            self._informers,
+            self._autoscaler,
+            self._head_poller,
+            self._upgrades,
+            self.metrics,
+            self._surroundings(),
         )
-        self._informers.start(on_synced=self._on_synced)
+        self._informers.start(self._on_synced, self.background)
         for scope in self._scopes:
             if scope in self._leaders:
-                self._leaders[scope].start(self._leadership_callback(loop, scope))
+                self._leaders[scope].start(self._leadership_callback(loop, scope), self.background)
             else:
                 self._set_active(scope, True)
-        poll_pool = ThreadPoolExecutor(POLLERS, thread_name_prefix="poll")
-        self._tasks = [asyncio.create_task(self._work(pool)) for _ in range(WORKERS)]
-        self._tasks.append(asyncio.create_task(self._resync(pool)))
-        self._tasks.append(asyncio.create_task(self._update_metrics()))
-        self._tasks.append(asyncio.create_task(self._poll_heads(poll_pool)))
+        polls = PollLoop(self._pollers, partial(self._queue.add, is_urgent=True))
+        start = self.background.start_task
+        self._tasks = [start(f"worker-{number}", self._work(pool)) for number in range(WORKERS)]
+        self._tasks.append(start("resync", self._resync(pool)))
+        self._tasks.append(start("metrics", self._update_metrics()))
+        self._tasks.append(start("polls", polls.run(POLL_SECONDS)))
+
+    def _surroundings(self) -> Surroundings:
+        namespace = current_namespace() if self._cluster.is_inside else None
+        return Surroundings(self._worker_image, namespace, self._cluster.assigns_ids)
 
     async def stop(self) -> None:
         """Stop the tasks, and release the Leases."""
+        self.background.let_end()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         loop = asyncio.get_running_loop()
-        await asyncio.gather(*(loop.run_in_executor(None, leader.stop) for leader in self._leaders.values()))
+        stopping = [loop.run_in_executor(None, leader.stop) for leader in self._leaders.values()]
+        await asyncio.gather(*stopping, return_exceptions=True)
 
     def require_healthy(self) -> None:
-        """Raises Unhealthy if a task has ended, or if the queue or a watch is stuck."""
-        if any(task.done() for task in self._tasks):
-            raise Unhealthy("a worker has ended")
+        """Raises Unhealthy if a thread or task has ended, or if the queue or a watch is stuck."""
+        if self.background.failure:
+            raise Unhealthy(self.background.failure)
         if self._active_scopes and self._queue.oldest_age() > STUCK_SECONDS:
             raise Unhealthy(f"a pipeline has waited for {self._queue.oldest_age():.0f} s")
         silence = self._informers.longest_silence()
@@ -171,15 +206,35 @@ class Operator:
             self._loop.call_soon_threadsafe(self._synced.set)
 
     def _on_child_change(self, key: PipelineKey) -> None:
-        """Called by the informers, from any thread, with the pipeline of the child."""
-        if self._loop and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._queue.add, key)
+        """Called by the informers, from any thread, with the pipeline of the child.
+
+        Waking the event loop is not cheap, so only the first change does; those that follow are collected.
+        """
+        if not self._loop or self._loop.is_closed():
+            return
+        with self._changed_lock:
+            is_collecting = self._is_collecting
+            self._changed[key], self._is_collecting = None, True
+        if not is_collecting:
+            self._loop.call_soon_threadsafe(self._queue_changed, self._loop)
+
+    def _queue_changed(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Queue what has changed, and look again soon, until nothing has changed meanwhile."""
+        with self._changed_lock:
+            keys, self._changed = self._changed, {}
+            self._is_collecting = bool(keys)
+        for key in keys:
+            self._queue.add(key)
+        if keys:
+            loop.call_later(COLLECT_SECONDS, self._queue_changed, loop)
 
     def on_pipeline_event(self, event_type: str | None, pipeline: Object) -> None:
         """Take an event of kopf's watch. A change of the spec is urgent; our own write of the status is not."""
         key = (pipeline["metadata"]["namespace"], pipeline["metadata"]["name"])
         if not is_status_current(pipeline):
             self._queue.add(key, is_urgent=True)
+        if event_type == "MODIFIED" and is_edited(self._informers.pipeline(key), pipeline):
+            self._reconciler.secrets.look_again(key)  # they are not watched, so a user's change is a reason to look
         if event_type == "DELETED":
             self._informers.remove_pipeline(pipeline)
         else:
@@ -214,6 +269,8 @@ class Operator:
                 logger.exception("%s/%s: a defect of the operator; again in %.1f s", *key, delay)
             else:
                 self._queue.finish(key)
+            if result != "done":
+                self._reconciler.secrets.look_again(key)
             self.metrics.reconcile_seconds.labels(result).observe(time.monotonic() - started)
 
     async def _resync(self, pool: ThreadPoolExecutor) -> None:
@@ -221,6 +278,7 @@ class Operator:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(RESYNC_SECONDS * random.uniform(0.8, 1.2))
+            self._reconciler.secrets.look_for_all_again()
             for scope in self._scopes:
                 try:
                     keys = await loop.run_in_executor(pool, self._list_pipelines, scope)
@@ -239,17 +297,6 @@ class Operator:
                 keys.append((pipeline["metadata"]["namespace"], pipeline["metadata"]["name"]))
         return keys
 
-    async def _poll_heads(self, pool: ThreadPoolExecutor) -> None:
-        """Poll all heads that need it, and queue the pipelines whose answers changed something."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            polls = [(key, poller.poll) for poller in self._pollers for key in poller.keys]
-            changes = await asyncio.gather(*(loop.run_in_executor(pool, poll, key) for key, poll in polls))
-            for (key, _), is_changed in zip(polls, changes, strict=True):
-                if is_changed:
-                    self._queue.add(key)
-
     async def _update_metrics(self) -> None:
         """Keep the metrics of the queue, the watches and the leadership up to date."""
         while True:
@@ -257,6 +304,7 @@ class Operator:
             self.metrics.queue_oldest_seconds.set(self._queue.oldest_age())
             self.metrics.watch_silence_seconds.set(self._informers.longest_silence())
             self.metrics.leading.set(bool(self._active_scopes))
+            self.metrics.failing_heads.set(sum(map(len, (poller.failing_keys for poller in self._pollers))))
             await asyncio.sleep(METRICS_SECONDS)
 
 
@@ -264,3 +312,9 @@ def is_status_current(pipeline: Object) -> bool:
     """Whether a pipeline's status belongs to its current spec."""
     observed = (pipeline.get("status") or {}).get("observedGeneration")
     return bool(observed == pipeline["metadata"].get("generation"))
+
+
+def is_edited(before: Object | None, pipeline: Object) -> bool:
+    """Whether a pipeline differs from the version before in anything but its status."""
+    fields = ("uid", "generation", "labels", "annotations", "deletionTimestamp")
+    return before is None or any(before["metadata"].get(key) != pipeline["metadata"].get(key) for key in fields)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from omni_operator.crd.objects import Object, Reference
+from omni_operator.crd.objects import Object, PipelineKey, Reference
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.kube.errors import ApiError
 from omni_operator.planning.plan import reference
@@ -16,6 +16,7 @@ class Snapshot:
     manifest: the pipeline as it was read, with its status
     pipeline: the same, parsed
     refusals: the kinds of children that the operator may not watch, each with the server's error
+    pending_kinds: the minor kinds whose objects are not known yet
     """
 
     manifest: Object
@@ -23,6 +24,21 @@ class Snapshot:
     children: Sequence[Object]
     pods: Sequence[Object]
     refusals: Mapping[str, ApiError]
+    pending_kinds: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> PipelineKey:
+        return self.pipeline.namespace, self.pipeline.name
+
+    @property
+    def unwatched_kinds(self) -> frozenset[str]:
+        """The kinds that a pass leaves alone, because it cannot see their objects."""
+        return self.pending_kinds | self.refusals.keys()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no pass has made or reported anything yet."""
+        return not self.children and not (self.manifest.get("status") or {}).get("conditions")
 
     @property
     def children_by_reference(self) -> dict[Reference, Object]:

@@ -3,10 +3,12 @@
 Mappings merge key by key, and null removes a key. The lists in MERGE_KEYS merge item by item; other lists are replaced.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omni_operator.crd.problems import Problem
+from omni_operator.crd.spec.worker_flags import extra_argument
 
 CONTAINER = "omni"
 """Name of the worker's container in every pod."""
@@ -18,6 +20,9 @@ MERGE_KEYS = {
     "volumes": "name",
     "volumeMounts": "mountPath",
     "imagePullSecrets": "name",
+    "resourceClaims": "name",
+    "claims": "name",
+    "ports": "containerPort",
 }
 ROOTS = ("metadata", "spec")
 
@@ -55,6 +60,21 @@ def problems(template: Any, path: str) -> Iterator[Problem]:
             yield Problem(f"{path}.{key}", f"{template[key]!r} is not a mapping; expected keys and values")
         else:
             yield from list_problems(template[key] or {}, f"{path}.{key}")
+    yield from command_line_problems(template, path)
+
+
+def command_line_problems(template: Any, path: str) -> Iterator[Problem]:
+    """What is wrong with arguments for the worker, which are added to its command line as extraArgs are."""
+    spec = template.get("spec")
+    containers = spec.get("containers") if isinstance(spec, Mapping) else None
+    for index, one in enumerate(containers if isinstance(containers, list) else ()):
+        if not isinstance(one, Mapping) or one.get("name") != CONTAINER or not isinstance(one.get("args"), list):
+            continue
+        for position, argument in enumerate(one["args"]):
+            try:
+                extra_argument(str(argument))
+            except ValueError as error:
+                yield Problem(f"{path}.spec.containers[{index}].args[{position}]", f"{json.dumps(argument)}: {error}")
 
 
 def list_problems(value: Any, path: str) -> Iterator[Problem]:
@@ -73,7 +93,7 @@ def keyed_list_problems(value: Any, path: str, by: str) -> Iterator[Problem]:
         yield Problem(path, f"{value!r} is not a list; expected items with a {by} each")
         return
     for index, item in enumerate(value):
-        if not isinstance(item, Mapping) or not isinstance(item.get(by), str):
+        if not isinstance(item, Mapping) or not isinstance(item.get(by), str | int):
             yield Problem(f"{path}[{index}]", f"has no {by}; give it one, since items are merged by their {by}")
         else:
             yield from list_problems(item, f"{path}[{index}]")

@@ -33,3 +33,9 @@ def integer_quantity(text: str) -> int:
     value = parse_quantity(text)
     assert value is not None
     return int(value.to_integral_value(rounding="ROUND_CEILING"))
+
+
+def as_quantity(size: int) -> str:
+    """Bytes as the API server writes them: in the largest binary unit of which they are a whole number."""
+    power = next((power for power in range(5, 0, -1) if size % 1024**power == 0), 0)
+    return f"{size // 1024**power}{' KMGTP'[power]}i" if power and size else str(size)

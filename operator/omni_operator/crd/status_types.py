@@ -10,7 +10,18 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 
 from omni_operator.crd.base import Record
 
-ConditionType = Literal["Accepted", "HeadReady", "Ready", "Progressing", "Degraded", "Suspended", "ScalingActive"]
+ConditionType = Literal[
+    "Accepted",
+    "HeadReady",
+    "Ready",
+    "Progressing",
+    "Degraded",
+    "Suspended",
+    "ScalingActive",
+    "NodesWarm",
+    "Reconciling",
+    "Stalled",
+]
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
@@ -21,14 +32,18 @@ class Report(Record):
 
 
 class Condition(Report):
-    type: ConditionType = Field(
-        description="Accepted, HeadReady, Ready, Progressing, Degraded, Suspended or ScalingActive."
-    )
+    type: ConditionType = Field(description="Reconciling and Stalled repeat Progressing for tools that use kstatus.")
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
     reason: str = Field(description="One CamelCase word for programs.")
     message: str = Field(description="What it is, and what to do where something is to be done.")
     observed_generation: int = Field(default=0, description="The generation of the spec that this is about.")
     last_transition_time: Timestamp = Field(description="When the status of this condition last changed.")
+
+
+class LoraStatus(Report):
+    name: str = Field(description="Name of the adapter.")
+    replicas: int = Field(description="Replicas that have loaded it.")
+    message: str | None = Field(default=None, description="Why another replica could not load it.")
 
 
 class StageStatus(Report):
@@ -39,17 +54,30 @@ class StageStatus(Report):
     updated: int = Field(description="Headless pods that run the current spec.")
     reason: str | None = Field(default=None, description="Why not all of them serve, in one CamelCase word.")
     message: str | None = Field(default=None, description="Why not all of them serve.")
+    loras: tuple[LoraStatus, ...] = Field(
+        default=(),
+        description="LoRA adapters, those of the spec and those that clients added, while the spec names some.",
+        strict=False,
+    )
 
 
 class Status(Report):
     """What is."""
 
-    observed_generation: int = Field(default=0, description="The generation of the spec that was acted on last.")
-    replicas: int = Field(default=0, description="Headless pods that exist, over all stages.")
+    observed_generation: int = Field(
+        default=0, description="The generation of the spec that was acted on last; -1 before the first time."
+    )
+    replicas: int = Field(
+        default=0, description="Headless pods that exist of the last stage that follows spec.replicas, for autoscalers."
+    )
+    pods: int = Field(default=0, description="Headless pods that exist, over all stages.")
     ready_replicas: int = Field(default=0, description="Headless pods that serve, over all stages.")
     # Never empty: Kubernetes 1.20 takes an empty text for a null.
-    selector: str | None = Field(default=None, description="Label selector of the headless pods, for autoscalers.")
+    selector: str | None = Field(default=None, description="Label selector of the pods that replicas counts.")
     stages: tuple[StageStatus, ...] = Field(default=(), description="Counts of each stage.", strict=False)
+    last_valid_spec: str | None = Field(
+        default=None, description="The spec in JSON that stays in effect while a later one is not valid."
+    )
     conditions: tuple[Condition, ...] = Field(
         default=(), description="What can be said of it, each thing once.", strict=False
     )

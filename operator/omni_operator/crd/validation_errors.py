@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -195,8 +195,11 @@ def keys_at(location: Location, root: type[BaseModel]) -> list[str]:
 
 
 def purpose(location: Location, root: type[BaseModel]) -> str:
-    """The description of the field at a location, with an example if it has one; or its name."""
-    field = field_at(location, root)
+    """The description of the field at a location, with an example if it has one; or its name.
+
+    An item of a list and a value of a mapping are described by their field.
+    """
+    field = field_at(location, root) or field_at(location[:-1], root)
     if field is None or not field.description:
         return f"a value for {location[-1]}"
     examples = f", like {field.examples[0]}" if field.examples else ""
@@ -204,8 +207,8 @@ def purpose(location: Location, root: type[BaseModel]) -> str:
 
 
 def literal_choices(location: Location, root: type[BaseModel]) -> tuple[Any, ...]:
-    field = field_at(location, root)
-    return get_args(without_none(field.annotation)) if field else ()
+    kind = type_at(location, root)
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def field_at(location: Location, root: type[BaseModel]) -> FieldInfo | None:
@@ -220,23 +223,27 @@ def type_at(location: Location, root: type[BaseModel]) -> Any:
     """The type that is expected at a location; None if the types have none there."""
     current: Any = root
     for part in location:
-        current = without_none(current)
+        current = plain_type(current)
         if isinstance(part, int):
             current = next(iter(get_args(current)), None)
+        elif get_origin(current) is dict:
+            current = get_args(current)[1]
         elif is_model(current):
             fields = (field for name, field in current.model_fields.items() if part in (name, field.alias))
             current = next((field.annotation for field in fields), None)
         else:
             return None
-    return without_none(current)
+    return plain_type(current)
 
 
 def is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def without_none(annotation: Any) -> Any:
-    """`X` of `X | None`. Other types stay."""
+def plain_type(annotation: Any) -> Any:
+    """`X` of `X | None` and of `Annotated[X, …]`. Other types stay."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
     if get_origin(annotation) in (Union, UnionType):
         kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
         return kinds[0] if len(kinds) == 1 else annotation

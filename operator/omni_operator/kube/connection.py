@@ -4,7 +4,6 @@ TLS, credentials and connections come from the official client, which is importe
 process's memory. Every call blocks.
 """
 
-import json
 import logging
 import random
 import re
@@ -14,6 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
+
+from omni_operator.kube.configuration import tls_context
 from omni_operator.kube.errors import ApiError, Unreachable, error_from_response
 
 REQUEST_SECONDS = 30.0
@@ -23,6 +25,9 @@ FIRST_DELAY_SECONDS = 0.1
 MAX_DELAY_SECONDS = 5.0
 """The longest wait inside a call. If the server asks for more, the caller gets the error."""
 MAX_LOGGED_WARNINGS = 1000
+READ_BYTES = 64 * 1024
+SHOWN_BYTES = 80
+"""How much of an unexpected answer an error quotes."""
 WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
 """A warning of the API server in the header of that name: code, agent and quoted text."""
 
@@ -52,16 +57,14 @@ class Connection:
         """The HTTP headers that authenticate a request."""
         return {setting["key"]: setting["value"] for setting in self._configuration.auth_settings().values()}
 
+    @property
+    def proxy(self) -> str | None:
+        """The URL of the HTTP proxy that all requests go through."""
+        return self._configuration.proxy or None
+
     def tls_context(self) -> ssl.SSLContext:
         """TLS settings for another HTTP client that talks to the same server."""
-        configuration = self._configuration
-        context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-        if not configuration.verify_ssl:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if configuration.cert_file:
-            context.load_cert_chain(configuration.cert_file, configuration.key_file)
-        return context
+        return tls_context(self._configuration)
 
     def send_json(
         self,
@@ -71,21 +74,22 @@ class Connection:
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
         attempts: int = ATTEMPTS,
-    ) -> Any:
-        """Send a request and parse its answer. Retries if the server is busy or unreachable.
+    ) -> dict[str, Any]:
+        """Send a request and parse its answer, a JSON object. Retries if the server is busy or unreachable.
 
         A retry repeats a request whose answer was lost, so a call with more than one attempt must be idempotent.
-        Raises ApiError, Unreachable.
+        Raises ApiError; Unreachable, also if the answer is something else: a proxy or a load balancer sent it.
         """
         for attempt in range(1, attempts + 1):
             try:
                 response = self.send(method, path, query or {}, body, content_type)
-                return json.loads(response.data)
+                return parse_object(response.data, f"{method} {path}")
             except (ApiError, Unreachable) as error:
                 delay = retry_delay(error, attempt)
                 if attempt == attempts or delay is None:
                     raise
                 time.sleep(delay)
+        raise AssertionError("the last attempt returns or raises")
 
     def send(
         self,
@@ -113,7 +117,7 @@ class Connection:
             response = self._pool.request(
                 method,
                 url,
-                body=None if body is None else json.dumps(body),
+                body=None if body is None else msgspec.json.encode(body),
                 headers=headers,
                 timeout=timeout,
                 retries=False,
@@ -133,6 +137,29 @@ class Connection:
             raise error_from_response(response.status, response.reason, content, response.headers.get("Retry-After"))
         return response
 
+    def get_bounded(self, path: str, seconds: float, max_bytes: int) -> bytes:
+        """The body that the server answers a GET with, read within `seconds` and up to `max_bytes`, once.
+
+        Raises ApiError, Unreachable.
+        """
+        from urllib3.exceptions import HTTPError
+
+        deadline = time.monotonic() + seconds
+        response = self.send("GET", path, timeout=seconds, stream=True)
+        content = b""
+        try:
+            while chunk := response.read1(READ_BYTES, decode_content=False):
+                content += chunk
+                if len(content) > max_bytes:
+                    raise Unreachable(f"the answer of {path} has more than {max_bytes} bytes")
+                if time.monotonic() > deadline:
+                    raise Unreachable(f"no complete answer of {path} within {seconds:g} s", is_timeout=True)
+        except HTTPError as error:
+            raise Unreachable(f"an answer of {self.url} broke off: {error}") from error
+        finally:
+            response.close()
+        return content
+
     def _log_warnings(self, method: str, path: str, headers: Mapping[str, str]) -> None:
         """Log what the server warns of, such as a deprecated version: each text once, because every pass repeats it."""
         for quoted in WARNING.findall(headers.get("Warning", "")):
@@ -142,15 +169,29 @@ class Connection:
                 logger.warning("the API server warns of %s %s: %s", method, path, text)
 
 
+def parse_object(content: bytes, call: str) -> dict[str, Any]:
+    """The JSON object that a call was answered with. Raises Unreachable if it is none, which no API server sends."""
+    try:
+        found = msgspec.json.decode(content)
+    except (ValueError, RecursionError) as error:
+        raise Unreachable(f"{call} was answered with something that is not JSON: {content[:SHOWN_BYTES]!r}") from error
+    if not isinstance(found, dict):
+        raise Unreachable(f"{call} was answered with JSON that is not an object: {content[:SHOWN_BYTES]!r}")
+    return found
+
+
 def json_lines(path: str, response: Any) -> Iterator[Any]:
-    """The lines of a streamed answer, parsed as JSON. Raises Unreachable if the connection breaks."""
+    """The lines of a streamed answer, each a JSON object. Raises Unreachable if the connection breaks, or for another
+    line."""
     from urllib3.exceptions import HTTPError
 
     rest = b""
     try:
         for chunk in response.stream(amt=None, decode_content=True):
             *lines, rest = (rest + chunk).split(b"\n")
-            yield from (json.loads(line) for line in lines if line.strip())
+            yield from (parse_object(line, f"the watch of {path}") for line in lines if line.strip())
+        if rest.strip():  # every line of the API server ends with a newline
+            raise Unreachable(f"the watch of {path} broke off, or was answered with no events: {rest[:SHOWN_BYTES]!r}")
     except HTTPError as error:
         raise Unreachable(f"the watch of {path} broke: {error}") from error
     finally:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+CANNOT_ONLY_CREATE = "resourceVersion should not be set on objects to be created"
 UNREADABLE_PREFIXES = ("failed to create typed patch object", "failed to convert new object")
 
 
@@ -30,12 +31,19 @@ class ApiError(Exception):
     @property
     def is_transient(self) -> bool:
         """Whether the server was only busy or failing, so that the same request can succeed later."""
-        return (self.status >= 500 or self.status == 429) and not self.is_unreadable
+        is_busy = self.status >= 500 or self.status == 429
+        return is_busy and not self.is_unreadable and not self.cannot_only_create
 
     @property
     def is_unreadable(self) -> bool:
         """Whether the server could not parse the object. Old servers report that as an internal error (500)."""
         return str(self).startswith(UNREADABLE_PREFIXES)
+
+    @property
+    def cannot_only_create(self) -> bool:
+        """Whether the server cannot apply an object of this kind only if there is none. Old servers report that as an
+        internal error (500)."""
+        return CANNOT_ONLY_CREATE in str(self)
 
     @property
     def is_race(self) -> bool:
@@ -58,7 +66,13 @@ class NotLeading(Exception):
 
 
 class NoCredentials(Exception):
-    """There is neither a kubeconfig nor a service account, or the kubeconfig lacks the context that was named."""
+    """There is neither a kubeconfig nor a service account."""
+
+    exit_code = 1
+
+
+class BrokenKubeconfig(Exception):
+    """A kubeconfig cannot be used. The message names the file, what is wrong with it, and what to do."""
 
     exit_code = 1
 

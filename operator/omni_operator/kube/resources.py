@@ -27,10 +27,12 @@ class Resource(NamedTuple):
 PIPELINES = Resource(KIND, GROUP, VERSION, PLURAL)
 DEFINITIONS = Resource("CustomResourceDefinition", "apiextensions.k8s.io", "v1", "customresourcedefinitions")
 PODS = Resource("Pod", "", "v1", "pods")
-# Only read and written by name: a client that may list Secrets can read all of them.
+# Only created: a client that may get, list or patch Secrets can read all of them.
 SECRETS = Resource("Secret", "", "v1", "secrets")
 EVENTS = Resource("Event", "", "v1", "events")
 LEASES = Resource("Lease", "coordination.k8s.io", "v1", "leases")
+
+DAEMON_SETS = Resource("DaemonSet", "apps", "v1", "daemonsets")
 
 CHILDREN = {
     resource.kind: resource
@@ -41,6 +43,7 @@ CHILDREN = {
         Resource("Service", "", "v1", "services"),
         Resource("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies"),
         Resource("Deployment", "apps", "v1", "deployments"),
+        DAEMON_SETS,
         Resource("Job", "batch", "v1", "jobs"),
     )
 }
@@ -51,6 +54,17 @@ DISRUPTION_BUDGETS = tuple(
 )
 """Newest version first. Kubernetes 1.21 added v1, and 1.25 removed v1beta1."""
 
+CLAIM_TEMPLATES = Resource("ResourceClaimTemplate", "resource.k8s.io", "v1", "resourceclaimtemplates")
+"""Of claims of devices that are allocated dynamically. Kubernetes 1.34 added it."""
+
 POD_MONITORS = Resource("PodMonitor", "monitoring.coreos.com", "v1", "podmonitors")
-OPTIONAL_KINDS = (POD_MONITORS.kind,)
+HTTP_ROUTES = Resource("HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes")
+ADD_ONS = (POD_MONITORS, HTTP_ROUTES)
+"""Kinds of other projects, which a cluster may have."""
+OPTIONAL_KINDS = (DAEMON_SETS.kind, *(resource.kind for resource in ADD_ONS))
 """Kinds of children that a pipeline does not need to serve."""
+
+SECURITY_CONTEXT_CONSTRAINTS = Resource(
+    "SecurityContextConstraints", "security.openshift.io", "v1", "securitycontextconstraints"
+)
+"""What OpenShift assigns user and group ids by."""

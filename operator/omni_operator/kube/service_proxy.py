@@ -6,11 +6,15 @@ from typing import NamedTuple
 
 
 class ServiceProxy(NamedTuple):
-    """The URL under which the API server forwards to a Service, with the TLS settings and headers that it needs."""
+    """The URL under which the API server forwards to a Service, and what an HTTP client needs to reach it.
+
+    `proxy` is the URL of the HTTP proxy on the way to the API server.
+    """
 
     url: str
     context: ssl.SSLContext
     headers: Mapping[str, str]
+    proxy: str | None
 
 
 def proxy_path(namespace: str, service: str, port: str, scheme: str) -> str:

@@ -8,14 +8,15 @@ from omni_operator.crd import manifest_file
 from omni_operator.crd.pod_template import CONTAINER
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.local.errors import LocalFailure
-from omni_operator.planning.topology.model_sources import PVC
+from omni_operator.planning.topology.model_sources import IMAGE, PVC
 from omni_operator.planning.topology.records import Topology
 
 
 def require_local_models(pipeline: OmniPipeline) -> None:
     """Check that this machine can read every model.
 
-    Raises ManifestError for a model in a volume of a cluster, and LocalFailure for a folder that does not exist.
+    Raises ManifestError for a model in a volume of a cluster or in an image, and LocalFailure for a folder that does
+    not exist.
     """
     for path, model in pipeline.models.items():
         source = model.source
@@ -24,8 +25,20 @@ def require_local_models(pipeline: OmniPipeline) -> None:
                 f"{path}.source: {source} is a volume of a cluster; give `omni up` a folder of this machine, builtin://"
                 " or hf://"
             )
+        if source.startswith(IMAGE):
+            raise manifest_file.ManifestError(
+                f"{path}.source: {source} is an image, which only a cluster mounts; give `omni up` the folder that it"
+                " was made from, builtin:// or hf://"
+            )
         if source.startswith("/") and not Path(source).is_dir():
             raise LocalFailure(f"{path}.source: there is no folder {source} on this machine")
+    for index, stage in enumerate(pipeline.spec.stages):
+        for place, lora in enumerate(stage.loras):
+            if lora.source.startswith((PVC, IMAGE)):
+                raise manifest_file.ManifestError(
+                    f"spec.stages[{index}].loras[{place}].source: only a cluster mounts {lora.source}; give `omni up` a"
+                    " file or folder of this machine, or hf://"
+                )
 
 
 def differences_from_cluster(pipeline: OmniPipeline, topology: Topology, gpu_count: int) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 Scaling up starts at once, in limited steps. Scaling down goes only to the highest count that was desired within the
 stabilization window, so a load that comes and goes moves nothing. After a restart the window starts with the existing
-count, and an unknown load counts as a desire for it: the count stays for at least one window.
+count, and an unknown load counts as a desire for it: the count stays for at least one window. A stage that was at zero
+keeps a pod until one window after it began to serve.
 """
 
 from collections.abc import Sequence
@@ -45,12 +46,14 @@ class StageLoad:
     requests_in_pipeline: in all stages; they may reach this stage next
     running: running at the stage's replicas
     capacity: requests that a pod can run at a time
+    serving: replicas that serve
     """
 
     requests: int
     requests_in_pipeline: int = 0
     running: int = 0
     capacity: int = 1
+    serving: int = 0
 
 
 DesiredCount = tuple[float, int]
@@ -93,7 +96,9 @@ def desired_pods(policy: ScalingPolicy, pods: int, load: StageLoad | None) -> in
     if pods and is_near_target(requests, policy.requests_per_pod * pods):
         return policy.bounded(pods)
     for_requests = ceil(requests / policy.requests_per_pod)
-    if load.requests_in_pipeline and not policy.requests_in_head:
+    # A stage that was woken stays awake until a pod serves, even if that takes long and no request waits any more.
+    is_waking = pods > 0 and not load.serving
+    if (load.requests_in_pipeline or is_waking) and not policy.requests_in_head:
         for_requests = max(for_requests, 1)
     # Fewer pods could not run the running requests side by side. They never need more pods than there are.
     running = max(0, load.running - policy.requests_in_head)

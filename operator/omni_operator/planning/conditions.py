@@ -8,15 +8,27 @@ from collections.abc import Sequence
 from typing import Literal
 
 from omni_operator.crd.objects import Object
+from omni_operator.crd.problems import InvalidSpec
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.crd.status_types import Condition, ConditionType
-from omni_operator.planning.observed import DEADLINE_EXCEEDED, DeploymentState, Observed, is_pod_of, prefetch_trouble
+from omni_operator.planning.image_pull_status import nodes_warm_condition
+from omni_operator.planning.observed import (
+    DEADLINE_EXCEEDED,
+    DeploymentState,
+    Observed,
+    has_ended,
+    is_pod_of,
+    prefetch_trouble,
+)
+from omni_operator.planning.pod_trouble import is_started
 from omni_operator.planning.topology.records import Topology
+from omni_operator.planning.turns import WAITING
+from omni_operator.planning.without_effect import without_effect
 
 DesiredCondition = tuple[ConditionType, bool, str, str]
 """Type, whether it is true, reason and message."""
 
-NOT_SUSPENDED: DesiredCondition = ("Suspended", False, "NotSuspended", "its pods may run")
+NOT_SUSPENDED: DesiredCondition = ("Suspended", False, "NotSuspended", "spec.suspend is false")
 SUSPENDED_HEAD: DesiredCondition = ("HeadReady", False, "Suspended", "the head is suspended")
 SUSPENDED_READY: DesiredCondition = (
     "Ready",
@@ -25,7 +37,17 @@ SUSPENDED_READY: DesiredCondition = (
     "it is suspended; set spec.suspend to false to serve again",
 )
 PAUSED: DesiredCondition = ("Progressing", False, "Paused", "nothing is changed while spec.paused is true")
+SETTLED_REASONS = ("Complete", "Paused")
+"""Reasons of Progressing=False with which nothing is wrong."""
+OUTDATED: DesiredCondition = (
+    "Ready",
+    False,
+    "Paused",
+    "the spec was changed while spec.paused is true; set that to false to apply it",
+)
+WAITING_FOR_TURN = "the operator was upgraded; its pods are replaced after those of other pipelines"
 PREFETCHING = "the models are being downloaded before the first pod starts"
+PREFETCHING_CHANGE = "the models are being downloaded before pods are replaced; until then they serve the previous spec"
 
 
 def updated_conditions(
@@ -60,29 +82,65 @@ def desired_conditions(
     stages: Sequence[DeploymentState],
     observed: Observed,
 ) -> list[DesiredCondition]:
-    """Every condition of a pipeline whose spec is valid."""
+    """Every condition of a pipeline; with `observed.rejected`, of one that follows its last valid spec."""
     is_suspended, is_paused = pipeline.spec.suspend, pipeline.spec.paused
+    accepted: DesiredCondition = ("Accepted", True, "Valid", join("the spec is valid", *without_effect(pipeline)))
+    ready = SUSPENDED_READY if is_suspended else ready_condition(topology, head, stages, observed)
+    progressing = PAUSED if is_paused else progressing_condition(head, stages, observed)
+    if observed.rejected:
+        accepted, ready, progressing = rejected_conditions(
+            observed.rejected, "until it is, what runs follows the last valid one"
+        )
     return [
-        ("Accepted", True, "Valid", "the spec is valid"),
-        suspended_condition(head, stages) if is_suspended else NOT_SUSPENDED,
+        accepted,
+        suspended_condition(head, stages, observed, is_paused) if is_suspended else NOT_SUSPENDED,
         SUSPENDED_HEAD if is_suspended else head_condition(head, stages, observed),
-        SUSPENDED_READY if is_suspended else ready_condition(topology, head, stages, observed),
-        PAUSED if is_paused else progressing_condition(head, stages, observed),
+        ready,
+        progressing,
         degraded_condition(head, stages, observed),
         scaling_condition(pipeline, observed),
+        nodes_warm_condition(pipeline, observed),
+        *kstatus_conditions(progressing),
     ]
 
 
-def suspended_condition(head: DeploymentState, stages: Sequence[DeploymentState]) -> DesiredCondition:
-    """True when no pod is left. Before that, pods finish their requests."""
-    left = sum(deployment.replicas for deployment in (head, *stages))
+def rejected_conditions(
+    invalid: InvalidSpec, consequence: str
+) -> tuple[DesiredCondition, DesiredCondition, DesiredCondition]:
+    """Accepted, Ready and Progressing of a pipeline whose spec is not valid."""
+    return (
+        ("Accepted", False, "InvalidSpec", str(invalid)),
+        ("Ready", False, "NotAccepted", f"the spec is not valid: {invalid}; {consequence}"),
+        ("Progressing", False, "NotAccepted", f"the spec is not valid; {consequence}"),
+    )
+
+
+def kstatus_conditions(progressing: DesiredCondition) -> tuple[DesiredCondition, DesiredCondition]:
+    """Reconciling and Stalled, by which kstatus tells what is progressing from what needs a person."""
+    _, is_progressing, reason, message = progressing
+    is_stalled = not is_progressing and reason not in SETTLED_REASONS
+    return (
+        ("Reconciling", is_progressing, reason, message),
+        ("Stalled", is_stalled, reason, message if is_stalled else "no action is needed"),
+    )
+
+
+def suspended_condition(
+    head: DeploymentState, stages: Sequence[DeploymentState], observed: Observed, is_paused: bool
+) -> DesiredCondition:
+    """True when no pod is left. Before that, pods finish their requests; a Deployment no longer counts those."""
+    deployments = (head, *stages)
+    exist = sum(any(is_pod_of(pod, one.process) for one in deployments) and not has_ended(pod) for pod in observed.pods)
+    left = max(exist, sum(deployment.replicas for deployment in deployments))
+    if left and is_paused:
+        return "Suspended", False, "Paused", f"{left} pods still run; nothing ends them while spec.paused is true"
     if left:
         return "Suspended", False, "Suspending", f"{left} pods are still there; they finish the requests they run"
     return "Suspended", True, "Suspended", "no pod runs; all else is kept"
 
 
 def head_condition(head: DeploymentState, stages: Sequence[DeploymentState], observed: Observed) -> DesiredCondition:
-    if observed.is_prefetching:
+    if observed.is_prefetching and not exists(head, observed):
         return "HeadReady", False, "Prefetching", "the head is made when the models have been downloaded"
     if head.ready:
         return "HeadReady", True, "Serving", "the head serves requests"
@@ -95,21 +153,18 @@ def head_condition(head: DeploymentState, stages: Sequence[DeploymentState], obs
     return "HeadReady", False, "Starting", "the head is starting"
 
 
-def is_started(pod: Object) -> bool:
-    """Whether the startup probe of every container has succeeded."""
-    containers = (pod.get("status") or {}).get("containerStatuses") or []
-    return bool(containers) and all(container.get("started") for container in containers)
-
-
 def ready_condition(
     topology: Topology, head: DeploymentState, stages: Sequence[DeploymentState], observed: Observed
 ) -> DesiredCondition:
     if failures := observed.major_failures:
         return "Ready", False, failures[0].reason, "; ".join(failure.message for failure in failures)
+    if observed.is_outdated:
+        return OUTDATED
     if observed.is_prefetching:
         trouble = prefetch_trouble(observed)
         reason, why = (trouble.reason, trouble.message) if trouble else ("Prefetching", "")
-        return "Ready", False, reason, join(PREFETCHING, why)
+        counts = ready_counts([stage for stage in stages if exists(stage, observed)])
+        return "Ready", False, reason, join(counts, prefetching_message(head, observed), why)
     if empty := topology.stages_without_replicas:
         return "Ready", False, "ScaledToZero", scaled_to_zero(empty, len(topology.stages))
     unsettled = [deployment for deployment in (head, *stages) if not deployment.is_settled]
@@ -136,15 +191,18 @@ def progressing_condition(
     head: DeploymentState, stages: Sequence[DeploymentState], observed: Observed
 ) -> DesiredCondition:
     if failures := observed.major_failures:
-        return "Progressing", False, failures[0].reason, "some objects could not be made; see Ready"
+        is_retried = all(failure.is_transient for failure in failures)
+        return "Progressing", is_retried, failures[0].reason, "some objects could not be made; see Ready"
     if observed.is_prefetching:
         trouble = prefetch_trouble(observed)
         if trouble and trouble.needs_a_person:
             return "Progressing", False, trouble.reason, trouble.message
-        return "Progressing", True, "Prefetching", PREFETCHING
+        return "Progressing", True, "Prefetching", prefetching_message(head, observed)
     unsettled = [deployment for deployment in (head, *stages) if not deployment.is_settled]
+    if not unsettled and observed.waits_for_turn:
+        return "Progressing", True, WAITING, WAITING_FOR_TURN
     if not unsettled:
-        return "Progressing", False, "Complete", "everything runs as the spec says"
+        return "Progressing", False, "Complete", "everything matches the spec"
     for deployment in unsettled:
         if deployment.trouble and deployment.is_stuck:
             reason = DEADLINE_EXCEEDED if deployment.is_late else deployment.trouble.reason
@@ -152,7 +210,7 @@ def progressing_condition(
     titles = ", ".join(deployment.title for deployment in unsettled)
     is_rolling = any(deployment.is_rolling for deployment in unsettled)
     reason = "RollingOut" if is_rolling else "Scaling" if head.is_settled else "Starting"
-    return "Progressing", True, reason, f"bringing {titles} to what the spec says"
+    return "Progressing", True, reason, f"updating {titles} to match the spec"
 
 
 def degraded_condition(
@@ -168,7 +226,12 @@ def degraded_condition(
     for deployment in (head, *stages):
         if head.ready and deployment.trouble and not deployment.is_settled:
             return "Degraded", True, deployment.trouble.reason, f"it serves, but {deployment.trouble.message}"
-    return "Degraded", False, "AsWanted", "nothing is less than it should be"
+    for stage in stages:
+        wanted = {lora.name for lora in stage.process.stage.loras}
+        for lora in observed.loras.get(stage.process.stage.name, ()):
+            if lora.reason and lora.name in wanted:
+                return "Degraded", True, "LoraFailed", f"{stage.title}: {lora.reason}"
+    return "Degraded", False, "AsExpected", "no part of the pipeline has failed"
 
 
 def scaling_condition(pipeline: OmniPipeline, observed: Observed) -> DesiredCondition:
@@ -184,7 +247,15 @@ def scaling_condition(pipeline: OmniPipeline, observed: Observed) -> DesiredCond
         return "ScalingActive", True, "FollowsLoad", join(f"{by_us}: scaled by the load", external)
     if by_others:
         return "ScalingActive", True, "External", external
-    return "ScalingActive", False, "NotAsked", "no stage has autoscaling"
+    return "ScalingActive", False, "NotRequested", "no stage has autoscaling"
+
+
+def exists(deployment: DeploymentState, observed: Observed) -> bool:
+    return deployment.process.name in observed.deployments
+
+
+def prefetching_message(head: DeploymentState, observed: Observed) -> str:
+    return PREFETCHING_CHANGE if exists(head, observed) else PREFETCHING
 
 
 def ready_counts(stages: Sequence[DeploymentState]) -> str:

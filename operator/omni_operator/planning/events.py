@@ -14,7 +14,9 @@ from omni_operator.crd.status_types import Condition, Status
 from omni_operator.planning.manifests.ownership import content_hash
 
 # Reasons of Ready=False that the user asked for, or that only need time.
-HARMLESS_REASONS = ("Starting", "RollingOut", "Suspended", "ScaledToZero")
+HARMLESS_REASONS = ("Starting", "RollingOut", "Suspended", "ScaledToZero", "Paused")
+# Reasons of Ready=False that are worth an Event, and no warning: the pipeline goes on by itself.
+WAITING_REASONS = ("Prefetching", "WaitingForQuota", "SchedulingGated")
 MOST_CHARACTERS = 1000
 """Longest message of an Event. Longer ones are cut: Kubernetes limits them to 1 kB."""
 
@@ -72,7 +74,7 @@ def readiness_events(old: PreviousConditions, new: NewConditions) -> Iterator[Ev
         if not was_ready:
             yield Event("Ready", ready.message)
     elif ready.reason not in HARMLESS_REASONS and differs(ready, old.get("Ready")):
-        yield Event(ready.reason, ready.message, is_warning=True)
+        yield Event(ready.reason, ready.message, is_warning=ready.reason not in WAITING_REASONS)
 
 
 def is_true(condition: Condition | None) -> bool:

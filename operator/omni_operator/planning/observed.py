@@ -1,15 +1,21 @@
 """What was observed of a pipeline in its cluster, and the state of each of its Deployments that follows. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omni_operator.crd.objects import Object
-from omni_operator.planning.manifests.labels import PREFETCH, REPLICA, ROLE, STAGE
+from omni_operator.crd.problems import InvalidSpec
+from omni_operator.planning.manifests.labels import IMAGE_PULL, PREFETCH, REPLICA, ROLE, STAGE
+from omni_operator.planning.plan import has_given_up
 from omni_operator.planning.pod_trouble import (
+    CRASHING,
+    GATED,
     LATE,
     REFUSED,
     REPLICA_DOWN,
     Trouble,
+    has_failed,
+    is_pod_ready,
     pod_trouble,
     termination_trouble,
 )
@@ -24,11 +30,22 @@ class Failure:
 
     reason: one CamelCase word
     is_minor: whether the pipeline serves as well without the child
+    is_transient: whether the same request may succeed later
     """
 
     reason: str
     message: str
     is_minor: bool = False
+    is_transient: bool = False
+
+
+@dataclass(frozen=True)
+class ObservedLora:
+    """A LoRA adapter at a stage: on how many replicas it is loaded, and why it is not on another one."""
+
+    name: str
+    loaded: int
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,13 @@ class Observed:
     left_out: kinds of children that the API server does not have
     unknown_load: why the load is unknown, if autoscaling needs it
     is_prefetching: whether Deployments wait for the download of the models
+    waits_for_turn: whether Deployments wait until other pipelines have what a new operator makes of them
+    jobs: those that download models
+    image_pulls: the DaemonSets that pull images to nodes
     serving_in_head: replicas inside the head that serve; None if that is unknown
+    is_outdated: whether the spec was changed while the pipeline is paused
+    rejected: why the spec is not valid, if so; then everything else follows the last valid one
+    loras: the LoRA adapters at each stage, by its name
     """
 
     deployments: Mapping[str, Object]
@@ -49,7 +72,13 @@ class Observed:
     left_out: Sequence[str] = ()
     unknown_load: str | None = None
     is_prefetching: bool = False
+    waits_for_turn: bool = False
+    jobs: Sequence[Object] = ()
+    image_pulls: Sequence[Object] = ()
     serving_in_head: int | None = None
+    is_outdated: bool = False
+    rejected: InvalidSpec | None = None
+    loras: Mapping[str, Sequence[ObservedLora]] = field(default_factory=dict)
 
     @property
     def major_failures(self) -> Sequence[Failure]:
@@ -105,16 +134,22 @@ def deployment_state(process: Process, observed: Observed, now: str) -> Deployme
     missing = missing_in_head(process, observed)
     pods = [pod for pod in observed.pods if is_pod_of(pod, process)]
     pods.sort(key=lambda pod: str(pod["metadata"]["name"]))  # so that the same pods give the same message
+    trouble = most_urgent_trouble(pods, deployment, missing, now)
     return DeploymentState(
         process=process,
         replicas=counts.get("replicas", 0),
         ready=counts.get("readyReplicas", 0),
         updated=counts.get("updatedReplicas", 0) if is_current else 0,
         is_current=is_current,
-        trouble=most_urgent_trouble(pods, deployment, missing, now),
-        is_late=any(trouble.reason == DEADLINE_EXCEEDED for trouble in deployment_troubles(deployment)),
+        trouble=trouble,
+        is_late=is_late(deployment) and not (trouble and trouble.rank == GATED),
         has_all_replicas=not missing,
     )
+
+
+def is_late(deployment: Object) -> bool:
+    """Whether a rollout has passed its deadline."""
+    return any(trouble.reason == DEADLINE_EXCEEDED for trouble in deployment_troubles(deployment))
 
 
 def missing_in_head(process: Process, observed: Observed) -> int:
@@ -129,18 +164,41 @@ def is_pod_of(pod: Object, process: Process) -> bool:
     labels = pod["metadata"].get("labels") or {}
     role = labels.get(ROLE)
     if process.is_head:
-        return role not in (REPLICA, PREFETCH)
+        return role not in (REPLICA, PREFETCH, IMAGE_PULL)
     return role == REPLICA and labels.get(STAGE) == process.stage.name
+
+
+def has_ended(pod: Object) -> bool:
+    """Whether no container of a pod runs any more, though the pod still exists."""
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
 def most_urgent_trouble(pods: Sequence[Object], deployment: Object, missing: int, now: str) -> Trouble | None:
     """The most urgent trouble of a Deployment, its pods, and the `missing` replicas inside them."""
-    troubles = [trouble for pod in pods if (trouble := pod_trouble(pod) or termination_trouble(pod, now))]
+    relevant = without_replaced(pods)
+    troubles = [trouble for pod in relevant if (trouble := pod_trouble(pod) or termination_trouble(pod, now))]
     troubles += deployment_troubles(deployment)
     if missing:
         what = "a replica inside it does" if missing == 1 else f"{missing} replicas inside it do"
         troubles.append(Trouble(REPLICA_DOWN, "ReplicaDown", f"{what} not serve; it starts them again, see its log"))
     return min(troubles, key=lambda trouble: trouble.rank, default=None)
+
+
+def without_replaced(pods: Sequence[Object]) -> list[Object]:
+    """The pods of a Deployment without those that failed and were replaced.
+
+    A Deployment replaces each pod that fails, for instance when its node shuts down, and keeps the failed one for
+    people to read. A failure matters only if the replacement failed too, and no younger pod serves.
+    """
+    ready_since = max((created_at(pod) for pod in pods if is_pod_ready(pod)), default="")
+    failures = [created_at(pod) for pod in pods if has_failed(pod) and created_at(pod) > ready_since]
+    first_failure = min(failures, default="")
+    return [pod for pod in pods if not has_failed(pod) or created_at(pod) > max(first_failure, ready_since)]
+
+
+def created_at(pod: Object) -> str:
+    """RFC 3339."""
+    return str(pod["metadata"].get("creationTimestamp", ""))
 
 
 def deployment_troubles(deployment: Object) -> Iterator[Trouble]:
@@ -153,7 +211,17 @@ def deployment_troubles(deployment: Object) -> Iterator[Trouble]:
 
 
 def prefetch_trouble(observed: Observed) -> Trouble | None:
-    """The most urgent trouble of the Job that downloads the models."""
+    """The most urgent trouble of the Jobs that download the models."""
     fetching = [pod for pod in observed.pods if (pod["metadata"].get("labels") or {}).get(ROLE) == PREFETCH]
     troubles = [trouble for pod in fetching if (trouble := pod_trouble(pod))]
+    troubles += [
+        Trouble(CRASHING, "PrefetchFailed", f"the Job {job['metadata']['name']} has given up; another one starts")
+        for job in observed.jobs
+        if has_given_up(job)
+    ]
+    troubles += [
+        Trouble(GATED, "WaitingForQuota", f"the Job {job['metadata']['name']} is suspended until there is quota")
+        for job in observed.jobs
+        if (job.get("spec") or {}).get("suspend")
+    ]
     return min(troubles, key=lambda trouble: trouble.rank, default=None)

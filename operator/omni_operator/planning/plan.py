@@ -1,15 +1,14 @@
 """Plans what to do about one pipeline's children: which to apply, which to delete, which are not ours to change. Pure.
 
-An object is applied if its desired content has changed (by hash), or if the live object lacks a part of it. Fields that
+An object is applied if its desired content has changed (by hash), or if somebody has changed a part of it. Fields that
 others own do not matter. So the plan of a settled pipeline is empty.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from omni_operator.crd.objects import FIELD_MANAGER, Object, Reference
-from omni_operator.crd.quantities import parse_quantity
+from omni_operator.planning.drift import has_drifted
 from omni_operator.planning.manifests.ownership import SPEC_HASH, controller_uid, is_ours
 
 
@@ -19,9 +18,10 @@ class Plan:
 
     apply: the desired objects that do not exist or differ
     adopted: the uid of each desired object that exists; applying one that is ours may take over our fields by force
-    delete: live objects of ours that are no longer desired
+    delete: live objects of ours that are no longer desired, or that have failed for good and are created again
     conflicts: desired objects whose name belongs to somebody else
     handed_over: live Deployments whose replicas we set so far, and from now on an autoscaler sets
+    scale: the counts of live Deployments of ours that are not applied yet, but scaled
     """
 
     apply: tuple[Object, ...]
@@ -29,10 +29,21 @@ class Plan:
     delete: tuple[Object, ...]
     conflicts: tuple[Reference, ...]
     handed_over: Mapping[Reference, Object]
+    scale: Mapping[Reference, int] = field(default_factory=dict)
 
     @property
     def has_work(self) -> bool:
-        return bool(self.apply or self.delete)
+        return bool(self.apply or self.delete or self.scale)
+
+    def scaling(self, held: Collection[Reference], live: Sequence[Object]) -> "Plan":
+        """The plan that neither applies nor deletes these, and sets the counts of the Deployments among them."""
+        current, wanted = pod_counts(live), pod_counts(self.apply)
+        changed = {ref: count for ref in held if ref in current and (count := wanted.get(ref)) is not None}
+        changed = {ref: count for ref, count in changed.items() if count != current[ref]}
+        apply, delete = (
+            tuple(child for child in children if reference(child) not in held) for children in (self.apply, self.delete)
+        )
+        return replace(self, apply=apply, delete=delete, scale=changed)
 
     def with_live_uid(self, child: Object) -> Object:
         """An object to apply, with the uid of the live one, so that no other object of the same name is changed."""
@@ -40,8 +51,16 @@ class Plan:
         return with_metadata(child, uid=uid) if uid else child
 
     def without(self, ref: Reference) -> "Plan":
-        """The plan without applying one object."""
-        return replace(self, apply=tuple(child for child in self.apply if reference(child) != ref))
+        """The plan that neither applies nor deletes one object."""
+        apply, delete = (
+            tuple(child for child in children if reference(child) != ref) for children in (self.apply, self.delete)
+        )
+        return replace(self, apply=apply, delete=delete)
+
+
+def pod_counts(children: Sequence[Object]) -> dict[Reference, int | None]:
+    """The count of each Deployment; None if it has none."""
+    return {reference(child): child["spec"].get("replicas") for child in children if child["kind"] == "Deployment"}
 
 
 def with_metadata(child: Object, **metadata: str) -> Object:
@@ -72,7 +91,7 @@ def make_plan(desired: Sequence[Object], live: Sequence[Object], uid: str, pipel
         delete=tuple(
             child
             for ref, child in live_by_reference.items()
-            if ref not in desired_by_reference and is_deletable(child, uid)
+            if (ref not in desired_by_reference or has_given_up(child)) and is_deletable(child, uid)
         ),
         conflicts=tuple(conflicts),
         handed_over={
@@ -88,6 +107,12 @@ def is_deletable(child: Object, uid: str) -> bool:
     return controller_uid(child) == uid and not child["metadata"].get("deletionTimestamp")
 
 
+def has_given_up(child: Object) -> bool:
+    """Whether a child is a Job that has used up its attempts."""
+    conditions = (child.get("status") or {}).get("conditions") or []
+    return child["kind"] == "Job" and any(one["type"] == "Failed" and one["status"] == "True" for one in conditions)
+
+
 def releases_replicas(desired: Object, live: Object) -> bool:
     """Whether we set the replicas of a live Deployment, and the desired one leaves them to an autoscaler."""
     if desired["kind"] != "Deployment" or "replicas" in desired["spec"] or "replicas" not in live["spec"]:
@@ -101,41 +126,4 @@ def differs(desired: Object, live: Object | None) -> bool:
     if live is None:
         return True
     annotations = live["metadata"].get("annotations") or {}
-    has_same_hash = annotations.get(SPEC_HASH) == desired["metadata"]["annotations"][SPEC_HASH]
-    return not has_same_hash or not contains(live, desired)
-
-
-def contains(live: Any, desired: Any) -> bool:
-    """Whether a live value has all of a desired one. The server may add fields, drop empty ones, rewrite quantities."""
-    if isinstance(desired, Mapping):
-        if not isinstance(live, Mapping):
-            return not desired and live is None
-        return all(contains(live.get(key), value) for key, value in desired.items())
-    if isinstance(desired, list):
-        return contains_items(live or [], desired)
-    if not desired:
-        return not live
-    return bool(live == desired) or same_quantity(live, desired)
-
-
-def contains_items(live: Any, desired: list[Any]) -> bool:
-    """Items with an identity may be among others. A list of plain values must be equal."""
-    if not isinstance(live, list):
-        return False
-    if desired and all(isinstance(item, Mapping) and any(identity(item)) for item in desired):
-        live_items = {identity(item): item for item in live if isinstance(item, Mapping)}
-        return all(contains(live_items.get(identity(item)), item) for item in desired)
-    return len(live) == len(desired) and all(map(contains, live, desired))
-
-
-def identity(item: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What identifies an item in a list of a pod, a Service, or owner references."""
-    return tuple(item.get(key) for key in ("uid", "name", "mountPath"))
-
-
-def same_quantity(one: Any, other: Any) -> bool:
-    """Whether two Kubernetes quantities are equal: `1000m` equals `1`, and `1024Mi` equals `1Gi`."""
-    if not isinstance(one, str | int | float) or not isinstance(other, str | int | float):
-        return False
-    amount = parse_quantity(str(one))
-    return amount is not None and amount == parse_quantity(str(other))
+    return annotations.get(SPEC_HASH) != desired["metadata"]["annotations"][SPEC_HASH] or has_drifted(live, desired)

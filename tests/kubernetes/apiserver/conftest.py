@@ -4,7 +4,9 @@ Where OMNI_KUBECONFIG names a cluster, that one is used; else a control plane is
 Kubernetes that is maintained.
 """
 
+import os
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,6 @@ import yaml
 from tests.kubernetes.apiserver.faults import FaultyServer, faulty_server
 from tests.kubernetes.apiserver.kubelet import Kubelet
 from tests.kubernetes.apiserver.operators import (
-    CRD,
     EXAMPLE,
     EXAMPLE_OF_TWO,
     Kubectl,
@@ -62,9 +63,10 @@ def beside_others(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def definition(kubeconfig: str) -> None:
-    """The CRD, as the project ships it."""
+    """The CRD, as the chart's Job applies it."""
+    install = [sys.executable, "-m", "omni_operator.commands.install_crd"]
+    subprocess.run(install, env={**os.environ, "KUBECONFIG": kubeconfig}, check=True)
     kubectl = Kubectl(kubeconfig, "default")
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRD))
     kubectl("wait", "--for=condition=Established", "crd/omnipipelines.omnipipeline.dev")
 
 

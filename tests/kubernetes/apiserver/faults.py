@@ -43,7 +43,7 @@ class Call:
     @property
     def is_write(self) -> bool:
         """Whether it would change anything but a Lease, which whoever leads renews for ever."""
-        return self.method != "GET" and "/leases" not in self.path
+        return self.method != "GET" and "/leases" not in self.path and "dryRun=All" not in self.path
 
 
 @dataclass
@@ -73,6 +73,7 @@ class Faults:
 class FaultyServer(ThreadingHTTPServer):
     """The proxy. `faults` may be changed at any time; None lets everything pass.
 
+    `refused`: the status with which every call is refused whose path contains such a text.
     `made_up`: what is answered to a GET whose path has such an end, instead of the server's answer.
     """
 
@@ -88,6 +89,7 @@ class FaultyServer(ThreadingHTTPServer):
         if behind.cert_file:
             self.context.load_cert_chain(behind.cert_file, behind.key_file)
         self.faults: Faults | None = None
+        self.refused: dict[str, int] = {}
         self.made_up: dict[str, Any] = {}
         self.calls: list[Call] = []
         self.done: list[int | str] = []
@@ -106,7 +108,8 @@ class FaultyServer(ThreadingHTTPServer):
     def choose(self, call: Call) -> int | str | None:
         with self._lock:
             self.calls.append(call)
-            trouble = self.faults.choose(call) if self.faults else None
+            refused = (status for part, status in self.refused.items() if part in call.path)
+            trouble = next(refused, None) or (self.faults.choose(call) if self.faults else None)
             if trouble:
                 self.done.append(trouble)
             return trouble

@@ -18,7 +18,6 @@ from tests.kubernetes.api_reader import api_reader
 from tests.worker.serving import free_ports
 
 ROOT = Path(__file__).parents[3]
-CRD = ROOT / "crds/omnipipelines.yaml"
 EXAMPLE = ROOT / "examples/digits.yaml"
 EXAMPLE_OF_TWO = ROOT / "examples/digits-thinker.yaml"
 OWNED = "deployments,services,configmaps,serviceaccounts,secrets,networkpolicies,poddisruptionbudgets"
@@ -50,6 +49,11 @@ def server_warnings(said: str) -> list[str]:
     """The API server's warnings in what kubectl, Helm or the operator printed, without kubectl's own."""
     warnings = re.findall(r"(?:^Warning: |the API server warns of |warnings\.go:\d+\] )(.*)$", said, re.MULTILINE)
     return [each for each in warnings if not each.startswith(OF_KUBECTL)]
+
+
+def shown_name(item: dict[str, Any]) -> str:
+    """The kind and name of an object; of a pipeline's Secret without what is random in its name."""
+    return re.sub(r"^(Secret/.*-keys)-[0-9a-f]{8}$", r"\1", f"{item['kind']}/{item['metadata']['name']}")
 
 
 class Kubectl:
@@ -84,7 +88,12 @@ class Kubectl:
         return api_reader(self.kubeconfig).exists(kind, self.namespace, name)
 
     def children(self) -> dict[str, dict[str, Any]]:
-        return {f"{item['kind']}/{item['metadata']['name']}": item for item in self.items(OWNED, LABEL)}
+        return {shown_name(item): item for item in self.items(OWNED, LABEL)}
+
+    def keys_secret(self, name: str = "digits") -> dict[str, Any]:
+        """The Secret that the head of a pipeline has."""
+        volumes = self.get("deployment", f"{name}-head")["spec"]["template"]["spec"]["volumes"]
+        return self.get("secret", next(one["secret"]["secretName"] for one in volumes if one["name"] == "keys"))
 
     def versions(self) -> dict[str, str]:
         """What changes with every write: the resource version of the pipelines and of all that is theirs.
@@ -93,12 +102,7 @@ class Kubectl:
         """
         items = [*self.items("omnipipelines"), *self.items(OWNED, LABEL)]
         version = {"PodDisruptionBudget": "generation"}
-        return {
-            f"{item['kind']}/{item['metadata']['name']}": str(
-                item["metadata"][version.get(item["kind"], "resourceVersion")]
-            )
-            for item in items
-        }
+        return {shown_name(item): str(item["metadata"][version.get(item["kind"], "resourceVersion")]) for item in items}
 
     def settled(self) -> dict[str, str]:
         """The versions, once they have stood still for a few looks."""

@@ -144,6 +144,9 @@ def test_installed_it_serves_every_namespace_with_the_rights_it_was_given(
     assert may(release, "patch", "deployments", "--all-namespaces")
     assert not may(release, "list", "secrets", "--all-namespaces")
     assert not may(release, "create", "pods", "--all-namespaces")
+    assert not may(release, "update", "leases", "--all-namespaces")
+    assert may(release, "update", "leases/omni-operator-all")
+    assert not may(release, "update", "leases/other")
     operator = operated(release, start_operator)
     serve(team, digits)
     assert was_refused_nothing(operator)
@@ -185,7 +188,8 @@ def test_for_one_namespace_it_gives_up_all_rights_elsewhere_and_serves_on(
 def test_taken_back_it_may_serve_every_namespace_again(release: Release) -> None:
     release.helm("rollback")
     assert may(release, "patch", "deployments", "--all-namespaces")
-    assert not [name for name in release.objects() if name.startswith("Role")]
+    own = {f"{kind}/{release.kubectl.namespace}/omnipipeline" for kind in ("Role", "RoleBinding")}
+    assert {name for name in release.objects() if name.startswith("Role")} == own, "for its Lease"
 
 
 def test_uninstalled_it_leaves_the_pipelines_and_what_serves_them(

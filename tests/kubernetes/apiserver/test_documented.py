@@ -65,9 +65,10 @@ def test_every_command_does_what_is_told_of_it(kubectl: Kubectl, shell: Shell) -
     for command in HERE:
         if verb(command) == "get":
             eventually(lambda: wanted <= kubectl.children().keys(), "what the operator makes")
+            eventually(lambda: "PodsRefused" in kubectl("get", "omnipipelines"), "a status of refused pods")
         said[command] = shell(command)
     pipelines = {item["metadata"]["name"]: item for item in kubectl.items("omnipipelines")}
-    assert pipelines.keys() == {"digits", "digits-public", "digits-thinker", "flux", "sdxl", "sd35", "wan"}
+    assert pipelines.keys() == {"digits", "digits-public", "digits-thinker", "flux", "sdxl", "sd35", "sd35-24gb", "wan"}
     assert pipelines["digits"]["spec"]["replicas"] == 3, "scaled"
     assert pipelines["digits"]["spec"]["suspend"] is True, "patched"
     (header, *rows) = said["kubectl get op"].splitlines()

@@ -36,7 +36,7 @@ def test_an_empty_namespace_is_said_to_be_so(kubectl: Kubectl, tmp_path: Path) -
 def test_several_pipelines_are_listed(kubectl: Kubectl, digits: dict[str, Any], tmp_path: Path) -> None:
     kubectl.apply(digits, {**digits, "metadata": {"name": "letters"}})
     done = generate(kubectl.kubeconfig, tmp_path, "-n", kubectl.namespace)
-    assert "has several pipelines (digits, letters); choose with --pipeline" in refused(done)
+    assert "has several pipelines (digits, letters); choose one by its name" in refused(done)
 
 
 def test_an_unknown_pipeline_is_said_to_be_so(kubectl: Kubectl, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_context_has_its_own_namespace(kubectl: Kubectl, digits: dict[str, Any
 
 def test_a_context_that_is_not_there_is_told_with_those_that_are(kubectl: Kubectl, tmp_path: Path) -> None:
     done = generate(kubectl.in_contexts(tmp_path), tmp_path, "--context=away")
-    assert "--context away: the kubeconfig has no context of this name; it has: elsewhere, here" in refused(done)
+    assert "has no such context; it has: elsewhere, here" in refused(done)
 
 
 def test_waiting_tells_what_for(kubectl: Kubectl, operator: Operator, digits: dict[str, Any], tmp_path: Path) -> None:
@@ -71,11 +71,11 @@ def test_a_pipeline_that_is_not_accepted_is_not_waited_for(
     kubectl: Kubectl, operator: Operator, digits: dict[str, Any], tmp_path: Path
 ) -> None:
     serve(kubectl, digits)
-    digits["spec"]["head"]["stage"] = "thinker"
+    digits["spec"]["head"]["template"] = {"env": []}  # the API server does not know what a template is
     kubectl.apply(digits)
     kubectl("wait", "--for=condition=Accepted=false", "op/digits", "--timeout=60s")
     said = refused(generate(kubectl.kubeconfig, tmp_path, "-n", kubectl.namespace))
-    assert "pipeline digits is not accepted: spec.head.stage: 'thinker' is not a stage" in said
+    assert "pipeline digits is not accepted: spec.head.template.env: is not part of a pod template" in said
 
 
 def test_a_cluster_that_does_not_answer_is_named(kubectl: Kubectl, tmp_path: Path) -> None:

@@ -7,37 +7,21 @@ from typing import Any
 
 import pytest
 
+from tests.kubernetes.apiserver.add_ons import served
+from tests.kubernetes.apiserver.faults import REFUSED, FaultyServer
 from tests.kubernetes.apiserver.operators import CHILDREN, Kubectl, Operator, StartOperator, eventually, serve
 from tests.kubernetes.apiserver.test_rights import chart_rules, limited_kubeconfig
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("alone")]
 GROUP = "monitoring.coreos.com"
 NAME = f"podmonitors.{GROUP}"
-SCHEMA = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-DEFINITION = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": NAME, "annotations": {"made-by": "the test"}},
-    "spec": {
-        "group": GROUP,
-        "names": {"kind": "PodMonitor", "plural": "podmonitors"},
-        "scope": "Namespaced",
-        "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": SCHEMA}}],
-    },
-}
 
 
 @pytest.fixture
 def monitors(kubectl: Kubectl) -> Iterator[None]:
-    """The kind, as far as anybody here looks at it."""
-    is_there = kubectl.exists("crd", NAME)
-    if not is_there:
-        kubectl.apply(DEFINITION)
-        kubectl("wait", "--for=condition=Established", f"crd/{NAME}")
-        eventually(lambda: kubectl.tried("get", NAME).returncode == 0, "a kind that is served")
-    yield
-    if not is_there:
-        kubectl("delete", "crd", NAME)
+    """A cluster that has PodMonitors."""
+    with served(kubectl, GROUP, "PodMonitor"):
+        yield
 
 
 @pytest.fixture
@@ -113,7 +97,7 @@ def test_a_monitor_that_is_refused_is_told_and_fails_nothing(
     eventually(lambda: all_else_is_well(kubectl), "everything else")
     kubectl("delete", "quota", "none")
     eventually(lambda: kubectl.items(NAME), "the monitor")
-    eventually(lambda: is_told(kubectl, "AsWanted"), "a status without it")
+    eventually(lambda: is_told(kubectl, "AsExpected"), "a status without it")
 
 
 def test_without_the_right_to_monitors_only_those_who_ask_for_one_hear_of_it(
@@ -126,4 +110,26 @@ def test_without_the_right_to_monitors_only_those_who_ask_for_one_hear_of_it(
     assert 'cannot list resource "podmonitors"' in kubectl.condition("Degraded")["message"]
     assert all_else_is_well(kubectl)
     patch(kubectl, {"podMonitor": None})
-    eventually(lambda: is_told(kubectl, "AsWanted"), "a status without it")
+    eventually(lambda: is_told(kubectl, "AsExpected"), "a status without it")
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_monitors_that_the_server_cannot_read_hold_up_nothing_and_are_made_once_it_can(
+    kubectl: Kubectl,
+    monitors: None,
+    way: FaultyServer,
+    start_operator: StartOperator,
+    monitored: dict[str, Any],
+    tmp_path: Path,
+    status: int,
+) -> None:
+    """As with a conversion webhook that is down."""
+    way.refused = {"/podmonitors": status}
+    operator = start_operator(kubectl.namespace, kubeconfig=way.kubeconfig(tmp_path / "refusing.kubeconfig"))
+    serve(kubectl, monitored)
+    eventually(lambda: is_told(kubectl, REFUSED[status]), "a status that says so")
+    assert all_else_is_well(kubectl)
+    assert operator.log.read_text().count("watch of podmonitors in namespace") == 1, "logged once"
+    way.refused = {}
+    eventually(lambda: kubectl.items(NAME), "the monitor")
+    eventually(lambda: is_told(kubectl, "AsExpected"), "a status without it")

@@ -14,6 +14,7 @@ from tests.kubernetes.apiserver.operators import Kubectl, Operator, StartOperato
 
 pytestmark = pytest.mark.apiserver
 MOST_SECONDS = 30.0
+QUIET_SECONDS = 5.0
 
 
 def delays(operator: Operator) -> list[float]:
@@ -29,18 +30,16 @@ def test_a_pipeline_that_always_fails_is_tried_ever_more_seldom_and_the_others_a
     many.create()
     wait_until_settled(many)
     eventually(lambda: len(delays(operator)) >= 6, "several tries")
-    began = time.monotonic()
 
-    def passes() -> dict[str, int]:
-        """Those that each pipeline has had since: each asks for its Secret."""
-        asked = [call.path for call in way.calls if call.time >= began and call.method == "GET"]
-        return {name: sum(path.endswith(f"/secrets/{name}-keys") for path in asked) for name in NAMES}
+    def is_quiet() -> bool:
+        before = operator.passes()
+        time.sleep(QUIET_SECONDS)
+        return operator.passes() == before
 
-    tried = len(delays(operator))
+    eventually(is_quiet, "the end of what follows from their creation")
+    passes, tried = operator.passes(), len(delays(operator))
     eventually(lambda: len(delays(operator)) >= tried + 2, "more tries")
-    others = {name: count for name, count in passes().items() if name != FOREIGN}
-    assert passes()[FOREIGN] >= 2
-    assert set(others.values()) <= {0, 1}, "none but a resync"
+    assert operator.passes() - passes in (0, len(NAMES) - 1), "none of the others but a resync"
     for earlier, later in itertools.pairwise(delays(operator)):
         assert later > 1.5 * earlier or later > 0.8 * MOST_SECONDS
     many.scale()

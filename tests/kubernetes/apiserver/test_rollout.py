@@ -107,7 +107,7 @@ def test_what_is_edited_in_mid_rollout_keeps_to_its_budget(
 
     eventually(has_arrived, "the last image everywhere")
     assert min(map(len, seen)) >= least
-    assert serving_images(kubelet, "head") == [image]
+    eventually(lambda: serving_images(kubelet, "head") == [image], "the head of the same image, which follows")
 
 
 def test_an_old_painter_that_ends_in_mid_rollout_comes_back_as_it_was(

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.kubernetes.apiserver.kubelet import Kubelet, names_of
 from tests.kubernetes.apiserver.operators import LABEL, Kubectl, Operator, eventually, serve
 
 pytestmark = pytest.mark.apiserver
@@ -23,6 +24,19 @@ def test_a_suspended_pipeline_keeps_all_but_its_pods_and_resumes(
     eventually(lambda: len(kubectl.items("pods", LABEL)) == 3, "the head and both painters again")
     eventually(lambda: kubectl.condition("Suspended")["status"] == "False", "a status that says so")
     assert kubectl.get("deployment", "digits-painter")["metadata"]["generation"] == 3, "scaled twice, never edited"
+
+
+def test_the_stages_keep_their_pods_until_the_head_has_drained(
+    kubectl: Kubectl, kubelet: Kubelet, operator: Operator, serving: dict[str, Any]
+) -> None:
+    (head,) = names_of(kubectl.items("pods", LABEL), "head")
+    kubectl("patch", "op", "digits", "--type=merge", "-p", '{"spec": {"suspend": true}}')
+    eventually(lambda: kubectl.get("pod", head)["metadata"].get("deletionTimestamp"), "a head that drains")
+    kubectl.settled()
+    assert len(names_of(kubectl.items("pods", LABEL), "replica")) == 3
+    assert kubectl.condition("Suspended")["status"] == "False"
+    eventually(lambda: not kubelet.look() and not kubectl.items("pods", LABEL), "the end of all pods")
+    eventually(lambda: kubectl.condition("Suspended")["status"] == "True", "a status that says so")
 
 
 def test_a_paused_pipeline_is_left_alone_until_it_is_not(

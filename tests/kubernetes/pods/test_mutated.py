@@ -9,18 +9,18 @@ import yaml
 
 from tests.kubernetes.apiserver.operators import EXAMPLE, Kubectl, eventually
 from tests.kubernetes.conftest import skip_before
-from tests.kubernetes.pods.test_node import CONFINED, CONFINED_POD
+from tests.kubernetes.mutating_policies import SINCE, mutating_policy
 from tests.kubernetes.pods.traffic import Pipeline, Wish, forwarded
 
 pytestmark = pytest.mark.pods
 
 PATIENCE = 600
-ADMISSION = "admissionregistration.k8s.io/v1"
 CHANGE = """Object{
   spec: Object.spec{
     template: Object.spec.template{
       metadata: Object.spec.template.metadata{annotations: {"example.com/injected": "yes"}},
       spec: Object.spec.template.spec{
+        terminationGracePeriodSeconds: 77,
         containers: [Object.spec.template.spec.containers{
           name: "omni",
           env: [Object.spec.template.spec.containers.env{name: "INJECTED", value: "by-policy"}]
@@ -34,51 +34,15 @@ CHANGE = """Object{
 @pytest.fixture(scope="module", autouse=True)
 def the_server_has_such_policies(kubeconfig: str) -> None:
     """Before any other fixture of the module."""
-    skip_before(kubeconfig, 36, "MutatingAdmissionPolicy v1")
-
-
-def tried_out(kubectl: Kubectl) -> str:
-    """What the API server would make of a Deployment, whose pods are as restricted as the namespace asks for."""
-    container = {"name": "omni", "image": "omni", "securityContext": CONFINED}
-    pod = {"containers": [container], "securityContext": CONFINED_POD}
-    labels = {"app": "probe"}
-    template = {"metadata": {"labels": labels}, "spec": pod}
-    spec = {"replicas": 0, "selector": {"matchLabels": labels}, "template": template}
-    probe = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "digits-probe"}, "spec": spec}
-    return kubectl("create", "--dry-run=server", "-o", "yaml", "-f", "-", stdin=yaml.safe_dump(probe))
+    skip_before(kubeconfig, *SINCE)
 
 
 @pytest.fixture(scope="module")
 def policy(kubectl: Kubectl) -> Iterator[None]:
     """What a platform team does: the Deployments of a namespace get an annotation and a variable."""
-    name = kubectl.namespace
-    rule = {"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"]}
-    rule |= {"operations": ["CREATE", "UPDATE"]}
-    here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}, "resourceRules": [rule]}
-    pipelines = {"name": "pipelines", "expression": "object.metadata.name.startsWith('digits')"}
-    kubectl.apply(
-        {
-            "apiVersion": ADMISSION,
-            "kind": "MutatingAdmissionPolicy",
-            "metadata": {"name": name},
-            "spec": {
-                "matchConstraints": here,
-                "matchConditions": [pipelines],
-                "failurePolicy": "Fail",
-                "reinvocationPolicy": "Never",
-                "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": CHANGE}}],
-            },
-        },
-        {
-            "apiVersion": ADMISSION,
-            "kind": "MutatingAdmissionPolicyBinding",
-            "metadata": {"name": name},
-            "spec": {"policyName": name},
-        },
-    )
-    eventually(lambda: "example.com/injected" in tried_out(kubectl), "a policy that acts")
-    yield
-    kubectl("delete", "mutatingadmissionpolicybinding,mutatingadmissionpolicy", name)
+    mutation = {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": CHANGE}}
+    with mutating_policy(kubectl, mutation, sign="example.com/injected"):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +61,7 @@ def test_pods_serve_with_what_a_policy_puts_into_them(digits: Kubectl) -> None:
         assert digits("exec", f"deployment/{deployment}", "--", "python3", "-c", code).strip() == "by-policy"
         template = digits.get("deployment", deployment)["spec"]["template"]
         assert template["metadata"]["annotations"]["example.com/injected"] == "yes"
+        assert template["spec"]["terminationGracePeriodSeconds"] == 77, "and not what the operator applies"
     with forwarded(digits, "service/digits", 8000) as url:
         assert Pipeline(url).fulfils(Wish(4, "blue", seed=3))
 

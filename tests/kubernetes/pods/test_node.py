@@ -89,3 +89,37 @@ def test_pods_of_the_projects_images_run_as_nobody_in_particular(web: Kubectl) -
     assert inside(web, "import os, pwd; print(os.getuid(), os.getgid(), pwd.getpwuid(os.getuid())[0])") == (
         "65532 65532 omni"
     )
+
+
+@pytest.mark.parametrize("image", ["workerImage", "image"])
+def test_the_projects_images_run_as_any_user(kubectl: Kubectl, image: str) -> None:
+    """As on a cluster that assigns a user to each namespace: it has no name, no home and no group of ours."""
+    values = yaml.safe_load((ROOT / "hack/cluster/values.yaml").read_text())
+    name = f"anyone-{image.lower()}"
+    served = ["serve", "builtin://digits", "--host=0.0.0.0"]
+    code = f"import getpass, pathlib; pathlib.Path.home().joinpath(getpass.getuser()).touch(); {SERVE}"
+    container = {
+        "name": "omni",
+        "image": "{repository}:{tag}".format(**values[image]),
+        **({"args": served} if image == "workerImage" else {"command": ["python3", "-c", code]}),
+        "readinessProbe": {
+            "httpGet": {"port": 8000, "path": "/readyz" if image == "workerImage" else "/"},
+            "periodSeconds": 1,
+        },
+        "securityContext": {**CONFINED, "readOnlyRootFilesystem": True},
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    }
+    pod = {
+        "containers": [container],
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": {**CONFINED_POD, "runAsUser": 1_000_650_000, "runAsGroup": 0},
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    }
+    kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod})
+
+    def is_ready() -> bool:
+        conditions = kubectl.get("pod", name).get("status", {}).get("conditions", [])
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+    eventually(is_ready, "a pod that serves", 600)
+    kubectl("delete", "pod", name)

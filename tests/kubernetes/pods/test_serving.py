@@ -256,8 +256,8 @@ def test_a_replica_that_is_missing_in_the_head_is_told_of_while_the_others_serve
     (head,) = pods(digits, "head")
     code = """
 import os, pathlib, signal, sys
-files = pathlib.Path("/proc").glob("[0-9]*/cmdline")
-replicas = [int(file.parent.name) for file in files if b"omni_worker.replica.process" in file.read_bytes()]
+files = pathlib.Path("/proc").glob("[0-9]*/comm")
+replicas = [int(file.parent.name) for file in files if file.read_text().strip() == "omni replica"]
 os.kill(min(replicas), getattr(signal, sys.argv[1]))
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from omni_operator.client.chat import stream_text
-from omni_operator.client.endpoint import Endpoint
+from omni_operator.client.endpoint import Endpoint, endpoint_at
 from omni_operator.client.errors import RequestFailed
 from tests.loopback import Loopback, QuietHandler
 
@@ -30,7 +30,7 @@ def serving() -> Iterator[Serve]:
                 self.wfile.write(body.encode())
 
         servers.append(Loopback(Handler))
-        return Endpoint(servers[-1].url, "the pipeline")
+        return endpoint_at(servers[-1].url, "the pipeline")
 
     yield start
     for server in servers:

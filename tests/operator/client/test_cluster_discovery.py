@@ -39,7 +39,7 @@ class OneNamespace:
 
     def service(self, namespace: str, name: str, port: str, scheme: str) -> SimpleNamespace:
         return SimpleNamespace(
-            url=f"{scheme}://proxy/{namespace}/{name}:{port}", context=None, headers={"Via": "proxy"}
+            url=f"{scheme}://proxy/{namespace}/{name}:{port}", context=None, headers={"Via": "proxy"}, proxy=None
         )
 
 
@@ -74,8 +74,13 @@ def test_a_pipeline_that_starts_is_waited_for_and_each_reason_is_reported_once(m
 
 NOT_FOUND: dict[str, tuple[list[dict[str, Any]], str | None, str]] = {
     "no pipeline": ([], None, "namespace team-a has no pipeline: give --url"),
-    "several pipelines": ([pipeline("b"), pipeline("a")], None, r"has several pipelines \(a, b\); choose with --pipe"),
+    "several pipelines": (
+        [pipeline("b"), pipeline("a")],
+        None,
+        r"has several pipelines \(a, b\); choose one",
+    ),
     "another name": ([pipeline("a")], "b", "there is no pipeline b in namespace team-a; there are: a"),
+    "a similar name": ([pipeline("digits")], "digit", r"no pipeline digit in namespace team-a; did you mean digits\?"),
     "rejected": ([pipeline("a", ("Accepted", "False", "no stages"))], None, "pipeline a is not accepted: no stages"),
     "not ready": ([pipeline("a", ("Ready", "False", "loading"))], None, "pipeline a does not serve: loading"),
 }

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from omni_operator.client.uploads import form_fields
 from tests.operator.commands.omni_processes import run_omni
 from tests.worker.api.heads import digits_as, head, save_specimen
 from tests.worker.serving import client_of
@@ -153,3 +154,8 @@ def test_an_unusable_file_is_reported_before_anything_is_sent(row: str, folder: 
     result = generate(folder, 1, "-o", "a.png", *flags)
     assert result.returncode == 2
     assert message in result.stderr
+
+
+def test_a_form_has_lists_as_json() -> None:
+    assert form_fields({"cache": {"mode": "skip"}}) == {"cache": '{"mode": "skip"}'}
+    assert form_fields({"n": 1, "loras": [{"name": "ink"}]}) == {"n": 1, "loras": '[{"name": "ink"}]'}

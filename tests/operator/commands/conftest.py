@@ -33,7 +33,7 @@ def omni(capsys: pytest.CaptureFixture[str]) -> Omni:
         command: ModuleType = import_module(module)
         parser = CommandParser()
         command.configure(parser)
-        code = command.run(parser.parse_args(argv))
+        code = command.run(parser.parse_intermixed_args(argv))
         return code, capsys.readouterr().out
 
     return run

@@ -158,3 +158,25 @@ def test_an_unusable_request_is_reported(tmp_path: Path, row: str) -> None:
     assert result.returncode == code, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_predictable_calls_are_left_out_on_request(up: OmniUp, tmp_path: Path) -> None:
+    common = ("generate", PROMPT, "-o", str(tmp_path / "a.png"), "--steps=12")
+    for cache in ("skip", "skip,tolerance=0.3,maxConsecutive=2", "none"):
+        assert run_omni(up.folder, *common, f"--cache={cache}").returncode == 0
+    unknown = run_omni(up.folder, *common, "--cache=skip,tolerance=2")
+    assert unknown.returncode == 1
+    assert "cache.tolerance" in unknown.stderr
+    wrong = run_omni(up.folder, *common, "--cache=skip,much")
+    assert wrong.returncode == 2
+    assert "'much' is no setting" in wrong.stderr
+
+
+def test_an_adapter_is_selected_by_name_and_scale(up: OmniUp, tmp_path: Path) -> None:
+    common = ("generate", PROMPT, "-o", str(tmp_path / "a.png"))
+    unknown = run_omni(up.folder, *common, "--lora=ink=0.5")
+    assert unknown.returncode == 1
+    assert "there is no LoRA 'ink'; this server has none" in unknown.stderr
+    wrong = run_omni(up.folder, *common, "--lora=ink=much")
+    assert wrong.returncode == 2
+    assert "'much' is no scale" in wrong.stderr

@@ -31,7 +31,7 @@ def test_a_folder(tmp_path: Path, omni: Omni, index: str, content: dict, expecte
 
 def test_something_that_is_no_model_is_rejected(tmp_path: Path, omni: Omni) -> None:
     with pytest.raises(UnknownModel, match="is not a model; give a class"):
-        omni(MODELS, "seven")
+        omni(MODELS, "Seven")
     with pytest.raises(UnknownModel, match=r"neither model_index.json nor config.json names a class"):
         omni(MODELS, str(tmp_path))
 
@@ -46,7 +46,27 @@ def test_a_class_that_was_not_tried(omni: Omni) -> None:
 def test_a_model_on_the_hub_is_recognized_by_its_index_alone(hub: Hub, omni: Omni, name: str, expected: str) -> None:
     output = json.loads(omni(MODELS, f"hf://org/{name}", "-o", "json")[1])
     assert (output["model"], output["pipeline"], output["steps"]) == (f"hf://org/{name}", expected, True)
-    assert all(path.endswith(("/model_index.json", "/config.json")) for path in hub.requests)
+    assert all("/tree/" in path or path.endswith(("/model_index.json", "/config.json")) for path in hub.requests)
+
+
+def write_weights(file: Path, dtype: str, size: int) -> None:
+    header = json.dumps({"w": {"dtype": dtype, "shape": [size], "data_offsets": [0, size]}}).encode()
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+
+
+@pytest.mark.parametrize("where", ["on the hub", "in a folder"])
+def test_the_weights_are_counted_by_component(hub: Hub, omni: Omni, where: str) -> None:
+    folder = hub.models["org/painter"]
+    write_weights(folder / "transformer" / "diffusion_pytorch_model-00001-of-00002.safetensors", "F32", 4000)
+    write_weights(folder / "transformer" / "diffusion_pytorch_model-00002-of-00002.safetensors", "F32", 4000)
+    write_weights(folder / "vae" / "diffusion_pytorch_model.safetensors", "BF16", 1000)
+    write_weights(folder / "vae" / "diffusion_pytorch_model.fp16.safetensors", "F16", 1000)
+    write_weights(folder / "flux1-dev.safetensors", "BF16", 1000)
+    name = "hf://org/painter" if where == "on the hub" else str(folder)
+    weights = json.loads(omni(MODELS, name, "-o", "json")[1])["weights"]
+    assert weights == {"transformer": pytest.approx(4000, rel=0.05), "vae": pytest.approx(1000, rel=0.1)}
+    assert "0.0 GB in bfloat16 (transformer 0.0, vae 0.0); 0.0 GB with load.offload: model" in omni(MODELS, name)[1]
 
 
 @pytest.mark.parametrize(("name", "says"), [("org/weights", "names a class"), ("org", "is named hf://org/name")])

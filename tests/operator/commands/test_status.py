@@ -28,6 +28,16 @@ def test_status_has_a_line_for_each_replica(head: StandInHead, omni: Omni) -> No
     ]
 
 
+def test_status_says_which_replicas_have_which_adapter(head: StandInHead, omni: Omni) -> None:
+    loras = [{"name": "ink", "loaded": 1, "reason": None}, {"name": "oil", "loaded": 0, "reason": "there is no file"}]
+    head.stages = [{**stage(PAINTER, replica("painter-0", loras=["ink"]), replica("painter-1")), "loras": loras}]
+    _, text = omni(STATUS, "--url", head.url)
+    header, ink, oil = (line.split() for line in text.splitlines()[-3:])
+    assert header == ["STAGE", "LORA", "REPLICAS", "PROBLEM"]
+    assert ink[:3] == ["painter", "ink", "painter-0"]
+    assert oil[-4:] == ["there", "is", "no", "file"]
+
+
 def test_status_of_a_pipeline_that_is_not_ready_says_why_and_fails(head: StandInHead, omni: Omni) -> None:
     head.not_ready = "no replica is up for: painter"
     head.stages = [stage(PAINTER)]
@@ -35,6 +45,16 @@ def test_status_of_a_pipeline_that_is_not_ready_says_why_and_fails(head: StandIn
     assert code == 1
     assert "not ready: no replica is up for: painter" in text
     assert "no replica" in text.splitlines()[-1]
+
+
+def test_a_proxy_that_does_not_answer_is_named_without_its_password(
+    omni: Omni, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(RequestFailed, match=r"the proxy 127.0.0.1:9 does not lead to http://digits.test .*NO_PROXY"):
+        omni(STATUS, "http://digits.test")
 
 
 def test_status_as_json_is_what_the_head_reports(head: StandInHead, omni: Omni) -> None:

@@ -125,6 +125,12 @@ REJECTED: dict[str, tuple[str, list[str], int, str]] = {
         2,
         "spec.model.source: pvc://weights/digits is a volume of a cluster",
     ),
+    "a model in an image": (
+        MANIFEST.replace("builtin://digits", "oci://registry/digits:1"),
+        ["bad.yaml"],
+        2,
+        "spec.model.source: oci://registry/digits:1 is an image, which only a cluster mounts; give `omni up` the",
+    ),
     "a missing folder": (
         MANIFEST.replace("builtin://digits", "/no/such/model"),
         ["bad.yaml"],

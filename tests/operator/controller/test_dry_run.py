@@ -73,3 +73,9 @@ def test_a_rejection_is_reported_at_the_users_field(row: str) -> None:
     found = [str(problem) for problem in template_problems(error, MERGED, TEMPLATE, "at")]
     assert len(found) == (expected is not None)
     assert all(problem.startswith(expected or "") for problem in found)
+
+
+def test_a_rejection_of_a_typed_field_is_reported_there() -> None:
+    error = invalid("affinity.nodeAffinity", "no")
+    found = [str(one) for one in template_problems(error, MERGED, TEMPLATE, "spec.head.template", {"affinity"})]
+    assert found == ["spec.head.affinity: is refused by the API server: no; correct it, or remove it"]

@@ -1,5 +1,6 @@
 """The execution of a plan: what happens to one child does not stop the others."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,19 +63,33 @@ def test_a_child_that_cannot_be_deleted_is_a_failure(pipeline: OmniPipeline) -> 
     ]
 
 
+@pytest.mark.parametrize("is_new", [True, False])
 @pytest.mark.parametrize("kind", ["ConfigMap", "Service"])
-def test_an_unseen_object_of_the_pipeline_is_adopted(pipeline: OmniPipeline, kind: str) -> None:
+def test_an_unseen_object_of_the_pipeline_is_adopted(pipeline: OmniPipeline, kind: str, is_new: bool) -> None:
     cluster = FakeCluster(child(kind, "a", pipeline.metadata.uid))
-    applied = create_child(cluster, pipeline, child(kind, "a"))
+    applied = create_child(cluster, pipeline, child(kind, "a"), is_new)
     assert applied["metadata"]["uid"] == "uid-of-a"
     assert cluster.writes == [("apply", kind, "a")]
 
 
+@pytest.mark.parametrize("is_new", [True, False])
 @pytest.mark.parametrize("kind", ["ConfigMap", "Service"])
-def test_an_unseen_object_of_somebody_else_is_not_touched(pipeline: OmniPipeline, kind: str) -> None:
+def test_an_unseen_object_of_somebody_else_is_not_touched(pipeline: OmniPipeline, kind: str, is_new: bool) -> None:
     cluster = FakeCluster(child(kind, "a", "uid-of-another"))
     with pytest.raises(NameConflict):
-        create_child(cluster, pipeline, child(kind, "a"))
-    _, failures = execute(cluster, pipeline, plan(child(kind, "a")))
+        create_child(cluster, pipeline, child(kind, "a"), is_new)
+    _, failures = execute(cluster, pipeline, plan(child(kind, "a")), is_new)
     assert [one.message for one in failures] == [f"{kind} a exists and is not ours; rename it, or the pipeline"]
     assert cluster.writes == []
+
+
+def test_what_waits_is_scaled_and_only_if_it_is_the_object_that_was_seen(pipeline: OmniPipeline) -> None:
+    cluster = FakeCluster()
+    ref = ("Deployment", "digits-painter")
+    waiting = replace(plan(), adopted={ref: "uid-of-the-live-one"}, scale={ref: 3})
+    ((scaled,), failures) = execute(cluster, pipeline, waiting)
+    assert (scaled["spec"], scaled["metadata"]["uid"]) == ({"replicas": 3}, "uid-of-the-live-one")
+    assert (cluster.writes, failures) == ([("merge", *ref)], [])
+    cluster.rejected["Deployment"] = ApiError(403, "Forbidden", "not allowed")
+    _, (failure,) = execute(cluster, pipeline, waiting)
+    assert failure.message == "Deployment digits-painter cannot be scaled: not allowed"

@@ -62,6 +62,47 @@ def test_an_urgent_key_overtakes_others_even_if_it_waits_already() -> None:
     on_a_loop(scenario())
 
 
+def test_what_happens_to_a_key_soon_after_its_work_is_handled_in_one_go_and_an_urgent_one_does_not_wait() -> None:
+    async def scenario() -> None:
+        queue = WorkQueue[str](rest=3600)
+        queue.add("a")
+        assert await queue.get() == "a"
+        queue.add("a")  # an echo of the work, during it
+        queue.finish("a")
+        queue.add("a")  # and after it
+        assert queue.depth() == 0
+        queue.add("b")
+        queue.add("a", is_urgent=True)
+        assert [await queue.get(), await queue.get()] == ["a", "b"]
+        queue.add("a", is_urgent=True)
+        queue.finish("a")
+        assert await queue.get() == "a"
+        queue.retry("a")
+        queue.add("a")
+        assert await queue.get() == "a", "a failure has no echo"
+
+    on_a_loop(scenario())
+
+
+def test_a_key_that_rests_is_worked_on_once_afterwards_if_it_was_added() -> None:
+    async def scenario() -> None:
+        queue = WorkQueue[str](rest=0.05)
+        for key in ("a", "b"):
+            queue.add(key)
+        assert [await queue.get(), await queue.get()] == ["a", "b"]
+        for key in ("a", "b"):
+            queue.finish(key)
+        queue.add("a")
+        queue.add("a")
+        assert await queue.get() == "a"
+        queue.finish("a")
+        queue.add("b")
+        assert await queue.get() == "b"
+        assert queue.depth() == 0
+
+    on_a_loop(scenario())
+
+
 def test_the_delay_is_at_least_what_the_server_asks_for() -> None:
     async def scenario() -> None:
         queue = WorkQueue[str](first_delay=0.001)

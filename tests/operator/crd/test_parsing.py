@@ -16,6 +16,15 @@ ACCEPTED = {
     "nothing but what is required": {"spec": {"model": {"source": "builtin://digits"}, "stages": [STAGE]}},
     "a model on the hub, pinned": {"spec.model": {"source": "hf://Qwen/Qwen-Image", "revision": "main"}},
     "a model on a volume": {"spec.model.source": "pvc://weights/qwen/image"},
+    "a model in an image, by its tag": {
+        "spec.model": {
+            "source": "oci://registry.example.com:5000/models/team/sd-xl_base.v1:2024.1-rc_2",
+            "pullPolicy": "Always",
+            "pullSecrets": ["registry"],
+        }
+    },
+    "a model in an image, by its digest": {"spec.model.source": f"oci://localhost/model@sha256:{'0af' * 21}0"},
+    "a model in an image, by both": {"spec.model.source": f"oci://localhost/model:1@sha256:{'0af' * 21}0"},
     "a model in a folder": {"spec.model.source": "/models/qwen"},
     "percentages": {"spec.stages.0.rollout": {"maxUnavailable": "25%", "maxSurge": "0%"}},
     "a fixed batch": {"spec.stages.0.scheduling.maxNumSeqs": 8},
@@ -39,6 +48,8 @@ ACCEPTED = {
     "a writer that is told how to write": {"spec.stages": [{**THINKER, "system": "Be brief.", "maxTokens": 9}, STAGE]},
     "a cache that is made": {"spec.model": {"source": "hf://a/b", "cache": {"size": "1.5Ti", "retain": True}}},
     "a cache of the user's own": {"spec.model": {"source": "hf://a/b", "cache": {"claimName": "mine"}}},
+    "devices of a class": {"spec.stages.0.accelerator": {"deviceClassName": "gpu.nvidia.com"}},
+    "devices by a template of claims": {"spec.stages.0.accelerator": {"resourceClaimTemplateName": "one-gpu"}},
     "nodes, a runtime and shared memory": {
         "spec.stages.0.accelerator.nodeSelector": {"gpu": "h100"},
         "spec.stages.0.accelerator.runtimeClassName": "nvidia",
@@ -67,9 +78,20 @@ ACCEPTED = {
     "a monitor that says nothing more": {"spec.monitoring.podMonitor": {}},
     "videos in a database": {"spec.videos.databaseUrlSecretRef": {"name": "database", "key": "uri"}},
     "videos on a volume of the user's own": {"spec.videos.storage": {"claimName": "mine"}},
-    "a Service for the world": {"spec.service": {"type": "LoadBalancer", "annotations": {"a/b": "c"}}},
+    "a Service for the world": {
+        "spec.service": {
+            "type": "LoadBalancer",
+            "annotations": {"a/b": "c"},
+            "ipFamilyPolicy": "PreferDualStack",
+            "loadBalancerClass": "example.com/internal",
+            "loadBalancerSourceRanges": ["10.0.0.0/8", "fd00::/8"],
+        }
+    },
     "suspended and paused": {"spec.suspend": True, "spec.paused": True},
     "clients that are named": {"spec.networkPolicy": {"clients": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}},
+    "a count within bounds": {"spec.stages.0.autoscaling": {"maxReplicas": 4}},
+    "a count of others": {"spec.stages.0.autoscaling": {"mode": "external"}},
+    "a quantity in decimals": {"spec.api.limits": {"bodySize": "1.5Mi", "totalBodySize": "2M"}},
     "null for what may be absent": {"spec.stages.0.replicas": None, "spec.stages.0.accelerator": None},
     "no replica at all": {"spec.replicas": 0},
     "what a cluster adds": {"metadata.managedFields": [], "metadata.labels": {"a": "b"}, "status": {"replicas": 2}},
@@ -136,3 +158,19 @@ def test_no_value_anywhere_breaks_the_parser(place: str, value: Any) -> None:
         problems = invalid.problems
     assert problems is None or all(problem.path and problem.message for problem in problems)
     assert problems != ()
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """A pod template with this many levels."""
+    template: dict[str, Any] = {}
+    for _ in range(levels):
+        template = {"spec": template}
+    return template
+
+
+def test_a_spec_that_is_nested_too_deeply_is_rejected(digits: dict[str, Any]) -> None:
+    for levels in (101, 2_000, 9_900):
+        manifest = {**digits, "spec": {**digits["spec"], "head": {"template": nested(levels)}}}
+        with pytest.raises(InvalidSpec, match="spec: has more than 100 levels below it"):
+            parse(manifest)
+    parse(edited(digits, {"spec.head": {"template": {"spec": {"affinity": nested(90)}}}}))

@@ -1,5 +1,6 @@
 """The CRD: the committed file is the generated one, and its schema accepts what the types accept."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,13 +9,13 @@ import pytest
 import yaml
 
 from hack import crd
-from omni_operator.crd.schema import definition, version
+from omni_operator.crd.schema import RULES_SINCE, VALIDATIONS, definition, version, without_rules
 from tests.operator.crd.test_parsing import ACCEPTED
 from tests.operator.crd.test_validation_errors import REFUSED_BY_TYPES
 from tests.operator.edits import edited
 
 UNTYPED = ("x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields")
-FORBIDDEN = ("$ref", "x-kubernetes-validations", "title", "const", "anyOf", "oneOf")
+FORBIDDEN = ("$ref", "title", "const", "anyOf", "oneOf", "propertyNames")
 # The API server prunes unknown keys (kubectl rejects them), and checks kind and version itself.
 BY_THE_SERVER = (
     "a misspelt key",
@@ -57,7 +58,32 @@ def test_the_file_is_one_yaml_document() -> None:
 def test_the_schema_is_structural_and_old_enough_for_every_cluster() -> None:
     for path, node in schemas(root()):
         assert not [key for key in FORBIDDEN if key in node], path
+        assert {node.get(f"exclusive{bound}", True) for bound in ("Minimum", "Maximum")} == {True}, path
         assert any(key in node for key in UNTYPED) or "type" in node, path
+
+
+def test_whatever_a_rule_may_look_at_has_a_largest_size() -> None:
+    """The API server refuses rules that could cost too much, and supposes the worst of what has no limit."""
+    for path, node in schemas(root()["properties"]["spec"]):
+        is_text = node.get("type") == "string" or node.get("x-kubernetes-int-or-string")
+        assert not is_text or "maxLength" in node or "enum" in node, path
+        assert node.get("type") != "array" or "maxItems" in node, path
+        assert "additionalProperties" not in node or "maxProperties" in node, path
+
+
+def test_no_field_is_of_two_types() -> None:
+    untyped = [path for path, node in schemas(root()) if "type" not in node]
+    assert sorted(untyped) == sorted(
+        f".spec.stages[].{field}" for field in ("rollout.maxUnavailable", "rollout.maxSurge", "scheduling.maxNumSeqs")
+    ), "only numbers that may be words, as Kubernetes itself has them"
+
+
+def test_an_old_server_gets_the_same_definition_without_rules() -> None:
+    old, new = definition(RULES_SINCE - 1), definition(RULES_SINCE)
+    assert VALIDATIONS not in str(old)
+    assert VALIDATIONS in str(new)
+    assert without_rules(new) == old
+    assert definition() == new
 
 
 def test_keys_are_free_only_where_no_key_is_named() -> None:
@@ -66,7 +92,8 @@ def test_keys_are_free_only_where_no_key_is_named() -> None:
 
 
 def test_the_file_is_small_enough_for_every_cluster() -> None:
-    assert len(crd.text().encode()) < 100_000
+    """`kubectl apply` keeps the object in an annotation, and all annotations together may have 256 KiB."""
+    assert len(json.dumps(definition())) < 200_000
 
 
 def test_every_field_of_the_spec_is_described() -> None:
@@ -101,6 +128,11 @@ def as_json_schema(node: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(node)
     if result.pop("x-kubernetes-int-or-string", False):
         result["type"] = ["integer", "string"]
+    for bound in ("minimum", "maximum"):
+        if result.pop(f"exclusive{bound.capitalize()}", False):
+            result[f"exclusive{bound.capitalize()}"] = result.pop(bound)
+    if "additionalProperties" in result:
+        result["additionalProperties"] = as_json_schema(result["additionalProperties"])
     if "properties" in result:
         result["properties"] = {key: as_json_schema(below) for key, below in result["properties"].items()}
     if "items" in result:

@@ -24,11 +24,36 @@ REFUSED_BY_TYPES = {
         "spec.stages[0].replica: is not a known key; did you mean 'replic",
     ),
     "a key in snake case": ({"spec.head.local_replicas": 2}, "did you mean 'localReplicas'?"),
-    "a key that resembles none": ({"spec.head.colour": 2}, "expected one of: stage, localReplicas, template"),
+    "a key that resembles none": (
+        {"spec.head.colour": 2},
+        "env, extraArgs, template, stage, localReplicas",
+    ),
     "a misspelt choice": (
         {"spec.loadBalancing.policy": "round-robbin"},
         'spec.loadBalancing.policy: "round-robbin" is not known; expected one of: random, round-robin,'
         " least-queue-length, power-of-two; did you mean 'round-robin'?",
+    ),
+    "a misspelt value of a mapping": (
+        {"spec.stages.0.load": {"componentDtypes": {"vae": "float31"}}},
+        'spec.stages[0].load.componentDtypes.vae: "float31" is not known; expected one of: auto, float32, bfloat16,'
+        " float16; did you mean 'float32'?",
+    ),
+    "a misspelt backend of quantization": (
+        {"spec.stages.0.load": {"quantization": {"transformer": {"backend": "torcha"}}}},
+        'spec.stages[0].load.quantization.transformer.backend: "torcha" is not known; expected one of: torchao,',
+    ),
+    "a size to warm up that is none": (
+        {"spec.stages.0.load": {"warmUp": {"sizes": ["large"]}}},
+        'spec.stages[0].load.warmUp.sizes[0]: "large" has the wrong form; expected image sizes, as WIDTHxHEIGHT',
+    ),
+    "a name that starts with a digit": (
+        {"metadata.name": "7s"},
+        'metadata.name: "7s" has the wrong form; expected name',
+    ),
+    "a name too long for a Service": ({"metadata.name": "x" * 51}, "metadata.name: "),
+    "a word for autoscaling": (
+        {"spec.stages.0.autoscaling": "external"},
+        'spec.stages[0].autoscaling: "external" is not a mapping; expected keys and values (mode, minReplicas,',
     ),
     "an unknown engine": ({"spec.stages.0.engine": "magic"}, "expected one of: autoregressive, diffusion"),
     "an unknown task": ({"spec.stages": [{**THINKER, "task": "think"}]}, "expected one of: generate, encode"),
@@ -43,7 +68,7 @@ REFUSED_BY_TYPES = {
     ),
     "a head that is a list": (
         {"spec.head": []},
-        "spec.head: [] is not a mapping; expected keys and values (stage, local",
+        "spec.head: [] is not a mapping; expected keys and values (resources, toler",
     ),
     "a spec that is missing": ({"spec": REMOVED}, "spec: is missing"),
     "another kind": ({"kind": "Pipeline"}, 'kind: "Pipeline" is not known; expected OmniPipeline'),
@@ -69,6 +94,22 @@ REFUSED_BY_TYPES = {
         {"spec.api.limits.step": 9},
         "spec.api.limits.step: is not a known key; did you mean 'steps'?",
     ),
+    "a model in an image without tag and digest": (
+        {"spec.model.source": "oci://localhost/model"},
+        'spec.model.source: "oci://localhost/model" has the wrong form; expected where the weights are',
+    ),
+    "a model in an image without registry": (
+        {"spec.model.source": "oci://model:1"},
+        'spec.model.source: "oci://model:1" has the wrong form; expected where the weights are',
+    ),
+    "a model in an image with half a digest": (
+        {"spec.model.source": "oci://localhost/model@sha256:0af"},
+        "has the wrong form; expected where the weights are",
+    ),
+    "no room for videos": ({"spec.videos.maxSize": "0Gi"}, 'spec.videos.maxSize: "0Gi": leaves room for nothing'),
+    "no room for a request": ({"spec.api.limits.bodySize": "0"}, 'spec.api.limits.bodySize: "0": leaves room for'),
+    "no room for any request": ({"spec.api.limits.totalBodySize": "0.0"}, '"0.0": leaves room for nothing; expected'),
+    "half a byte": ({"spec.api.limits.bodySize": "0.5"}, '"0.5": leaves room for nothing; expected 1 byte or more'),
     "a size of no form": (
         {"spec.stages.0.shmSize": "big"},
         'spec.stages[0].shmSize: "big" has the wrong form; expected size of /dev/shm',

@@ -25,8 +25,10 @@ def policy(least: int = 1, most: int = 8, target: int = 4, elsewhere: int = 0, w
     return ScalingPolicy(least, most, target, elsewhere, window)
 
 
-def load(requests: int, running: int = 0, capacity: int = 32, in_pipeline: int | None = None) -> StageLoad:
-    return StageLoad(requests, requests if in_pipeline is None else in_pipeline, running, capacity)
+def load(
+    requests: int, running: int = 0, capacity: int = 32, in_pipeline: int | None = None, serving: int = 1
+) -> StageLoad:
+    return StageLoad(requests, requests if in_pipeline is None else in_pipeline, running, capacity, serving)
 
 
 def counts(rules: ScalingPolicy, trace: Iterable[StageLoad | None], pods: int = 1) -> list[int]:
@@ -56,6 +58,10 @@ DESIRED: dict[str, tuple[ScalingPolicy, int, StageLoad | None, int]] = {
     "what the head's replicas cannot take needs a pod": (policy(least=0, elsewhere=4), 0, load(5), 1),
     "pods that run one request each stay while they do": (policy(), 3, load(3, running=3, capacity=1), 3),
     "pods that can run more side by side need not stay": (policy(), 3, load(3, running=3, capacity=32), 1),
+    "no pod serves yet, and nobody waits any more": (policy(least=0), 1, load(0, serving=0), 1),
+    "of several, one stays until a pod serves": (policy(least=0), 4, load(0, serving=0), 1),
+    "no pod is awaited, and none is wanted": (policy(least=0), 0, load(0, serving=0), 0),
+    "the head's own replicas serve meanwhile": (policy(least=0, elsewhere=4), 1, load(0, serving=0), 0),
     "what runs never asks for more than there are": (policy(), 2, load(2, running=9, capacity=1), 2),
 }
 
@@ -69,6 +75,7 @@ def test_the_right_count_for_a_load(row: str) -> None:
 # ---- traces
 
 QUIET, BUSY = [load(0)], [load(32)]
+ASKED, LOADING = [load(1, serving=0)], [load(0, serving=0)]
 
 # name: (policy, pods to begin with, trace, the counts in the order in which they were decided, without repetitions)
 TRACES: dict[str, tuple[ScalingPolicy, int, Sequence[StageLoad | None], list[int]]] = {
@@ -89,6 +96,13 @@ TRACES: dict[str, tuple[ScalingPolicy, int, Sequence[StageLoad | None], list[int
         [0, 4, 8],
     ),
     "a stage falls asleep when a window passes without a request": (policy(least=0), 1, QUIET * 30, [1, 0]),
+    "a stage that was woken stays for a window after it began to serve": (
+        policy(least=0),
+        0,
+        ASKED * 3 + LOADING * 300 + QUIET * 19,
+        [1],
+    ),
+    "and then falls asleep again": (policy(least=0), 0, ASKED * 3 + LOADING * 300 + QUIET * 30, [1, 0]),
     "a wish that comes while a step rests is taken after it": (policy(), 1, [load(8), *BUSY * 12], [2, 6, 8]),
     "bounds that were lowered hold at once": (policy(most=3), 7, BUSY * 3, [3]),
     "bounds that were raised hold at once": (policy(least=5, most=9), 1, QUIET * 3, [5]),

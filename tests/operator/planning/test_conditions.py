@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from omni_operator.planning.observed import Failure, Observed
+from omni_operator.planning.observed import Failure, Observed, ObservedLora
 from tests.operator.edits import edited
 from tests.operator.planning.observations import (
     CRASH,
@@ -55,7 +55,7 @@ def test_a_minor_child_that_cannot_be_made_is_told_and_keeps_nothing_from_being_
 
 # name: (head, painters (2 wanted), pods, kinds left out, Degraded, reason, part of the message)
 DEGRADED: dict[str, tuple[Any, Any, list[Any], tuple[str, ...], bool, str, str]] = {
-    "all serve": (UP, deployment(2, 2), [], (), False, "AsWanted", "nothing"),
+    "all serve": (UP, deployment(2, 2), [], (), False, "AsExpected", "no part"),
     "a kind is missing in this cluster": (
         UP,
         deployment(2, 2),
@@ -74,7 +74,7 @@ DEGRADED: dict[str, tuple[Any, Any, list[Any], tuple[str, ...], bool, str, str]]
         "Unschedulable",
         "it serves, but pod digits-painter-x fits on no node",
     ),
-    "nothing serves yet": (DOWN, deployment(0, 2), [pod(**NO_GPU)], (), False, "AsWanted", "nothing"),
+    "nothing serves yet": (DOWN, deployment(0, 2), [pod(**NO_GPU)], (), False, "AsExpected", "no part"),
 }
 
 
@@ -87,18 +87,38 @@ def test_degraded_is_said_where_it_serves_with_less_than_is_wanted(digits: dict[
     assert message in found["message"]
 
 
-# name: (head, painters, Suspended, reason, part of the message)
-SUSPENSIONS: dict[str, tuple[Any, Any, bool, str, str]] = {
-    "no pod is left": (deployment(0, 0), deployment(0, 0), True, "Suspended", "all else is kept"),
-    "pods still finish what they run": (deployment(0, 0), deployment(1, 2), False, "Suspending", "2 pods are still"),
-    "it never ran": (None, None, True, "Suspended", "all else is kept"),
+def test_an_adapter_that_cannot_be_loaded_is_in_the_status(digits: dict[str, Any]) -> None:
+    manifest = edited(digits, {"spec.stages.0.loras": [{"name": "ink", "source": "hf://org/ink"}]})
+    seen = observed(UP, deployment(2, 2), [])
+    reason = "LoRA 'ink': hf://org/ink cannot be downloaded: 404"
+    for loras, is_degraded in (
+        ((ObservedLora("ink", 2), ObservedLora("oil", 0, "a client's own trouble")), False),
+        ((ObservedLora("ink", 1, reason),), True),
+    ):
+        status = status_of(manifest, replace(seen, loras={"painter": loras}))
+        degraded = conditions(status)["Degraded"]
+        assert (degraded["status"] == "True") is is_degraded
+        assert [one["name"] for one in status["stages"][0]["loras"]] == [lora.name for lora in loras]
+    assert (degraded["reason"], degraded["message"]) == ("LoraFailed", f"stage painter: {reason}")
+    assert status["stages"][0]["loras"] == [{"name": "ink", "replicas": 1, "message": reason}]
+
+
+# name: (head, painters, pods, Suspended, reason, part of the message)
+GONE = deployment(0, 0)
+SUSPENSIONS: dict[str, tuple[Any, Any, list[dict[str, Any]], bool, str, str]] = {
+    "no pod is left": (GONE, GONE, [], True, "Suspended", "all else is kept"),
+    "pods still finish what they run": (GONE, deployment(1, 2), [], False, "Suspending", "2 pods are still"),
+    "pods that no Deployment counts": (GONE, GONE, [pod(), pod(role="head")], False, "Suspending", "2 pods are still"),
+    "pods that have ended": (GONE, GONE, [pod(phase="Failed")], True, "Suspended", "all else is kept"),
+    "pods that download a model": (GONE, GONE, [pod(role="prefetch")], True, "Suspended", "all else is kept"),
+    "it never ran": (None, None, [], True, "Suspended", "all else is kept"),
 }
 
 
 @pytest.mark.parametrize("row", SUSPENSIONS)
 def test_a_suspended_pipeline_says_so(digits: dict[str, Any], row: str) -> None:
-    head, painters, is_suspended, reason, message = SUSPENSIONS[row]
-    found = conditions(status_of(edited(digits, {"spec.suspend": True}), observed(head, painters, [])))
+    head, painters, pods, is_suspended, reason, message = SUSPENSIONS[row]
+    found = conditions(status_of(edited(digits, {"spec.suspend": True}), observed(head, painters, pods)))
     assert (found["Suspended"]["status"] == "True", found["Suspended"]["reason"]) == (is_suspended, reason)
     assert message in found["Suspended"]["message"]
     assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", "Suspended")
@@ -170,3 +190,27 @@ def test_while_models_are_downloaded_first_the_status_says_so(digits: dict[str, 
     assert message in found["Ready"]["message"]
     assert (found["HeadReady"]["reason"], found["Degraded"]["status"]) == ("Prefetching", "False")
     assert (found["Progressing"]["status"] == "True", found["Progressing"]["reason"]) == (is_progressing, why)
+
+
+def test_a_download_that_has_given_up_is_reported(digits: dict[str, Any]) -> None:
+    job = {"kind": "Job", "metadata": {"name": "digits-fetch-1"}}
+    job["status"] = {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]}
+    found = conditions(status_of(digits, replace(observed(None, None, []), is_prefetching=True, jobs=[job])))
+    assert (found["Ready"]["reason"], found["Progressing"]["status"]) == ("PrefetchFailed", "False")
+    assert "the Job digits-fetch-1 has given up; another one starts" in found["Ready"]["message"]
+
+
+def test_a_download_that_waits_for_quota_is_no_failure(digits: dict[str, Any]) -> None:
+    job = {"kind": "Job", "metadata": {"name": "digits-fetch"}, "spec": {"suspend": True}, "status": {}}
+    found = conditions(status_of(digits, replace(observed(None, None, []), is_prefetching=True, jobs=[job])))
+    assert (found["Ready"]["reason"], found["Progressing"]["status"]) == ("WaitingForQuota", "True")
+    assert "the Job digits-fetch is suspended until there is quota" in found["Ready"]["message"]
+
+
+def test_a_pipeline_that_serves_while_other_models_are_downloaded_says_both(digits: dict[str, Any]) -> None:
+    found = conditions(status_of(digits, replace(observed(UP, UP, []), is_prefetching=True)))
+    assert (found["HeadReady"]["status"], found["HeadReady"]["reason"]) == ("True", "Serving")
+    assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", "Prefetching")
+    message = "painter 1/2 ready; the models are being downloaded before pods are replaced; until then they serve"
+    assert found["Ready"]["message"].startswith(message)
+    assert (found["Progressing"]["status"], found["Progressing"]["reason"]) == ("True", "Prefetching")

@@ -54,6 +54,14 @@ def test_what_is_news(row: str) -> None:
     assert [event.reason for event in status_events(as_read(before), now)] == reasons
 
 
+@pytest.mark.parametrize(
+    ("reason", "is_warning"), [("Prefetching", False), ("WaitingForQuota", False), ("CrashLoopBackOff", True)]
+)
+def test_what_only_takes_its_time_is_no_warning(reason: str, is_warning: bool) -> None:
+    (event,) = status_events(as_read(status()), status(Ready=reason))
+    assert (event.reason, event.is_warning) == (reason, is_warning)
+
+
 def test_an_event_is_about_its_pipeline_and_of_its_namespace() -> None:
     pipeline = {"metadata": {"name": "digits", "namespace": "gallery", "uid": "u", "resourceVersion": "7"}}
     (event,) = status_events(as_read(status(2)), status(5))

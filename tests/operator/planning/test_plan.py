@@ -8,22 +8,27 @@ from hypothesis import strategies as st
 
 from omni_operator.crd.objects import Object
 from omni_operator.crd.parsing import parse
+from omni_operator.planning.drift import contains, same_quantity
 from omni_operator.planning.manifests import children
-from omni_operator.planning.plan import contains, make_plan, reference, same_quantity
+from omni_operator.planning.manifests.pod import Surroundings
+from omni_operator.planning.plan import make_plan, reference
 from omni_operator.planning.topology.cluster import cluster_topology
 from tests.operator.edits import REMOVED, edited
+from tests.operator.managed_fields import applied, changed_by_others
 
 UID = "uid-of-digits"
 
 
 def desired(manifest: dict[str, Any]) -> list[Object]:
     pipeline = parse(manifest)
-    return list(children(pipeline, cluster_topology(pipeline), "worker:test", "secret"))
+    return list(children(pipeline, cluster_topology(pipeline), Surroundings("worker:test"), "secret"))
 
 
 def as_server_returns(child: Object) -> dict[str, Any]:
     """A live object: the desired one, and what a server adds."""
-    live = edited(child, {"metadata.resourceVersion": "7", "metadata.uid": f"uid-of-{child['metadata']['name']}"})
+    live = edited(
+        applied(child), {"metadata.resourceVersion": "7", "metadata.uid": f"uid-of-{child['metadata']['name']}"}
+    )
     if live["kind"] == "Deployment":
         live["status"] = {"replicas": 1}
         live["spec"]["template"]["spec"]["dnsPolicy"] = "ClusterFirst"
@@ -70,8 +75,60 @@ DRIFT: dict[str, tuple[str, Any]] = {
 @pytest.mark.parametrize("row", DRIFT)
 def test_drift_is_undone(digits: dict[str, Any], row: str) -> None:
     live = [as_server_returns(child) for child in desired(digits)]
-    path, value = DRIFT[row]
-    live[-1] = edited(live[-1], {path: value})
+    live[-1] = changed_by_others(live[-1], *DRIFT[row])
+    assert names(make_plan(desired(digits), live, UID, "digits").apply) == ["digits-painter"]
+
+
+CONTAINER = "spec.template.spec.containers.0"
+WITH_REQUESTS = {
+    "spec.stages.0.template": {
+        "spec": {
+            "containers": [
+                {
+                    "name": "omni",
+                    "resources": {"requests": {"cpu": "250m"}},
+                    "readinessProbe": {"failureThreshold": 0},
+                }
+            ]
+        }
+    }
+}
+# What admission and the server make of a field while they store what this operator applies.
+REWRITTEN: dict[str, dict[str, Any]] = {
+    "a digest for the image": {f"{CONTAINER}.image": "worker:test@sha256:" + "a" * 64},
+    "a mirror for the image": {f"{CONTAINER}.image": "mirror.example/worker:test"},
+    "a higher request": {f"{CONTAINER}.resources.requests": {"cpu": "500m", "ephemeral-storage": "1Gi"}},
+    "a request that is taken away": {f"{CONTAINER}.resources.requests": REMOVED},
+    "a default for a zero": {f"{CONTAINER}.readinessProbe.failureThreshold": 3},
+    "more arguments": {f"{CONTAINER}.args.99": "--more"},
+    "another class": {"spec.template.spec.priorityClassName": "of-the-cluster"},
+    "a volume that is taken away": {"spec.template.spec.volumes": []},
+}
+
+
+@pytest.mark.parametrize("row", REWRITTEN)
+def test_what_the_server_makes_of_our_own_apply_is_no_drift(digits: dict[str, Any], row: str) -> None:
+    wanted = desired(edited(digits, WITH_REQUESTS))
+    live = [as_server_returns(child) for child in wanted]
+    live[-1] = edited(live[-1], REWRITTEN[row])
+    assert make_plan(wanted, live, UID, "digits").apply == ()
+    changed = changed_by_others(live[-1], f"{CONTAINER}.image", "worker:other")
+    assert names(make_plan(wanted, [*live[:-1], changed], UID, "digits").apply) == ["digits-painter"]
+
+
+def test_the_only_field_of_a_mapping_that_someone_changes_is_changed_back(digits: dict[str, Any]) -> None:
+    limited = {"spec.stages.0.resources": {"limits": {"cpu": 2}}, "spec.stages.0.accelerator": REMOVED}
+    wanted = desired(edited(digits, limited))
+    live = [as_server_returns(child) for child in wanted]
+    live[-1] = changed_by_others(live[-1], f"{CONTAINER}.resources.limits.cpu", "4")
+    containers = live[-1]["metadata"]["managedFields"][0]["fieldsV1"]["f:spec"]["f:template"]["f:spec"]["f:containers"]
+    assert containers['k:{"name":"omni"}']["f:resources"]["f:limits"] == {}
+    assert names(make_plan(wanted, live, UID, "digits").apply) == ["digits-painter"]
+
+
+def test_an_object_whose_fields_are_all_managed_by_others_is_applied_again(digits: dict[str, Any]) -> None:
+    live = [as_server_returns(child) for child in desired(digits)]
+    live[-1] = edited(live[-1], {f"{CONTAINER}.image": "other", "metadata.managedFields": []})
     assert names(make_plan(desired(digits), live, UID, "digits").apply) == ["digits-painter"]
 
 

@@ -60,6 +60,22 @@ LOG = "2026-01-01 INFO loading hf://a/b\nomni serve: MODEL hf://a/b: 401 Unautho
 NO_SECRET = 'secret "hub" not found'
 EVICTED = "The node was low on resource: memory. Container omni was using 9Gi, which exceeds its request of 0. "
 
+IMAGE = "registry.example.com/models/sdxl:1"
+PULL_MODEL = f'failed to pull and unpack image "{IMAGE}": failed to resolve image: connection refused'
+NO_IMAGE_VOLUMES = (
+    f'failed to generate container "{"6e15" * 16}" spec: failed to generate spec: failed to mkdir "": mkdir : no such'
+    " file or directory"
+)
+
+
+def mounting(image: str, status: dict[str, Any]) -> dict[str, Any]:
+    """A pod that mounts an image as a volume."""
+    return {
+        **pod(status),
+        "spec": {"volumes": [{"name": "tmp"}, {"name": "model-image", "image": {"reference": image}}]},
+    }
+
+
 # name: (pod, reason, part of the message); None if there is no trouble
 PODS: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "no node has GPUs to spare": (
@@ -86,6 +102,27 @@ PODS: dict[str, tuple[dict[str, Any], str | None, str]] = {
         pod(pending({"waiting": {"reason": "InvalidImageName", "message": "couldn't parse image reference"}})),
         "ImagePullBackOff",
         "check its name",
+    ),
+    "the registry does not know the image of the model": (
+        mounting(IMAGE, pending({"waiting": {"reason": "ErrImagePull", "message": PULL_MODEL}})),
+        "ImagePullBackOff",
+        f"the image {IMAGE} cannot be pulled; check its name and access",
+    ),
+    "the node waits before it pulls the image of the model again": (
+        mounting(IMAGE, pending({"waiting": {"reason": "ImagePullBackOff", "message": f'Back-off "{IMAGE}": {PULL}'}})),
+        "ImagePullBackOff",
+        f"the image {IMAGE} cannot be pulled; check its name and access",
+    ),
+    "the worker's image is missing beside that of the model": (
+        mounting(IMAGE, pending({"waiting": {"reason": "ErrImagePull", "message": PULL}})),
+        "ImagePullBackOff",
+        "the image registry.example.com/worker:2 cannot be pulled",
+    ),
+    "the runtime of the node has no image volumes": (
+        mounting(IMAGE, pending({"waiting": {"reason": "CreateContainerError", "message": NO_IMAGE_VOLUMES}})),
+        "CreateContainerError",
+        'failed to generate container spec: failed to generate spec: failed to mkdir "": mkdir : no such file or'
+        " directory; it mounts an image as a volume, for which the node's container runtime must be new enough",
     ),
     "it ends again and again, with its last words": (
         pod(pending({"waiting": {"reason": "CrashLoopBackOff", "message": BACK_OFF}}, terminated(2, message=LOG))),
@@ -159,7 +196,7 @@ def test_what_keeps_a_pod_from_serving(row: str) -> None:
     assert message in (trouble.message if trouble else "")
 
 
-WAITING_IS_NO_CURE = ("cannot be pulled", "keeps ending", "not found", "executable")
+WAITING_IS_NO_CURE = ("cannot be pulled", "keeps ending", "not found", "executable", "must be new enough")
 
 
 @pytest.mark.parametrize("row", [row for row, (_, reason, _) in PODS.items() if reason])
@@ -190,3 +227,27 @@ def test_a_pod_that_does_not_end_in_time(row: str) -> None:
     if trouble:
         assert "should have ended by 2026-01-01T12:00:00Z, and its node b1 does not" in trouble.message
         assert not trouble.needs_a_person
+
+
+GATES = {
+    "Kueue's": (["kueue.x-k8s.io/admission"], "WaitingForQuota", "waits for quota: kueue.x-k8s.io/admission"),
+    "Kueue's and another": (["a.b/c", "kueue.x-k8s.io/topology"], "WaitingForQuota", "quota: a.b/c, kueue.x-k8s.io/t"),
+    "another": (["a.b/c"], "SchedulingGated", "waits for its scheduling gates: a.b/c"),
+}
+
+
+@pytest.mark.parametrize("row", GATES)
+def test_a_pod_that_is_held_back_waits_and_did_not_fail(row: str) -> None:
+    gates, reason, words = GATES[row]
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "SchedulingGated",
+        "message": "Scheduling is blocked",
+    }
+    held = pod({"phase": "Pending", "conditions": [condition]})
+    held["spec"] = {"schedulingGates": [{"name": name} for name in gates]}
+    trouble = pod_trouble(held)
+    assert trouble
+    assert (trouble.reason, trouble.needs_a_person) == (reason, False)
+    assert words in trouble.message

@@ -270,4 +270,4 @@ def test_a_pipeline_is_ready_when_every_stage_is(two: dict[str, Any], row: str) 
     assert message in found["Ready"]["message"]
     assert found["HeadReady"]["message"] == head_message
     assert [stage["name"] for stage in status["stages"]] == ["thinker", "painter"]
-    assert status["replicas"] == 3
+    assert status["pods"] == 3

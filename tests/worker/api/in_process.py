@@ -11,7 +11,9 @@ from starlette.testclient import TestClient
 
 from omni_worker.api.app import create_app
 from omni_worker.config.api import ApiConfig, Limits
+from omni_worker.config.lora_source import LoraSource
 from omni_worker.config.records import Stage
+from omni_worker.coordinator.loras import HeldLoras, LoraState
 from omni_worker.coordinator.messages import Replica, ReplicaState
 from omni_worker.model_card import ModelCard
 from omni_worker.orchestrator.balancers import make_balancer
@@ -79,6 +81,9 @@ class RecordingReplica:
     async def hand_back(self):
         pass
 
+    async def want_loras(self, wanted):
+        self.wanted = wanted
+
     async def close(self):
         pass
 
@@ -86,7 +91,7 @@ class RecordingReplica:
 class Head:
     """An app whose stages have one replica each, with these cards."""
 
-    def __init__(self, cards: Sequence[ModelCard], limits: Limits | None = None) -> None:
+    def __init__(self, cards: Sequence[ModelCard], limits: Limits | None = None, key_file: str | None = None) -> None:
         self.replicas = [RecordingReplica(card) for card in cards]
         pools = []
         for id, replica in enumerate(self.replicas):
@@ -97,13 +102,22 @@ class Head:
                 lambda key, uid: None,
                 connect=replica.connect,
             )
+            loras = [LoraState(LoraSource(name, f"/{name}"), "flag", "loaded") for name in replica.card.loras]
             up = Replica(
-                stage_id=id, replica_id=0, uid="u", address="tcp://x:1", state=ReplicaState.UP, card=replica.card
+                stage_id=id,
+                replica_id=0,
+                uid="u",
+                address="tcp://x:1",
+                state=ReplicaState.UP,
+                card=replica.card,
+                loras=HeldLoras(loras=tuple(loras)),
             )
             pool.update(up)
             pools.append(pool)
         self.orchestrator = Orchestrator(pools, HeadMetrics(CollectorRegistry()))
-        self.app = create_app(self.orchestrator, "tiny", [], ApiConfig(limits=limits or Limits(), playground=False))
+        self.app = create_app(
+            self.orchestrator, "tiny", [], ApiConfig(limits=limits or Limits(), playground=False, key_file=key_file)
+        )
 
     @property
     def received(self) -> list[GenerationParams]:

@@ -1,6 +1,7 @@
 """`omni` itself: its overview, and parsers of which every part knows the flag types by name."""
 
 import argparse
+import os
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
 
 import pytest
@@ -36,3 +37,24 @@ def test_named_flag_types_work_in_groups_and_sub_parsers(capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         parser.parse_args(["wait", "--timeout=0"])
     assert "argument --timeout: '0' is not a time; give seconds, more than 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "wanted"),
+    [
+        ({"HTTPS_PROXY": "http://proxy"}, "NO_PROXY", "localhost,127.0.0.1,::1"),
+        ({"http_proxy": "http://proxy", "no_proxy": "a.b"}, "no_proxy", "a.b,localhost,127.0.0.1,::1"),
+        ({}, "NO_PROXY", None),
+    ],
+)
+def test_no_library_reaches_a_loopback_address_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], name: str, wanted: str | None
+) -> None:
+    for variable in [one for one in os.environ if one.lower().endswith("_proxy")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv(name, "")  # so that it is as before after the test
+    monkeypatch.delenv(name)
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    cli.keep_loopback_direct()
+    assert os.environ.get(name) == wanted

@@ -27,7 +27,7 @@ def test_headless_replicas_find_the_head_by_its_address():
     config = parse("--headless", "--omni-master-address", "head", "--omni-replica-address", "10.0.0.7", "--insecure")
     assert config.head is None
     assert config.replica(0).master_address == "head"
-    assert (config.replica(0).address, config.replica(0).bind_host) == ("10.0.0.7", "0.0.0.0")
+    assert (config.replica(0).address, config.replica(0).bind_host) == ("10.0.0.7", "*")
 
 
 def test_a_replica_is_told_of_its_processes():

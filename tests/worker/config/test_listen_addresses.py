@@ -2,12 +2,12 @@
 
 import pytest
 
-from omni_worker.config.listen_addresses import is_loopback
+from omni_worker.addresses import is_loopback
 from omni_worker.errors import UsageError
 
 from .command_lines import parse
 
-ALL, LOOPBACK = "0.0.0.0", "127.0.0.1"
+ALL, LOOPBACK = "*", "127.0.0.1"
 HEADLESS = ("--headless", "--omni-master-address")
 
 

@@ -23,6 +23,7 @@ from omni_worker.coordinator.messages import (
     decode_master_reply,
     encode,
 )
+from omni_worker.errors import RequestError
 from omni_worker.replica.client import ReplicaClient
 from omni_worker.replica.server import ReplicaServer
 from omni_worker.replica.wire.link import Offer, PoolReply
@@ -204,22 +205,49 @@ def test_no_message_harms_a_replicas_data_socket():
     run(body())
 
 
+@contextlib.asynccontextmanager
+async def one_request():
+    """A head's client with a running request, the socket of its replica, and the address of the head there."""
+    (port,) = free_ports(1)
+    replica = make_socket(zmq.asyncio.Context.instance(), zmq.ROUTER)
+    replica.bind(f"tcp://127.0.0.1:{port}")
+    client = ReplicaClient(f"tcp://127.0.0.1:{port}", lambda is_open: None)
+    asked = asyncio.create_task(client.generate("1", GenerationParams(prompt="x"), lambda news: None))
+    peer, *_ = await replica.recv_multipart()
+    yield client, asked, replica, peer
+    await client.close()
+    replica.close(linger=0)
+
+
+@pytest.mark.parametrize(("answer", "reason"), [
+    ({"type": "output", "id": "1", "result": {"images": [[[9, 9, 3], "|u1", 0]]}}, "cannot reshape array"),
+    ({"type": "output", "id": "1", "result": {"images": [[[9, 9, 3], "|u1", 7]]}}, "names array 7 of 1"),
+    ({"type": "output", "id": "1", "result": {"images": [[[1], "O", 0]]}}, "no array has the dtype"),
+    ({"type": "output", "id": "1", "result": {"steps": "two"}}, "Expected `int`"),
+    ({"type": "output", "id": "1"}, "missing required field `result`"),
+    ({"type": "error", "id": "1", "kind": "strange", "message": "x"}, "Invalid enum value 'strange'"),
+    ({"type": "error", "id": "1", "kind": "busy", "message": "x", "retry_after": float("nan")}, "Expected `float`"),
+])  # fmt: skip
+def test_an_answer_that_cannot_be_read_fails_its_request_at_once(answer, reason):
+    async def body():
+        async with one_request() as (_, asked, replica, peer):
+            await replica.send_multipart([peer, msgspec.msgpack.encode(answer), bytes(12)])
+            with pytest.raises(RequestError, match=f"the replica's answer cannot be read: .*{reason}") as failure:
+                await asyncio.wait_for(asked, 60)
+            assert failure.value.kind == "failed"
+
+    run(body())
+
+
 def test_no_answer_of_a_replica_harms_the_head():
     async def body():
-        (port,) = free_ports(1)
-        replica = make_socket(zmq.asyncio.Context.instance(), zmq.ROUTER)
-        replica.bind(f"tcp://127.0.0.1:{port}")
-        client = ReplicaClient(f"tcp://127.0.0.1:{port}", lambda is_open: None)
-        asked = asyncio.create_task(client.generate("1", GenerationParams(prompt="x"), lambda news: None))
-        peer, *_ = await replica.recv_multipart()
-        for seed in range(3):
-            for frames in garbage(seed, FROM_REPLICA):
-                await replica.send_multipart([peer, *frames])
-        await replica.send_multipart([peer, *pack(Output("1", GenerationResult(steps=7)))])
-        with contextlib.suppress(Exception):
-            assert (await asyncio.wait_for(asked, 5)).steps == 7
-        assert not any(task.done() for task in client._tasks), "it still listens"
-        await client.close()
-        replica.close(linger=0)
+        async with one_request() as (client, asked, replica, peer):
+            for seed in range(3):
+                for frames in garbage(seed, FROM_REPLICA):
+                    await replica.send_multipart([peer, *frames])
+            await replica.send_multipart([peer, *pack(Output("1", GenerationResult(steps=7)))])
+            with contextlib.suppress(RequestError):  # one of them may be a failure of the request
+                assert (await asyncio.wait_for(asked, 60)).steps == 7
+            assert not any(task.done() for task in client._tasks), "it still listens"
 
     run(body())

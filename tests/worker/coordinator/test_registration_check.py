@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from omni_worker.coordinator.messages import ReplicaLoad, decode_report, encode
 from omni_worker.coordinator.registration_check import why_unusable
 from omni_worker.coordinator.registry import RegistrationError
-from omni_worker.model_card import ModelCard, ServingDefaults
+from omni_worker.model_card import CallArgument, ModelCard, ServingDefaults
 
 from .builders import CARD, make_registry, registration, report_of
 
@@ -15,7 +15,7 @@ INF, NAN = float("inf"), float("nan")
 
 @pytest.mark.parametrize(
     "address",
-    ["tcp://10.0.0.1:9100", "tcp://painter-0.ns.svc:1", "tcp://[fd00::1]:65535", "tcp://fd00::1:9100", "tcp://h:80"],
+    ["tcp://10.0.0.1:9100", "tcp://painter-0.ns.svc:1", "tcp://[fd00::1]:65535", "tcp://h:80"],
 )
 def test_addresses_of_replicas(address):
     assert why_unusable(registration(address=address)) is None
@@ -27,6 +27,7 @@ def test_addresses_of_replicas(address):
         "ipc:///tmp/x",
         "inproc://x",
         "tcp://h:0",
+        "tcp://fd00::1:9100",
         "tcp://h:65536",
         "tcp://h",
         "tcp://:9100",
@@ -60,6 +61,10 @@ def test_other_addresses_are_refused_and_shown_without_control_characters(addres
         ({"context_length": 0}, "context_length"),
         ({"mode": "root"}, "mode 'root': expected one of step"),
         ({"image": "many"}, "image"),
+        ({"arguments": (CallArgument(name="a\nb", kinds=("text",)),)}, "1 arguments: expected up to 128"),
+        ({"arguments": (CallArgument(name="a", kinds=("text",)),) * 129}, "129 arguments"),
+        ({"arguments": (CallArgument(name="a", kinds=("code",)),)}, "the argument 'a' in an unknown way"),
+        ({"arguments": (CallArgument(name="a", kinds=("text",), default="x" * 2000),)}, "the argument 'a'"),
         ({"pipeline": "P\n2026 ERROR forged"}, "pipeline"),
         ({"pipeline": "x" * 10_000}, "pipeline"),
         ({"defaults": ServingDefaults(guidance_scale=NAN)}, "guidance_scale"),

@@ -3,7 +3,7 @@
 import pytest
 
 from omni_worker.coordinator.messages import ReplicaState
-from omni_worker.coordinator.registry import FORGET_AFTER_TIMEOUTS, RegistrationError
+from omni_worker.coordinator.registry import FORGET_AFTER_TIMEOUTS, RegistrationError, Unfit
 
 from .builders import TIMEOUT, add_replica, make_registry, registration, report_of
 
@@ -85,8 +85,9 @@ def test_one_that_left_comes_back_neither_by_a_late_report_nor_by_a_late_registr
     late = report_of(replica)
     registry.report(report_of(replica, ReplicaState.DOWN), 1.0)
     assert registry.report(late, 1.0) is None
-    with pytest.raises(RegistrationError, match="overtaken"):
+    with pytest.raises(RegistrationError, match="overtaken") as caught:
         registry.register(greeting, 1.0)
+    assert not isinstance(caught.value, Unfit)
     assert registry.replicas == []
     assert registry.report(report_of(replica, ReplicaState.DOWN), 2.0) == [], "to leave twice is no error"
 
@@ -156,7 +157,7 @@ def test_a_report_of_a_stranger_is_told_to_register_again():
     ],
 )
 def test_a_registration_is_refused_with_a_reason(message, says):
-    with pytest.raises(RegistrationError, match=says):
+    with pytest.raises(Unfit, match=says):
         make_registry().register(message, 0.0)
 
 

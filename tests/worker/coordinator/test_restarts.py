@@ -1,13 +1,19 @@
 """Heads, coordinators and replicas restart in any order, over real sockets. The fleet is back in two heartbeats."""
 
 import asyncio
+from functools import partial
 
 import pytest
 import zmq
 import zmq.asyncio
 
+from omni_worker.commands.head import _note_refusal
+from omni_worker.config.records import Stage
 from omni_worker.coordinator.hub import Hub
 from omni_worker.coordinator.messages import Registered, ReplicaLoad, ReplicaState, decode_master_reply, encode
+from omni_worker.orchestrator import stage_pool
+from omni_worker.orchestrator.balancers import make_balancer
+from omni_worker.orchestrator.stage_pool import StagePool
 from omni_worker.transport.sockets import make_socket
 
 from .builders import registration, report_of
@@ -201,3 +207,28 @@ def test_a_thousand_restarts_over_real_sockets_leave_ids_and_connections_bounded
             reports.close(linger=0)
 
     run(body())
+
+
+def test_a_head_knows_the_stages_whose_replicas_do_not_fit_for_as_long_as_they_try(monkeypatch):
+    monkeypatch.setattr(stage_pool, "REFUSAL_SECONDS", 2.5)
+    pools = [make_pool(Stage(0, "painter")), make_pool(Stage(1, "thinker"))]
+
+    def refusing():
+        return [pool.stage.name for pool in pools if pool.refuses_replicas]
+
+    async def body():
+        async with running(timeout=TIMEOUT) as fleet:
+            fleet.coordinator.on_unfit = partial(_note_refusal, pools)
+            fleet.client("fits")
+            await eventually(up(fleet, "fits"))
+            assert refusing() == []
+            unfit = fleet.client("unfit", digest="another")
+            await eventually(lambda: refusing() == ["painter"])
+            await unfit.stop()
+            await eventually(lambda: refusing() == [])
+
+    run(body())
+
+
+def make_pool(stage):
+    return StagePool(stage, make_balancer("random"), lambda key, uid: None)

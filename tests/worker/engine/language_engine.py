@@ -44,7 +44,7 @@ class LanguageEngine:
     def finish(self):
         while self.engine.load.running or self.engine.load.waiting:
             self.engine.step()
-        self.engine.step()  # the runner is told of the last that ended
+        self.engine.step()  # tells the runner about the last request that ended
         assert self.runner.stats()["states"] == self.runner.stats()["slots"] == 0
         return self.ended
 

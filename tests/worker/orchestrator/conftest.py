@@ -10,6 +10,7 @@ def hurried(monkeypatch):
     """Divide the pool's timeouts by 100."""
     for module, name in (
         (stage_pool, "DISPATCH_SECONDS"),
+        (stage_pool, "RESTART_DISPATCH_SECONDS"),
         (stage_pool, "RETRY_DISPATCH_SECONDS"),
         (suspects, "SECOND_REPLICA_SECONDS"),
     ):

@@ -4,23 +4,26 @@ import asyncio
 import functools
 
 from omni_worker.config.records import Stage
+from omni_worker.coordinator.loras import HeldLoras
 from omni_worker.coordinator.messages import Replica, ReplicaLoad, ReplicaState
 from omni_worker.model_card import ModelCard
 from omni_worker.orchestrator.balancers import make_balancer
 from omni_worker.orchestrator.stage_pool import StagePool
 
 CARD = ModelCard(pipeline="P", mode="step")
+NO_LORAS = HeldLoras()
 
 
-def replica(number=0, state=ReplicaState.UP, uid=None, stage=0, **load):
+def replica(number=0, state=ReplicaState.UP, uid=None, stage=0, card=CARD, loras=NO_LORAS, **load):
     return Replica(
         stage_id=stage,
         replica_id=number,
         uid=uid or f"u{number}",
         address=f"tcp://nowhere:{number}",
         state=state,
-        card=CARD,
+        card=card,
         load=ReplicaLoad(**load),
+        loras=loras,
     )
 
 
@@ -30,6 +33,7 @@ class Connection:
     def __init__(self, address, on_connection, keys):
         self.address, self._on_connection = address, on_connection
         self.lost, self.handed_back, self.in_flight, self.is_closed = [], 0, 0, False
+        self.wanted = None
 
     def break_off(self):
         self._on_connection(False)
@@ -42,6 +46,9 @@ class Connection:
 
     async def hand_back(self):
         self.handed_back += 1
+
+    async def want_loras(self, wanted):
+        self.wanted = wanted
 
     async def close(self):
         self.is_closed = True

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 
 from omni_worker.config.records import Stage
@@ -23,18 +24,20 @@ from ..serving import free_ports
 from . import pools
 
 STEP_SECONDS = 0.02
+IMAGE = np.zeros((8, 8, 3), np.uint8)
 
 
 class SleepingRunner(Runner):
     """Runs each request for its number of steps; a step of a batch takes `seconds`. Records requests as they begin.
 
     `failure`: what every request fails with, as on a broken device; None lets them succeed. A request whose prompt is
-    `poison` always fails.
+    `poison` always fails. `images`: the result of every request.
     """
 
     def __init__(self, seconds=STEP_SECONDS):
         self.seconds = seconds
         self.begun, self.running, self.failure, self.poisoned = [], {}, None, set()
+        self.images = [IMAGE]
 
     def execute(self, output):
         for id in output.finished:
@@ -55,7 +58,7 @@ class SleepingRunner(Runner):
         step, steps = self.running[id]
         if self.failure is not None or id in self.poisoned:
             return RequestOutput(id, step=step, error=self.failure or RuntimeError("no such shape"))
-        result = GenerationResult(steps=steps) if step == steps else None
+        result = GenerationResult(images=self.images, steps=steps) if step == steps else None
         return RequestOutput(id, None if result else "key", step=step, total_steps=steps, result=result)
 
     def stats(self):

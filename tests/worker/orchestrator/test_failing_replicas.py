@@ -2,6 +2,7 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from omni_worker.coordinator.messages import ReplicaState
@@ -28,6 +29,27 @@ async def test_no_request_fails_that_a_healthy_replica_can_serve_and_the_broken_
         assert begun(stage.servers[0]) < 20, "it did not attract requests by failing fast"
         assert stage.servers[1].server.completed + stage.servers[2].server.completed == 80
         assert [member.in_flight for member in stage.pool.members] == [0, 0, 0]
+
+
+@in_loop
+async def test_a_replica_with_wrong_results_costs_no_request_and_is_ejected():
+    async with serving(2) as stage:
+        for wrong in ([], [np.zeros((1, 2**20, 3), np.uint8)], [np.full((8, 8, 3), np.nan, np.float32)]):
+            stage.servers[0].runner.images = wrong
+            results = await asyncio.gather(*(stage.begin(f"{len(wrong)}-{i}", 2) for i in range(8)))
+            assert all(result.images[0].shape == (8, 8, 3) for result in results)
+        assert stage.pool.ejections == 1
+
+
+@in_loop
+async def test_a_wrong_result_of_the_only_replica_fails_the_request_and_says_why():
+    async with serving(1) as stage:
+        stage.servers[0].runner.images = [np.zeros((1, 1, 2**20, 3), np.uint8)]
+        with pytest.raises(
+            RequestError, match=r"wrong result: image of shape \(1, 1, 1048576, 3\), expected"
+        ) as failure:
+            await stage.begin("a", 2)
+        assert failure.value.kind == "failed"
 
 
 @in_loop

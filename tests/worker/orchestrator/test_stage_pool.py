@@ -54,6 +54,28 @@ async def test_nobody_waits_for_ever(hurried):
 
 
 @in_loop
+async def test_a_new_request_waits_longer_for_a_replica_that_may_be_restarting(monkeypatch):
+    monkeypatch.setattr(stage_pool, "DISPATCH_SECONDS", 0.05)
+    monkeypatch.setattr(stage_pool, "RESTART_DISPATCH_SECONDS", 60.0)
+    pool = pool_of(0)
+    pool.update(replica(0, ReplicaState.STARTING))
+    with pytest.raises(RequestError, match="is up"):
+        await pool.pick()
+    pool.update(replica(0))
+    pool.update(replica(0, ReplicaState.ERROR))
+    waiting = [asyncio.create_task(pool.pick())]
+    pool.update(replica(0, ReplicaState.DOWN))
+    waiting.append(asyncio.create_task(pool.pick()))
+    await asyncio.sleep(0.2)
+    pool.update(replica(1))
+    assert numbers(await asyncio.gather(*waiting)) == [1, 1]
+    monkeypatch.setattr(stage_pool, "RESTART_SECONDS", 0.0)
+    pool.update(replica(1, ReplicaState.DOWN))
+    with pytest.raises(RequestError, match="is up"):
+        await pool.pick()
+
+
+@in_loop
 async def test_one_that_was_taken_before_waits_longer(hurried):
     pool = pool_of(1)
     history = RunHistory("a", lost={pool.members[0]})
@@ -61,7 +83,7 @@ async def test_one_that_was_taken_before_waits_longer(hurried):
     with pytest.raises(RequestError):
         await pool.pick()
     waiting = asyncio.create_task(pool.pick(history))
-    await asyncio.sleep(stage_pool.DISPATCH_SECONDS * 2)
+    await asyncio.sleep(stage_pool.RESTART_DISPATCH_SECONDS * 2)
     pool.update(replica(0))
     assert (await waiting).name == "0", "though it lost that one: there is no other"
 

@@ -11,9 +11,10 @@ from omni_worker.engine.build import build_engine
 from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
 from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerRequest
 from omni_worker.errors import CommandError
-from omni_worker.requests import GenerationParams
+from omni_worker.requests import CacheSettings, GenerationParams
 
 pytestmark = pytest.mark.processes
+COUNTS = ("batched_calls", "single_calls", "calls_foreseen", "calls_skipped")
 
 
 def config(parallel_size, step_execution=None):
@@ -27,36 +28,57 @@ def config(parallel_size, step_execution=None):
     )
 
 
-def pictures(parallel_size, requests):
-    events = queue.Queue()
-    engine, card = build_engine(config(parallel_size), model_source.parse("builtin://digits"), events.put, events.put)
-    assert card.mode == "step"
-    engine.start()
-    try:
-        ended = {}
+class Replica:
+    """An engine of as many processes, as a replica runs it."""
+
+    def __init__(self, parallel_size):
+        self._events = queue.Queue()
+        source = model_source.parse("builtin://digits")
+        self.engine, card = build_engine(config(parallel_size), source, self._events.put, self._events.put)
+        assert card.mode == "step"
+        self.engine.start()
+
+    def pictures(self, requests):
+        """The pictures of batches of requests, and by how much each process's figures grew."""
+        before, ended = self._stats(), {}
         for batch in requests:
             for id, params in batch.items():
-                engine.add(SchedulerRequest(id, params))
+                self.engine.add(SchedulerRequest(id, params))
             while not batch.keys() <= ended.keys():
-                event = events.get(timeout=600)
+                event = self._events.get(timeout=600)
                 if isinstance(event, Finished):
                     assert event.status is RequestStatus.COMPLETED, event.error
                     ended[event.id] = event.result.images[0]
-        stats = engine.collective_rpc("stats").result(60)
+        grown = [
+            {name: now[name] - then[name] for name in COUNTS} for then, now in zip(before, self._stats(), strict=True)
+        ]
+        return ended, grown
+
+    def _stats(self):
+        return self.engine.collective_rpc("stats").result(60)
+
+
+@pytest.fixture(scope="module")
+def replicas():
+    """Replicas of one and of two processes."""
+    started = []
+    try:
+        for size in (1, 2):
+            started.append(Replica(size))
+        yield started
     finally:
-        engine.stop()
-    return ended, stats
+        for replica in started:
+            replica.engine.stop()
 
 
-def test_two_processes_make_the_pictures_of_one():
+def test_two_processes_make_the_pictures_of_one(replicas):
     def params(i):
         return GenerationParams(
             prompt=f"a red {('one', 'two', 'six', 'ten')[i % 4]} on black background", seed=i, steps=3
         )
 
     requests = [{"alone": params(9)}, {f"r{i}": params(i) for i in range(4)}, {f"s{i}": params(i) for i in range(4)}]
-    one, _ = pictures(1, requests)
-    two, stats = pictures(2, requests)
+    (one, _), (two, stats) = (replica.pictures(requests) for replica in replicas)
     assert one.keys() == two.keys()
     for id, picture in one.items():
         assert np.abs(picture.astype(int) - two[id].astype(int)).max() <= 2
@@ -64,14 +86,25 @@ def test_two_processes_make_the_pictures_of_one():
     assert all(each["batched_calls"] > 0 for each in stats), "both have had their part"
 
 
-def test_of_a_request_alone_each_of_two_processes_makes_half_the_calls_and_the_picture_is_the_same_to_the_bit():
+def test_of_a_request_alone_each_of_two_processes_makes_half_the_calls_and_the_picture_is_the_same_to_the_bit(replicas):
     """Its guidance calls the model twice a step, one call after the other; but the second is foreseen."""
     requests = [{"alone": GenerationParams(prompt="a red six on black background", seed=3, steps=8)}]
-    one, (of_one,) = pictures(1, requests)
-    two, (first, second) = pictures(2, requests)
+    (one, (of_one,)), (two, (first, second)) = (replica.pictures(requests) for replica in replicas)
     assert np.array_equal(one["alone"], two["alone"])
     assert first["calls_foreseen"] == second["calls_foreseen"] == 7, "in all steps but the first"
     assert 7 <= second["single_calls"] < of_one["single_calls"]
+
+
+def test_two_processes_skip_the_same_calls(replicas):
+    prompt, cache = "a red six on black background", CacheSettings()
+    requests = [
+        {"alone": GenerationParams(prompt=prompt, seed=3, steps=20, cache=cache)},
+        {f"r{i}": GenerationParams(prompt=prompt, seed=i, steps=12, cache=cache if i % 2 else None) for i in range(4)},
+    ]
+    (one, (of_one,)), (two, (first, second)) = (replica.pictures(requests) for replica in replicas)
+    for id, picture in one.items():
+        assert np.abs(picture.astype(int) - two[id].astype(int)).max() <= 2
+    assert first["calls_skipped"] == second["calls_skipped"] == of_one["calls_skipped"] > 0
 
 
 def test_a_model_that_runs_requests_whole_is_not_divided():

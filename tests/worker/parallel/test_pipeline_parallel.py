@@ -13,6 +13,7 @@ from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
 from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerRequest, StepScheduler
 from omni_worker.errors import CommandError
+from tests.worker.engine.executor import failing_ranks
 from tests.worker.engine.language_engine import LanguageEngine, params
 from tests.worker.language import tiny_models
 
@@ -105,30 +106,32 @@ def test_several_processes_write_what_one_writes(tmp_path, kind, size, more):
     assert len({each["tokens"] for each in stats}) == 1
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_request_that_fails_on_one_rank_fails_alone(tmp_path, rank):
+def test_a_request_that_fails_on_one_rank_fails_alone(tmp_path):
     folder = tiny_models.save(tmp_path)
-    breaking = f"tests.worker.engine.executor.failing_ranks:on_rank_{rank}"
     alone = LanguageEngine(tiny_models.served("llama"))
     alone.add("a", ASKED["greedy"])
     alone.add("b", ASKED["drawn"])
     alone.finish()
-    with Broken(folder, breaking) as replica:
-        ended = replica.ends({"a": ASKED["greedy"], "culprit": params("AB!", max_tokens=5), "b": ASKED["drawn"]})
-        assert ended["culprit"].status is RequestStatus.FAILED
-        assert "a shape does not fit" in str(ended["culprit"].error)
-        for id in "ab":
-            assert_same(ended[id].result, alone.result(id))
-        again = replica.ends({"c": ASKED["greedy"]})
-        assert_same(again["c"].result, alone.result("a"))
+    with Broken(folder) as replica:
+        for rank, prompt in failing_ranks.PROMPTS.items():
+            first, culprit, second, after = (f"{name}{rank}" for name in ("a", "culprit", "b", "c"))
+            ended = replica.ends(
+                {first: ASKED["greedy"], culprit: params(prompt, max_tokens=5), second: ASKED["drawn"]}
+            )
+            assert ended[culprit].status is RequestStatus.FAILED
+            assert "a shape does not fit" in str(ended[culprit].error)
+            assert_same(ended[first].result, alone.result("a"))
+            assert_same(ended[second].result, alone.result("b"))
+            again = replica.ends({after: ASKED["greedy"]})
+            assert_same(again[after].result, alone.result("a"))
 
 
 class Broken(Replica):
-    """Whose workers build a runner that fails where they are told to."""
+    """Whose workers build runners that each fail for a prompt of their own."""
 
-    def __init__(self, folder, factory):
+    def __init__(self, folder):
         self.events, self.partials = queue.Queue(), {}
-        spec = RunnerSpec(factory, (config(pipeline_parallel_size=2), str(folder), None))
+        spec = RunnerSpec(f"{failing_ranks.__name__}:build", (config(pipeline_parallel_size=2), str(folder), None))
         self.engine = Engine(StepScheduler(4), MultiprocExecutor(spec, 2, 60.0), self.events.put, self.events.put)
 
 

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from omni_worker.config import model_source
+from omni_worker.config.lora_source import LoraSource
 from omni_worker.engine.library import generate
 from omni_worker.errors import LoadError, RequestError
 from omni_worker.pipelines.encoding import UnloadedModel
 from omni_worker.pipelines.loading import PipelineParts, load
-from omni_worker.requests import GenerationParams
+from omni_worker.requests import GenerationParams, LoraChoice
 
+from .adapters import write_adapter
 from .survey import specimens
 
 CLASSES = (
@@ -54,6 +56,41 @@ def test_any_pipeline_is_divided_without_a_difference(name, tmp_path):
         (painted,) = generate(painter, [msgspec.structs.replace(params, embeddings=encoded.result.embeddings)])
         assert painted.error is None, painted.error
         np.testing.assert_array_equal(painted.result.images[0], expected.result.images[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline"])
+def test_an_adapter_is_divided_between_the_stages_as_the_pipeline_is(name, tmp_path):
+    (specimen,) = (one for one in specimens() if one.name == name)
+    specimen.build().save_pretrained(tmp_path)
+    source = model_source.parse(str(tmp_path))
+    files = {text: tmp_path / f"lora-{text}.safetensors" for text in (True, False)}
+    loras = [
+        LoraSource(f"lora-{text}", str(write_adapter(specimen.build(), file, rank=2, text_encoder=text)))
+        for text, file in files.items()
+    ]
+    complete, encoder, painter = (load(source, True, parts=parts, loras=loras).pipeline for parts in PipelineParts)
+    assert complete.card.loras == encoder.card.loras == painter.card.loras == ("lora-True", "lora-False")
+    (plain,), images = generate(complete, PROMPTS[:1]), []
+    for lora in loras:
+        params = msgspec.structs.replace(PROMPTS[0], loras=(LoraChoice(lora.name),))
+        (expected,), (encoded,) = generate(complete, [params]), generate(encoder, [params])
+        assert encoded.error is None, encoded.error
+        (painted,) = generate(painter, [msgspec.structs.replace(params, embeddings=encoded.result.embeddings)])
+        assert painted.error is None, painted.error
+        np.testing.assert_array_equal(painted.result.images[0], expected.result.images[0])
+        images.append(expected.result.images[0])
+    assert not any(np.array_equal(image, plain.result.images[0]) for image in images)
+    (without,) = generate(encoder, PROMPTS[:1])
+    changed, unchanged = (
+        generate(encoder, [msgspec.structs.replace(PROMPTS[0], loras=(LoraChoice(lora.name),))])[0] for lora in loras
+    )
+    assert differ(changed, without), "the adapter of the text encoder works there"
+    assert not differ(unchanged, without), "one without weights for it changes nothing"
+
+
+def differ(one, other):
+    return any(not np.array_equal(value, other.result.embeddings[key]) for key, value in one.result.embeddings.items())
 
 
 def test_each_stage_loads_only_its_own_models(digits):

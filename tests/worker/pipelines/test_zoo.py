@@ -30,6 +30,7 @@ DIFFICULT = {
     "StableDiffusionInpaintPipeline": "inpainting",
     "FluxKontextPipeline": "image editing",
     "Flux2KleinKVPipeline": "a cache handed from step to step",
+    "QwenImage21Pipeline": "a cache that the first step writes",
     "HiDreamImagePipeline": "a batch dimension that is the second",
     "AnimateDiffPipeline": "frames folded into rows",
     "LTX2Pipeline": "a timestep scheduler copied by the pipeline, sound and video",

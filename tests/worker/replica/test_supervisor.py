@@ -5,7 +5,9 @@ import asyncio
 import functools
 import itertools
 import os
+import select
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from omni_worker.config.flags import add_arguments, from_arguments
+from omni_worker.parallel.fork_server import ForkServer
 from omni_worker.replica import restarts, supervisor
 from omni_worker.replica.supervisor import ReplicaFailed, Supervisor
 
@@ -22,14 +25,14 @@ pytestmark = pytest.mark.processes
 class Supervised:
     """A supervisor of `count` fake replicas of one kind."""
 
-    def __init__(self, kind, tmp_path, count=1, flags=()):
+    def __init__(self, kind, tmp_path, count=1, flags=(), fork_server=None):
         parser = argparse.ArgumentParser()
         add_arguments(parser)
         flags = ["builtin://digits", "--omni-dp-size-local", str(count), "--drain-timeout", "1", *flags]
         tmp_path.mkdir(exist_ok=True)
         self._record = tmp_path / "record"
         command = (sys.executable, str(Path(__file__).with_name("fake_replica.py")), kind, str(self._record))
-        self.supervisor = Supervisor(from_arguments(parser.parse_args(flags)), command)
+        self.supervisor = Supervisor(from_arguments(parser.parse_args(flags)), fork_server, command)
 
     def started(self, index=0):
         """The process ids and start times of the replica."""
@@ -139,7 +142,32 @@ async def test_one_that_does_not_drain_is_killed(tmp_path, monkeypatch):
     running = asyncio.create_task(one.supervisor.run())
     await eventually(lambda: one.supervisor.are_loaded)
     began = time.monotonic()
+    async with asyncio.timeout(60):  # much less than the child would live
+        await one.supervisor.drain()
+        await running
+    assert time.monotonic() - began > 1.0
+    assert len(one.started()) == 1
+
+
+@in_loop
+async def test_replicas_start_without_a_fork_server_that_has_ended(tmp_path, caplog):
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    its.close()
+    one = Supervised("lives", tmp_path, fork_server=ForkServer(ours))
+    running = asyncio.create_task(one.supervisor.run())
+    await eventually(lambda: one.supervisor.are_loaded)
+    assert "the fork server has ended" in caplog.text
     await one.supervisor.drain()
     await running
-    assert 1.0 < time.monotonic() - began < 5.0
-    assert len(one.started()) == 1
+
+
+@in_loop
+async def test_it_drains_at_once_while_the_fork_server_has_forked_nothing_yet(tmp_path):
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, its:
+        one = Supervised("lives", tmp_path, fork_server=ForkServer(ours))
+        running = asyncio.create_task(one.supervisor.run())
+        await eventually(lambda: select.select([its], [], [], 0)[0])
+        await one.supervisor.drain()
+        await running
+    assert not one.started()

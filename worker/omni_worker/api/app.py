@@ -20,6 +20,7 @@ from omni_worker.api.http.bodies import Bodies
 from omni_worker.api.http.methods import OneSpelling
 from omni_worker.api.images.edits import edit_routes
 from omni_worker.api.images.generations import image_routes
+from omni_worker.api.loras import lora_routes
 from omni_worker.api.openapi import install_openapi
 from omni_worker.api.playground import playground_routes
 from omni_worker.api.service import Service
@@ -75,9 +76,10 @@ def create_app(
     app.include_router(edit_routes(service))
     app.include_router(chat_routes(service))
     app.include_router(video_routes(service, jobs))
-    app.include_router(model_routes(model, created=int(time.time())))
+    app.include_router(model_routes(service, created=int(time.time())))
     app.include_router(state_routes(orchestrator))
     app.include_router(topology_routes(orchestrator, model))
+    app.include_router(lora_routes(orchestrator.loras, is_open=config.key_file is None and not config.is_local))
     app.include_router(docs_routes(app))
     if config.playground:
         app.include_router(playground_routes())

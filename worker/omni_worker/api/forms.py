@@ -10,22 +10,26 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 
 from omni_worker.api.access.clients import ANY_TENANT, Client
 from omni_worker.api.errors import ApiError
+from omni_worker.api.extra_args import with_images
 from omni_worker.api.http.json_structure import structure_error
-from omni_worker.api.schemas import GenerationBody
+from omni_worker.api.request_model import RequestModel
+from omni_worker.api.schemas import MAX_ARGUMENT_NAME, GenerationBody
 
 EMPTY = {"type": "string", "maxLength": 0}
 MAX_FILES, MAX_FIELDS, MAX_FIELD_BYTES = 32, 100, 4 * 2**20
 
+EXTRA_FILE = re.compile(rf"extra_args\[([A-Za-z_][A-Za-z0-9_]{{0,{MAX_ARGUMENT_NAME - 1}}})\]")
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 SHORT_BYTES = 16 << 10
 """Shorter JSON bodies are validated at once, without a thread."""
 _validating = ThreadPoolExecutor(2, thread_name_prefix="json")
 
-Body = TypeVar("Body", bound=BaseModel)
+Body = TypeVar("Body", bound=RequestModel)
 Files = dict[str, list[bytes]]
 """The contents of files, by the name of their field."""
 
@@ -43,11 +47,14 @@ async def read_form(
         raise ApiError(400, "the body must be multipart/form-data", code="invalid_content_type")
     fields: dict[str, str] = {}
     uploads: Files = {}
+    extra_images: Files = {}
     async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
         for key, value in form.multi_items():
             name = key.removesuffix("[]")
             if isinstance(value, UploadFile) and name in file_fields:
                 uploads.setdefault(name, []).append(await value.read())
+            elif isinstance(value, UploadFile) and (argument := EXTRA_FILE.fullmatch(name)):
+                extra_images.setdefault(argument[1], []).append(await value.read())
             elif isinstance(value, UploadFile):
                 raise ApiError(400, f"{name}: not a file that this route takes", name, "unknown_parameter")
             elif name in file_fields:
@@ -62,11 +69,15 @@ async def read_form(
         if not (name + value).isprintable() and HALF_PAIR.search(name + value):  # some encodings can contain one
             message = f"{name!a}: it contains half of a surrogate pair: send both halves"
             raise ApiError(400, message, name, "invalid_value")
-    fields = {name: value for name, value in fields.items() if value}  # forms have no null: clients send nothing for it
+    present = {name: value for name, value in fields.items() if value}  # forms have no null: nothing is sent for it
+    values = {name: _from_json(name, value) if name in schema.STRUCTURED else value for name, value in present.items()}
     try:
-        return _for_client(request, schema.model_validate(fields, strict=False)), uploads
+        body = schema.model_validate(values, strict=False)
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+    if extra_images and isinstance(body, GenerationBody):
+        body = body.model_copy(update={"extra_args": with_images(body.extra_args or {}, extra_images)})
+    return _for_client(request, body), uploads
 
 
 def json_body(schema: type[Body]) -> Callable[[Request], Awaitable[Body]]:
@@ -105,6 +116,16 @@ def parse_json(schema: type[Body], text: bytes) -> Body:
         return schema.model_validate_json(text.removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+
+
+def _from_json(field: str, text: str) -> Any:
+    """The value of a form's field that is JSON. Raises ApiError, naming the field."""
+    if (reason := structure_error(text.encode(errors="surrogatepass"))) is not None:
+        raise ApiError(400, f"{field}: {reason}", field, "invalid_value")
+    try:
+        return from_json(text)
+    except ValueError as error:
+        raise ApiError(400, f"{field}: expected JSON: {error}", field, "invalid_value") from None
 
 
 def _for_client(request: Request, body: Body) -> Body:

@@ -35,10 +35,12 @@ class RequestModel(BaseModel):
     """An object that clients send. Not itself in OpenAPI.
 
     UNSUPPORTED: parameters of OpenAI that this server does not support, with the values that ask for nothing
+    STRUCTURED: fields that forms, which have only texts, send as JSON
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
     UNSUPPORTED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    STRUCTURED: ClassVar[frozenset[str]] = frozenset()
 
     _sent_names: dict[str, str] = PrivateAttr(default_factory=dict)
 

@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, field_validator
 
 from omni_worker.api.request_model import RequestModel
-from omni_worker.requests import SEED_LIMIT
+from omni_worker.requests import MAX_CONSECUTIVE, MAX_TOLERANCE, SEED_LIMIT, CacheMode, CacheSettings
 
 MAX_SIDE = 16_384
 """Of an image, in pixels."""
 ALIASED = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
 """Fields with several names, by the name in our own messages."""
+MAX_ARGUMENTS, MAX_ARGUMENT_NAME, MAX_ARGUMENT_ITEMS = 64, 64, 1000
+"""Of `extra_args`: how many, the characters of a name, the values of a list."""
 SIZE_PATTERN = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
 
 
@@ -35,8 +37,49 @@ def refusing(reasons: Mapping[Any, str], otherwise: str | None = None) -> Before
     return BeforeValidator(check)
 
 
+class LoraBody(RequestModel):
+    """A LoRA adapter to apply."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256, description="One of those that GET /v1/models lists.")]
+    scale: Annotated[
+        float | None,
+        Field(ge=-100, le=100, allow_inf_nan=False, description="How strongly; the adapter's default if left out."),
+    ] = None
+
+
+class CacheBody(RequestModel):
+    """Which model calls may be left out, because their results follow from the request's earlier ones."""
+
+    mode: Annotated[
+        CacheMode, Field(description="skip: extrapolate the predictions of smooth steps; none: compute every step.")
+    ] = CacheSettings().mode
+    tolerance: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=MAX_TOLERANCE,
+            description="Leave a step out if its predicted error, relative to the prediction, is at most this.",
+        ),
+    ] = CacheSettings().tolerance
+    max_consecutive: Annotated[
+        int, Field(ge=1, le=MAX_CONSECUTIVE, description="How many steps in a row may be left out.")
+    ] = CacheSettings().max_consecutive
+
+    @property
+    def settings(self) -> CacheSettings:
+        """The same for the stages."""
+        return CacheSettings(mode=self.mode, tolerance=self.tolerance, max_consecutive=self.max_consecutive)
+
+
+ArgumentName = Annotated[str, Field(max_length=MAX_ARGUMENT_NAME)]
+Scalar = bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(allow_inf_nan=False)] | str
+ExtraArgs = dict[ArgumentName, Scalar | Annotated[list[Scalar], Field(max_length=MAX_ARGUMENT_ITEMS)]]
+
+
 class GenerationBody(RequestModel):
     """The fields that every request for a generation has: OpenAI's, and our extensions. Not itself in OpenAPI."""
+
+    STRUCTURED = frozenset({"loras", "cache", "extra_args"})
 
     model: Annotated[str | None, Field(description="The served model's name; may be left out.")] = None
     user: Annotated[str | None, Field(max_length=256, description="Who asks: the tenant, where none is named.")] = None
@@ -94,6 +137,37 @@ class GenerationBody(RequestModel):
         str | None, Field(max_length=256, description="Whose share of the time it takes; the policy `drr` goes by it.")
     ] = None
 
+    loras: Annotated[
+        Annotated[list[LoraBody], Field(max_length=16)] | None,
+        Field(
+            description="LoRA adapters to apply, which add up. To apply one, its name can be given as `model` instead.",
+        ),
+    ] = None
+
+    cache: Annotated[
+        CacheBody | None,
+        Field(
+            description="Be faster, approximately: leave out model calls whose results are predictable. The server's "
+            "own setting (`--cache`) if left out."
+        ),
+    ] = None
+
+    extra_args: Annotated[
+        Annotated[ExtraArgs, Field(max_length=MAX_ARGUMENTS)] | None,
+        Field(
+            description="Arguments of the pipeline that have no field of their own, by name; GET /omni/replicas lists "
+            "them. An image is a `data:` URL, or in a form a file with the name `extra_args[NAME]`.",
+        ),
+    ] = None
+
+    @field_validator("loras")
+    @classmethod
+    def _check_names(cls, value: list[LoraBody] | None) -> list[LoraBody] | None:
+        names = [lora.name for lora in value or ()]
+        if len(set(names)) < len(names):
+            raise ValueError(f"an adapter is given twice, among {', '.join(names)}")
+        return value
+
     @field_validator("size")
     @classmethod
     def _check_size(cls, value: str | None) -> str | None:
@@ -113,7 +187,7 @@ class GenerationBody(RequestModel):
 
     @property
     def generation(self) -> dict[str, Any]:
-        """These fields as fields of GenerationParams, without the seed."""
+        """These fields as fields of GenerationParams, without the seed and the adapters."""
         width, height = self.width_and_height
         return {
             "negative_prompt": self.negative_prompt,
@@ -125,6 +199,8 @@ class GenerationBody(RequestModel):
             "tenant": self.tenant or self.safety_identifier or self.user or "",
             "deadline_seconds": self.deadline,
             "exact": self.exact,
+            "cache": None if self.cache is None else self.cache.settings,
+            "extra_args": self.extra_args or {},
         }
 
 
@@ -139,12 +215,13 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 class ModelObject(BaseModel):
-    """A model, as GET /v1/models lists it."""
+    """A model, or a LoRA adapter, as GET /v1/models lists it."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "omnipipeline"
+    parent: Annotated[str | None, Field(description="Of an adapter: the model that it adapts.")] = None
 
 
 class ModelList(BaseModel):

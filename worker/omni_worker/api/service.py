@@ -3,10 +3,13 @@
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec.structs import replace
 
+from omni_worker.api import extra_args
 from omni_worker.api.errors import ApiError
+from omni_worker.api.extra_args import check_extra_args
 from omni_worker.api.images.decoding import DecodedImages, ImageDecoder
 from omni_worker.api.images.sizes import size_like
 from omni_worker.api.schemas import GenerationBody
@@ -15,7 +18,7 @@ from omni_worker.errors import CONTEXT_LENGTH_EXCEEDED, RequestError
 from omni_worker.model_card import ModelCard
 from omni_worker.orchestrator.handover import outputs_of
 from omni_worker.orchestrator.orchestrator import Orchestrator
-from omni_worker.requests import GenerationParams
+from omni_worker.requests import GenerationParams, LoraChoice
 
 PROMPTS = ("prompt", "messages")
 NO_GUIDANCE = (0.0, 1.0)
@@ -99,6 +102,10 @@ class Service:
         """The input image of a video job, for which `decode_images` was called before. Raises RequestError."""
         return await self._decoder.decode([file], "input_reference")
 
+    async def with_decoded_images(self, params: GenerationParams) -> GenerationParams:
+        """The parameters of a request that passed `check`, with the images of its `extra_args`. Raises RequestError."""
+        return await extra_args.with_decoded_images(params, self._decoder)
+
     def sized_like(self, params: GenerationParams, image: tuple[int, int] | None) -> GenerationParams:
         """`params` with the shape of its first input image, of this width and height, if it has no size of its own."""
         card = self.card
@@ -116,6 +123,7 @@ class Service:
         self._check_limits(body, inputs)
         for card in self.cards:
             _check_card(body, inputs, card)
+            check_extra_args(body.extra_args or {}, card, self.limits)
 
     def check_params(self, params: GenerationParams) -> None:
         """Check what follows from several fields together. Raises RequestError, naming the field."""
@@ -124,6 +132,9 @@ class Service:
 
     def check_text(self, body: GenerationBody, inputs: RouteInputs) -> None:
         """The same for a request that needs no diffusion stage. Raises ApiError or RequestError, naming the field."""
+        if body.extra_args:
+            message = "extra_args: they are for requests for images: ask for the modality image, where there is one"
+            raise RequestError("invalid", message, "extra_args")
         self._check_model_name(body)
         self._check_limits(body, inputs)
 
@@ -138,10 +149,34 @@ class Service:
             if card.needs_image and not params.images:
                 raise RequestError("invalid", f"{card.pipeline} starts from a picture", "input_reference")
 
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the LoRA adapters that a replica has, sorted."""
+        pools = [pool for pool in self.orchestrator.pools if pool.stage.engine == "diffusion"]
+        held = {name for pool in pools for member in pool.up for name in member.replica.card.loras}
+        return sorted(name for name in held if self.orchestrator.loras.why_unusable(name) is None)
+
+    def params_of(self, body: GenerationBody) -> dict[str, Any]:
+        """The fields of a request that passed `check` as fields of GenerationParams, without the seed."""
+        choices = [LoraChoice(lora.name, lora.scale) for lora in body.loras or ()]
+        if body.model is not None and body.model not in (self.model, *(choice.name for choice in choices)):
+            choices.append(LoraChoice(body.model))
+        return {**body.generation, "loras": tuple(choices)}
+
     def _check_model_name(self, body: GenerationBody) -> None:
-        if body.model not in (None, self.model):
-            message = f"there is no model {body.model!r}; this server has {self.model!r}"
-            raise ApiError(404, message, "model", "model_not_found")
+        if body.model in (None, self.model) and not body.loras:  # almost always: nothing to look up at the replicas
+            return
+        library = self.orchestrator.loras
+        if body.model not in (None, self.model, *library.names):
+            raise no_such_model(body.model, [self.model, *self.adapters])
+        if body.model not in (None, self.model) and (reason := library.why_unusable(body.model)) is not None:
+            raise RequestError("unavailable", f"model: {reason}", "model")
+        for lora in body.loras or ():
+            if (reason := library.why_unusable(lora.name)) is not None:
+                if lora.name in library.names:
+                    raise RequestError("unavailable", f"loras: {reason}", "loras")
+                known = ", ".join(map(repr, self.adapters)) or "none"
+                raise RequestError("invalid", f"loras: {reason}; this server has {known}", "loras")
 
     def _check_limits(self, body: GenerationBody, inputs: RouteInputs) -> None:
         limits = self.limits
@@ -157,6 +192,12 @@ class Service:
             if value > most:
                 message = f"{name}: {value}{unit} are more than the {most} allowed here"
                 raise RequestError("invalid", message, name, code=CONTEXT_LENGTH_EXCEEDED if name in PROMPTS else None)
+
+
+def no_such_model(name: str | None, known: Sequence[str]) -> ApiError:
+    """The error for the name of a model or adapter that is not served."""
+    message = f"there is no model {name!r}; this server has {', '.join(map(repr, known))}"
+    return ApiError(404, message, "model", "model_not_found")
 
 
 def _check_card(body: GenerationBody, inputs: RouteInputs, card: ModelCard) -> None:
@@ -179,6 +220,8 @@ def _check_card(body: GenerationBody, inputs: RouteInputs, card: ModelCard) -> N
         raise RequestError("invalid", f"{name} takes no negative prompt", "negative_prompt")
     if body.guidance not in (None, *NO_GUIDANCE) and not card.guidance:
         raise RequestError("invalid", f"{name} takes no guidance", body.name_of("guidance"))
+    if body.cache is not None and body.cache.mode != "none" and card.mode != "step":
+        raise RequestError("invalid", f"cache: {name} runs whole requests here: leave cache out", "cache")
 
 
 def _check_input_images(inputs: RouteInputs, card: ModelCard) -> None:

@@ -10,7 +10,6 @@ import argparse
 import ast
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points, requires, version
@@ -22,15 +21,13 @@ from omni_worker.config.flag_types import NAMED_TYPES
 from omni_worker.importing import importing
 
 GROUP = "omni.commands"
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `omni ARGV` and return the exit code. Expected failures print a message without a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if os.getpid() == 1:
-        # The kernel does not deliver signals without a handler to process 1 of a container: a pod that is deleted
-        # while it still imports modules would wait for its whole grace period. Commands that drain replace this one.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    keep_loopback_direct()
     commands = {entry.name: entry for entry in entry_points(group=GROUP)}
     name = argv[0] if argv else "--help"
     try:
@@ -48,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             prog=f"omni {name}", description=command.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         command.configure(parser)
-        return int(command.run(parser.parse_args(argv[1:])))
+        # Flags may stand between positional arguments: omni generate digits -o three.png "a red three"
+        return int(command.run(parser.parse_intermixed_args(argv[1:])))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -60,6 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"omni {name}: {error}", file=sys.stderr)
         return int(code)
+
+
+def keep_loopback_direct() -> None:
+    """Let no library of this process, nor a process that it starts, reach a loopback address through a proxy."""
+    name = "no_proxy" if "no_proxy" in os.environ else "NO_PROXY"
+    if any(variable.lower().endswith("_proxy") for variable in os.environ):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), *LOOPBACK_HOSTS)))
 
 
 class CommandParser(argparse.ArgumentParser):

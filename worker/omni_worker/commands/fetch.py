@@ -9,6 +9,7 @@ import logging
 import sys
 
 from omni_worker.config import model_source
+from omni_worker.config.hub_proxy import require_usable_proxies
 from omni_worker.config.model_source import ModelSource
 from omni_worker.errors import UsageError
 from omni_worker.telemetry.logs import configure_logging
@@ -50,6 +51,7 @@ def download(source: ModelSource) -> str:
 
     if source.is_local:
         raise UsageError("it is on this machine already; give one of the hub, like hf://org/name")
+    require_usable_proxies()
     if huggingface_hub.file_exists(source.location, "model_index.json", revision=source.revision):
         import diffusers
 

@@ -9,18 +9,19 @@ from omni_worker.api.http.server import HttpServer
 from omni_worker.api.probes import Probes
 from omni_worker.commands.stop_signals import stop_on_signals, wait_for_stop
 from omni_worker.config.records import ServeConfig
+from omni_worker.parallel.fork_server import ForkServer
 from omni_worker.replica.metrics_collector import ChildCollector
 from omni_worker.replica.supervisor import Supervisor
 
 
-async def run_headless(config: ServeConfig) -> None:
+async def run_headless(config: ServeConfig, fork_server: ForkServer | None) -> None:
     """Serve until SIGTERM or SIGINT, and then drain. Raises CommandError if it cannot start."""
-    supervisor = Supervisor(config)
+    supervisor = Supervisor(config, fork_server)
     metrics = CollectorRegistry()
     ProcessCollector(registry=metrics)
     metrics.register(ChildCollector(supervisor.children))
     probes = Probes(
-        started=lambda: None if supervisor.are_loaded else "the model is being loaded",
+        started=lambda: supervisor.why_not_loaded,
         ready=lambda: _why_not_ready(supervisor),
     )
     server = HttpServer(Starlette(routes=probes.routes(metrics)), config.host, config.port, config.drain_timeout)

@@ -6,10 +6,12 @@ import logging
 
 from omni_worker.config.flags import add_arguments, from_arguments
 from omni_worker.importing import importing
+from omni_worker.parallel.fork_server import IS_SUPPORTED, ForkServer
 from omni_worker.telemetry.logs import configure_logging
 from omni_worker.transport import keys
 
 log = logging.getLogger(__name__)
+REPLICA_MODULES = ("omni_worker.replica.process", "omni_worker.engine.build")
 HELP = """Run one process of a pipeline: the head, or headless replicas that join it.
 
 examples:
@@ -36,9 +38,11 @@ def run(args: argparse.Namespace) -> int:
         log.warning("--insecure: anyone who reaches the ports between the processes may read and forge requests")
     if args.replica_id is not None:
         log.warning("--replica-id is deprecated and ignored: the master gives out the ids")
+    # Before this process has threads. The server imports the model's packages while this process imports its own.
+    fork_server = ForkServer.forked(REPLICA_MODULES) if config.local_replicas and IS_SUPPORTED else None
     with importing():  # here, so that `omni serve --help` is fast
         from omni_worker.commands.head import run_head
         from omni_worker.commands.headless import run_headless
 
-    asyncio.run(run_head(config, config.head) if config.head else run_headless(config))
+    asyncio.run(run_head(config, config.head, fork_server) if config.head else run_headless(config, fork_server))
     return 0

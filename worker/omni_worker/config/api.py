@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omni_worker.config.flag_types import at_least, positive
+from omni_worker.config.flag_types import at_least, between, positive
 from omni_worker.errors import UsageError
 
 MIB, GIB = 2**20, 2**30
@@ -37,6 +37,18 @@ class Limits:
     conversation: int = 1_000_000
     body: int = 64 * MIB
     bodies: int = 512 * MIB
+
+
+@dataclass(frozen=True)
+class LoraLimits:
+    """The most LoRA adapters that a head keeps.
+
+    count: added by clients
+    total_bytes: of the files of all adapters that a replica holds
+    """
+
+    count: int = 64
+    total_bytes: int = 16 * GIB
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,7 @@ class ApiConfig:
     hosts: tuple[str, ...] = ()
     playground: bool = True
     videos: VideoConfig = field(default_factory=VideoConfig)
+    loras: LoraLimits = field(default_factory=LoraLimits)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_access_flags(parser)
     _add_limit_flags(parser)
     _add_video_flags(parser)
+    _add_lora_flags(parser)
 
 
 def _add_access_flags(parser: argparse.ArgumentParser) -> None:
@@ -188,6 +202,26 @@ def _add_video_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_lora_flags(parser: argparse.ArgumentParser) -> None:
+    """How many LoRA adapters there may be."""
+    limits = LoraLimits()
+    parser.add_argument(
+        "--max-loras",
+        type=between(1, 256),
+        default=limits.count,
+        metavar="N",
+        help="head: LoRA adapters that clients can add; for a further one, the one that was not used for the longest "
+        f"time is removed (default: {limits.count})",
+    )
+    parser.add_argument(
+        "--max-lora-bytes",
+        type=at_least(1),
+        default=limits.total_bytes,
+        metavar="N",
+        help="head: bytes of the files of all LoRA adapters at a replica (default: 16 GiB)",
+    )
+
+
 def from_arguments(args: argparse.Namespace, environment: Mapping[str, str], is_local: bool = False) -> ApiConfig:
     """The configuration from the parsed flags, for a server on loopback if `is_local`.
 
@@ -221,4 +255,5 @@ def from_arguments(args: argparse.Namespace, environment: Mapping[str, str], is_
         hosts=tuple(args.allowed_host),
         playground=args.playground,
         videos=VideoConfig(args.data_dir, database, args.video_jobs, args.video_max_age * HOUR, args.video_max_bytes),
+        loras=LoraLimits(args.max_loras, args.max_lora_bytes),
     )

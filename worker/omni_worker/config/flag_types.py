@@ -44,9 +44,28 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return convert
 
 
+def between(minimum: int, maximum: int) -> Callable[[str], int]:
+    """A converter for whole numbers from `minimum` to `maximum`."""
+
+    def convert(text: str) -> int:
+        if not text.isdecimal() or not minimum <= int(text) <= maximum:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {minimum} to {maximum}")
+        return int(text)
+
+    return convert
+
+
 # Converters by the name under which `cli.CommandParser` registers them: `add_argument(…, type="seconds")`. The commands
 # that use them word these two errors differently from `omni serve`.
+def count(text: str) -> int:
+    """A whole number, 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count; give a whole number, 1 or more")
+    return int(text)
+
+
 NAMED_TYPES: dict[str, Callable[[str], float]] = {
+    "count": count,
     "seconds": above_zero(" is not a time; give seconds, more than 0"),
     "positive": above_zero(": expected a number more than 0"),
 }

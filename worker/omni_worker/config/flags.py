@@ -7,18 +7,21 @@ import argparse
 import os
 from collections.abc import Mapping
 
+from omni_worker.addresses import is_loopback, loopback
 from omni_worker.config import api as api_config
-from omni_worker.config import model_source
+from omni_worker.config import cache_settings, load_settings, lora_source, model_source
 from omni_worker.config.flag_types import at_least, port, seconds
-from omni_worker.config.listen_addresses import ListenAddresses, is_loopback, listen_addresses
+from omni_worker.config.listen_addresses import ListenAddresses, listen_addresses
 from omni_worker.config.model_source import ModelSource
 from omni_worker.config.records import EngineConfig, HeadConfig, ServeConfig, Stage
 from omni_worker.config.stages import ENGINES, TASKS, read_stages
+from omni_worker.config.visible_devices import visible_devices
 from omni_worker.errors import UsageError
+from omni_worker.requests import NO_CACHE
 
 LB_POLICIES = ("random", "round-robin", "least-queue-length", "power-of-two")
 SCHEDULING_POLICIES = ("fifo", "drr", "srpt", "edf")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+PROMPT_CACHE_BYTES = 256 * 1024**2
 AUTO_MAX_NUM_SEQS = 32
 """The bound of `--max-num-seqs auto`, below which the engine finds the best batch size."""
 
@@ -61,7 +64,8 @@ def _add_network_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host",
         metavar="ADDR",
-        help="address of the HTTP server (default: 0.0.0.0 with --omni-secret-file or --insecure, else 127.0.0.1)",
+        help="address of the HTTP server (default: *, all addresses of IPv4 and IPv6, with --omni-secret-file or "
+        "--insecure, else 127.0.0.1)",
     )
     parser.add_argument(
         "--port",
@@ -190,18 +194,30 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="time after which a step has failed, and the replica is started again (default: 600)",
     )
+    load_settings.add_arguments(parser)
     parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="auto",
-        help="of the weights (default: auto, which is bfloat16 on a GPU, float32 on a CPU)",
+        "--lora",
+        action="append",
+        default=[],
+        metavar="NAME=SOURCE",
+        help="a LoRA adapter that requests can select by its name; SOURCE is a file, a folder, or hf://org/name; or "
+        'JSON: {"name": …, "source": …, "weightName": …, "scale": …}. Can be given several times',
     )
     parser.add_argument(
-        "--compile",
-        nargs="?",
-        const="inductor",
-        metavar="BACKEND",
-        help="have torch compile the denoisers, by inductor if not told otherwise: slow to start, then faster",
+        "--cache",
+        type=cache_settings.parse,
+        default=NO_CACHE,
+        metavar="MODE",
+        help="which model calls are left out where a request does not say: none, or skip[,tolerance=X]"
+        "[,maxConsecutive=N], which extrapolates those of smooth steps (default: none)",
+    )
+    parser.add_argument(
+        "--prompt-cache-bytes",
+        type=at_least(0),
+        default=PROMPT_CACHE_BYTES,
+        metavar="N",
+        help="memory of the host in which a replica keeps what text encoders made of prompts, so that a prompt that "
+        f"comes again is not encoded again; 0 keeps nothing (default: {PROMPT_CACHE_BYTES})",
     )
 
 
@@ -249,13 +265,16 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
     stage = next(stage for stage in stages if stage.id == args.stage_id)
     addresses = listen_addresses(args)
     head = _head_config(args, model, stages, addresses)
+    own_model = _model_of(stage, model)
+    if args.omni_dp_size_local:
+        model_source.require_folder(own_model)
     return ServeConfig(
-        model=_model_of(stage, model),
+        model=own_model,
         served_model_name=args.served_model_name or args.model,
         stage_id=args.stage_id,
         host=addresses.http,
         port=args.port,
-        master_address=args.omni_master_address or "127.0.0.1",
+        master_address=args.omni_master_address or loopback(),
         master_port=args.omni_master_port,
         local_replicas=args.omni_dp_size_local,
         replica_address=args.omni_replica_address,
@@ -266,7 +285,7 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
         drain_timeout=args.drain_timeout,
         log_level=args.log_level,
         head=None if args.headless else head,
-        devices=tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))),
+        devices=visible_devices(os.environ),
         secret_file=args.omni_secret_file,
         traces_endpoint=_traces_endpoint(args.otlp_traces_endpoint, os.environ),
     )
@@ -306,11 +325,15 @@ def _head_config(
         heartbeat_timeout=args.omni_heartbeat_timeout,
         stages=stages,
         models={stage.id: _model_of(stage, model) for stage in stages},
+        stage_config=args.stage_config,
         api=api_config.from_arguments(args, os.environ, is_loopback(addresses.http)),
     )
 
 
 def _engine_config(args: argparse.Namespace, stage: Stage) -> EngineConfig:
+    load, loras = load_settings.from_arguments(args), lora_source.parse_all(args.lora)
+    if loras and load.compile:
+        raise UsageError("--lora: a compiled model takes no adapters: leave out --compile (load.compile)")
     return EngineConfig(
         step_execution=args.step_execution,
         max_num_seqs=AUTO_MAX_NUM_SEQS if args.max_num_seqs == "auto" else args.max_num_seqs,
@@ -323,8 +346,10 @@ def _engine_config(args: argparse.Namespace, stage: Stage) -> EngineConfig:
         parallel_size=args.cfg_parallel_size,
         pipeline_parallel_size=args.pipeline_parallel_size,
         step_timeout=args.step_timeout,
-        dtype=args.dtype,
-        compile_backend=args.compile,
+        load=load,
+        loras=loras,
+        cache=args.cache,
+        prompt_cache_bytes=args.prompt_cache_bytes,
     )
 
 

@@ -5,12 +5,10 @@ results.
 """
 
 import argparse
-import ipaddress
 from dataclasses import dataclass
 
+from omni_worker.addresses import ALL, is_loopback, loopback
 from omni_worker.errors import UsageError
-
-ALL, LOOPBACK = "0.0.0.0", "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class ListenAddresses:
 def listen_addresses(args: argparse.Namespace) -> ListenAddresses:
     """The addresses from the flags. Raises UsageError if a port between processes would be open to all."""
     is_protected = args.omni_secret_file is not None or args.insecure
-    default = ALL if is_protected else LOOPBACK
+    default = ALL if is_protected else loopback()
     master, replica = args.omni_master_address, args.omni_replica_address
     for flag, address in (("--omni-master-address", master), ("--omni-replica-address", replica)):
         if address and not is_protected and not is_loopback(address):
@@ -43,17 +41,9 @@ def listen_addresses(args: argparse.Namespace) -> ListenAddresses:
     if args.headless:
         reachable = replica or master  # replicas that join a head on loopback are reached there
         return ListenAddresses(http, "", _replica_host(reachable))
-    return ListenAddresses(http, master or (LOOPBACK if is_loopback(http) else default), _replica_host(replica))
+    return ListenAddresses(http, master or (loopback() if is_loopback(http) else default), _replica_host(replica))
 
 
 def _replica_host(address: str | None) -> str:
     """Where replicas listen that heads reach at `address`; None: at loopback, as a head reaches its own."""
-    return LOOPBACK if address is None or is_loopback(address) else ALL
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only processes of this machine reach a socket that listens on `host`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+    return loopback() if address is None or is_loopback(address) else ALL

@@ -15,6 +15,9 @@ from omni_worker.errors import LoadError, UsageError
 BUILTIN_MODELS = Path(__file__).parents[1] / "models"
 DEFAULTS_FILE = "omni.json"
 """In a model's folder: the defaults it is served with, and the language model that belongs to it."""
+IMAGE_SCHEME = "oci"
+IMAGE_FOLDER = Path("/model")
+"""Where Kubernetes mounts the image of an `oci://` model, in the pods that load it."""
 FORMS = "give builtin://digits, hf://org/name, or a folder that save_pretrained of diffusers or transformers wrote"
 
 
@@ -24,12 +27,14 @@ class ModelSource:
 
     text: the MODEL argument
     location: a folder, or a repository of the hub (`org/name`) at `revision`
+    image: the reference of the OCI image whose folder this is; only processes that load the model have the folder
     """
 
     text: str
     location: str
     is_local: bool
     revision: str | None = None
+    image: str | None = None
 
     @property
     def is_language_model(self) -> bool:
@@ -60,18 +65,32 @@ class ModelSource:
     def digest(self) -> str:
         """16 hex digits, equal for two processes that load the same model.
 
-        Of a folder: its JSON files, and the names and sizes of its weights. Of the hub: the repository and revision.
+        Of a folder: its JSON and Python files, and the names and sizes of its weights. Of the hub: the repository and
+        revision. Of an image: its digest, from whichever registry it comes; of one that has only a tag, its name and
+        the tag.
         """
         hasher = hashlib.sha256()
-        if self.is_local:
+        if self.image:
+            _, _, digest = self.image.partition("@")
+            hasher.update((digest or self.image).encode())
+        elif self.is_local:
             root = Path(self.location)
-            for path in sorted(root.rglob("*.json")):
+            for path in sorted([*root.rglob("*.json"), *root.rglob("*.py")]):
                 hasher.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
             for path in sorted(root.rglob("*.safetensors")):
                 hasher.update(f"{path.relative_to(root).as_posix()}={path.stat().st_size}\0".encode())
         else:
             hasher.update(f"{self.location}@{self.revision or ''}".encode())
         return hasher.hexdigest()[:16]
+
+
+def require_folder(source: ModelSource) -> None:
+    """Raises UsageError if the image of a model is not mounted here."""
+    if source.image and not Path(source.location).is_dir():
+        raise UsageError(
+            f"MODEL {source.text!r}: only Kubernetes mounts images, at {source.location}; give the folder that the"
+            " image was made from, or one that you copied out of it (podman create, podman cp), or hf://org/name"
+        )
 
 
 def parse(text: str, revision: str | None = None) -> ModelSource:
@@ -86,6 +105,8 @@ def parse(text: str, revision: str | None = None) -> ModelSource:
         if rest.count("/") != 1 or not all(rest.split("/")):
             raise UsageError(f"MODEL {text!r}: a model on the hub is named hf://org/name")
         return ModelSource(text, rest, is_local=False, revision=revision)
+    if separator and scheme == IMAGE_SCHEME:
+        return ModelSource(text, str(IMAGE_FOLDER), is_local=True, image=rest)
     if separator:
         raise UsageError(f"MODEL {text!r}: unknown kind of source {scheme!r}; {FORMS}")
     if Path(text).is_dir():

@@ -5,9 +5,16 @@ Records only: this module reads no flags, files or environment variables. Durati
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+import msgspec
+
+from omni_settings.load import LoadSettings
+from omni_worker.addresses import loopback
 from omni_worker.config.api import ApiConfig
+from omni_worker.config.lora_source import LoraSource
 from omni_worker.config.model_source import ModelSource
+from omni_worker.requests import NO_CACHE, CacheSettings
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,7 @@ class Stage:
     max_tokens: default length of a text stage's answer
     model, revision: what its replicas serve, if that differs from the pipeline's own model
     wake_seconds: for a stage that may scale to zero: how long a request waits for its first replica
+    loras: adapters that its replicas must load
     """
 
     id: int
@@ -33,6 +41,7 @@ class Stage:
     model: str | None = None
     revision: str | None = None
     wake_seconds: float | None = None
+    loras: tuple[LoraSource, ...] = ()
 
     @property
     def writes(self) -> bool:
@@ -45,6 +54,7 @@ class HeadConfig:
     """What only a head needs: where its services listen, and how it routes.
 
     models: the model of each stage, by stage id
+    stage_config: the file that lists the stages, of which changes of adapters are followed
     """
 
     master_address: str
@@ -54,6 +64,7 @@ class HeadConfig:
     heartbeat_timeout: float
     stages: tuple[Stage, ...]
     models: Mapping[int, ModelSource]
+    stage_config: str | None = None
     api: ApiConfig = field(default_factory=ApiConfig)
 
 
@@ -69,8 +80,10 @@ class EngineConfig:
     parallel_size: processes of the replica that share the rows of each batched model call
     pipeline_parallel_size: processes of the replica that share a language model's layers
     step_timeout: seconds after which a step counts as failed
-    dtype: of the weights; `auto` is float32 on a CPU and bfloat16 on a GPU
-    compile_backend: of torch.compile, for the denoisers; None does not compile
+    load: how the model is loaded
+    loras: adapters that requests can select
+    cache: of requests that choose none
+    prompt_cache_bytes: how many bytes of text encoders' results to keep
     """
 
     step_execution: bool | None
@@ -84,8 +97,10 @@ class EngineConfig:
     parallel_size: int = 1
     pipeline_parallel_size: int = 1
     step_timeout: float = 600.0
-    dtype: str = "auto"
-    compile_backend: str | None = None
+    load: LoadSettings = field(default_factory=LoadSettings)
+    loras: tuple[LoraSource, ...] = ()
+    cache: CacheSettings = NO_CACHE
+    prompt_cache_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +125,19 @@ class ReplicaConfig:
     log_level: str = "info"
     secret_file: str | None = None
     traces_endpoint: str | None = None
+
+    def encode(self) -> bytes:
+        """The configuration as one line of JSON."""
+        return msgspec.json.encode(self, enc_hook=lambda settings: settings.model_dump(by_alias=True))
+
+    @classmethod
+    def decode(cls, line: bytes) -> "ReplicaConfig":
+        """The configuration that was encoded."""
+        return msgspec.json.decode(line, type=cls, dec_hook=_decode_settings)
+
+
+def _decode_settings(kind: Any, value: Any) -> Any:
+    return kind.model_validate(value)
 
 
 @dataclass(frozen=True)
@@ -149,10 +177,10 @@ class ServeConfig:
             revision=self.model.revision,
             stage_id=self.stage_id,
             index=index,
-            master_address="127.0.0.1" if self.head else self.master_address,
+            master_address=loopback() if self.head else self.master_address,
             master_port=self.master_port,
             bind_host=self.replica_bind_host,
-            address=self.replica_address or ("127.0.0.1" if self.head else None),
+            address=self.replica_address or (loopback() if self.head else None),
             data_port=self.replica_port + index,
             engine=self.engine,
             drain_timeout=self.drain_timeout,

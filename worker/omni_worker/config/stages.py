@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from omni_worker.config import lora_source
 from omni_worker.config.records import Stage
 from omni_worker.errors import UsageError
 
@@ -23,17 +24,24 @@ def read_stages(file: str) -> tuple[Stage, ...]:
         document: Any = yaml.safe_load(Path(file).read_text())
     except OSError as error:
         raise UsageError(f"--stage-config {file}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"--stage-config {file}: not YAML: {error}") from error
     try:
-        stages = tuple(Stage(**entry) for entry in document["stages"])
+        stages = tuple(_stage(**entry) for entry in document["stages"])
     except (TypeError, KeyError) as error:
         raise UsageError(f"--stage-config {file}: expected {json.dumps(EXAMPLE)}; {error}") from error
+    except UsageError as error:
+        raise UsageError(f"--stage-config {file}: {error}") from error
     if len({stage.id for stage in stages}) != len(stages) or not stages:
         raise UsageError(f"--stage-config {file}: `stages` needs one entry or more, each with an id of its own")
     for stage in stages:
         _check_choices(file, stage)
     return stages
+
+
+def _stage(loras: Any = (), **entry: Any) -> Stage:
+    """A stage from its entry. Raises UsageError for an adapter that is none, and TypeError for unknown fields."""
+    return Stage(**entry, loras=lora_source.unique([lora_source.from_fields(fields) for fields in loras], "loras"))
 
 
 def _check_choices(file: str, stage: Stage) -> None:

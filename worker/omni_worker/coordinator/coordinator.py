@@ -9,12 +9,14 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
+from omni_worker.addresses import tcp_address
 from omni_worker.coordinator.inbox import Inbox, receive_now
 from omni_worker.coordinator.messages import (
     MALFORMED,
@@ -34,7 +36,7 @@ from omni_worker.coordinator.messages import (
     encode,
 )
 from omni_worker.coordinator.registration_check import shown
-from omni_worker.coordinator.registry import RegistrationError, Registry
+from omni_worker.coordinator.registry import RegistrationError, Registry, Unfit
 from omni_worker.errors import CommandError
 from omni_worker.transport.keys import SECRET_FLAG, CurveKeys
 from omni_worker.transport.sockets import MAX_CONTROL_MESSAGE_BYTES, make_socket
@@ -80,6 +82,7 @@ class Coordinator:
     """Master and coordinator of one head.
 
     timeout: seconds of silence after which a replica is in ERROR
+    on_unfit: is called with the stage id of each replica that does not fit its stage
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Coordinator:
     ) -> None:
         self.incarnation = secrets.token_hex(8)
         self.traffic = TrafficCounts()
+        self.on_unfit: Callable[[int], None] = lambda stage: None
         self._registry = registry
         self._host = host
         self._ports = ports
@@ -127,7 +131,7 @@ class Coordinator:
         }
         for socket, (name, port) in zip(self._sockets, flags.items(), strict=True):
             try:
-                socket.bind(f"tcp://{self._host}:{port}")
+                socket.bind(tcp_address(self._host, port))
             except zmq.ZMQError as error:
                 raise CommandError(
                     f"the {name} port {port} on {self._host} cannot be used: {error.strerror or error}; "
@@ -168,6 +172,8 @@ class Coordinator:
             replica, changed = self._registry.register(message, time.monotonic())
         except RegistrationError as refusal:
             self.traffic.refused += 1
+            if isinstance(refusal, Unfit):
+                self.on_unfit(message.stage_id)
             self._log_refusal(message.address, str(refusal))
             return Refused(reason=str(refusal))
         self.traffic.registered += 1

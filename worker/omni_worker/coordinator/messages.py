@@ -10,6 +10,7 @@ from typing import Annotated
 
 import msgspec
 
+from omni_worker.coordinator.loras import HeldLoras
 from omni_worker.model_card import ModelCard
 
 MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -60,6 +61,7 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     card: ModelCard
     load: ReplicaLoad = ReplicaLoad()
     host: str = ""
+    loras: HeldLoras = HeldLoras()
 
     @property
     def key(self) -> tuple[int, int]:
@@ -71,7 +73,8 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Register(msgspec.Struct, frozen=True, kw_only=True, tag="register"):
-    """Registers a replica. `uid` names its process, which keeps its id when it registers again.
+    """Registers a replica. `uid` names its process, which keeps its id when it registers again, as it does whenever
+    its adapters change.
 
     `count` numbers all messages of the process.
     """
@@ -85,6 +88,7 @@ class Register(msgspec.Struct, frozen=True, kw_only=True, tag="register"):
     capacity: Number = 1
     host: str = ""
     count: Number = 0
+    loras: HeldLoras = HeldLoras()
 
 
 class Registered(msgspec.Struct, frozen=True, kw_only=True, tag="registered"):
@@ -146,7 +150,7 @@ CoordinatorReply = Acknowledged | RegisterAgain
 
 
 class ReplicaEntry(msgspec.Struct, frozen=True, array_like=True):
-    """A Replica on the wire. `card` is the index of its model card in the table."""
+    """A Replica on the wire. `card` and `loras` are the indices of its model card and its adapters in the table."""
 
     stage_id: int
     replica_id: int
@@ -156,22 +160,27 @@ class ReplicaEntry(msgspec.Struct, frozen=True, array_like=True):
     card: Number
     load: ReplicaLoad
     host: str
+    loras: Number
 
 
 class ReplicaTable(msgspec.Struct, frozen=True, array_like=True):
-    """Replicas on the wire. A model card that several replicas share is sent once."""
+    """Replicas on the wire. Model cards and adapters that several replicas share are sent once."""
 
     cards: list[ModelCard] = []
+    loras: list[HeldLoras] = []
     entries: list[ReplicaEntry] = []
 
     def __post_init__(self) -> None:
         if any(one.card >= len(self.cards) for one in self.entries):
             raise ValueError(f"a replica's card is not among the {len(self.cards)}")
+        if any(one.loras >= len(self.loras) for one in self.entries):
+            raise ValueError(f"a replica's adapters are not among the {len(self.loras)}")
 
     @classmethod
     def of(cls, replicas: Iterable[Replica]) -> "ReplicaTable":
         """A table of these replicas, in the same order."""
         cards: dict[ModelCard, int] = {}
+        loras: dict[HeldLoras, int] = {}
         entries = [
             ReplicaEntry(
                 one.stage_id,
@@ -182,10 +191,11 @@ class ReplicaTable(msgspec.Struct, frozen=True, array_like=True):
                 cards.setdefault(one.card, len(cards)),
                 one.load,
                 one.host,
+                loras.setdefault(one.loras, len(loras)),
             )
             for one in replicas
         ]
-        return cls(list(cards), entries)
+        return cls(list(cards), list(loras), entries)
 
     @property
     def replicas(self) -> list[Replica]:
@@ -200,6 +210,7 @@ class ReplicaTable(msgspec.Struct, frozen=True, array_like=True):
                 card=self.cards[one.card],
                 load=one.load,
                 host=one.host,
+                loras=self.loras[one.loras],
             )
             for one in self.entries
         ]

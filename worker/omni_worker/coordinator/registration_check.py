@@ -9,16 +9,22 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from omni_worker.config import lora_source
 from omni_worker.coordinator.messages import Register
-from omni_worker.model_card import ModelCard
+from omni_worker.model_card import IMAGE, LIST, SCALARS, ModelCard
 
 HOST_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?"
-IPV6 = r"\[?[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,32})?\]?"
+IPV6 = r"\[[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,32})?\]"
 ADDRESS = re.compile(rf"tcp://(?:{HOST_NAME}|{IPV6}):([0-9]{{1,5}})")
 NAME = re.compile(r"[\x21-\x7e]{1,256}")
 MAX_PORT = 65_535
 MAX_TEXT = 32_000
 MAX_SHOWN = 80
+MAX_LORAS = 1024
+MAX_LORA_TEXT = 2048
+MAX_ARGUMENTS = 128
+MAX_DEFAULT = 1000
+KINDS = {*SCALARS, LIST, IMAGE}
 MODES = ("step", "request", "generate", "encode")
 IMAGES = ("none", "one", "several")
 NUMBERS = {
@@ -49,7 +55,22 @@ def why_unusable(message: Register) -> str | None:
             return f"its {name} is {shown(text)}: expected up to 256 printable characters"
     if message.host and not NAME.fullmatch(message.host):
         return f"its host name is {shown(message.host)}: expected up to 256 printable characters"
-    return _why_card_unusable(message.card)
+    return _why_loras_unusable(message) or _why_card_unusable(message.card)
+
+
+def _why_loras_unusable(message: Register) -> str | None:
+    loras, head = message.loras.loras, message.loras.head
+    if len(loras) > MAX_LORAS or not all(lora_source.NAME.fullmatch(lora.source.name) for lora in loras):
+        return f"it names LoRA adapters {shown([lora.source.name for lora in loras])}: expected up to {MAX_LORAS} names"
+    if head and not NAME.fullmatch(head):
+        return f"it follows a head {shown(head)}: expected up to 256 printable characters"
+    for lora in loras:
+        texts = (lora.source.source, lora.source.weight_name or "", lora.reason or "")
+        if any(len(text) > MAX_LORA_TEXT or not text.isprintable() for text in texts):
+            return f"it describes the LoRA adapter {lora.source.name} with {shown(texts)}: expected short plain text"
+        if not math.isfinite(lora.source.scale):
+            return f"it names a scale {lora.source.scale} for the LoRA adapter {lora.source.name}"
+    return None
 
 
 def shown(value: object) -> str:
@@ -69,6 +90,14 @@ def _why_card_unusable(card: ModelCard) -> str | None:
             return f"its model card says {name} {shown(value)}: expected one of {', '.join(choices)}"
     if not NAME.fullmatch(card.pipeline):
         return f"its model card says pipeline {shown(card.pipeline)}: expected up to 256 printable characters"
+    if len(card.loras) > MAX_LORAS or not all(map(NAME.fullmatch, card.loras)):
+        return f"its model card names LoRA adapters {shown(card.loras)}: expected up to {MAX_LORAS} printable names"
+    arguments = card.arguments
+    if len(arguments) > MAX_ARGUMENTS or not all(NAME.fullmatch(argument.name) for argument in arguments):
+        return f"its model card names {len(arguments)} arguments: expected up to {MAX_ARGUMENTS} with printable names"
+    for argument in arguments:
+        if not {*argument.kinds} <= KINDS or len(repr(argument.default)) > MAX_DEFAULT:
+            return f"its model card describes the argument {shown(argument.name)} in an unknown way"
     if len(card.defaults.negative_prompt or "") > MAX_TEXT:
         return f"its model card has a negative prompt of more than {MAX_TEXT} characters"
     return None

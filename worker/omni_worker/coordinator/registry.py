@@ -25,6 +25,10 @@ class RegistrationError(Exception):
     """A registration must be refused. The message is for a person."""
 
 
+class Unfit(RegistrationError):
+    """The replica does not fit its stage, and will not at its next try either."""
+
+
 @dataclass
 class _Entry:
     """A replica and its last message.
@@ -151,17 +155,17 @@ class Registry:
 
     def _check(self, message: Register) -> None:
         if (reason := why_unusable(message)) is not None:
-            raise RegistrationError(reason)
+            raise Unfit(reason)
         stage = message.stage_id
         if stage not in self._digests:
-            raise RegistrationError(f"there is no stage {stage}; this pipeline has {sorted(self._digests)}")
+            raise Unfit(f"there is no stage {stage}; this pipeline has {sorted(self._digests)}")
         if message.engine != self._engines[stage]:
-            raise RegistrationError(
+            raise Unfit(
                 f"this replica's engine is {message.engine!r}, and stage {stage} is {self._engines[stage]!r}: "
                 "give the replica the --stage-id and MODEL of one stage"
             )
         if message.digest != self._digests[stage]:
-            raise RegistrationError(
+            raise Unfit(
                 # The head's own digest is not named: a stranger could register with it.
                 f"this replica serves another model (digest {message.digest}) than stage {stage} of the head: "
                 "start both with the same MODEL and revision"
@@ -181,6 +185,7 @@ class Registry:
             state=ReplicaState.STARTING,
             card=message.card,
             host=message.host,
+            loras=message.loras,
         )
 
     def _change(self, entry: _Entry, state: ReplicaState) -> list[Replica]:

@@ -19,6 +19,7 @@ import zmq.asyncio
 from msgspec.structs import replace
 from zmq.utils.monitor import parse_monitor_message
 
+from omni_worker.addresses import host_port, tcp_address
 from omni_worker.coordinator.messages import (
     MALFORMED,
     Acknowledged,
@@ -98,6 +99,7 @@ class StageClient:
         self._needed = 0  # the first report that must be answered
         self._heartbeat_seconds = MAX_BACKOFF_SECONDS * BACKOFFS_PER_HEARTBEAT
         self._report_now = asyncio.Event()
+        self._must_register = asyncio.Event()
         self._answered = asyncio.Event()
         self.malformed = 0
         self.status = RegistrationStatus()
@@ -111,6 +113,11 @@ class StageClient:
                 backoff = MIN_BACKOFF_SECONDS
             await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
             backoff = min(backoff * 2, self._max_backoff)
+
+    def register_again(self, registration: Register) -> None:
+        """Register with other facts about the same process, which keeps its id and its state."""
+        self._registration = registration
+        self._must_register.set()
 
     async def report_now(self, timeout: float = REPLY_SECONDS) -> None:
         """Report the state at once. Returns when the coordinator has answered, or after `timeout` seconds."""
@@ -150,7 +157,7 @@ class StageClient:
         monitor = socket.get_monitor_socket(events)
         first_event = asyncio.ensure_future(_event(monitor))
         try:
-            socket.connect(f"tcp://{self._master[0]}:{port}")
+            socket.connect(tcp_address(self._master[0], port))
             yield socket, first_event
         finally:
             first_event.cancel()
@@ -162,16 +169,18 @@ class StageClient:
     # ---- with the master
 
     async def _register(self) -> Registered | None:
+        self._must_register.clear()
         reply = await self._request_registration()
         if reply is None:
-            log.debug("no answer from the master at %s:%d", *self._master)
+            log.debug("no answer from the master at %s", host_port(*self._master))
             self._set()
         elif isinstance(reply, Refused):
             if reply.reason != self.status.refusal:
                 log.error("the head refused this replica: %s", reply.reason)
             self._set(replica_id=None, refusal=reply.reason)
         else:
-            log.info("registered as stage %d replica %d", self._registration.stage_id, reply.replica_id)
+            if self.status.replica_id is None:
+                log.info("registered as stage %d replica %d", self._registration.stage_id, reply.replica_id)
             self._heartbeat_seconds = reply.heartbeat_seconds
             self._set(replica_id=reply.replica_id, timeout=reply.timeout_seconds, refusal=None)
             return reply
@@ -221,13 +230,14 @@ class StageClient:
             tasks = [
                 asyncio.ensure_future(work(socket, registered)) for work in (self._receive_answers, self._send_reports)
             ]
-            first: set[asyncio.Future[Any]] = {*tasks, ended}
+            changed = asyncio.ensure_future(self._must_register.wait())
+            first: set[asyncio.Future[Any]] = {*tasks, ended, changed}
             try:
                 await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for task in tasks:
+                for task in (*tasks, changed):
                     task.cancel()
-                outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+                outcomes = await asyncio.gather(*tasks, changed, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome

@@ -18,7 +18,8 @@ from omni_worker.language.prompts import PromptTokenizer
 from omni_worker.model_card import ModelCard
 from omni_worker.parallel.chain import Chain
 from omni_worker.parallel.ranks import Ranks
-from omni_worker.pipelines.loading import PipelineParts, load
+from omni_worker.pipelines.load_arguments import PipelineParts
+from omni_worker.pipelines.loading import load
 from omni_worker.pipelines.request_mode import RequestModePipeline
 
 
@@ -61,10 +62,12 @@ def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str |
         source,
         config.step_execution,
         concurrent=config.max_num_seqs > 1,
-        dtype=config.dtype,
-        compile_backend=config.compile_backend,
+        settings=config.load,
         ranks=ranks,
         parts=_parts(config),
+        loras=config.loras,
+        cache=config.cache,
+        prompt_cache_bytes=config.prompt_cache_bytes,
     ).pipeline
     if not isinstance(pipeline, RequestModePipeline):
         return StepRunner(pipeline), pipeline.card
@@ -96,7 +99,13 @@ def _check_parallelism(config: EngineConfig, source: ModelSource) -> None:
 
 
 def _build_language_runner(ranks: Ranks, config: EngineConfig, source: ModelSource) -> tuple[Runner, ModelCard]:
-    model = language.load(source, config.dtype, Chain(ranks.rank, ranks.size))
+    if config.loras:
+        raise LoadError(f"{source.text} is a language model, and takes no LoRA adapters here: leave out --lora")
+    if keys := config.load.needs_pipeline:
+        raise LoadError(f"{source.text} is a language model: of load it takes dtype, and not {', '.join(keys)}")
+    if config.cache.mode != "none":
+        raise LoadError(f"{source.text} is a language model, whose calls are never skipped: leave out --cache")
+    model = language.load(source, config.load.dtype, Chain(ranks.rank, ranks.size))
     card = ModelCard(pipeline=model.name, mode=config.task, context_length=model.context_length)
     return AutoregressiveRunner(model, encode_only=config.task == "encode"), card
 

@@ -15,6 +15,7 @@ import torch
 import transformers
 from transformers.cache_utils import get_layer_types_and_kwargs
 
+from omni_worker.config.hub_proxy import require_usable_proxies
 from omni_worker.config.model_source import ModelSource
 from omni_worker.device.dtypes import weights_dtype
 from omni_worker.errors import LoadError
@@ -102,7 +103,9 @@ def load_tokenizer(source: ModelSource) -> TextTokenizer:
 
 
 def _place(source: ModelSource, section: LanguageSection) -> dict[str, Any]:
-    """Where transformers finds the model and its tokenizer, and that it runs no code of theirs."""
+    """Where transformers finds the model and its tokenizer, and that it runs no code of theirs. Raises UsageError."""
+    if not source.is_local:
+        require_usable_proxies()
     return {
         "pretrained_model_name_or_path": source.location,
         "subfolder": section.subfolder,

@@ -57,7 +57,11 @@ class PoolCollector(Collector):
         ready = GaugeMetricFamily(
             "omni_stage_ready", "1 where a request finds a replica of the stage up, or wakes one", labels=["stage"]
         )
+        waiting = GaugeMetricFamily(
+            "omni_stage_waiting", "Requests that wait at the head for a replica of the stage", labels=["stage"]
+        )
         for pool in self._pools:
+            waiting.add_metric([pool.stage.name], pool.waiting)
             ready.add_metric([pool.stage.name], float(pool.is_ready))
             for name, count in counts.items():
                 count.add_metric([pool.stage.name], getattr(pool, name))
@@ -70,4 +74,4 @@ class PoolCollector(Collector):
                 completed.add_metric(values, member.replica.load.completed)
                 if member.replica.key in silence:
                     ages.add_metric(values, silence[member.replica.key])
-        yield from (*families.values(), states, ages, completed, *counts.values(), ready)
+        yield from (*families.values(), states, ages, completed, *counts.values(), ready, waiting)

@@ -5,8 +5,9 @@ with the same seed, and gives the same image; text continues after the tokens th
 turned away only before a replica of its stage has accepted it, and only if the queues of all replicas that are up are
 full.
 
-A request that fails on a replica runs again on others, because the replica may be the cause. It fails for its client
-if it fails on all that may have it.
+A request that fails on a replica runs again on others, because the replica may be the cause. A result that does not fit
+the request counts as such a failure (`result_check`). The request fails for its client if it fails on all that may have
+it.
 
 The number of runs is limited. A replica refuses a request at most once, and a request fails on a replica at most once.
 `suspects` limits how many replicas may crash or be lost under one request.
@@ -20,7 +21,9 @@ from collections.abc import Sequence
 
 from omni_worker.errors import ReplicaLost, RequestError
 from omni_worker.orchestrator.handover import combine_results, required_stages, stage_params, with_input_from
+from omni_worker.orchestrator.lora_library import LoraLibrary
 from omni_worker.orchestrator.member import Member
+from omni_worker.orchestrator.result_check import check_finite, check_result
 from omni_worker.orchestrator.run_history import RunHistory
 from omni_worker.orchestrator.stage_pool import StagePool
 from omni_worker.orchestrator.stage_task import OnPartial, RunningRequest, StageTask
@@ -37,8 +40,15 @@ log = logging.getLogger(__name__)
 class Orchestrator:
     """Runs requests on the stages of a pipeline. `pools` are the stages in order; `running` is every request by id."""
 
-    def __init__(self, pools: Sequence[StagePool], metrics: HeadMetrics, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        pools: Sequence[StagePool],
+        metrics: HeadMetrics,
+        tracing: Tracing | None = None,
+        loras: LoraLibrary | None = None,
+    ) -> None:
         self.pools = pools
+        self.loras = loras or LoraLibrary(pools)
         self.running: dict[str, RunningRequest] = {}
         self._tracing = tracing or Tracing()
         self._metrics = metrics
@@ -55,7 +65,8 @@ class Orchestrator:
             running = self.running[request.id] = RunningRequest(request.id, client_id=request.client_id)
             journal, outcome, message = Journal(request.id, span.trace_id, request.client_id), "failed", None
             try:
-                result = await self._run_stages(request, running, on_partial, journal)
+                with self.loras.using(choice.name for choice in request.params.loras):
+                    result = await self._run_stages(request, running, on_partial, journal)
                 outcome = "completed"
                 return result
             except RequestError as error:
@@ -94,7 +105,10 @@ class Orchestrator:
 
     async def _run_stage(self, id: str, task: StageTask) -> GenerationResult:
         """Run a request on one replica after another until one returns its result."""
-        history = RunHistory(id)
+        adapters = frozenset(choice.name for choice in task.params.loras)
+        if adapters and task.pool.stage.engine != "diffusion":  # another stage may have only some of them
+            adapters &= {lora.source.name for lora in self.loras.wanted(task.pool.stage).loras}
+        history = RunHistory(id, adapters=adapters)
         try:
             return await self._run_until_served(id, task, history)
         finally:
@@ -146,4 +160,8 @@ class Orchestrator:
             "run", {REQUEST: id, STAGE: stage, REPLICA: task.running.replica}, kind="client"
         ) as span:
             trace = Trace(id, stage, dict(span.carrier)) if span.carrier else None
-            return await member.client.generate(run_id, task.start_run(), task.on_update, is_refusable, trace)
+            result = await member.client.generate(run_id, task.start_run(), task.on_update, is_refusable, trace)
+            check_result(result, task.params, task.pool.stage, member.replica.card)
+            if result.embeddings:
+                await asyncio.to_thread(check_finite, result.embeddings)
+            return result

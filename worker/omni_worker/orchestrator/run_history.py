@@ -1,5 +1,6 @@
 """The earlier runs of a request at one stage, which decide where it may run next."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from omni_worker.errors import RequestError
@@ -15,6 +16,7 @@ class RunHistory:
     busy: replicas that had no room, with their answers
     failed: replicas on which it failed, with the errors; it never returns to them
     losses: how often a run of it was lost with its replica
+    adapters: the LoRA adapters that its replica must have
     crashes: how many replicas crashed while they ran it and no other suspect (see `suspects`)
     """
 
@@ -25,11 +27,12 @@ class RunHistory:
     failed: dict[Member, RequestError] = field(default_factory=dict)
     losses: int = 0
     crashes: int = 0
+    adapters: frozenset[str] = frozenset()
 
     @property
     def is_empty(self) -> bool:
         """Whether every replica may get the request."""
-        return not (self.lost or self.refused or self.busy or self.failed)
+        return not (self.lost or self.refused or self.busy or self.failed or self.adapters)
 
     @property
     def was_accepted(self) -> bool:
@@ -41,6 +44,28 @@ class RunHistory:
         """The replicas that must not get the request again, because they refused it or it failed there."""
         return {*self.refused, *self.failed}
 
+    def has_adapters(self, member: Member) -> bool:
+        """Whether the replica has the adapters that the request selects, or has nothing that adapters could change."""
+        card = member.replica.card
+        return self.adapters.issubset(card.loras) or not (card.takes_loras or card.loras)
+
+    def why_no_adapters(self, up: Sequence[Member]) -> RequestError | None:
+        """The error for a request whose adapters no replica can have soon; None if one has them or loads them."""
+        reasons = []
+        for member in up:
+            states = {state.source.name: state for state in member.replica.loras.loras}
+            missing = [states.get(name) for name in self.adapters.difference(member.replica.card.loras)]
+            failed = [state for state in missing if state is not None and state.phase in ("failed", "full")]
+            if self.has_adapters(member) or (not failed and all(missing)):
+                return None
+            reasons += [state.reason for state in failed]
+        names = ", ".join(map(repr, sorted(self.adapters)))
+        why = f": {reasons[0]}" if reasons else ""
+        return RequestError("unavailable", f"loras: no replica that is up has {names}{why}", "loras")
+
     def allows(self, member: Member) -> bool:
-        """Whether the replica has neither lost, refused nor turned away the request, and it has not failed there."""
-        return member not in self.lost and member not in self.busy and member not in self.excluded
+        """Whether the replica has the adapters, has neither lost, refused nor turned away the request, and it has not
+        failed there.
+        """
+        was_tried = member in self.lost or member in self.busy or member in self.excluded
+        return not was_tried and self.has_adapters(member)

@@ -22,8 +22,12 @@ from omni_worker.replica.client import ReplicaClient
 from omni_worker.transport.keys import CurveKeys
 
 log = logging.getLogger(__name__)
-DISPATCH_SECONDS = 10.0  # how long a new request waits for a replica that is up
+DISPATCH_SECONDS = 5.0  # how long a new request waits for a replica if none was up lately
+RESTART_DISPATCH_SECONDS = 10.0  # the same if one was up in the last RESTART_SECONDS, so that it may be restarting
+RESTART_SECONDS = 60.0
+REFUSAL_SECONDS = 10.0  # how long a refused replica counts as one that tries to join
 RETRY_DISPATCH_SECONDS = 60.0  # the same for a request that was accepted before: long enough to reload a model
+LORA_CHECK_SECONDS = 1.0  # how often a request that waits for adapters looks what has become of them
 MAX_FAILED_REPLICAS = 3  # on so many replicas a request may fail before it fails for its client
 MAX_BUSY_REPLICAS = 10  # after so many full queues the stage itself counts as full
 
@@ -50,6 +54,8 @@ class StagePool:
     ) -> None:
         self.stage = stage
         self.drains = self.ejections = self.tokens = self.images = 0
+        self.waiting = 0  # requests that wait for a replica now
+        self.refused_at = float("-inf")  # when the head last refused a replica that does not fit the stage
         self._balancer = balancer
         self._on_disconnect = on_disconnect
         self._keys = keys
@@ -57,6 +63,7 @@ class StagePool:
         self._members: dict[ReplicaKey, Member] = {}
         self._up: list[Member] | None = None
         self._up_count = 0
+        self._last_up_at = float("-inf")  # when a replica was last up, if none is up now
         self._draining: set[Member] = set()
         self._last_member: dict[str, Member] = {}  # by request id: where the request ran last
         self._changed = asyncio.Event()
@@ -79,6 +86,11 @@ class StagePool:
         """Whether a replica is up, or a request would wake one."""
         return bool(self.up) or self.stage.wake_seconds is not None
 
+    @property
+    def refuses_replicas(self) -> bool:
+        """Whether replicas that do not fit the stage try to join. They try every second."""
+        return time.monotonic() - self.refused_at < REFUSAL_SECONDS
+
     def update(self, replica: Replica) -> None:
         """Take a change of the membership. Requests on a replica that left or fell silent raise ReplicaLost."""
         member = self._members.get(replica.key)
@@ -92,6 +104,7 @@ class StagePool:
         if member is None:
             member = self._add(replica)
         before, now = member.replica.state, replica.state
+        has_other_loras = member.replica.loras != replica.loras
         member.update(replica)
         if now is ReplicaState.ERROR and before is not ReplicaState.ERROR:
             member.client.lose("the replica fell silent", "stalled")
@@ -99,6 +112,8 @@ class StagePool:
             self._draining.add(member)
             self.drains += 1
         self._refresh(member)
+        if has_other_loras:
+            self._notify_waiting()
 
     async def pick(self, history: RunHistory | None = None) -> Member:
         """Select a replica for a request, and wait for one if none is up. The caller must `release` it.
@@ -111,7 +126,11 @@ class StagePool:
         history = history or RunHistory()
         member = self._choose(history)
         if member is None:
-            member = await self._wait(history)
+            self.waiting += 1
+            try:
+                member = await self._wait(history)
+            finally:
+                self.waiting -= 1
         member.add_request()
         self._refresh(member)
         if history.id:
@@ -184,7 +203,8 @@ class StagePool:
         if history.is_empty:  # almost always, so it must be fast
             key = self._balancer.choose() or self._choose_ejected(())
             return self._members[key] if key else None
-        never = self._current_keys([*history.excluded, *history.busy])
+        lacking = [one for one in self.up if not history.has_adapters(one)]
+        never = self._current_keys([*history.excluded, *history.busy, *lacking])
         key = self._balancer.choose(never | self._current_keys(history.lost)) or self._balancer.choose(never)
         key = key or self._choose_ejected(never)
         busy = [answer for member, answer in history.busy.items() if member.is_up]
@@ -199,14 +219,20 @@ class StagePool:
 
     async def _wait(self, history: RunHistory) -> Member:
         """Wait until a replica may get the request. Raises RequestError as `pick` does."""
-        patience = RETRY_DISPATCH_SECONDS if history.was_accepted else DISPATCH_SECONDS
-        patience = max(patience, self.stage.wake_seconds or 0.0)
         is_suspect = suspects.is_suspect(history)
         began = last_up = time.monotonic()
+        patience = self._patience(history, began)
         while True:
             pause = patience - (time.monotonic() - last_up)
             if self.up and is_suspect:  # it waits as long as it takes: the suspects before it will end
                 pause = suspects.SECOND_REPLICA_SECONDS
+            elif self.up and history.adapters:
+                problem = history.why_no_adapters([one for one in self.up if one not in history.excluded])
+                if problem is None:  # it waits as long as they are being loaded
+                    last_up = time.monotonic()
+                elif pause <= 0:
+                    raise problem
+                pause = LORA_CHECK_SECONDS
             elif pause <= 0:
                 raise RequestError("unavailable", f"no replica of stage {self.stage.name!r} is up")
             changed = self._changed
@@ -220,6 +246,16 @@ class StagePool:
                 member = suspects.choose_for_suspect(self.up, history, may_use_last)
             if member is not None:
                 return member
+
+    def _patience(self, history: RunHistory, now: float) -> float:
+        """How many seconds a request waits while no replica is up."""
+        if history.was_accepted:
+            seconds = RETRY_DISPATCH_SECONDS
+        elif self._up_count or now - self._last_up_at < RESTART_SECONDS:
+            seconds = RESTART_DISPATCH_SECONDS
+        else:
+            seconds = DISPATCH_SECONDS
+        return max(seconds, self.stage.wake_seconds or 0.0)
 
     def _current_keys(self, members: Iterable[Member]) -> set[ReplicaKey]:
         """The keys of the members that are still in the pool. A new process may have the key of an earlier one."""
@@ -259,6 +295,7 @@ class StagePool:
         if is_up is not member.is_listed:
             member.is_listed = is_up
             self._up_count += 1 if is_up else -1
+            self._last_up_at = time.monotonic()
             self._up = None
             self._hand_back_waiting()
             self._notify_waiting()

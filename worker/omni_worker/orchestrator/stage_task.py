@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from omni_worker.orchestrator.result_check import is_image
 from omni_worker.orchestrator.stage_pool import StagePool
 from omni_worker.replica.wire.messages import Partial, Progress
 from omni_worker.requests import GeneratedText, GenerationParams, GenerationResult
@@ -60,12 +61,14 @@ class StageTask:
         )
 
     def on_update(self, update: Progress | Partial) -> None:
-        """Record progress, and pass a partial result to the listener."""
+        """Record progress, and pass a partial result to the listener, unless its preview is no image."""
         if isinstance(update, Progress):
             self.running.step, self.running.total_steps = update.step, update.total_steps
             self.visit.steps = update.step
             if self.pool.stage.writes:
                 self._count_tokens(update.step)
+            return
+        if not all(map(is_image, update.preview)):
             return
         if update.written is not None:
             self.sent_tokens += update.written.tokens

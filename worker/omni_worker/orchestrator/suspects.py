@@ -27,7 +27,8 @@ def choose_for_suspect(up: Sequence[Member], history: RunHistory, may_use_last: 
 
     Returns None if there is none, or if only one replica is up and the request must not use it yet.
     """
-    free = [member for member in up if member.suspect is None and member not in history.excluded]
+    possible = [member for member in up if member not in history.excluded and history.has_adapters(member)]
+    free = [member for member in possible if member.suspect is None]
     if len(up) < 2 and not may_use_last:
         return None
     return min(free, key=lambda member: (member in history.lost, member.load), default=None)

@@ -1,16 +1,21 @@
-"""Makes a loaded pipeline faster with equal results: shorter convolutions for single frames, and compilation."""
+"""Makes a loaded pipeline faster or smaller: attention, tiles, compilation, short convolutions for single frames."""
 
 import types
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from torch import Tensor
 
+from omni_settings.load import Vae
 from omni_worker.pipelines.components import denoisers, models
 
+MAX_GRAPHS = 64
+"""For each compiled function. Regional compilation needs a few: with and without a mask, one row and several."""
 CAUSAL_CONVOLUTIONS = (QwenImageCausalConv3d, WanCausalConv3d)
 
 
@@ -34,13 +39,60 @@ def _short_forward(self: Any, x: Tensor, cache_x: Tensor | None = None) -> Tenso
     return F.conv2d(x[:, :, 0], kernel, self.bias, self.stride[1:], (height, width)).unsqueeze(2)
 
 
-def compile_denoisers(pipe: Any, backend: str = "inductor") -> list[str]:
-    """Let torch compile the models that run in each step, at their first call. Returns their names.
+def set_attention(pipe: Any, backend: str) -> None:
+    """Have the denoisers compute attention with a backend of diffusers. Raises ValueError if that is not possible."""
+    found = [model for name, model in models(pipe).items() if name in denoisers(pipe)]
+    found = [model for model in found if hasattr(model, "set_attention_backend")]
+    if not found:
+        raise ValueError(f"the denoisers of {type(pipe).__name__} have no attention backends")
+    for model in found:
+        model.set_attention_backend(backend)
 
-    Each batch size is compiled separately, so use it with few batch sizes (the buckets of `ProvenBatches`).
+
+def save_vae_memory(pipe: Any, vae: Vae) -> None:
+    """Have the autoencoders work in tiles, or image by image. Raises ValueError if none can."""
+    for setting, wanted in vae.model_dump().items():
+        methods = [getattr(model, f"enable_{setting}", None) for model in models(pipe).values()]
+        able = [method for method in methods if method is not None]
+        if wanted and not able:
+            raise ValueError(f"no autoencoder of {type(pipe).__name__} has {setting}")
+        for enable in able if wanted else ():
+            enable()
+
+
+@dataclass(frozen=True)
+class CompiledDenoisers:
+    """The names of the models that torch compiles.
+
+    regional: those of which it compiles the repeated blocks, each kind once, for all sizes, lengths and batch sizes
+    whole: those without such blocks: they are compiled for each batch size, so use few (the buckets of `ProvenBatches`)
     """
-    names = denoisers(pipe)
+
+    regional: tuple[str, ...]
+    whole: tuple[str, ...]
+
+
+def compile_denoisers(pipe: Any, backend: str = "inductor") -> CompiledDenoisers:
+    """Let torch compile the models that run in each step, at their first call.
+
+    torch stops compiling a function after `recompile_limit` graphs, and then runs it as it is; the limit is raised to
+    MAX_GRAPHS here.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
+    regional, whole = [], []
     for name, model in models(pipe).items():
-        if name in names:
+        if name not in denoisers(pipe):
+            continue
+        kinds = {type(module).__name__ for module in model.modules()}
+        if kinds & {*(getattr(model, "_repeated_blocks", None) or ())}:
+            model.compile_repeated_blocks(backend=backend, dynamic=True)
+            regional.append(name)
+        else:
             vars(model)["forward"] = torch.compile(model.forward, backend=backend, dynamic=False)
-    return names
+            whole.append(name)
+    return CompiledDenoisers(tuple(regional), tuple(whole))
+
+
+def compiled_graphs() -> int:
+    """How many graphs torch has compiled in this process."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 
 from omni_worker.model_card import ServingDefaults
+from omni_worker.pipelines.adapter_layers import Selection
 from omni_worker.pipelines.arguments.embeddings import flatten
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
+from omni_worker.pipelines.offload import ComponentOffload
 from omni_worker.pipelines.protocol import StepState
-from omni_worker.requests import GenerationResult
+from omni_worker.requests import GenerationParams, GenerationResult
 
 
 class EncodingFinished(Exception):
@@ -41,8 +43,14 @@ class UnloadedModel:
 class PromptEncoder(InterceptedPipeline):
     """A step pipeline that ends after the text encoding. Its result has embeddings and no images."""
 
-    def __init__(self, pipe: Any, defaults: ServingDefaults | None = None) -> None:
-        super().__init__(pipe, defaults)
+    def __init__(
+        self,
+        pipe: Any,
+        defaults: ServingDefaults | None = None,
+        offload: ComponentOffload | None = None,
+        prompt_cache_bytes: int = 0,
+    ) -> None:
+        super().__init__(pipe, defaults, offload=offload, prompt_cache_bytes=prompt_cache_bytes)
         self.card = self._arguments.card(pipe, mode="encode")
 
     def _call(self, pipe: Any, kwargs: dict[str, Any], embeddings: Mapping[str, np.ndarray]) -> Any:
@@ -57,6 +65,10 @@ class PromptEncoder(InterceptedPipeline):
         with contextlib.suppress(EncodingFinished):
             pipe(**kwargs)
         return recorded
+
+    def _select(self, params: GenerationParams) -> Selection:
+        """Those of a request's adapters that are loaded here: many have no weights for a text encoder."""
+        return self.adapters.select([one for one in params.loras if one.name in self.adapters.names])
 
     def _result(self, state: StepState, output: Any) -> GenerationResult:
         return GenerationResult(embeddings=flatten(output))

@@ -1,9 +1,8 @@
 """Loads a model from its source into a diffusers pipeline, and wraps the pipeline for step mode or request mode."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any
 
 import diffusers
@@ -12,31 +11,43 @@ import torch
 import transformers
 from diffusers.configuration_utils import FrozenDict
 
+from omni_settings.load import LoadSettings
+from omni_settings.model_index import parse_model_index
+from omni_worker.config.hub_proxy import require_usable_proxies
+from omni_worker.config.lora_source import LoraSource
 from omni_worker.config.model_source import ModelSource
-from omni_worker.device.dtypes import weights_dtype
 from omni_worker.errors import LoadError
 from omni_worker.model_card import ServingDefaults
 from omni_worker.parallel.ranks import Ranks
-from omni_worker.pipelines.acceleration import compile_denoisers, shorten_single_frames
+from omni_worker.pipelines.acceleration import (
+    compile_denoisers,
+    save_vae_memory,
+    set_attention,
+    shorten_single_frames,
+)
+from omni_worker.pipelines.adapter_store import AdapterStore
 from omni_worker.pipelines.batching.batches import ProvenBatches
 from omni_worker.pipelines.components import denoisers, models
 from omni_worker.pipelines.encoding import PromptEncoder, UnloadedModel
+from omni_worker.pipelines.fit import require_fit
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
+from omni_worker.pipelines.load_arguments import (
+    DEFAULT,
+    PipelineParts,
+    code_arguments,
+    component_dtypes,
+    quantized_components,
+    unloaded_models,
+)
+from omni_worker.pipelines.offload import ComponentOffload, place
 from omni_worker.pipelines.protocol import SupportsStepExecution, can_step
+from omni_worker.pipelines.quantization import require_libraries
 from omni_worker.pipelines.request_mode import RequestModePipeline
+from omni_worker.requests import NO_CACHE, CacheSettings
 
 log = logging.getLogger(__name__)
-NO_FOREIGN_CODE = {"trust_remote_code": False, "use_safetensors": True}
-"""A model is data: neither its Python files nor pickled weights, which contain code, are loaded."""
+DEFAULT_SETTINGS = LoadSettings()
 COMPILED_BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # of a compiled model, which is compiled for each size separately
-
-
-class PipelineParts(Enum):
-    """Which models of a pipeline are loaded. If two stages share a pipeline, each loads only its own models."""
-
-    ALL = auto()
-    TEXT_ENCODERS = auto()
-    ALL_BUT_TEXT_ENCODERS = auto()
 
 
 @dataclass(frozen=True)
@@ -52,65 +63,91 @@ def load(
     step_execution: bool | None,
     *,
     concurrent: bool = True,
-    dtype: str = "auto",
-    compile_backend: str | None = None,
+    settings: LoadSettings = DEFAULT_SETTINGS,
     ranks: Ranks | None = None,
     parts: PipelineParts = PipelineParts.ALL,
+    loras: Sequence[LoraSource] = (),
+    cache: CacheSettings = NO_CACHE,
+    prompt_cache_bytes: int = 0,
 ) -> LoadedPipeline:
     """Load `source` onto this process's device.
 
-    dtype: `auto` means float32 on a CPU and bfloat16 on a GPU
     step_execution: None uses step mode if the pipeline can step
+    loras: the adapters that requests can select
+    cache: of requests that choose none
+    prompt_cache_bytes: how many bytes of text encoders' results to keep
 
-    Raises LoadError if the model does not exist, is broken, or cannot run in the required mode.
+    Raises LoadError if the model or an adapter does not exist, is broken, or cannot run in the required mode.
     """
+    require_libraries(settings)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not source.is_local:
+        require_usable_proxies()
     at = {"revision": source.revision, "local_files_only": source.is_local}
-    weights = weights_dtype(dtype, device)
     try:
-        unloaded = unloaded_models(diffusers.DiffusionPipeline.load_config(source.location, **at), parts)
+        index = parse_model_index(diffusers.DiffusionPipeline.load_config(source.location, **at))
+        trusted = code_arguments(settings, source, index)
+        dtypes = component_dtypes(settings, index, device)
+        unloaded = unloaded_models(index, parts)
+        require_fit(source, index, settings, unloaded)
+        quantized = quantized_components(settings, source, index, dtypes, unloaded)
         pipe = diffusers.DiffusionPipeline.from_pretrained(
-            source.location, dtype=weights, **dict.fromkeys(unloaded), **NO_FOREIGN_CODE, **at
-        ).to(device)
+            source.location, dtype=dtypes, **dict.fromkeys(unloaded), **quantized, **trusted, **at
+        )
+        offload = place(pipe, device, settings.offload)
         for name, configured in unloaded.items():
-            vars(pipe)[name] = UnloadedModel(FrozenDict(configured(source.location, subfolder=name, **at)), weights)
+            dtype = dtypes.get(name, dtypes[DEFAULT])
+            vars(pipe)[name] = UnloadedModel(FrozenDict(configured(source.location, subfolder=name, **at)), dtype)
+    except LoadError:
+        raise
     except Exception as error:  # diffusers passes on any error of any component
         raise LoadError(f"the model {source.text} cannot be loaded: {error}") from error
     if parts is PipelineParts.TEXT_ENCODERS:
         if not hasattr(pipe, "encode_prompt"):
             raise LoadError(f"{type(pipe).__name__} of {source.text} has no encode_prompt: it cannot encode on its own")
-        return LoadedPipeline(PromptEncoder(pipe, _serving_defaults(source)), device)
+        encoder = PromptEncoder(pipe, _serving_defaults(source), offload, prompt_cache_bytes)
+        return LoadedPipeline(_with_adapters(encoder, loras), device)
     for model in models(pipe).values():
         shorten_single_frames(model)
-    if compile_backend is not None:
-        log.info("compiling %s when first called", ", ".join(compile_denoisers(pipe, compile_backend)))
-    buckets = COMPILED_BATCH_SIZES if compile_backend is not None else ()
+    _configure(pipe, settings)
+    buckets: tuple[int, ...] = ()
+    if settings.compile is not None:
+        compiled = compile_denoisers(pipe, settings.compile.backend)
+        log.info("compiling %s when first called", ", ".join((*compiled.regional, *compiled.whole)))
+        buckets = COMPILED_BATCH_SIZES if compiled.whole else ()
     batches = ProvenBatches(ranks, buckets)
-    return LoadedPipeline(wrap_pipeline(pipe, source, step_execution, concurrent, batches), device)
+    pipeline = wrap_pipeline(pipe, source, step_execution, concurrent, batches, cache, offload, prompt_cache_bytes)
+    return LoadedPipeline(_with_adapters(pipeline, loras), device)
 
 
-def unloaded_models(index: Mapping[str, Any], parts: PipelineParts) -> dict[str, Callable[..., Any]]:
-    """The models that `parts` does not include, from the `model_index.json` of a pipeline.
-
-    Each name comes with a function that reads the model's configuration.
-    """
-    found: dict[str, Callable[..., Any]] = {}
-    for name, entry in index.items():
-        library, kind = entry if isinstance(entry, list | tuple) and len(entry) == 2 else (None, None)
-        if kind and parts is PipelineParts.ALL_BUT_TEXT_ENCODERS and name.startswith("text_encoder"):
-            found[name] = _transformers_config
-        elif kind and parts is PipelineParts.TEXT_ENCODERS and library == "diffusers":
-            load_config = getattr(getattr(diffusers, kind, None), "load_config", None)
-            if load_config is not None and not issubclass(getattr(diffusers, kind), diffusers.SchedulerMixin):
-                found[name] = load_config
-    return found
+def _configure(pipe: Any, settings: LoadSettings) -> None:
+    """Apply the settings of loaded models. Raises LoadError, naming the setting."""
+    try:
+        save_vae_memory(pipe, settings.vae)
+    except ValueError as error:
+        raise LoadError(f"load.vae: {error}") from error
+    if settings.attention is None:
+        return
+    try:
+        set_attention(pipe, settings.attention)
+    except Exception as error:  # a missing library, a device that is too old, a kernel that cannot be downloaded
+        raise LoadError(f"load.attention: {error}") from error
 
 
-def _transformers_config(location: str, **at: Any) -> dict[str, Any]:
-    config, _ = transformers.PretrainedConfig.get_config_dict(location, **at)
-    return dict(config)
+def _with_adapters(pipeline: Any, loras: Sequence[LoraSource]) -> Any:
+    """The pipeline with these adapters. Its card names them, and says whether more can be added. Raises LoadError."""
+    adapters: AdapterStore | None = getattr(pipeline, "adapters", None)
+    if adapters is None or adapters.why_none is not None:
+        if loras:
+            reason = adapters.why_none if adapters else f"{type(pipeline).__name__} takes no LoRA adapters"
+            raise LoadError(f"--lora {loras[0].name}: {reason}")
+        return pipeline
+    for lora in loras:
+        adapters.load(lora.name, lora.find(), lora.scale)
+    pipeline.card = msgspec.structs.replace(pipeline.card, takes_loras=True, loras=adapters.names)
+    return pipeline
 
 
 def wrap_pipeline(
@@ -119,10 +156,14 @@ def wrap_pipeline(
     step_execution: bool | None,
     concurrent: bool,
     batches: ProvenBatches | None = None,
+    cache: CacheSettings = NO_CACHE,
+    offload: ComponentOffload | None = None,
+    prompt_cache_bytes: int = 0,
 ) -> SupportsStepExecution | RequestModePipeline:
     """Wrap a loaded pipeline for its mode: its own step protocol, interception, or request mode.
 
-    Raises LoadError if `step_execution` is True and the pipeline cannot step.
+    Raises LoadError if `step_execution` is True and the pipeline cannot step, or if nothing sees the model calls that
+    `cache` is to skip.
     """
     is_native, refuses = can_step(pipe), getattr(pipe, "supports_step_execution", None) is False
     can_be_stepped = is_native or (bool(denoisers(pipe)) and not refuses)
@@ -132,11 +173,17 @@ def wrap_pipeline(
             f"{type(pipe).__name__} of {source.text} {why}: "
             "serve it with --no-step-execution (scheduling.mode: request)"
         )
+    is_intercepted = can_be_stepped and not is_native and step_execution is not False
+    if cache.mode != "none" and not is_intercepted:
+        raise LoadError(
+            f"{type(pipe).__name__} of {source.text} does not run by our own steps, so no calls can be skipped: "
+            "leave out --cache (cache)"
+        )
     if is_native and step_execution is not False:
         return pipe  # type: ignore[no-any-return]
     defaults = _serving_defaults(source)
-    if can_be_stepped and step_execution is not False:
-        return InterceptedPipeline(pipe, defaults, concurrent, batches)
+    if is_intercepted:
+        return InterceptedPipeline(pipe, defaults, concurrent, batches, cache, offload, prompt_cache_bytes)
     if step_execution is None:
         log.info("%s cannot be stepped: requests run whole, one at a time", type(pipe).__name__)
     return RequestModePipeline(pipe, defaults)

@@ -18,6 +18,7 @@ class StepState:
         request's result is then what that call returns
     key: of the pending model call; calls with equal keys can go into one `denoise_step`. None if no call is pending
     in_loop: whether the pending call belongs to the denoising loop, not to the encoding or decoding
+    component: the component of the pipeline that the pending call needs, if only one of them is on the device at a time
     step, total_steps: timestep-scheduler steps done so far, and in all (0 until known)
     estimate: the current estimate of the finished latents, and what the last step returned; None without previews
     preview: the images of the newest preview, until the caller takes them
@@ -27,6 +28,7 @@ class StepState:
     params: GenerationParams | Mapping[str, Any]
     key: Hashable | None = None
     in_loop: bool = True
+    component: str | None = None
     step: int = 0
     total_steps: int = 0
     estimate: tuple[Any, Any] | None = None

@@ -16,6 +16,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from torch import Tensor
 
 from omni_worker.device.random_state import random_state, seeded_random_state, set_random_state
+from omni_worker.pipelines.adapter_layers import Rows, Selection, exchange_rows
 
 DEVICES = ("cpu", "cuda")
 
@@ -58,12 +59,21 @@ class RequestContext:
 
     needs_exact_bits: whether the request's results must not differ even by rounding
     asks_for_exact_bits: whether the client asked for that
+    adapters: those of the request; None leaves the choice to the models' own state
     """
 
     asks_for_exact_bits = False
 
-    def __init__(self, request_id: str, seed: int | None = None, needs_exact_bits: bool = False) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        seed: int | None = None,
+        needs_exact_bits: bool = False,
+        adapters: Selection | None = None,
+    ) -> None:
         self.request_id = request_id
+        self.adapters = adapters
+        self.rows = None if adapters is None else Rows([adapters])
         self.needs_exact_bits = needs_exact_bits
         self._state = _current_state()
         self._state.grad = False
@@ -84,7 +94,12 @@ class RequestContext:
     @property
     def can_share_batch(self) -> bool:
         """Whether its calls can run together with those of a request with the same `signature`."""
-        return not self.needs_exact_bits and not self._state.grad and not self._modes
+        return self.is_comparable and not self.needs_exact_bits
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether `signature` is all that the result of a call depends on besides its arguments."""
+        return not self._state.grad and not self._modes
 
     @property
     def signature(self) -> Hashable:
@@ -124,15 +139,17 @@ class RequestContext:
 class ActiveContext:
     """A block of code that runs in a request's context. It is a class because a generator would cost twice as much."""
 
-    __slots__ = ("_context", "_outer")
+    __slots__ = ("_context", "_outer", "_outer_rows")
 
     def __init__(self, context: RequestContext) -> None:
         self._context = context
 
     def __enter__(self) -> None:
         self._outer = self._context.enter()
+        self._outer_rows = exchange_rows(self._context.rows)
 
     def __exit__(self, *_: object) -> None:
+        exchange_rows(self._outer_rows)
         self._context.leave(self._outer)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from omni_worker.model_card import ServingDefaults
+from omni_worker.pipelines.adapter_store import AdapterStore
 from omni_worker.pipelines.arguments.call_arguments import CallArguments
 from omni_worker.pipelines.arguments.results import unfinished_result
 from omni_worker.pipelines.interception.pipeline_copies import PipelineCopies
@@ -22,6 +23,7 @@ class RequestModePipeline:
     def __init__(self, pipe: Any, defaults: ServingDefaults | None = None) -> None:
         pipe.set_progress_bar_config(disable=True)
         self._copies = PipelineCopies(pipe)
+        self.adapters = AdapterStore(pipe)
         self._arguments = CallArguments(pipe, defaults or ServingDefaults())
         self.card = self._arguments.card(pipe, mode="request")
 
@@ -31,11 +33,11 @@ class RequestModePipeline:
         `params` can be the keyword arguments of the pipeline's own call; the result is then what that call returns.
         """
         if isinstance(params, Mapping):
-            return self._call(None, params)
-        return unfinished_result(self._call(params.seed, self._arguments.build(params)))
+            return self._call(RequestContext(""), params)
+        context = RequestContext("", params.seed, adapters=self.adapters.select(params.loras))
+        return unfinished_result(self._call(context, self._arguments.build(params)))
 
-    def _call(self, seed: int | None, kwargs: Mapping[str, Any]) -> Any:
-        context = RequestContext("", seed)
+    def _call(self, context: RequestContext, kwargs: Mapping[str, Any]) -> Any:
         try:
             with context.active():
                 if self._copies.runs_whole:

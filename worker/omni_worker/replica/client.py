@@ -15,6 +15,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
+from omni_worker.coordinator.loras import WantedLoras
 from omni_worker.errors import ReplicaLost, RequestError
 from omni_worker.replica.wire.link import Link, Offer, PoolReply
 from omni_worker.replica.wire.messages import (
@@ -31,6 +32,7 @@ from omni_worker.replica.wire.messages import (
     RpcResult,
     ToReplica,
     Trace,
+    ended_request,
     pack_shared,
     unpack_from_replica,
 )
@@ -150,6 +152,11 @@ class ReplicaClient:
         with contextlib.suppress(ReplicaLost):
             await self._send(HandBack())
 
+    async def want_loras(self, wanted: WantedLoras) -> None:
+        """Name the LoRA adapters that the replica must hold. It reports what it holds when it registers again."""
+        with contextlib.suppress(ReplicaLost):
+            await self._send(wanted)
+
     def lose(self, message: str, reason: str = "left") -> None:
         """Give up the requests on the replica: each of them raises ReplicaLost."""
         self._losses += 1
@@ -220,10 +227,14 @@ class ReplicaClient:
 
     def _on_frames(self, frames: list[zmq.Frame]) -> None:
         self._last_message_at = time.monotonic()
+        buffers = [frame.buffer for frame in frames]
         try:
-            self._on_message(unpack_from_replica([frame.buffer for frame in frames], self._link))
+            self._on_message(unpack_from_replica(buffers, self._link))
         except (msgspec.MsgspecError, ValueError) as error:
             log.warning("dropped a malformed message from %s: %s", self._address, error)
+            future = self._results.get(ended_request(buffers) or "")
+            if future is not None and not future.done():  # nothing else will answer the request
+                future.set_exception(RequestError("failed", f"the replica's answer cannot be read: {error}"))
 
     def _on_message(self, message: FromReplica) -> None:
         if isinstance(message, Progress | Partial):

@@ -17,6 +17,11 @@ COUNTERS = {
     "verdicts_revoked": "Kinds of call that run alone since an audit found another result",
     "calls_foreseen": "Model calls whose answers were there when the pipeline made them",
     "calls_mistaken": "Model calls that were foreseen and did not come so",
+    "calls_skipped": "Model calls answered from the request's earlier ones instead of being computed",
+    "component_moves": "Components of the model moved to the device, with load.offload: model",
+    "compiled_graphs": "Graphs that torch compiled",
+    "prompt_hits": "Calls of text encoders whose results had been kept",
+    "prompt_misses": "Calls of text encoders whose results had not been kept",
     "refused": "Requests turned away, for the queue was full",
 }
 GAUGES = {
@@ -24,6 +29,7 @@ GAUGES = {
     "predicted_wait_seconds": "Time that a request which came now would wait until it begins, as predicted",
     "running": "Requests running in the scheduler",
     "states": "Request states held by the runner",
+    "prompt_cache_bytes": "Results of text encoders kept, in bytes",
     "keys_batched": "Kinds of call proven to batch",
     "keys_alone": "Kinds of call found to run right only alone",
 }

@@ -15,10 +15,12 @@ import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-import msgspec
+from msgspec.structs import replace
 
+from omni_worker.addresses import tcp_address
 from omni_worker.config import model_source
 from omni_worker.config.records import ReplicaConfig
+from omni_worker.coordinator.loras import HeldLoras, LoraState
 from omni_worker.coordinator.messages import Register, ReplicaState
 from omni_worker.coordinator.stage_client import RegistrationStatus, StageClient
 from omni_worker.engine.engine import Engine
@@ -26,6 +28,7 @@ from omni_worker.errors import CommandError
 from omni_worker.importing import importing
 from omni_worker.model_card import ModelCard
 from omni_worker.parallel.child_process import end_with_parent
+from omni_worker.replica.lora_keeper import CALL_SECONDS, LoraKeeper
 from omni_worker.replica.reporting import Reporter, report_liveness, report_stats
 from omni_worker.replica.server import ReplicaServer
 from omni_worker.replica.warm_up import warm_up, warm_up_params
@@ -79,7 +82,9 @@ class ReplicaProcess:
             if not self._stop.is_set():
                 self._report("loaded", pipeline=card.pipeline, mode=card.mode)
                 self._state = ReplicaState.UP
-                client = self._membership_client(await self._registration(card, digest))
+                registration = await self._registration(card, digest)
+                client = self._membership_client(registration)
+                loras = self._lora_keeper(engine, client, registration)
                 background = [
                     client.run(),
                     report_stats(self._report, self._server, engine),
@@ -88,6 +93,7 @@ class ReplicaProcess:
                 ]
                 serving += [group.create_task(work) for work in background]
                 await self._stop.wait()
+                await loras.close()
                 if self._failure is None:
                     await self._drain(client)
             for task in serving:
@@ -108,7 +114,12 @@ class ReplicaProcess:
     async def _warm_up(self, card: ModelCard) -> None:
         if not self._config.engine.text_encoder:
             return  # only the stage before knows what embeddings look like
-        if await warm_up(self._server, card, self._config.engine.max_num_seqs):
+        engine = self._config.engine
+
+        def report_progress(done: int, total: int) -> None:
+            self._report("loading", warmed_up=done, warm_ups=total)
+
+        if await warm_up(self._server, card, engine.max_num_seqs, engine.load.warm_up, report_progress):
             self._server.self_check.example = warm_up_params(card, seed=0)
 
     async def _check_itself(self) -> None:
@@ -141,16 +152,31 @@ class ReplicaProcess:
             keys=self._keys,
         )
 
+    def _lora_keeper(self, engine: Engine, client: StageClient, registration: Register) -> LoraKeeper:
+        """Follow the head's wishes for adapters, and report to it what is held."""
+
+        async def call(method: str, *args: Any) -> list[Any]:
+            return await asyncio.wrap_future(engine.collective_rpc(method, CALL_SECONDS, args))
+
+        def report(held: HeldLoras) -> None:
+            card = replace(registration.card, loras=held.loaded)
+            client.register_again(replace(registration, card=card, loras=held))
+
+        keeper = LoraKeeper(self._config.engine.loras, call, self._server.uses_lora, report)
+        self._server.on_loras = keeper.want
+        return keeper
+
     async def _registration(self, card: ModelCard, digest: str) -> Register:
         return Register(
             stage_id=self._config.stage_id,
             uid=secrets.token_hex(8),
-            address=f"tcp://{await self._address()}:{self._config.data_port}",
+            address=tcp_address(await self._address(), self._config.data_port),
             engine=self._config.engine.kind,
             digest=digest,
             card=card,
             capacity=self._config.engine.max_num_seqs,
             host=socket.gethostname(),
+            loras=HeldLoras(loras=tuple(LoraState(lora, "flag", "loaded") for lora in self._config.engine.loras)),
         )
 
     async def _address(self) -> str:
@@ -219,7 +245,10 @@ class ReplicaProcess:
 def main() -> int:
     """Read the configuration and run the replica. Reports a CommandError, such as a failure to load, as one event."""
     report = Reporter()
-    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=ReplicaConfig)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return 1  # the supervisor has ended
+    config = ReplicaConfig.decode(line)
     configure_logging(config.log_level, f"replica {config.index}")
     end_with_parent()
     try:

@@ -43,7 +43,10 @@ class Failed(msgspec.Struct, frozen=True, tag_field="event", tag="failed"):
 
 
 class Loading(msgspec.Struct, frozen=True, tag_field="event", tag="loading"):
-    """The process loads its model."""
+    """The process loads its model, or has loaded it and run `warmed_up` of `warm_ups` batches to warm up."""
+
+    warmed_up: int = 0
+    warm_ups: int = 0
 
 
 class Loaded(msgspec.Struct, frozen=True, tag_field="event", tag="loaded"):

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 MAX_FAILURES = 3  # failures in a row after which the replica checks itself
 PAUSE_SECONDS = 10.0  # between two checks, so that bad requests cost little
 
-SHORTENED = {"steps": 2, "preview_every": 0, "stream": False, "deadline_seconds": None}
+SHORTENED = {"steps": 2, "preview_every": 0, "stream": False, "deadline_seconds": None, "loras": ()}
 
 RunLocally = Callable[[str, GenerationParams], Awaitable[Finished]]
 

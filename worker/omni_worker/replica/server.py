@@ -8,12 +8,15 @@ them, and is ignored if it continues to ask.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import zmq
 import zmq.asyncio
 
+from omni_worker.addresses import tcp_address
+from omni_worker.coordinator.loras import WantedLoras
 from omni_worker.coordinator.messages import ReplicaLoad
 from omni_worker.engine.engine import Engine
 from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerEvent, SchedulerRequest
@@ -56,6 +59,7 @@ class ReplicaServer:
 
     default_steps: the model's own number of steps, for requests that name none
     self_check: gets the end of every request
+    on_loras: called with the LoRA adapters that a head wants here
     """
 
     def __init__(self, capacity: int, keys: CurveKeys | None = None, spans: "RequestSpans | None" = None) -> None:
@@ -64,6 +68,7 @@ class ReplicaServer:
         self.default_steps = 0
         self.completed = 0
         self.self_check = SelfCheck(self.run_locally)
+        self.on_loras: Callable[[WantedLoras], None] = lambda wanted: None
         self._capacity = capacity
         self._loop = asyncio.get_running_loop()
         self._socket = make_socket(zmq.asyncio.Context.instance(), zmq.ROUTER, keys, queued=QUEUED_DATA_MESSAGES)
@@ -78,7 +83,7 @@ class ReplicaServer:
     def bind(self, host: str, port: int) -> None:
         """Listen. Raises CommandError if the port cannot be used."""
         try:
-            self._socket.bind(f"tcp://{host}:{port}")
+            self._socket.bind(tcp_address(host, port))
         except zmq.ZMQError as error:
             raise CommandError(
                 f"the data port {port} on {host} cannot be used: {error.strerror or error}; "
@@ -112,6 +117,10 @@ class ReplicaServer:
         Hands back what has not ended after `timeout` seconds, and returns False then.
         """
         return await self._draining.run(timeout)
+
+    def uses_lora(self, name: str) -> bool:
+        """Whether a request that was accepted, and has not ended, has selected the adapter."""
+        return any(choice.name == name for id in self._requests for choice in self._requests[id].params.loras)
 
     @property
     def load(self) -> ReplicaLoad:
@@ -149,6 +158,8 @@ class ReplicaServer:
             self._abort(message.id)
         elif isinstance(message, HandBack):
             self._hand_back_waiting()
+        elif isinstance(message, WantedLoras):
+            self.on_loras(message)
         elif isinstance(message, PoolReply):
             link.on_reply(message)
         else:

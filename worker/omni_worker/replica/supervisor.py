@@ -7,17 +7,18 @@ with backoff. If it dies too often, the other replicas drain and the process end
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from omni_worker.config.records import ServeConfig
 from omni_worker.errors import CommandError
 from omni_worker.parallel.child_process import safe_path
+from omni_worker.parallel.fork_server import ForkServer
+from omni_worker.replica.forked_process import ForkedProcess
 from omni_worker.replica.reports import (
     Alive,
     Draining,
@@ -33,7 +34,8 @@ from omni_worker.replica.reports import (
 from omni_worker.replica.restarts import Restarts
 
 log = logging.getLogger(__name__)
-COMMAND = (sys.executable, "-m", "omni_worker.replica.process")
+MODULE = "omni_worker.replica.process"
+COMMAND = (sys.executable, "-m", MODULE)
 GRACE_SECONDS = 10.0  # beyond the drain or step timeout, until a replica is killed
 SILENCE_CHECK_SECONDS = 1.0
 TORCH_DISTRIBUTED_PORT = 29500
@@ -44,6 +46,7 @@ class Child:
     """One local replica, as its process last reported it.
 
     phase: starting, loading, loaded, draining, stopped or dead
+    loading: how far the loading is
     refusal: the head's reason if it refused the registration
     loaded_at: when the process loaded its weights, on the monotonic clock; None before that
     silence: seconds since the last report, counted while the phase is `loaded`
@@ -57,10 +60,14 @@ class Child:
     refusal: str | None = None
     restarts: int = 0
     was_loaded: bool = False
+    loading: Loading = field(default_factory=Loading)
     loaded_at: float | None = None
     silence: float = 0.0
     stats: Stats = field(default_factory=Stats)
     failure: str | None = None
+
+
+ChildProcess = asyncio.subprocess.Process | ForkedProcess
 
 
 class ReplicaFailed(CommandError):
@@ -68,13 +75,19 @@ class ReplicaFailed(CommandError):
 
 
 class Supervisor:
-    """The local replicas of one `omni serve` process. `command` starts the process of each."""
+    """The local replicas of one `omni serve` process.
 
-    def __init__(self, config: ServeConfig, command: Sequence[str] = COMMAND) -> None:
+    `fork_server` starts the process of each. Without one, or if it has ended, `command` does.
+    """
+
+    def __init__(
+        self, config: ServeConfig, fork_server: ForkServer | None = None, command: Sequence[str] = COMMAND
+    ) -> None:
         self._config = config
+        self._fork_server = fork_server
         self._command = command
         self._draining = False
-        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._processes: dict[int, ChildProcess] = {}
         self.children = [Child(index) for index in range(config.local_replicas)]
 
     async def run(self) -> None:
@@ -108,6 +121,17 @@ class Supervisor:
         """Whether every replica has loaded its weights at least once."""
         return all(child.was_loaded for child in self.children)
 
+    @property
+    def why_not_loaded(self) -> str | None:
+        """What the replicas that have not loaded yet are at; None if there are none."""
+        loading = [child.loading for child in self.children if not child.was_loaded]
+        if not loading:
+            return None
+        slowest = min(loading, key=lambda one: (one.warm_ups > 0, one.warmed_up))
+        if not slowest.warm_ups:
+            return "the model is being loaded"
+        return f"the model is loaded and warms up: {slowest.warmed_up} of {slowest.warm_ups} batches are done"
+
     async def _keep_running(self, child: Child) -> None:
         restarts = Restarts()
         while not self._draining:
@@ -128,19 +152,29 @@ class Supervisor:
             await asyncio.sleep(pause)
             child.restarts += 1
 
-    async def _run_once(self, child: Child) -> int:
-        process = await asyncio.create_subprocess_exec(
+    async def _start(self, environment: dict[str, str]) -> ChildProcess:
+        if self._fork_server is not None:
+            try:
+                return await ForkedProcess.start(self._fork_server, MODULE, environment)
+            except OSError as error:
+                log.warning("the fork server has ended (%s); replicas start without it", error)
+                self._fork_server = None
+        return await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=self._environment(child.index),
+            env=environment,
             start_new_session=True,  # so that a Ctrl-C in the terminal reaches only the supervisor
         )
-        self._processes[child.index] = process
+
+    async def _run_once(self, child: Child) -> int:
+        self._processes[child.index] = process = await self._start(self._environment(child.index))
+        if self._draining:
+            process.terminate()
         child.failure, child.loaded_at, child.stats = None, None, Stats()
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps(asdict(self._config.replica(child.index))).encode() + b"\n")
+        process.stdin.write(self._config.replica(child.index).encode() + b"\n")
         load_timer = asyncio.get_running_loop().call_later(
             self._config.stage_init_timeout, self._check_loaded, child, process
         )
@@ -155,14 +189,14 @@ class Supervisor:
             load_timer.cancel()
             watching.cancel()
 
-    def _check_loaded(self, child: Child, process: asyncio.subprocess.Process) -> None:
+    def _check_loaded(self, child: Child, process: ChildProcess) -> None:
         if child.phase in ("starting", "loading") and process.returncode is None:
             child.failure = (
                 f"the model was not loaded within {self._config.stage_init_timeout:g} s (--stage-init-timeout)"
             )
             process.kill()
 
-    async def _watch_silence(self, child: Child, process: asyncio.subprocess.Process) -> None:
+    async def _watch_silence(self, child: Child, process: ChildProcess) -> None:
         """Kill a loaded replica that reports nothing for longer than --step-timeout and GRACE_SECONDS."""
         longest = self._config.replica(child.index).engine.step_timeout + GRACE_SECONDS
         child.silence = 0.0
@@ -187,7 +221,7 @@ class Supervisor:
             case Failed():
                 child.failure = report.reason
             case Loading():
-                child.phase = "loading"
+                child.phase, child.loading = "loading", report
             case Loaded():
                 child.phase, child.was_loaded, child.loaded_at = "loaded", True, time.monotonic()
             case Draining():

@@ -7,6 +7,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
+from omni_worker.addresses import has_ipv6
 from omni_worker.transport.keys import CurveKeys
 
 HEARTBEAT_MS = 2_000
@@ -48,6 +49,7 @@ def make_socket(
     """
     result = context.socket(kind)
     result.setsockopt(zmq.LINGER, 0)
+    result.setsockopt(zmq.IPV6, has_ipv6())  # IPv4 works as well
     result.setsockopt(zmq.SNDHWM, queued)
     result.setsockopt(zmq.RCVHWM, queued)
     result.setsockopt(zmq.MAXMSGSIZE, max_bytes)

@@ -28,10 +28,11 @@ from omni_operator.commands.terminal.table import format_table
 HELP = """Load one or two running pipelines through their API, and measure throughput and latency.
 
 Closed loop keeps --concurrency requests under way; --rate sends them as a Poisson process, whether others are answered
-or not; --trace replays a file. Two addresses get the same requests in turns, forward and backward. The exit code is 1
+or not; --trace replays a file. Two pipelines get the same requests in turns, forward and backward. The exit code is 1
 where no request succeeded.
 
   omni bench --duration 30 --concurrency 8
+  omni bench digits letters --requests 200
   omni bench http://127.0.0.1:8000 --rate 5 --requests 200 --mix 4x32x32:3,20x64x64:1 --plot bench.png
   omni bench http://127.0.0.1:8000 http://127.0.0.1:9000 --output json
   omni bench --trace requests.jsonl --speed 2
@@ -64,12 +65,12 @@ class Plan:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument(
-        "urls", nargs="*", metavar="URL", help="one or two addresses of an API (default: found, or $OMNI_URL)"
+        "names", nargs="*", metavar="PIPELINE", help="one, or two to compare: names, or addresses of APIs"
     )
-    flags.add_name_flags(parser)
+    flags.add_selection_flags(parser)
     timing = parser.add_mutually_exclusive_group()
     timing.add_argument(
-        "--concurrency", type=_count, default=4, metavar="N", help="closed loop: requests under way (default: 4)"
+        "--concurrency", type="count", default=4, metavar="N", help="closed loop: requests under way (default: 4)"
     )
     timing.add_argument(
         "--rate", type="positive", metavar="R", help="open loop: requests a second, as a Poisson process"
@@ -81,20 +82,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn by chance (default: 0)")
-    parser.add_argument("--requests", type=_count, metavar="N", help="requests in all, each pipeline (default: 100)")
+    parser.add_argument("--requests", type="count", metavar="N", help="requests in all, each pipeline (default: 100)")
     parser.add_argument("--duration", type="positive", metavar="SECONDS", help="or time in all, each pipeline")
     parser.add_argument(
-        "--rounds", type=_count, metavar="N", help="turns of each pipeline (default: 1, or 4 where there are two)"
+        "--rounds", type="count", metavar="N", help="turns of each pipeline (default: 1, or 4 where there are two)"
     )
     parser.add_argument("--no-warm-up", action="store_true", help="do not begin with an uncounted request of each kind")
     flags.add_output_flag(parser)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the latencies, as .png or .svg")
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count; give a whole number, 1 or more")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -127,8 +122,8 @@ def run(args: argparse.Namespace) -> int:
 
 def require_usable_flags(args: argparse.Namespace) -> None:
     """Raise BadWorkload for flags that cannot be used together, before anything is sent."""
-    if len(args.urls) > 2:
-        raise BadWorkload(f"{len(args.urls)} addresses: give one, or two to compare")
+    if len(args.names) > 2:
+        raise BadWorkload(f"{len(args.names)} pipelines: give one, or two to compare")
     if args.trace and args.mix:
         raise BadWorkload("--mix: a trace has its own sizes and steps; leave it out")
     if args.plot:
@@ -141,7 +136,7 @@ def require_usable_flags(args: argparse.Namespace) -> None:
 
 def find_endpoints(args: argparse.Namespace) -> list[Endpoint]:
     """The APIs of the pipelines. Raises EndpointNotFound, or RequestFailed if one does not respond."""
-    endpoints = [find_endpoint(flags.selector(args, url), 0.0, print) for url in (args.urls or [None])]
+    endpoints = [find_endpoint(flags.selector(args, name), 0.0, print) for name in (args.names or [None])]
     for endpoint in endpoints:
         with endpoint.client() as client:
             fetch_model_names(client, endpoint)

@@ -68,9 +68,7 @@ async def _run_round(
     samples: list[Sample] = []
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
-    async with httpx.AsyncClient(
-        base_url=endpoint.url, verify=endpoint.verify, headers=endpoint.headers, timeout=timeout, limits=limits
-    ) as client:
+    async with httpx.AsyncClient(timeout=timeout, limits=limits, **endpoint.connection) as client:
         start = time.monotonic()
         end = float("inf") if seconds is None else start + seconds
 

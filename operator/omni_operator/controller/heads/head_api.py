@@ -2,22 +2,99 @@
 
 Inside the cluster the operator asks the pipeline's API Service; outside, the API server forwards the request. Neither
 way verifies the certificate of an API with TLS: the request carries no secret, and an answer can only move a count
-within its bounds. Requests block. A slow head can block one for longer than the timeout, which covers single reads.
+within its bounds. The head is a tenant's, so its answer gets a deadline, a size limit and a schema, and everything that
+can be wrong with it is a HeadError. This module is the only one that reads such answers. Requests block.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated
+from urllib.parse import urlsplit
 
+import msgspec
+
+from omni_operator.controller.heads.bounded_http import BadAnswer, get_json
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, Unreachable
+from omni_operator.kube.proxies import is_loopback
 from omni_operator.planning.autoscale import StageLoad
-from omni_operator.planning.topology.records import CLUSTER_HEAD, LOOPBACK
+from omni_operator.planning.observed import ObservedLora
+from omni_operator.planning.topology.records import CLUSTER_HEAD
 
 TOPOLOGY_PATH = "/v1/omni/topology"
-TIMEOUT_SECONDS = 2.0
-"""For connecting, and for each read of the answer; not for the request as a whole."""
+TIMEOUT_SECONDS = 4.0
+"""From connecting to the last byte of the answer."""
+MAX_BYTES = 2 * 1024 * 1024
+"""Some 5,000 replicas."""
+SHOWN_CHARACTERS = 300
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+Name = Annotated[str, msgspec.Meta(max_length=256)]
+
+
+class Replica(msgspec.Struct, frozen=True, gc=False):
+    """A replica as the head reports it; without what the operator does not need.
+
+    A head of another version may leave fields out; each reader can do without those that have a default.
+    """
+
+    host: Name
+    state: Name
+    address: Name = ""
+    in_flight: Count = 0
+    queue_length: Count = 0
+    running: Count = 0
+    capacity: Count = 1
+
+
+class StageLora(msgspec.Struct, frozen=True):
+    """A LoRA adapter at a stage: on how many replicas it is loaded, and why it is not on another one."""
+
+    name: Name
+    loaded: Count = 0
+    reason: Annotated[str, msgspec.Meta(max_length=2048)] | None = None
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """A stage as the head reports it. `requests` are running and waiting ones.
+
+    refuses_replicas: whether replicas try to join that do not fit, for instance because they have another model
+    """
+
+    name: Name
+    requests: Count
+    replicas: tuple[Replica, ...]
+    refuses_replicas: bool = False
+    loras: Annotated[tuple[StageLora, ...], msgspec.Meta(max_length=1024)] = ()
+
+
+class HeadTopology(msgspec.Struct, frozen=True):
+    """The head's answer. `requests` are those in all stages. Raises ValueError if two stages have the same name."""
+
+    requests: Count
+    stages: Annotated[tuple[Stage, ...], msgspec.Meta(max_length=256)]
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two of its stages have the same name, among {names}")
+
+
+@dataclass(frozen=True)
+class HeadState:
+    """What pod statuses do not tell of a head.
+
+    serving: its local replicas that serve
+    refusing: the stages whose replicas it refuses
+    loras: the LoRA adapters at each stage that has some, by its name
+    """
+
+    serving: int
+    refusing: frozenset[str] = frozenset()
+    loras: Mapping[str, tuple[ObservedLora, ...]] = field(default_factory=dict)
 
 
 class HeadError(Exception):
@@ -26,86 +103,107 @@ class HeadError(Exception):
 
 def stage_loads(cluster: Cluster, pipeline: OmniPipeline) -> dict[str, StageLoad]:
     """The load of each stage, by name. Raises HeadError."""
-    with malformed_answers_as_head_errors():
-        topology = fetch_topology(cluster, pipeline)
-        return {
-            stage["name"]: stage_load(topology, stage, local_replicas)
-            for stage in topology["stages"]
-            if (local_replicas := replicas_per_pod(pipeline, stage["name"]))
-        }
+    topology = read_topology(cluster, pipeline)
+    local_replicas = {stage.name: stage.local_replicas for stage in pipeline.spec.stages}
+    return {
+        stage.name: stage_load(topology, stage, local_replicas[stage.name])
+        for stage in topology.stages
+        if stage.name in local_replicas
+    }
 
 
-def serving_in_head(cluster: Cluster, pipeline: OmniPipeline) -> int:
-    """How many of the head's local replicas serve. Raises HeadError."""
-    with malformed_answers_as_head_errors():
-        topology = fetch_topology(cluster, pipeline)
-        replicas = [replica for stage in topology["stages"] for replica in stage["replicas"]]
+def head_state(cluster: Cluster, pipeline: OmniPipeline) -> HeadState:
+    """Ask a head for its state. Raises HeadError."""
+    stages = read_topology(cluster, pipeline).stages
+    replicas = [replica for stage in stages for replica in stage.replicas]
+    return HeadState(
         # A head reaches only its local replicas over the loopback address.
-        return sum(replica["state"] == "UP" and LOOPBACK in replica["address"] for replica in replicas)
+        serving=sum(replica.state == "UP" and is_local(replica.address) for replica in replicas),
+        refusing=frozenset(stage.name for stage in stages if stage.refuses_replicas),
+        loras={
+            stage.name: tuple(
+                ObservedLora(shown(lora.name), lora.loaded, shown(lora.reason) if lora.reason else None)
+                for lora in stage.loras
+            )
+            for stage in stages
+            if stage.loras
+        },
+    )
+
+
+def is_local(address: str) -> bool:
+    """Whether an address such as tcp://[::1]:9100 is a loopback address."""
+    try:
+        return is_loopback(urlsplit(address).hostname or "")
+    except ValueError:
+        return False
 
 
 def requests_by_pod(cluster: Cluster, pipeline: OmniPipeline, stage_name: str) -> dict[str, int]:
     """Running and waiting requests at each pod of a stage, by pod name. Raises HeadError."""
     requests: dict[str, int] = {}
-    with malformed_answers_as_head_errors():
-        for stage in fetch_topology(cluster, pipeline)["stages"]:
-            for replica in stage["replicas"] if stage["name"] == stage_name else ():
-                # The replica's own report is slightly old, and the head's count leaves out the other heads.
-                at_replica = max(int(replica["in_flight"]), int(replica["queue_length"]) + int(replica["running"]))
-                requests[replica["host"]] = requests.get(replica["host"], 0) + at_replica
+    for stage in read_topology(cluster, pipeline).stages:
+        for replica in stage.replicas if stage.name == stage_name else ():
+            # The replica's own report is slightly old, and the head's count leaves out the other heads.
+            at_replica = max(replica.in_flight, replica.queue_length + replica.running)
+            requests[replica.host] = requests.get(replica.host, 0) + at_replica
     return requests
 
 
-@contextmanager
-def malformed_answers_as_head_errors() -> Iterator[None]:
-    """Turns the errors of parsing an answer into HeadError."""
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise HeadError(f"what the head tells at {TOPOLOGY_PATH} is not understood: {error!r}") from None
-
-
-def stage_load(topology: Mapping[str, Any], stage: Mapping[str, Any], local_replicas: int) -> StageLoad:
+def stage_load(topology: HeadTopology, stage: Stage, local_replicas: int) -> StageLoad:
     """The load of a stage whose pods have `local_replicas` replicas each."""
-    serving = [replica for replica in stage["replicas"] if replica["state"] in ("UP", "DRAINING")]
+    serving = [replica for replica in stage.replicas if replica.state in ("UP", "DRAINING")]
     return StageLoad(
-        requests=int(stage["requests"]),
-        requests_in_pipeline=int(topology["requests"]),
-        running=sum(int(replica["running"]) for replica in serving),
-        capacity=local_replicas * max((int(replica["capacity"]) for replica in serving), default=1),
+        requests=stage.requests,
+        requests_in_pipeline=topology.requests,
+        running=sum(replica.running for replica in serving),
+        capacity=local_replicas * max((replica.capacity for replica in serving), default=1),
+        serving=sum(replica.state == "UP" for replica in serving),
     )
 
 
-def replicas_per_pod(pipeline: OmniPipeline, stage_name: str) -> int:
-    """Replicas in each pod of a stage; 0 if the pipeline has no such stage."""
-    return next((stage.local_replicas for stage in pipeline.spec.stages if stage.name == stage_name), 0)
-
-
-def fetch_topology(cluster: Cluster, pipeline: OmniPipeline) -> Any:
-    """The head's answer, as parsed JSON. Raises HeadError."""
-    return fetch_from_service(pipeline) if cluster.is_inside else fetch_through_api_server(cluster, pipeline)
-
-
-def fetch_from_service(pipeline: OmniPipeline) -> Any:
-    import httpx  # late, to save memory: most operators poll no head
-
-    url = f"{scheme(pipeline)}://{pipeline.name}.{pipeline.namespace}.svc:{CLUSTER_HEAD.api}{TOPOLOGY_PATH}"
+def read_topology(cluster: Cluster, pipeline: OmniPipeline) -> HeadTopology:
+    """Ask a head, and check its answer. Raises HeadError."""
     try:
-        answer = httpx.get(url, timeout=TIMEOUT_SECONDS, trust_env=False, verify=False)
-        answer.raise_for_status()
-        return answer.json()
-    except (httpx.HTTPError, ValueError) as error:
-        raise HeadError(f"the head does not answer: {error}") from None
+        return parse_topology(get_topology(cluster, pipeline))
+    except (BadAnswer, ApiError, Unreachable) as error:
+        raise HeadError(f"the head does not answer: {shown(error)}") from None
 
 
-def fetch_through_api_server(cluster: Cluster, pipeline: OmniPipeline) -> Any:
-    try:
-        return cluster.get_from_service(
-            pipeline.namespace, pipeline.name, "http", TOPOLOGY_PATH, TIMEOUT_SECONDS, scheme(pipeline)
-        )
-    except (ApiError, Unreachable, ValueError) as error:
-        raise HeadError(f"the head does not answer: {error}") from None
+def get_topology(cluster: Cluster, pipeline: OmniPipeline) -> bytes:
+    """A head's answer, unread. Raises BadAnswer, ApiError, Unreachable."""
+    limits = (TOPOLOGY_PATH, TIMEOUT_SECONDS, MAX_BYTES)
+    if cluster.is_inside:
+        return get_json(api_url(pipeline), *limits, unverified_tls())
+    return cluster.get_from_service(pipeline.namespace, pipeline.name, "http", scheme(pipeline), *limits)
+
+
+def api_url(pipeline: OmniPipeline) -> str:
+    """The API's address inside the cluster."""
+    return f"{scheme(pipeline)}://{pipeline.name}.{pipeline.namespace}.svc:{CLUSTER_HEAD.api}"
 
 
 def scheme(pipeline: OmniPipeline) -> str:
     return "https" if pipeline.speaks_tls else "http"
+
+
+@cache
+def unverified_tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def shown(error: Exception | str) -> str:
+    """A text for a log and a status: short, and without the control characters that a head may send."""
+    return "".join(one if one.isprintable() else "?" for one in str(error)[:SHOWN_CHARACTERS])
+
+
+def parse_topology(content: bytes) -> HeadTopology:
+    """Parse an answer. Raises HeadError."""
+    try:
+        return msgspec.json.decode(content, type=HeadTopology)
+    # RecursionError: deep nesting, also below keys that nothing reads. UnicodeDecodeError is a ValueError.
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise HeadError(f"the answer of the head at {TOPOLOGY_PATH} is malformed: {shown(error)}") from None

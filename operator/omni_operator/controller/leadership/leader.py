@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
+from omni_operator.controller.background import Background
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, Unreachable
 from omni_operator.kube.resources import LEASES
@@ -38,11 +40,10 @@ class Leader:
         """Whether this operator may act now."""
         return is_leading(self._renewed_at, time.monotonic())
 
-    def start(self, on_change: Callable[[bool], object]) -> None:
+    def start(self, on_change: Callable[[bool], object], background: Background) -> None:
         """Start the thread. It calls `on_change` with True when this operator starts to lead, and with False when it
         stops."""
-        self._thread = threading.Thread(target=self._run, args=(on_change,), name="lease", daemon=True)
-        self._thread.start()
+        self._thread = background.start_thread(f"lease-{self._namespace}", partial(self._run, on_change))
 
     def stop(self) -> None:
         """Stop leading, and release the Lease so that another operator can lead at once."""

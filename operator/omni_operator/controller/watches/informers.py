@@ -6,7 +6,9 @@ kopf watches the pipelines themselves; the operator passes them on with `put_pip
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
+from omni_operator.controller.background import Background
 from omni_operator.controller.watches.object_cache import ObjectCache
 from omni_operator.controller.watches.watch import Watch
 from omni_operator.crd.objects import Object, PipelineKey, Scope
@@ -25,18 +27,21 @@ class Informers:
         self._child_kinds = tuple(cluster.child_resources)
         self._lock = threading.Lock()
         self._on_synced: Callable[[], None] = lambda: None
+        self._is_synced = False
         self._watches = [
-            Watch(cluster, resource, scope, MANAGED_SELECTOR, self._cache, self._count_synced)
+            Watch(cluster, resource, scope, MANAGED_SELECTOR, self._cache, partial(self._on_watch_change, scope))
             for scope in scopes
             for resource in (*cluster.child_resources.values(), PODS)
         ]
-        self._unsynced = len(self._watches)
 
-    def start(self, on_synced: Callable[[], None]) -> None:
-        """Start the watches. `on_synced` is called once, when every watch has listed its objects."""
+    def start(self, on_synced: Callable[[], None], background: Background) -> None:
+        """Start the watches. `on_synced` is called once, when every watch has listed its objects, or may not do so.
+
+        The watches of minor kinds do not count: nothing waits for them.
+        """
         self._on_synced = on_synced
         for watch in self._watches:
-            watch.start()
+            background.start_thread(f"watch-{watch.resource.plural}", watch.run)
 
     def pipeline(self, key: PipelineKey) -> Object | None:
         """The latest version of a pipeline."""
@@ -57,12 +62,24 @@ class Informers:
             if watch.refusal and watch.scope in (None, namespace)
         }
 
+    def pending_kinds(self, namespace: str) -> frozenset[str]:
+        """The minor kinds whose objects in a namespace are not known yet."""
+        return frozenset(
+            watch.resource.kind
+            for watch in self._watches
+            if watch.is_minor and not watch.is_synced and watch.scope in (None, namespace)
+        )
+
     def put_child(self, child: Object) -> None:
-        """Keep the answer to a write, because the watch reports it later."""
-        self._cache.put(child)
+        """Keep the answer to the write of a child, because the watch reports it later."""
+        self._cache.put_written(child)
+
+    def put_status(self, pipeline: Object) -> None:
+        """Keep the answer to the write of a pipeline's status."""
+        self._cache.put_written(pipeline)
 
     def put_pipeline(self, pipeline: Object, notify: bool = True) -> None:
-        """Keep a pipeline that was read, written or watched. `notify`: call `on_change` if it is new."""
+        """Keep a pipeline that was read or watched. `notify`: call `on_change` if it is new."""
         self._cache.put(pipeline, notify)
 
     def remove_pipeline(self, pipeline: Object) -> None:
@@ -74,13 +91,19 @@ class Informers:
         self._cache.keep_only(PIPELINES.kind, scope, keys)
 
     def longest_silence(self) -> float:
-        """Seconds since the server last sent something to the most silent watch."""
+        """Seconds since the server last sent something to the most silent watch; without those of minor kinds."""
         now = time.monotonic()
-        return max((now - watch.last_message_at for watch in self._watches), default=0.0)
+        return max((now - watch.last_message_at for watch in self._watches if not watch.is_minor), default=0.0)
 
-    def _count_synced(self) -> None:
+    def _on_watch_change(self, scope: Scope) -> None:
+        """A watch has listed its objects, or the server refuses them, or no longer does."""
         with self._lock:
-            self._unsynced -= 1
-            are_all_synced = self._unsynced == 0
-        if are_all_synced:
+            was_synced = self._is_synced
+            self._is_synced = was_synced or all(
+                watch.is_minor or watch.is_synced or watch.refusal for watch in self._watches
+            )
+            is_first = self._is_synced and not was_synced
+        if is_first:
             self._on_synced()
+        elif was_synced:
+            self._cache.notify_all(scope)

@@ -2,21 +2,29 @@
 
 The cache keeps each object as compressed JSON, in a fifth of the memory of a dictionary. Of two versions the newer one
 stays, whether it came from a watch or from the answer to one of our own writes; so a pass never sees less than this
-operator wrote. After a watch has listed all objects again, the cache drops those that the list lacks. Thread-safe.
+operator wrote. After a watch has listed all objects again, the cache drops those that the list lacks. An object that
+was deleted before the answer to our write arrived stays deleted: the cache knows how far each watch has come.
+Thread-safe.
 """
 
-import json
 import sys
 import threading
 import zlib
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+import msgspec
+
 from omni_operator.crd.objects import FIELD_MANAGER, Object, PipelineKey, Reference, Scope
+from omni_operator.kube.resources import PIPELINES, PODS
 from omni_operator.planning.manifests.ownership import pipeline_of
 
 Location = tuple[str, Reference]
 """Namespace, and kind and name, of an object."""
+
+
+WITHOUT_FIELDS = (PIPELINES.kind, PODS.kind)
+"""The kinds that no plan applies."""
 
 
 class CacheEntry(NamedTuple):
@@ -27,7 +35,7 @@ class CacheEntry(NamedTuple):
 
     @property
     def object(self) -> Object:
-        found: Object = json.loads(zlib.decompress(self.content))
+        found: Object = msgspec.json.decode(zlib.decompress(self.content))
         return found
 
 
@@ -42,6 +50,8 @@ class ObjectCache:
         self._lock = threading.Lock()
         self._by_pipeline: dict[PipelineKey, dict[Reference, CacheEntry]] = {}
         self._owners: dict[Location, str] = {}
+        self._reached: dict[tuple[str, Scope], str] = {}
+        """The newest version that the watch of a kind has reported in a namespace, or listed in a scope."""
 
     def objects_of(self, key: PipelineKey, kinds: Collection[str]) -> list[Object]:
         """The objects of a pipeline, of some kinds."""
@@ -50,35 +60,48 @@ class ObjectCache:
             selected = [entry for (kind, _), entry in entries.items() if kind in kinds]
         return [entry.object for entry in selected]
 
-    def put(self, child: Object, notify: bool = True) -> None:
-        """Keep an object, unless this or a newer version is in the cache. `notify`: call `on_change` if it is new."""
-        location, owner = location_of(child), pipeline_of(child)
-        namespace, reference = location
-        version = str(child["metadata"].get("resourceVersion", ""))
+    def put(self, child: Object, notify: bool = True) -> bool:
+        """Keep an object that was watched or read, unless this or a newer version is in the cache.
+
+        Returns whether it was kept. `notify`: call `on_change` then.
+        """
+        location = location_of(child)
         with self._lock:
-            previous_owner = self._owners.get(location)
-            cached = self._by_pipeline[namespace, previous_owner][reference] if previous_owner else None
-            if cached and not is_newer(version, cached.version):
-                return
-            if previous_owner and previous_owner != owner:
-                self._drop(location)
-            if owner:
-                owner = sys.intern(owner)
-                self._owners[location] = owner
-                self._by_pipeline.setdefault((namespace, owner), {})[reference] = CacheEntry(version, compressed(child))
+            self._reach(child)
+            owners = self._store(location, child)
         if notify:
-            self._notify(namespace, previous_owner, owner)
+            self._notify(location[0], *owners or ())
+        return owners is not None
+
+    def put_written(self, child: Object) -> None:
+        """Keep the answer to one of our own writes, without a report: the writer knows it.
+
+        If a watch is past this version and the cache has no such object, it has been deleted since. That is reported.
+        """
+        location = location_of(child)
+        with self._lock:
+            is_deleted = location not in self._owners and self._is_past(child)
+            if not is_deleted:
+                self._store(location, child)
+        if is_deleted:
+            self._notify(location[0], pipeline_of(child))
 
     def remove(self, child: Object) -> None:
         """Drop an object that was deleted."""
         location, owner = location_of(child), pipeline_of(child)
         with self._lock:
+            self._reach(child)
             previous_owner = self._drop(location)
         self._notify(location[0], previous_owner, owner)
 
-    def keep_only(self, kind: str, scope: Scope, names: Collection[PipelineKey]) -> None:
-        """Drop all objects of a kind in a scope, except those with one of these namespaces and names."""
+    def keep_only(self, kind: str, scope: Scope, names: Collection[PipelineKey], version: str = "") -> None:
+        """Drop all objects of a kind in a scope, except those with one of these namespaces and names.
+
+        `version`: that of the list that has these names
+        """
         with self._lock:
+            if version:
+                self._reached[kind, scope] = version
             deleted = [
                 (namespace, (found_kind, name))
                 for namespace, (found_kind, name) in self._owners
@@ -87,6 +110,41 @@ class ObjectCache:
             owners = [(location[0], self._drop(location)) for location in deleted]
         for namespace, owner in owners:
             self._notify(namespace, owner)
+
+    def notify_all(self, scope: Scope) -> None:
+        """Call `on_change` with every pipeline of a scope."""
+        with self._lock:
+            keys = [key for key in self._by_pipeline if scope in (None, key[0])]
+        for key in keys:
+            self._on_change(key)
+
+    def _store(self, location: Location, child: Object) -> tuple[str | None, ...] | None:
+        """Keep an object, with the lock held. Returns its previous and present owner; None if it is not newer."""
+        owner, version = pipeline_of(child), version_of(child)
+        namespace, reference = location
+        previous_owner = self._owners.get(location)
+        cached = self._by_pipeline[namespace, previous_owner][reference] if previous_owner else None
+        if cached and not is_newer(version, cached.version):
+            return None
+        if previous_owner and previous_owner != owner:
+            self._drop(location)
+        if owner:
+            owner = sys.intern(owner)
+            self._owners[location] = owner
+            self._by_pipeline.setdefault((namespace, owner), {})[reference] = CacheEntry(version, compressed(child))
+        return previous_owner, owner
+
+    def _reach(self, child: Object) -> None:
+        """Note that a watch has come as far as this object, with the lock held."""
+        key, version = (child["kind"], child["metadata"]["namespace"]), version_of(child)
+        if is_newer(version, self._reached.get(key, "0")):
+            self._reached[key] = version
+
+    def _is_past(self, child: Object) -> bool:
+        """Whether a watch has already reported the version of this object, or a later one, with the lock held."""
+        version = version_of(child)
+        reached = (self._reached.get((child["kind"], scope), "") for scope in (child["metadata"]["namespace"], None))
+        return version.isdigit() and any(one.isdigit() and int(one) >= int(version) for one in reached)
 
     def _drop(self, location: Location) -> str | None:
         """Remove an object, with the lock held. Returns the pipeline that it belonged to."""
@@ -105,15 +163,14 @@ class ObjectCache:
 
 
 def compressed(child: Object) -> bytes:
-    return zlib.compress(json.dumps(without_managed_fields(child), separators=(",", ":")).encode(), 1)
+    return zlib.compress(msgspec.json.encode(with_own_managed_fields(child)), 1)
 
 
-def without_managed_fields(child: Object) -> Object:
-    """An object without `managedFields`, which are half of its size. A Deployment keeps our own entry, which the plan
-    reads."""
+def with_own_managed_fields(child: Object) -> Object:
+    """An object with only our own entry of `managedFields`, which the plan reads; pods and pipelines without any."""
     metadata = dict(child["metadata"])
-    entries = metadata.pop("managedFields", None) or []
-    if child["kind"] == "Deployment":
+    entries = metadata.pop("managedFields", None)
+    if entries is not None and child["kind"] not in WITHOUT_FIELDS:
         metadata["managedFields"] = [entry for entry in entries if entry.get("manager") == FIELD_MANAGER]
     return {**child, "metadata": metadata}
 
@@ -121,6 +178,10 @@ def without_managed_fields(child: Object) -> Object:
 def location_of(child: Object) -> Location:
     metadata = child["metadata"]
     return sys.intern(metadata["namespace"]), (sys.intern(child["kind"]), metadata["name"])
+
+
+def version_of(child: Object) -> str:
+    return str(child["metadata"].get("resourceVersion", ""))
 
 
 def is_newer(version: str, cached: str) -> bool:

@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from omni_operator.crd.base import Record
-from omni_operator.crd.patterns import ORIGIN, QUANTITY
-from omni_operator.crd.spec.parts import SecretUrl, Storage
+from omni_operator.crd.patterns import ORIGIN
+from omni_operator.crd.spec.parts import SecretUrl, Size, Storage
 
 Origin = Annotated[str, Field(pattern=ORIGIN, max_length=300)]
 
@@ -43,18 +43,25 @@ class Limits(Record):
     prompt_length: int | None = Field(
         default=None, description="Characters of a prompt; absent means 32000.", ge=1, le=2**31 - 1
     )
-    body_size: str | None = Field(
+    body_size: Size | None = Field(
         default=None,
         description="Size of a request's body, like 64Mi, which absent means.",
-        pattern=QUANTITY,
-        max_length=20,
     )
-    total_body_size: str | None = Field(
+    total_body_size: Size | None = Field(
         default=None,
         description="Size of the bodies of all requests together, like 512Mi, which absent means; more get 503. The"
         " head needs up to twice as much memory for them.",
-        pattern=QUANTITY,
-        max_length=20,
+    )
+    loras: int | None = Field(
+        default=None,
+        description="LoRA adapters that clients can add while the pipeline runs; for a further one, the one that was"
+        " not used for the longest time is removed. Absent means 64.",
+        ge=1,
+        le=256,
+    )
+    lora_size: Size | None = Field(
+        default=None,
+        description="Size of the files of all LoRA adapters of a replica, like 16Gi, which absent means.",
     )
 
 
@@ -91,9 +98,7 @@ class Videos(Record):
     max_age_hours: int | None = Field(
         default=None, description="How long finished videos are kept; absent means 24.", ge=1, le=87600
     )
-    max_size: str | None = Field(
+    max_size: Size | None = Field(
         default=None,
         description="How large they may be in all, the oldest of which go first; absent means 10Gi.",
-        pattern=QUANTITY,
-        max_length=20,
     )

@@ -2,12 +2,43 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from omni_operator.crd.base import Record
-from omni_operator.crd.patterns import MODEL_SOURCE, QUANTITY
+from omni_operator.crd.patterns import MODEL_SOURCE, QUANTITY, SIZE
+from omni_operator.crd.quantities import parse_quantity
 
-Labels = Annotated[dict[str, str], WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}})]
+PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+SecretName = Annotated[str, Field(min_length=1, max_length=253)]
+# The API server checks keys and values where they are used. The bounds limit what the rules in CEL may cost.
+Labels = dict[str, Annotated[str, Field(max_length=63)]]
+Annotations = dict[str, Annotated[str, Field(max_length=65536)]]
+
+
+def _size(value: str) -> str:
+    quantity = parse_quantity(value)
+    if value.endswith("m"):
+        raise ValueError(f"m means thousandths; did you mean {value[:-1]}Mi?")
+    if quantity is not None and quantity < 1:
+        raise ValueError("leaves room for nothing; expected 1 byte or more, like 64Mi")
+    return value
+
+
+Size = Annotated[
+    str,
+    Field(
+        pattern=QUANTITY,
+        max_length=20,
+        json_schema_extra={
+            "pattern": SIZE,
+            "x-kubernetes-validations": [
+                {"rule": "!self.endsWith('m')", "message": "m means thousandths; did you mean Mi, as in 64Mi?"}
+            ],
+        },
+    ),
+    AfterValidator(_size),
+]
+"""A number of bytes."""
 # The API server checks it: a schema of the whole pod template would be a megabyte in every cluster.
 PodTemplate = Annotated[
     dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
@@ -34,9 +65,7 @@ class Storage(Record):
         min_length=1,
         max_length=253,
     )
-    size: str | None = Field(
-        default=None, description="Size of the claim that is made, like 20Gi.", pattern=QUANTITY, max_length=20
-    )
+    size: Size | None = Field(default=None, description="Size of the claim that is created, like 20Gi.")
     storage_class: str | None = Field(
         default=None,
         description="Storage class of the claim that is made; absent means the cluster's default.",
@@ -58,9 +87,10 @@ class Cache(Storage):
 
 class Model(Record):
     source: str = Field(
-        description="Where the weights are: builtin://NAME, hf://ORG/NAME, pvc://CLAIM/PATH, or an absolute path in the"
-        " worker's own file system.",
+        description="Where the weights are: builtin://NAME, hf://ORG/NAME, oci://REGISTRY/NAME:TAG (an image, also with"
+        " @sha256:DIGEST), pvc://CLAIM/PATH, or an absolute path in the worker's own file system.",
         pattern=MODEL_SOURCE,
+        max_length=1024,
         examples=["builtin://digits", "hf://Qwen/Qwen-Image"],
     )
     revision: str | None = Field(
@@ -71,6 +101,18 @@ class Model(Record):
     )
     token_secret_ref: SecretKey | None = Field(
         default=None, description="Secret with the access token of the model hub, for gated models; becomes HF_TOKEN."
+    )
+    pull_policy: PullPolicy | None = Field(
+        default=None,
+        description="When a node pulls the image of an oci:// model; absent means Always for the tag latest, and"
+        " IfNotPresent for others.",
+    )
+    pull_secrets: tuple[SecretName, ...] = Field(
+        default=(),
+        description="Names of Secrets with credentials of the registry of an oci:// model, in the pipeline's namespace;"
+        " those of spec.image are used too.",
+        max_length=8,
+        strict=False,
     )
     cache: Cache | None = Field(
         default=None,

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from omni_operator.crd.base import Record
-from omni_operator.crd.patterns import DNS_LABEL, DURATION
+from omni_operator.crd.patterns import DNS_LABEL, DURATION, HOSTNAME, QUALIFIED_NAME
 from omni_operator.crd.spec.api import Api, Videos
-from omni_operator.crd.spec.parts import Labels, Model, PodTemplate, SecretKey
+from omni_operator.crd.spec.parts import Annotations, Labels, Model, PullPolicy, SecretKey, SecretName
+from omni_operator.crd.spec.pods import PodSettings
 from omni_operator.crd.spec.stage import Stage
 
 GROUP = "omnipipeline.dev"
@@ -25,10 +26,13 @@ class Image(Record):
     name: str | None = Field(
         default=None, description="The worker image; absent means the operator's default.", min_length=1, max_length=512
     )
-    pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
-        default="IfNotPresent", description="When the node pulls the image."
+    pull_policy: PullPolicy = Field(default="IfNotPresent", description="When the node pulls the image.")
+    prefetch: bool = Field(
+        default=False,
+        description="Pull this image, and the images of oci:// models, to every node that the stages may use, before"
+        " pods need them there.",
     )
-    pull_secrets: tuple[str, ...] = Field(
+    pull_secrets: tuple[SecretName, ...] = Field(
         default=(),
         description="Names of Secrets with registry credentials, in the pipeline's namespace.",
         max_length=8,
@@ -36,7 +40,7 @@ class Image(Record):
     )
 
 
-class Head(Record):
+class Head(PodSettings):
     stage: str | None = Field(
         default=None,
         description="The stage whose replicas run inside the head, if any do; absent means the first stage.",
@@ -49,9 +53,6 @@ class Head(Record):
         " devices, so that it can run anywhere.",
         ge=0,
         le=16,
-    )
-    template: PodTemplate = Field(
-        default_factory=dict, description="Strategic merge patch over the head's pod template: env, tolerations, …"
     )
 
 
@@ -69,12 +70,56 @@ class LoadBalancing(Record):
     )
 
 
+class Gateway(Record):
+    name: str = Field(description="Name of the Gateway.", min_length=1, max_length=253)
+    namespace: str | None = Field(
+        default=None,
+        description="Its namespace; absent means that of the pipeline.",
+        pattern=DNS_LABEL,
+        max_length=63,
+    )
+    section_name: str | None = Field(
+        default=None, description="One of its listeners; absent means all that fit.", min_length=1, max_length=253
+    )
+
+
+class Route(Record):
+    parent_refs: tuple[Gateway, ...] = Field(
+        description="The Gateways that pass requests to the API.", min_length=1, max_length=16, strict=False
+    )
+    hostnames: tuple[Annotated[str, Field(pattern=HOSTNAME, max_length=253)], ...] = Field(
+        default=(),
+        description="Host names of the API, like paint.example.org; empty means those of the listeners.",
+        max_length=16,
+        strict=False,
+    )
+
+
 class Service(Record):
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
         default="ClusterIP", description="How the API is reached: from the cluster alone, or from outside it too."
     )
-    annotations: Labels = Field(
+    annotations: Annotations = Field(
         default_factory=dict, description="Annotations of the Service, for load balancers.", max_length=32
+    )
+    ip_family_policy: Literal["SingleStack", "PreferDualStack", "RequireDualStack"] | None = Field(
+        default=None, description="IPv4 and IPv6 addresses of the Service; absent means as the cluster has it."
+    )
+    load_balancer_class: str | None = Field(
+        default=None,
+        description="Implementation of a Service of type LoadBalancer; absent means the cluster's default.",
+        pattern=QUALIFIED_NAME,
+        max_length=253,
+    )
+    load_balancer_source_ranges: tuple[Annotated[str, Field(max_length=43)], ...] = Field(
+        default=(),
+        description="Client addresses that a Service of type LoadBalancer accepts, like 10.0.0.0/8; empty means all.",
+        max_length=64,
+        strict=False,
+    )
+    route: Route | None = Field(
+        default=None,
+        description="Have an HTTPRoute made to the API, where the Gateway API is installed; absent means none.",
     )
 
 
@@ -160,7 +205,14 @@ class Metadata(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    name: str
+    name: str = Field(
+        description="Name of the pipeline and of its Services: at most 50 lower-case letters, digits and dashes,"
+        " starting with a letter.",
+        pattern=DNS_LABEL,
+        max_length=50,
+        examples=["painter"],
+    )
+    labels: dict[str, str] = Field(default_factory=dict)
     namespace: str = "default"
     uid: str = ""
     generation: int = 0
@@ -207,7 +259,17 @@ class OmniPipeline(BaseModel):
         """Headless pods of a stage, as if it were not suspended. For a stage with autoscaling: the initial count."""
         count = self.spec.replicas if stage.replicas is None else stage.replicas
         bounds = stage.autoscaling
-        return count if bounds is None else min(max(count, bounds.min_replicas), bounds.max_replicas)
+        return count if bounds is None else min(max(count, bounds.min_replicas), bounds.most)
+
+    @property
+    def scaled_stage(self) -> Stage | None:
+        """The last stage whose count is spec.replicas; None if no stage follows it.
+
+        It stands for the pipeline in the scale subresource: an autoscaler compares its pods with spec.replicas, so the
+        pods of a second stage would make it choose too many.
+        """
+        following = [stage for stage in self.spec.stages if stage.replicas is None and stage.autoscaling is None]
+        return following[-1] if following else None
 
     def model_of(self, stage: Stage) -> Model:
         """The model that a stage serves."""

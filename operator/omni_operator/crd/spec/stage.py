@@ -1,16 +1,18 @@
 """The types of one stage: its engine, devices, number of pods, scheduling, rollout and drain."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from omni_operator.crd.base import Record
-from omni_operator.crd.patterns import DNS_LABEL, PERCENT, QUALIFIED_NAME, QUANTITY
-from omni_operator.crd.spec.parts import Labels, Model, PodTemplate
+from omni_operator.crd.base import Record, with_unique_names
+from omni_operator.crd.patterns import DNS_LABEL, DNS_SUBDOMAIN, LORA_NAME, LORA_SOURCE, PERCENT, QUALIFIED_NAME
+from omni_operator.crd.spec.parts import Labels, Model, Size
+from omni_operator.crd.spec.pods import PodSettings
+from omni_settings.load import LoadSettings
 
-EXTERNAL = "external"
-"""The word that `autoscaling` may be instead of a mapping."""
+NVIDIA_GPU = "nvidia.com/gpu"
+MAX_REPLICAS = 10_000
 
 
 def _count_or_auto(value: object) -> object:
@@ -25,37 +27,40 @@ def _count_or_percent(value: object) -> object:
     raise ValueError("expected a whole number of 0 or more, or a percentage like '25%'")
 
 
-def _without_type(schema: dict[str, Any]) -> None:
-    del schema["type"]
-    schema["x-kubernetes-preserve-unknown-fields"] = True
-
-
-def _mapping_or_external(value: object) -> object:
-    if value == EXTERNAL:
-        return External()
-    if isinstance(value, str):
-        raise ValueError(f"expected {EXTERNAL!r}, or a mapping with maxReplicas")
-    return value
-
-
 CountOrAuto = Annotated[
     int | Literal["auto"],
     BeforeValidator(_count_or_auto),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "minimum": 1, "pattern": "^auto$"}),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "minimum": 1, "pattern": "^auto$", "maxLength": 4}),
 ]
 CountOrPercent = Annotated[
     int | str,
     BeforeValidator(_count_or_percent),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "minimum": 0, "pattern": PERCENT}),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "minimum": 0, "pattern": PERCENT, "maxLength": 4}),
 ]
 
 
 class Accelerator(Record):
-    resource: str = Field(
-        default="nvidia.com/gpu",
-        description="Extended resource that stands for one device.",
+    resource: str | None = Field(
+        default=None,
+        description="Extended resource that stands for one device; absent means nvidia.com/gpu, if no other key says"
+        " what the devices are.",
         examples=["nvidia.com/gpu"],
         pattern=QUALIFIED_NAME,
+        max_length=253,
+    )
+    device_class_name: str | None = Field(
+        default=None,
+        description="DeviceClass of the devices, where they are allocated dynamically (resource.k8s.io/v1): each"
+        " replica claims count of them.",
+        examples=["gpu.nvidia.com"],
+        pattern=DNS_SUBDOMAIN,
+        max_length=253,
+    )
+    resource_claim_template_name: str | None = Field(
+        default=None,
+        description="ResourceClaimTemplate in the pipeline's namespace, from which each replica gets a claim; the claim"
+        " has to ask for count devices.",
+        pattern=DNS_SUBDOMAIN,
         max_length=253,
     )
     count: int = Field(default=1, description="Devices of one replica.", ge=1, le=64)
@@ -65,6 +70,16 @@ class Accelerator(Record):
     runtime_class_name: str | None = Field(
         default=None, description="RuntimeClass of pods with such devices, like nvidia.", min_length=1, max_length=253
     )
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether the devices are allocated dynamically, by claims."""
+        return bool(self.device_class_name or self.resource_claim_template_name)
+
+    @property
+    def extended_resource(self) -> str | None:
+        """The resource that stands for one device; None if devices are claimed."""
+        return None if self.is_claimed else self.resource or NVIDIA_GPU
 
 
 class Parallelism(Record):
@@ -114,19 +129,22 @@ class Scheduling(Record):
 
 
 class Autoscaling(Record):
-    """Bounds and target of the operator's own scaling. They mean nothing if scaling is `external`."""
-
-    # A mapping, or the word `external`. A structural schema cannot choose between two types, so it names none.
-    model_config = ConfigDict(json_schema_extra=_without_type)
-
+    mode: Literal["load", "external"] = Field(
+        default="load",
+        description="Who chooses the count of headless pods. load: the operator, by the requests at the stage."
+        " external: a HorizontalPodAutoscaler or KEDA, which scales the stage's Deployment; the operator then never"
+        " writes its replicas, and the other fields stay unset.",
+    )
     min_replicas: int = Field(
         default=1,
         description="Fewest headless pods. 0: none while nobody asks; the first request then waits until one has"
         " started.",
         ge=0,
-        le=10000,
+        le=MAX_REPLICAS,
     )
-    max_replicas: int = Field(description="Most headless pods.", ge=1, le=10000)
+    max_replicas: int | None = Field(
+        default=None, description="Most headless pods; required for mode load.", ge=1, le=MAX_REPLICAS
+    )
     target_queue_length: int = Field(
         default=4,
         description="Requests at a replica, running and waiting together, that the count aims at.",
@@ -140,11 +158,10 @@ class Autoscaling(Record):
         le=86400,
     )
 
-
-class External(Autoscaling):
-    """The word `external`: another autoscaler writes the count of pods."""
-
-    max_replicas: int = 10000
+    @property
+    def most(self) -> int:
+        """The most pods of a stage."""
+        return MAX_REPLICAS if self.max_replicas is None else self.max_replicas
 
 
 class Rollout(Record):
@@ -167,7 +184,50 @@ class Drain(Record):
     )
 
 
-class Stage(Record):
+class Lora(Record):
+    name: str = Field(
+        description="Name by which requests select the adapter, unique in the stage.",
+        pattern=LORA_NAME,
+        max_length=63,
+        examples=["ink"],
+    )
+    source: str = Field(
+        description="hf://org/name, hf://org/name@revision, pvc://claim/path, an image oci://registry/name:tag, or a"
+        " file or folder of the pods, such as one on a volume of the template.",
+        pattern=LORA_SOURCE,
+        max_length=1024,
+        examples=["hf://org/ink-style", "/loras/ink.safetensors"],
+    )
+    weight_name: str | None = Field(
+        default=None,
+        description="File in the repository or folder; absent means the only one in the safetensors format.",
+        min_length=1,
+        max_length=253,
+    )
+    scale: float = Field(
+        default=1.0, description="How strongly it works in requests that give no scale.", ge=-100, le=100
+    )
+
+
+class Cache(Record):
+    mode: Literal["none", "skip"] = Field(
+        default="skip",
+        description="skip: leave out model calls where a request's predictions change smoothly, and extrapolate them."
+        " none: compute all.",
+    )
+    tolerance: float | None = Field(
+        default=None,
+        description="Leave a step out if its predicted error, relative to the prediction, is at most this; absent"
+        " means 0.1.",
+        gt=0,
+        le=1,
+    )
+    max_consecutive: int | None = Field(
+        default=None, description="How many steps in a row may be left out; absent means 4.", ge=1, le=100
+    )
+
+
+class Stage(PodSettings):
     name: str = Field(
         description="Name of the stage, unique in the pipeline: lower-case letters, digits and dashes, starting with a"
         " letter.",
@@ -202,17 +262,33 @@ class Stage(Record):
         ge=1,
         le=1_000_000,
     )
+    load: LoadSettings = Field(default_factory=LoadSettings, description="How a replica loads the model.")
+    loras: Annotated[tuple[Lora, ...], AfterValidator(with_unique_names)] = Field(
+        default=(),
+        description="LoRA adapters that requests can select by name. A change is loaded into the replicas while they"
+        " run; only for another claim or image, their pods restart. Not of a stage that writes text.",
+        max_length=256,
+        strict=False,
+    )
+    cache: Cache | None = Field(
+        default=None,
+        description="Which model calls are left out in requests that do not say: faster, approximately. Only of a"
+        " diffusion stage in step mode.",
+    )
+    prompt_cache_size: Size | None = Field(
+        default=None,
+        description="Memory in which each replica keeps what text encoders made of prompts, so that a prompt that comes"
+        " again is not encoded again; absent means 256Mi, 1 keeps nothing. It counts as memory of the pod.",
+    )
     replicas: int | None = Field(
         default=None,
         description="Headless pods of this stage; absent means spec.replicas, which `kubectl scale` writes.",
         ge=0,
         le=10000,
     )
-    autoscaling: Annotated[Autoscaling | None, BeforeValidator(_mapping_or_external)] = Field(
+    autoscaling: Autoscaling | None = Field(
         default=None,
-        description="Has the operator choose the count of headless pods by the requests at the stage. Or the word"
-        " external: a HorizontalPodAutoscaler or KEDA scales the stage's Deployment, whose replicas the operator then"
-        " never writes. Absent means that replicas is the count.",
+        description="How the count of headless pods follows the load; absent means that replicas is the count.",
     )
     local_replicas: int = Field(
         default=1, description="Replicas in each headless pod, each with its own devices.", ge=1, le=16
@@ -230,16 +306,9 @@ class Stage(Record):
         ge=10,
         le=86400,
     )
-    shm_size: str | None = Field(
+    shm_size: Size | None = Field(
         default=None,
-        description="Size of /dev/shm, which counts as memory of the pod; absent means as the node sees fit.",
-        pattern=QUANTITY,
-        max_length=20,
-    )
-    template: PodTemplate = Field(
-        default_factory=dict,
-        description="Strategic merge patch over the pod template of the stage: env, volumes, tolerations, … Containers"
-        " (ours is called omni), env, volumes and volumeMounts merge item by item; other lists are replaced.",
+        description="Size of /dev/shm, which counts as memory of the pod; absent means 16Gi.",
     )
 
     @property
@@ -249,7 +318,7 @@ class Stage(Record):
     @property
     def is_scaled_elsewhere(self) -> bool:
         """Whether another autoscaler writes the count of its pods."""
-        return isinstance(self.autoscaling, External)
+        return self.autoscaling is not None and self.autoscaling.mode == "external"
 
     @property
     def is_autoscaled(self) -> bool:
@@ -258,8 +327,10 @@ class Stage(Record):
 
     @property
     def may_be_at_zero(self) -> bool:
-        """Whether autoscaling may remove its last pod."""
-        return self.is_autoscaled and self.autoscaling is not None and self.autoscaling.min_replicas == 0
+        """Whether an autoscaler may remove its last pod, and starts one when a request waits."""
+        if self.autoscaling is None:
+            return False
+        return self.is_scaled_elsewhere or self.autoscaling.min_replicas == 0
 
     @property
     def only_encodes(self) -> bool:

@@ -1,8 +1,10 @@
 """The PersistentVolumeClaims of a pipeline: for models from the hub and for videos, its own or the user's.
 
-A retained claim has no owner, so it outlives the pipeline. A new pipeline of the same name finds it by its labels.
+A retained claim has no owner, so it outlives the pipeline. A new pipeline of the same name finds it by its label. It is
+not in Git, so GitOps tools must not take it for an object that was removed there.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from omni_operator.crd.objects import Object
@@ -16,6 +18,12 @@ CACHE_DIR = "/cache"
 CACHE_VOLUME = "model-cache"
 VIDEOS_VOLUME = "videos"
 ONE_NODE = "ReadWriteOnce"
+NEVER_PRUNED = {
+    "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
+    "argocd.argoproj.io/compare-options": "IgnoreExtraneous",
+    "kustomize.toolkit.fluxcd.io/prune": "disabled",
+}
+"""Annotations that keep Argo CD and Flux from deleting an object, and from calling it out of sync."""
 
 
 def claims(pipeline: OmniPipeline) -> list[Object]:
@@ -36,17 +44,17 @@ def new_claim(pipeline: OmniPipeline, name: str, storage: Storage, access_mode: 
     }
     if storage.storage_class is not None:
         spec["storageClassName"] = storage.storage_class
-    claim = child(
-        pipeline,
-        "v1",
-        "PersistentVolumeClaim",
-        name,
-        labels.common(pipeline.name),
-        {"spec": spec},
-        annotations={RETAINED: "true"} if storage.retain else {},
-    )
     if storage.retain:
-        del claim["metadata"]["ownerReferences"]
+        return retained_claim(pipeline, name, spec)
+    return child(pipeline, "v1", "PersistentVolumeClaim", name, labels.common(pipeline.name), {"spec": spec})
+
+
+def retained_claim(pipeline: OmniPipeline, name: str, spec: Mapping[str, Any]) -> Object:
+    """A claim without an owner, and without the label by which Argo CD tracks the objects of an application."""
+    own_labels = {key: value for key, value in labels.common(pipeline.name).items() if key != labels.INSTANCE}
+    annotations = {RETAINED: "true", **NEVER_PRUNED}
+    claim = child(pipeline, "v1", "PersistentVolumeClaim", name, own_labels, {"spec": spec}, annotations)
+    del claim["metadata"]["ownerReferences"]
     return claim
 
 

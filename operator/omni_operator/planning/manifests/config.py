@@ -15,14 +15,15 @@ def config_map(pipeline: OmniPipeline, topology: Topology) -> Object:
     return child(pipeline, "v1", "ConfigMap", pipeline.name, labels.common(pipeline.name), content)
 
 
-def keys_secret(pipeline: OmniPipeline, secret: str) -> Object:
-    """The Secret from which the pods derive the keys of their connections."""
-    content = {"type": "Opaque", "data": {KEYS_FILE: base64.b64encode(secret.encode()).decode()}}
-    return child(pipeline, "v1", "Secret", keys_name(pipeline), labels.common(pipeline.name), content)
+def keys_secret(pipeline: OmniPipeline, name: str, secret: str) -> Object:
+    """The Secret from which the pods derive the keys of their connections. Nobody can change its content."""
+    data = {KEYS_FILE: base64.b64encode(secret.encode()).decode()}
+    content = {"type": "Opaque", "immutable": True, "data": data}
+    return child(pipeline, "v1", "Secret", name, labels.common(pipeline.name), content)
 
 
-def keys_name(pipeline: OmniPipeline) -> str:
-    return f"{pipeline.name}-keys"
+def keys_name(pipeline: OmniPipeline, suffix: str) -> str:
+    return f"{pipeline.name}-keys-{suffix}"
 
 
 def service_account(pipeline: OmniPipeline) -> Object:

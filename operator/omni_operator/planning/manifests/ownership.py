@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from omni_operator.crd.objects import Object
@@ -11,6 +12,10 @@ from omni_operator.planning.manifests.labels import PIPELINE
 
 SPEC_HASH = "omnipipeline.dev/spec-hash"
 """Annotation: the hash of what we applied, which tells a new desired content from a change by others."""
+IMAGELESS_HASH = "omnipipeline.dev/imageless-spec-hash"
+"""Annotation of a Deployment: the hash without the images of its containers, which tells a change of image alone."""
+POD_HASH = "omnipipeline.dev/pod-hash"
+"""Annotation of a Deployment: the hash of its pod template, which tells a change that replaces the pods."""
 RETAINED = "omnipipeline.dev/retained"
 """Annotation of a claim that outlives its pipeline."""
 
@@ -72,7 +77,12 @@ def child(
 
     `content`: all top-level keys except apiVersion, kind and metadata
     """
-    hashed = [dict(labels), dict(content), *([dict(annotations)] if annotations else [])]
+    annotations = dict(annotations or {})
+    hashed = [dict(labels), dict(content), *([annotations] if annotations else [])]
+    hashes = {SPEC_HASH: content_hash(hashed)}
+    if kind == "Deployment":
+        hashes[POD_HASH] = content_hash(content["spec"]["template"])
+        hashes[IMAGELESS_HASH] = content_hash([dict(labels), without_images(content), annotations])
     return {
         "apiVersion": api_version,
         "kind": kind,
@@ -80,8 +90,17 @@ def child(
             "name": name,
             "namespace": pipeline.namespace,
             "labels": dict(labels),
-            "annotations": {**(annotations or {}), SPEC_HASH: content_hash(hashed)},
+            "annotations": {**annotations, **hashes},
             "ownerReferences": [owner_reference(pipeline)],
         },
         **content,
     }
+
+
+def without_images(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a Deployment without the images of its containers."""
+    copy: dict[str, Any] = deepcopy(dict(content))
+    pod = copy["spec"]["template"].get("spec") or {}  # a user's template may say null
+    for container in pod.get("containers") or []:
+        container.pop("image", None)
+    return copy

@@ -1,14 +1,22 @@
-"""The pod template of a process: its container, probes, devices, volumes and security settings."""
+"""The pods of a pipeline: `pod_template` builds those of its processes, and `merged_template` every pod there is.
+
+So a setting that all pods need, and the user's own template, reach all of them: heads, replicas and downloads.
+"""
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from omni_operator.crd import pod_template as template
 from omni_operator.crd.spec.parts import SecretKey
+from omni_operator.crd.spec.pipeline import GROUP as API_GROUP
 from omni_operator.crd.spec.pipeline import OmniPipeline
-from omni_operator.planning.manifests import labels
+from omni_operator.crd.spec.pods import PodSettings
+from omni_operator.crd.spec.stage import Accelerator
+from omni_operator.planning.manifests import budgets, labels, pod_settings
 from omni_operator.planning.manifests.claims import CACHE_DIR, CACHE_VOLUME, VIDEOS_VOLUME, cache_of, videos_of
-from omni_operator.planning.manifests.config import keys_name
+from omni_operator.planning.manifests.devices import container_devices, pod_claims
 from omni_operator.planning.manifests.ownership import content_hash
 from omni_operator.planning.topology.files import (
     API_KEYS_DIR,
@@ -18,17 +26,20 @@ from omni_operator.planning.topology.files import (
     TLS_DIR,
     VIDEOS_DIR,
 )
-from omni_operator.planning.topology.model_sources import MODELS_DIR
-from omni_operator.planning.topology.records import CLUSTER_HEAD, Process, Topology
+from omni_operator.planning.topology.model_sources import IMAGE_DIR, MODELS_DIR, ModelImage
+from omni_operator.planning.topology.records import CLUSTER_HEAD, Process
+from omni_operator.planning.topology.stage_config import stage_config
 
 CONFIG_HASH = "omnipipeline.dev/config-hash"
-KEYS_HASH = "omnipipeline.dev/keys-hash"
 METRICS_SCHEME = "prometheus.io/scheme"
 DATABASE_URL = "OMNI_DATABASE_URL"
+KEYS_VOLUME = "keys"
 API_KEYS_VOLUME = "api-keys"
 TLS_VOLUME = "tls"
-USER = 65532
-"""User and group id of every container."""
+MODEL_IMAGE_VOLUME = "model-image"
+LORA_IMAGE_VOLUME = "lora-image"
+GROUP = 65532
+"""Group of a pod's volumes: the group of the user in our images."""
 DRAIN_MARGIN_SECONDS = 30
 """Time that a pod may take to end beyond the drain of its process."""
 STARTUP_PERIOD_SECONDS = 2
@@ -37,70 +48,149 @@ ACCELERATED_THREADS = "1"
 several replicas on one node slow each other down."""
 
 
-def pod_template(
-    pipeline: OmniPipeline, topology: Topology, process: Process, worker_image: str, secret: str
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Surroundings:
+    """What the objects of a pipeline depend on besides its spec.
+
+    worker_image: of the pods of a pipeline that names none
+    operator_namespace: where the operator's pod runs; None if it runs outside the cluster
+    assigns_ids: whether the cluster gives each namespace user and group ids of its own, and rejects others (OpenShift)
+    """
+
+    worker_image: str
+    operator_namespace: str | None = None
+    assigns_ids: bool = False
+
+
+def pod_template(pipeline: OmniPipeline, process: Process, surroundings: Surroundings, keys: str) -> dict[str, Any]:
     """The template of a process's pods, with the user's patch applied.
 
-    It contains a hash of the secret: pods restart when the secret changes, because they could no longer connect.
+    `keys`: the name of the Secret of all pods. Another one has another name, so all pods restart with it.
     """
     role = labels.HEAD if process.is_head else labels.REPLICA
     own_labels = labels.of_role(pipeline.name, role, process.stage.name)
-    patch = pipeline.spec.head.template if process.is_head else process.stage.template
-    annotations = {KEYS_HASH: content_hash(secret)}
+    patches = pod_settings.patches(settings_of(pipeline, process), selector_of(pipeline, process))
+    annotations = budgets.eviction(pipeline, process)
     if process.is_head:
-        annotations[CONFIG_HASH] = content_hash(topology.stage_config)
+        annotations[CONFIG_HASH] = content_hash(stage_config(pipeline, with_loras=False))
         if pipeline.speaks_tls:
             annotations[METRICS_SCHEME] = "https"
     metadata = {"labels": own_labels, "annotations": annotations}
-    base = {"metadata": metadata, "spec": pod_spec(pipeline, process, worker_image)}
-    pod = template.merged(base, patch)
-    # The patch must not change these: selectors and the watch depend on them.
+    spec, resources = pod_spec(pipeline, process, surroundings, keys), budgets.default_resources(pipeline, process)
+    return merged_template(pipeline, surroundings, metadata, spec, patches, resources)
+
+
+def merged_template(
+    pipeline: OmniPipeline,
+    surroundings: Surroundings,
+    metadata: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    patches: Iterable[Mapping[str, Any]],
+    resources: Mapping[str, Mapping[str, str]],
+) -> dict[str, Any]:
+    """The template of any pod of a pipeline: what all of them have, the pod's own part, then the user's patches, and
+    `resources` of the worker's container that nobody has set.
+
+    Patches can add labels, arguments and ports, but change none of the operator's: selectors, watches, probes and
+    Services depend on them.
+    """
+    pod: dict[str, Any] = {"metadata": dict(metadata), "spec": {**confined_pod(pipeline, surroundings), **spec}}
+    for patch in patches:
+        pod = template.merged(pod, {key: below for key, below in patch.items() if below is not None})
     pod["metadata"] = {**(pod.get("metadata") or {})}
-    pod["metadata"]["labels"] = {**(pod["metadata"].get("labels") or {}), **own_labels}
+    pod["metadata"]["labels"] = {**(pod["metadata"].get("labels") or {}), **metadata["labels"]}
+    own = {one["name"]: one for one in spec["containers"]}
+    pod["spec"]["containers"] = [
+        budgets.with_defaults(with_own(one, own[one["name"]]), resources) if one["name"] in own else one
+        for one in pod["spec"].get("containers") or ()
+    ]
     return pod
 
 
-def pod_spec(pipeline: OmniPipeline, process: Process, worker_image: str) -> dict[str, Any]:
-    spec: dict[str, Any] = {
-        **confined_pod(pipeline),
-        "terminationGracePeriodSeconds": process.drain_seconds + DRAIN_MARGIN_SECONDS,
-        "containers": [container(pipeline, process, worker_image)],
-        "volumes": volumes(pipeline, process),
+def with_own(container: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A container with its own arguments and ports first, and then those that patches added to it."""
+    arguments, numbers = own.get("args", []), {port["containerPort"] for port in own.get("ports", ())}
+    added = container.get("args") or []
+    ports = [port for port in container.get("ports") or () if port["containerPort"] not in numbers]
+    return {
+        **container,
+        **({"args": arguments if added == arguments else [*arguments, *added]} if arguments else {}),
+        **({"ports": [*own.get("ports", ()), *ports]} if ports or numbers else {}),
     }
-    if pipeline.spec.priority_class_name:
-        spec["priorityClassName"] = pipeline.spec.priority_class_name
-    accelerator = process.stage.accelerator
-    if accelerator and process.devices:
-        if accelerator.node_selector:
-            spec["nodeSelector"] = dict(accelerator.node_selector)
-        if accelerator.runtime_class_name:
-            spec["runtimeClassName"] = accelerator.runtime_class_name
+
+
+def settings_of(pipeline: OmniPipeline, process: Process) -> PodSettings:
+    """Where the user's settings of a process's pods are."""
+    return pipeline.spec.head if process.is_head else process.stage
+
+
+def selector_of(pipeline: OmniPipeline, process: Process) -> dict[str, str]:
+    """The labels that only the pods of a process have."""
+    if process.is_head:
+        return labels.head_selector(pipeline.name)
+    return labels.stage_selector(pipeline.name, process.stage.name)
+
+
+def pod_spec(pipeline: OmniPipeline, process: Process, surroundings: Surroundings, keys: str) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "terminationGracePeriodSeconds": process.drain_seconds + DRAIN_MARGIN_SECONDS,
+        "containers": [container(pipeline, process, surroundings)],
+        "volumes": volumes(pipeline, process, keys),
+        **pod_claims(pipeline, process),
+    }
+    if process.image:
+        spec |= image_pull_secrets((*pipeline.spec.image.pull_secrets, *process.image.pull_secrets))
+    accelerator = process.stage.accelerator if process.devices else None
+    spec |= node_placement(settings_of(pipeline, process), accelerator, budgets.lost_nodes(process))
+    if accelerator and accelerator.runtime_class_name:
+        spec["runtimeClassName"] = accelerator.runtime_class_name
     return spec
 
 
-def confined_pod(pipeline: OmniPipeline) -> dict[str, Any]:
-    """The settings of all pods of a pipeline: an unprivileged user, and no access to the Kubernetes API."""
-    pull_secrets = [{"name": name} for name in pipeline.spec.image.pull_secrets]
+def node_placement(
+    settings: PodSettings, accelerator: Accelerator | None, tolerated: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """On which nodes pods may run: those with an accelerator, if one is given, and whose taints are tolerated."""
+    selected = dict(accelerator.node_selector) if accelerator else {}
+    return {
+        **({"nodeSelector": selected} if selected else {}),
+        **pod_settings.tolerations(settings, accelerator, tolerated),
+    }
+
+
+def confined_pod(pipeline: OmniPipeline, surroundings: Surroundings) -> dict[str, Any]:
+    """The settings of all pods of a pipeline: an unprivileged user, no access to the Kubernetes API, the priority.
+
+    The user is the image's, or the one that the cluster assigns. The group is needed because a new volume belongs to
+    root; a cluster that assigns ids also assigns it.
+    """
+    pull_secrets = image_pull_secrets(pipeline.spec.image.pull_secrets)
+    priority = pipeline.spec.priority_class_name
     return {
         "serviceAccountName": pipeline.name,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
+            **({} if surroundings.assigns_ids else {"fsGroup": GROUP}),
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        **({"imagePullSecrets": pull_secrets} if pull_secrets else {}),
+        **pull_secrets,
+        **({"priorityClassName": priority} if priority else {}),
     }
 
 
-def confined_container(pipeline: OmniPipeline, worker_image: str) -> dict[str, Any]:
+def image_pull_secrets(names: Iterable[str]) -> dict[str, Any]:
+    """The Secrets with which a pod's images are pulled, each once."""
+    secrets = [{"name": name} for name in dict.fromkeys(names)]
+    return {"imagePullSecrets": secrets} if secrets else {}
+
+
+def confined_container(pipeline: OmniPipeline, surroundings: Surroundings) -> dict[str, Any]:
     """The settings of all containers of a pipeline: the image, no privileges, and a read-only file system."""
     return {
-        "image": pipeline.spec.image.name or worker_image,
+        "name": template.CONTAINER,
+        "image": pipeline.spec.image.name or surroundings.worker_image,
         "imagePullPolicy": pipeline.spec.image.pull_policy,
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -113,11 +203,10 @@ def confined_container(pipeline: OmniPipeline, worker_image: str) -> dict[str, A
     }
 
 
-def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> dict[str, Any]:
+def container(pipeline: OmniPipeline, process: Process, surroundings: Surroundings) -> dict[str, Any]:
     scheme = "HTTPS" if process.is_head and pipeline.speaks_tls else "HTTP"
-    result: dict[str, Any] = {
-        **confined_container(pipeline, worker_image),
-        "name": template.CONTAINER,
+    return {
+        **confined_container(pipeline, surroundings),
         "args": list(process.arguments),
         "env": environment(pipeline, process),
         "ports": ports(process),
@@ -125,11 +214,8 @@ def container(pipeline: OmniPipeline, process: Process, worker_image: str) -> di
         "livenessProbe": probe("/livez", 10, 6, scheme),
         "readinessProbe": probe("/readyz", 2, 3, scheme),
         "volumeMounts": mounts(pipeline, process),
+        **container_devices(process),
     }
-    if process.devices and process.resource:
-        count = {process.resource: str(process.devices)}
-        result["resources"] = {"requests": count, "limits": dict(count)}
-    return result
 
 
 def environment(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
@@ -187,12 +273,12 @@ def startup_failures(process: Process) -> int:
     return max(1, math.ceil(process.startup_seconds / STARTUP_PERIOD_SECONDS))
 
 
-def volumes(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
+def volumes(pipeline: OmniPipeline, process: Process, keys: str) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = [
-        {"name": "tmp", "emptyDir": {}},
-        {"name": "shm", "emptyDir": shared_memory_volume(process)},
+        {"name": "tmp", "emptyDir": {"sizeLimit": budgets.scratch(pipeline, process)}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": budgets.shared_memory(process)}},
         # Readable only for the group of the pod (fsGroup).
-        {"name": "keys", "secret": {"secretName": keys_name(pipeline), "defaultMode": 0o440}},
+        {"name": KEYS_VOLUME, "secret": {"secretName": keys, "defaultMode": 0o440}},
     ]
     if process.is_head:
         result.append({"name": "stages", "configMap": {"name": pipeline.name}})
@@ -204,13 +290,34 @@ def volumes(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
         result.append({"name": VIDEOS_VOLUME, "persistentVolumeClaim": {"claimName": claim}})
     for index, claim in enumerate(process.claims):
         result.append({"name": f"model-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+    if process.image:
+        result.append(model_image_volume(process.image))
+    for index, (_, image) in enumerate(process.lora_images):
+        result.append(model_image_volume(image, f"{LORA_IMAGE_VOLUME}-{index}"))
     return result
 
 
-def shared_memory_volume(process: Process) -> dict[str, Any]:
-    """The volume of /dev/shm, with the stage's size if the pod has replicas of it."""
-    size = process.stage.shm_size if process.data_ports else None
-    return {"medium": "Memory", **({"sizeLimit": size} if size else {})}
+def keys_name_of(template: Mapping[str, Any]) -> str | None:
+    """The name of the Secret of all pods in a pod template; None if it has none."""
+    volumes = (template.get("spec") or {}).get("volumes") or []
+    return next(((one.get("secret") or {}).get("secretName") for one in volumes if one["name"] == KEYS_VOLUME), None)
+
+
+def omni_container(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Our container in the spec of a pod; empty if it has none."""
+    return next((dict(one) for one in spec.get("containers") or [] if one["name"] == template.CONTAINER), {})
+
+
+def users_annotations(pods: Mapping[str, Any]) -> dict[str, str]:
+    """The annotations of a pod template that the user's own template adds."""
+    ours = (API_GROUP, budgets.SAFE_TO_EVICT)
+    annotations = pods["metadata"].get("annotations") or {}
+    return {key: value for key, value in annotations.items() if not key.startswith(ours)}
+
+
+def model_image_volume(image: ModelImage, name: str = MODEL_IMAGE_VOLUME) -> dict[str, Any]:
+    policy = {"pullPolicy": image.pull_policy} if image.pull_policy else {}
+    return {"name": name, "image": {"reference": image.reference, **policy}}
 
 
 def api_key_volumes(pipeline: OmniPipeline) -> list[dict[str, Any]]:
@@ -232,7 +339,7 @@ def mounts(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = [
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shm", "mountPath": "/dev/shm"},
-        {"name": "keys", "mountPath": KEYS_DIR, "readOnly": True},
+        {"name": KEYS_VOLUME, "mountPath": KEYS_DIR, "readOnly": True},
     ]
     if process.is_head:
         result.append({"name": "stages", "mountPath": STAGE_CONFIG_DIR, "readOnly": True})
@@ -246,4 +353,8 @@ def mounts(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
         result.append({"name": VIDEOS_VOLUME, "mountPath": VIDEOS_DIR})
     for index, claim in enumerate(process.claims):
         result.append({"name": f"model-{index}", "mountPath": f"{MODELS_DIR}/{claim}", "readOnly": True})
+    if process.image:
+        result.append({"name": MODEL_IMAGE_VOLUME, "mountPath": IMAGE_DIR, "readOnly": True})
+    for index, (folder, _) in enumerate(process.lora_images):
+        result.append({"name": f"{LORA_IMAGE_VOLUME}-{index}", "mountPath": folder, "readOnly": True})
     return result

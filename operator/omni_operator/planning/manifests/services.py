@@ -11,9 +11,14 @@ from omni_operator.planning.topology.records import CLUSTER_HEAD, Topology
 
 
 def api_service(pipeline: OmniPipeline) -> Object:
-    port = service_port("http", CLUSTER_HEAD.api)
-    if pipeline.speaks_tls:
-        port["appProtocol"] = "https"  # for Ingresses and meshes; the port keeps its name, which other objects refer to
+    # With TLS the port keeps its name, because other objects refer to it.
+    port = service_port("http", CLUSTER_HEAD.api, "https" if pipeline.speaks_tls else "http")
+    settings = pipeline.spec.service
+    optional = {
+        "ipFamilyPolicy": settings.ip_family_policy,
+        "loadBalancerClass": settings.load_balancer_class,
+        "loadBalancerSourceRanges": list(settings.load_balancer_source_ranges),
+    }
     return child(
         pipeline,
         "v1",
@@ -22,12 +27,13 @@ def api_service(pipeline: OmniPipeline) -> Object:
         labels.common(pipeline.name),
         {
             "spec": {
-                "type": pipeline.spec.service.type,
+                **{key: value for key, value in optional.items() if value},
+                "type": settings.type,
                 "selector": labels.head_selector(pipeline.name),
                 "ports": [port],
             }
         },
-        annotations=pipeline.spec.service.annotations,
+        annotations=settings.annotations,
     )
 
 
@@ -45,11 +51,12 @@ def head_service(pipeline: OmniPipeline, topology: Topology) -> Object:
                 "clusterIP": "None",
                 "publishNotReadyAddresses": True,
                 "selector": labels.head_selector(pipeline.name),
-                "ports": [service_port(name, port) for name, port in control_ports().items()],
+                "ports": [service_port(name, port, "tcp") for name, port in control_ports().items()],
             }
         },
     )
 
 
-def service_port(name: str, port: int) -> dict[str, Any]:
-    return {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}
+def service_port(name: str, port: int, protocol: str) -> dict[str, Any]:
+    """`protocol`: what a mesh, an Ingress or a Gateway sees on the port."""
+    return {"name": name, "port": port, "targetPort": name, "protocol": "TCP", "appProtocol": protocol}

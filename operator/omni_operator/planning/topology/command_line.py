@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from omni_operator.crd.quantities import integer_quantity
 from omni_operator.crd.spec.parts import Model
 from omni_operator.crd.spec.pipeline import OmniPipeline
-from omni_operator.crd.spec.stage import Stage
+from omni_operator.crd.spec.stage import Cache, Stage
 from omni_operator.planning.topology.files import ProcessFiles
 from omni_operator.planning.topology.model_sources import model_location
 from omni_operator.planning.topology.records import HeadPorts, ReplicaPorts
@@ -69,7 +69,7 @@ def head_arguments(pipeline: OmniPipeline, network: HeadNetwork, files: ProcessF
         arguments += [f"--host={network.host}", f"--omni-master-address={network.host}"]
     if local_replicas:
         arguments += [f"--omni-replica-port={ports.data}", *engine_flags(pipeline, stage)]
-    return tuple(arguments)
+    return (*arguments, *pipeline.spec.head.extra_args)
 
 
 def head_drain_seconds(pipeline: OmniPipeline) -> int:
@@ -102,7 +102,7 @@ def replica_arguments(
     ]
     if network.host is not None:
         arguments.append(f"--host={network.host}")
-    return tuple(arguments)
+    return (*arguments, *stage.extra_args)
 
 
 def api_flags(pipeline: OmniPipeline, files: ProcessFiles) -> list[str]:
@@ -118,6 +118,8 @@ def api_flags(pipeline: OmniPipeline, files: ProcessFiles) -> list[str]:
         "--max-prompt-length": limits.prompt_length,
         "--max-body-bytes": integer_quantity(limits.body_size) if limits.body_size else None,
         "--max-buffered-bytes": integer_quantity(limits.total_body_size) if limits.total_body_size else None,
+        "--max-loras": limits.loras,
+        "--max-lora-bytes": integer_quantity(limits.lora_size) if limits.lora_size else None,
     }
     return [
         *([f"--ssl-certfile={files.tls[0]}", f"--ssl-keyfile={files.tls[1]}"] if files.tls else []),
@@ -154,11 +156,18 @@ def engine_flags(pipeline: OmniPipeline, stage: Stage) -> list[str]:
     return [
         *(autoregressive_flags(stage) if stage.is_autoregressive else diffusion_flags(stage)),
         *(["--no-text-encoder"] if needs_no_text_encoder(pipeline, stage) else []),
+        *load_flags(stage),
         f"--max-num-seqs={stage.scheduling.max_num_seqs}",
         f"--max-waiting={stage.scheduling.max_waiting}",
         f"--scheduling-policy={stage.scheduling.policy}",
         f"--stage-init-timeout={stage.startup_timeout_seconds}",
     ]
+
+
+def load_flags(stage: Stage) -> list[str]:
+    """What the stage sets about loading, as one flag."""
+    settings = stage.load.model_dump_json(by_alias=True, exclude_defaults=True)
+    return [f"--load={settings}"] if settings != "{}" else []
 
 
 def autoregressive_flags(stage: Stage) -> list[str]:
@@ -170,7 +179,17 @@ def diffusion_flags(stage: Stage) -> list[str]:
     return [
         "--step-execution" if stage.scheduling.mode == "step" else "--no-step-execution",
         f"--cfg-parallel-size={stage.parallelism.cfg}",
+        *([] if stage.cache is None else [f"--cache={cache_argument(stage.cache)}"]),
+        *([f"--prompt-cache-bytes={integer_quantity(size)}"] if (size := stage.prompt_cache_size) else []),
     ]
+
+
+def cache_argument(cache: Cache) -> str:
+    """The argument of --cache for a stage's setting."""
+    if cache.mode == "none":
+        return cache.mode
+    options = cache.model_dump(by_alias=True, exclude_none=True, exclude={"mode"})
+    return ",".join([cache.mode, *(f"{name}={value}" for name, value in options.items())])
 
 
 def needs_no_text_encoder(pipeline: OmniPipeline, stage: Stage) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from omni_operator.crd.spec.parts import SecretKey
 from omni_operator.crd.spec.stage import Stage
+from omni_operator.planning.topology.model_sources import ModelImage
 
 LOOPBACK = "127.0.0.1"
 
@@ -49,9 +50,13 @@ class Process:
     devices: int
     """Accelerators of one copy, for all its replicas."""
     resource: str | None
-    """The Kubernetes resource of one accelerator; None for the CPU."""
+    """The Kubernetes resource of one accelerator; None for the CPU, and for devices that are claimed."""
     claims: tuple[str, ...]
     """PersistentVolumeClaims of the models that the process reads."""
+    image: ModelImage | None
+    """The image of the model that the process loads; a head without replicas loads none."""
+    lora_images: tuple[tuple[str, ModelImage], ...]
+    """The images of the LoRA adapters that it loads, with the folders in which it finds them."""
     downloads: bool
     """Whether the process reads a model from the hub."""
     token: SecretKey | None
@@ -60,6 +65,11 @@ class Process:
     """Longest time until the process has started."""
     drain_seconds: int
     """Longest time the process may take to finish its requests."""
+
+    @property
+    def claims_devices(self) -> bool:
+        """Whether its devices are allocated dynamically, by a claim of each replica."""
+        return bool(self.devices and self.stage.accelerator and self.stage.accelerator.is_claimed)
 
 
 @dataclass(frozen=True)

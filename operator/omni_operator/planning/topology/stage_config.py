@@ -2,22 +2,45 @@
 
 Stages are numbered from the last, which is 0. New stages are added in front, like a thinker before a painter. So the
 numbers of the existing stages stay, and with them their command lines and pods.
+
+The head reads the file when it starts. Only the LoRA adapters in it may change while it runs: the head notices that,
+and has the replicas load and unload them.
 """
 
 import json
 
 from omni_operator.crd.spec.pipeline import OmniPipeline
-from omni_operator.crd.spec.stage import Stage
-from omni_operator.planning.topology.model_sources import model_location
+from omni_operator.crd.spec.stage import Lora, Stage
+from omni_operator.planning.topology.model_sources import lora_location, model_location
 
 
 def stage_id(pipeline: OmniPipeline, stage: Stage) -> int:
     return len(pipeline.spec.stages) - 1 - pipeline.spec.stages.index(stage)
 
 
-def stage_config(pipeline: OmniPipeline) -> str:
-    """The content of the file, in JSON. The stages are in the order in which a request passes them."""
-    return json.dumps({"stages": [stage_entry(pipeline, stage) for stage in pipeline.spec.stages]}, indent=2) + "\n"
+def stage_config(pipeline: OmniPipeline, with_loras: bool = True) -> str:
+    """The content of the file, in JSON. The stages are in the order in which a request passes them.
+
+    Without the adapters, it is what the head reads only once.
+    """
+    entries = [stage_entry(pipeline, stage) for stage in pipeline.spec.stages]
+    for entry, stage in zip(entries, pipeline.spec.stages, strict=True):
+        if stage.loras and with_loras:
+            entry["loras"] = [lora_entry(lora) for lora in stage.loras]
+    return json.dumps({"stages": entries}, indent=2) + "\n"
+
+
+def lora_entry(lora: Lora) -> dict[str, object]:
+    entry = lora.model_dump(by_alias=True, exclude_none=True)
+    return {**entry, "source": lora_location(lora)}
+
+
+def loras_for(pipeline: OmniPipeline, stage: Stage) -> tuple[Lora, ...]:
+    """The adapters that the replicas of a stage load. One that encodes loads those of the stage that it encodes for."""
+    stages = pipeline.spec.stages
+    following = stages[stages.index(stage) + 1 :][:1] if stage.only_encodes else ()
+    names = {lora.name for lora in stage.loras}
+    return (*stage.loras, *(lora for one in following for lora in one.loras if lora.name not in names))
 
 
 def stage_entry(pipeline: OmniPipeline, stage: Stage) -> dict[str, object]:

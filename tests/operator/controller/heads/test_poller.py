@@ -1,5 +1,6 @@
 """What all pollers of heads share: which pipelines they poll, and answers that arrive too late."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -21,15 +22,18 @@ class Recorder(Poller[PollEntry, int]):
         self.answers: list[int | HeadError] = []
         self.during_request = lambda: None
         self.is_silent = False
+        self.defect: Exception | None = None
 
     def answer(self, pipeline: OmniPipeline) -> int:
         self.during_request()
+        if self.defect:
+            raise self.defect
         if self.is_silent:
             raise HeadError("the head does not answer")
         return 7
 
     def add(self, pipeline: OmniPipeline) -> None:
-        self._entries[pipeline.namespace, pipeline.name] = PollEntry(pipeline)
+        self._entries[pipeline.namespace, pipeline.name] = PollEntry(pipeline=pipeline)
 
     def _update(self, entry: PollEntry, answer: int | HeadError) -> bool:
         self.answers.append(answer)
@@ -74,3 +78,32 @@ def test_an_answer_for_a_pipeline_that_was_replaced_is_ignored(digits: dict[str,
     poller.during_request = lambda: poller.add(parse(digits))
     assert not poller.poll(KEY)
     assert poller.answers == []
+
+
+def test_a_failing_head_is_logged_once_until_it_answers_again(
+    poller: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert poller.failing_keys == set()
+    poller.is_silent = True
+    for _ in range(3):
+        poller.poll(KEY)
+        assert poller.failing_keys == {KEY}
+    poller.is_silent = False
+    poller.poll(KEY)
+    assert poller.failing_keys == set()
+    assert [record.getMessage() for record in caplog.records] == [
+        "gallery/digits: the head does not answer",
+        "gallery/digits: the head answers again",
+    ]
+
+
+@pytest.mark.parametrize("defect", [OverflowError("inf"), RecursionError(), MemoryError(), AttributeError("x")])
+def test_whatever_a_request_raises_stays_with_its_pipeline(
+    poller: Recorder, caplog: pytest.LogCaptureFixture, defect: Exception
+) -> None:
+    poller.defect = defect
+    assert poller.poll(KEY)
+    assert isinstance(poller.answers[0], HeadError)
+    assert poller.failing_keys == {KEY}
+    assert "gallery/digits: a defect of the operator" in caplog.text

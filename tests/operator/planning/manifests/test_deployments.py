@@ -97,3 +97,46 @@ def test_what_restarts_of_two_stages(two: dict[str, Any], row: str) -> None:
 def test_another_secret_restarts_all_pods(two: dict[str, Any]) -> None:
     for name in ("two-head", "two-thinker", "two-painter"):
         assert pod(two, name, "another") != pod(two, name)
+
+
+def with_grace(seconds: object) -> dict[str, Any]:
+    return {"spec.stages.0.template": {"spec": {"terminationGracePeriodSeconds": seconds}}}
+
+
+# name: (edits, seconds that an old pod may take to end)
+GRACE: dict[str, tuple[dict[str, Any], int]] = {
+    "as the spec is": ({}, 330),
+    "a long drain": ({"spec.stages.0.drain.timeoutSeconds": 3600}, 3630),
+    "a grace period of the user's": (with_grace(7200), 7200),
+    "none of all": (with_grace(0), 0),
+    "that of Kubernetes": (with_grace(None), 30),
+    "what the server will refuse": (with_grace("long"), 30),
+}
+
+
+@pytest.mark.parametrize("row", GRACE)
+def test_a_rollout_is_late_only_after_the_drain_and_the_startup(digits: dict[str, Any], row: str) -> None:
+    edits, grace = GRACE[row]
+    objects = rendered(edited(digits, {**edits, "spec.stages.0.startupTimeoutSeconds": 900}))
+    assert objects["Deployment", "digits-painter"]["spec"]["progressDeadlineSeconds"] == grace + 900 + 120
+
+
+def test_a_deadline_beyond_all_numbers_is_the_largest_there_is(digits: dict[str, Any]) -> None:
+    objects = rendered(edited(digits, with_grace(10**12)))
+    assert objects["Deployment", "digits-painter"]["spec"]["progressDeadlineSeconds"] == 2**31 - 1
+
+
+def test_a_head_is_late_only_after_the_drains_of_all_stages(two: dict[str, Any]) -> None:
+    edits = {"spec.stages.0.drain": {"timeoutSeconds": 100}, "spec.stages.1.drain": {"timeoutSeconds": 200}}
+    head = rendered(edited(two, edits))["Deployment", "two-head"]
+    assert head["spec"]["progressDeadlineSeconds"] == 100 + 200 + 30 + 600 + 120
+
+
+def test_the_queue_of_a_pipeline_reaches_its_deployments_and_nothing_else(digits: dict[str, Any]) -> None:
+    queue = {"kueue.x-k8s.io/queue-name": "team-a", "kueue.x-k8s.io/priority-class": "low"}
+    queued = rendered(edited(digits, {"metadata.labels": {**queue, "team": "a"}}))
+    plain = rendered(digits)
+    for reference, child in queued.items():
+        expected = queue if reference[0] == "Deployment" else {}
+        assert child["metadata"]["labels"] == {**plain[reference]["metadata"]["labels"], **expected}
+        assert child.get("spec") == plain[reference].get("spec")

@@ -12,6 +12,7 @@ import pytest
 
 from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests import children
+from omni_operator.planning.manifests.pod import Surroundings
 from omni_operator.planning.topology.cluster import cluster_topology
 from tests.operator.conftest import EXAMPLES, from_cluster
 
@@ -21,7 +22,7 @@ NAMES = sorted(file.stem for file in EXAMPLES.glob("*.yaml"))
 
 def pod_templates(name: str) -> dict[str, Any]:
     pipeline = parse(from_cluster(name))
-    objects = children(pipeline, cluster_topology(pipeline), "worker:golden", "secret")
+    objects = children(pipeline, cluster_topology(pipeline), Surroundings("worker:golden"), "keys")
     return {child["metadata"]["name"]: child["spec"]["template"] for child in objects if child["kind"] == "Deployment"}
 
 

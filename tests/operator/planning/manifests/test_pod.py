@@ -9,14 +9,14 @@ from omni_operator.crd.parsing import parse
 from omni_operator.planning.manifests.config import keys_secret
 from omni_operator.planning.manifests.ownership import controller_uid
 from tests.operator.edits import edited
-from tests.operator.rendered import IMAGE, SECRET, container, pod, rendered
+from tests.operator.rendered import IMAGE, KEYS, container, pod, rendered
 
 
 def test_gpus_are_asked_for_where_replicas_are(digits: dict[str, Any]) -> None:
     assert container(digits)["resources"]["limits"] == {"nvidia.com/gpu": "1"}
-    assert "resources" not in container(digits, "digits-head")
+    assert "nvidia.com/gpu" not in str(container(digits, "digits-head")["resources"])
     with_head = edited(digits, {"spec.head.localReplicas": 2, "spec.stages.0.accelerator": {"resource": "a.b/c"}})
-    assert container(with_head, "digits-head")["resources"]["requests"] == {"a.b/c": "2"}
+    assert container(with_head, "digits-head")["resources"]["limits"] == {"a.b/c": "2"}
 
 
 def test_probes_and_grace_follow_the_timeouts(digits: dict[str, Any]) -> None:
@@ -75,23 +75,23 @@ def test_an_api_with_a_certificate_is_probed_over_https_and_replicas_are_not(dig
     (port,) = rendered(manifest)["Service", "digits"]["spec"]["ports"]
     assert (port["name"], port["appProtocol"]) == ("http", "https")
     (port,) = rendered(digits)["Service", "digits"]["spec"]["ports"]
-    assert "appProtocol" not in port
+    assert port["appProtocol"] == "http"
 
 
 # name: (edits, pod, path in the pod's spec, expected)
 POD_FIELDS: dict[str, tuple[dict[str, Any], str, str, Any]] = {
-    "shared memory is as the node sees fit": ({}, "digits-painter", "volumes", {"medium": "Memory"}),
+    "shared memory is limited": ({}, "digits-painter", "volumes", {"medium": "Memory", "sizeLimit": "16Gi"}),
     "shared memory has the size that is asked for": (
-        {"spec.stages.0.shmSize": "16Gi"},
+        {"spec.stages.0.shmSize": "64Gi"},
         "digits-painter",
         "volumes",
-        {"medium": "Memory", "sizeLimit": "16Gi"},
+        {"medium": "Memory", "sizeLimit": "64Gi"},
     ),
-    "a head without replicas needs none of it": (
-        {"spec.stages.0.shmSize": "16Gi"},
+    "a head without replicas needs little of it": (
+        {"spec.stages.0.shmSize": "64Gi"},
         "digits-head",
         "volumes",
-        {"medium": "Memory"},
+        {"medium": "Memory", "sizeLimit": "1Gi"},
     ),
     "pods go where the devices are": (
         {"spec.stages.0.accelerator.nodeSelector": {"gpu": "h100"}},
@@ -141,17 +141,17 @@ def test_the_hub_token_comes_from_its_secret(digits: dict[str, Any]) -> None:
 
 
 def test_the_secret_is_what_it_is_told_and_only_the_pods_group_reads_it(digits: dict[str, Any]) -> None:
-    secret = keys_secret(parse(digits), SECRET)
-    assert (secret["kind"], secret["metadata"]["name"]) == ("Secret", "digits-keys")
-    assert base64.b64decode(secret["data"]["secret"]).decode() == SECRET
+    secret = keys_secret(parse(digits), KEYS, "of the pods alone")
+    assert (secret["kind"], secret["metadata"]["name"]) == ("Secret", KEYS)
+    assert base64.b64decode(secret["data"]["secret"]).decode() == "of the pods alone"
     assert controller_uid(secret) == "uid-of-digits"
     for name in ("digits-head", "digits-painter"):
         volume = next(volume for volume in pod(digits, name)["spec"]["volumes"] if volume["name"] == "keys")
-        assert volume["secret"] == {"secretName": "digits-keys", "defaultMode": 0o440}
+        assert volume["secret"] == {"secretName": KEYS, "defaultMode": 0o440}
         assert pod(digits, name)["spec"]["securityContext"]["fsGroup"] == 65532
+        assert not {"runAsUser", "runAsGroup"} & pod(digits, name)["spec"]["securityContext"].keys()
         mounted = {"name": "keys", "mountPath": "/etc/omnipipeline-keys", "readOnly": True}
         assert mounted in container(digits, name)["volumeMounts"]
-        assert SECRET not in str(pod(digits, name))
 
 
 def test_the_keys_of_clients_are_a_file_of_the_head_alone(digits: dict[str, Any]) -> None:

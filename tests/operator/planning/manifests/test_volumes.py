@@ -1,6 +1,9 @@
 """The volumes of a pipeline: models, downloads and videos."""
 
+import json
 from typing import Any
+
+import pytest
 
 from omni_operator.planning.manifests.ownership import controller_uid
 from tests.operator.edits import edited
@@ -15,6 +18,65 @@ def test_a_model_on_a_volume_is_mounted_read_only(digits: dict[str, Any]) -> Non
     assert mounted in container(manifest)["volumeMounts"]
 
 
+def test_a_model_in_an_image_is_mounted_where_it_is_loaded(digits: dict[str, Any]) -> None:
+    model = {"source": "oci://registry/sdxl:1", "pullPolicy": "Always", "pullSecrets": ["models", "shared"]}
+    manifest = edited(digits, {"spec.model": model, "spec.image.pullSecrets": ["workers", "shared"]})
+    volume = {"name": "model-image", "image": {"reference": "registry/sdxl:1", "pullPolicy": "Always"}}
+    mount = {"name": "model-image", "mountPath": "/model", "readOnly": True}
+    for name, loads in {"digits-painter": True, "digits-head": False}.items():
+        assert (volume in pod(manifest, name)["spec"]["volumes"]) is loads
+        assert (mount in container(manifest, name)["volumeMounts"]) is loads
+    secrets = [{"name": name} for name in ("workers", "shared", "models")]
+    assert pod(manifest)["spec"]["imagePullSecrets"] == secrets
+    assert pod(manifest, "digits-head")["spec"]["imagePullSecrets"] == secrets[:2]
+    assert not [name for kind, name in rendered(manifest) if kind in ("Job", "PersistentVolumeClaim")]
+
+
+def test_adapters_restart_no_pod_unless_a_volume_must_be_mounted(two: dict[str, Any]) -> None:
+    def templates(*sources: str) -> dict[str, Any]:
+        loras = [{"name": name, "source": source} for name, source in zip("abc", sources, strict=False)]
+        manifest = edited(two, {"spec.stages.1.loras": loras, "spec.stages.0.task": "encode"})
+        return {name: pod(manifest, name) for name in ("two-head", "two-thinker", "two-painter")}
+
+    none = templates()
+    assert templates("hf://org/ink") == templates("/loras/ink", "hf://org/oil") == none
+    mounted = templates("hf://org/ink", "pvc://styles/oil.safetensors", "oci://registry/sand:1")
+    assert mounted["two-head"] == none["two-head"]
+    for name in ("two-thinker", "two-painter"):  # the encoder loads the adapters of the stage that it encodes for
+        spec = mounted[name]["spec"]
+        claim = {"claimName": "styles", "readOnly": True}
+        assert {"name": "model-0", "persistentVolumeClaim": claim} in spec["volumes"]
+        assert {"name": "lora-image-0", "image": {"reference": "registry/sand:1"}} in spec["volumes"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
+        assert (mounts["model-0"], mounts["lora-image-0"]) == ("/models/styles", "/loras/c")
+
+
+def test_the_head_finds_adapters_where_pods_mount_them(digits: dict[str, Any]) -> None:
+    sources = {"a": "pvc://styles/oil.safetensors", "b": "oci://registry/sand:1", "c": "hf://org/ink"}
+    loras = [{"name": name, "source": source} for name, source in sources.items()]
+    config = rendered(edited(digits, {"spec.stages.0.loras": loras}))["ConfigMap", "digits"]["data"]["stages.json"]
+    assert [(one["name"], one["source"]) for one in json.loads(config)["stages"][0]["loras"]] == [
+        ("a", "/models/styles/oil.safetensors"),
+        ("b", "/loras/b"),
+        ("c", "hf://org/ink"),
+    ]
+
+
+def test_a_change_of_an_image_reaches_the_head_and_the_pods_that_load_it(two: dict[str, Any]) -> None:
+    def templates(thinker: str) -> dict[str, Any]:
+        edits = {"spec.model.source": "oci://registry/painter:1", "spec.stages.0.model": {"source": f"oci://{thinker}"}}
+        manifest = edited(two, edits)
+        return {name: pod(manifest, name) for name in ("two-head", "two-thinker", "two-painter")}
+
+    before, after = templates("registry/thinker:1"), templates("registry/thinker:2")
+    assert {name for name in before if before[name] != after[name]} == {"two-head", "two-thinker"}
+
+
+def test_without_a_pull_policy_the_cluster_has_its_own(digits: dict[str, Any]) -> None:
+    manifest = edited(digits, {"spec.model.source": "oci://registry/sdxl:1"})
+    assert {"name": "model-image", "image": {"reference": "registry/sdxl:1"}} in pod(manifest)["spec"]["volumes"]
+
+
 def test_what_is_downloaded_goes_to_the_cache_that_is_made(two: dict[str, Any]) -> None:
     cache = {"size": "200Gi", "storageClass": "fast"}
     own = {"spec.model": {"source": "hf://a/b", "cache": cache}, "spec.stages.0.model": {"source": "pvc://weights"}}
@@ -26,7 +88,7 @@ def test_what_is_downloaded_goes_to_the_cache_that_is_made(two: dict[str, Any]) 
         "resources": {"requests": {"storage": "200Gi"}},
         "storageClassName": "fast",
     }
-    for name, downloads in {"two-head": True, "two-painter": True, "two-thinker": False}.items():
+    for name, downloads in {"two-head": False, "two-painter": True, "two-thinker": False}.items():
         omni = container(manifest, name)
         assert ({"name": "model-cache", "mountPath": "/cache"} in omni["volumeMounts"]) is downloads
         assert ({"name": "HF_HOME", "value": "/cache"} in omni["env"]) is downloads
@@ -34,11 +96,24 @@ def test_what_is_downloaded_goes_to_the_cache_that_is_made(two: dict[str, Any]) 
         assert (volume in pod(manifest, name)["spec"]["volumes"]) is downloads
 
 
-def test_a_claim_that_is_to_outlive_the_pipeline_has_no_owner(digits: dict[str, Any]) -> None:
-    manifest = edited(digits, {"spec.model": {"source": "hf://a/b", "cache": {"size": "1Gi", "retain": True}}})
-    metadata = rendered(manifest)["PersistentVolumeClaim", "digits-models"]["metadata"]
+RETAINED: dict[str, tuple[dict[str, Any], str]] = {
+    "models": ({"spec.model": {"source": "hf://a/b", "cache": {"size": "1Gi", "retain": True}}}, "digits-models"),
+    "videos": ({"spec.videos": {"storage": {"size": "1Gi", "retain": True}}}, "digits-videos"),
+}
+
+
+@pytest.mark.parametrize("row", RETAINED)
+def test_a_claim_that_is_to_outlive_the_pipeline_has_no_owner_and_no_tool_prunes_it(
+    digits: dict[str, Any], row: str
+) -> None:
+    edits, name = RETAINED[row]
+    metadata = rendered(edited(digits, edits))["PersistentVolumeClaim", name]["metadata"]
     assert "ownerReferences" not in metadata
     assert metadata["annotations"]["omnipipeline.dev/retained"] == "true"
+    assert metadata["labels"]["omnipipeline.dev/pipeline"] == "digits", "a new pipeline finds it"
+    assert "app.kubernetes.io/instance" not in metadata["labels"], "by which Argo CD may track applications"
+    assert "Prune=false" in metadata["annotations"]["argocd.argoproj.io/sync-options"]
+    assert metadata["annotations"]["kustomize.toolkit.fluxcd.io/prune"] == "disabled"
 
 
 def test_a_claim_of_the_users_own_is_used_and_not_made(digits: dict[str, Any]) -> None:
@@ -57,28 +132,22 @@ def test_the_head_alone_knows_the_database_of_videos_and_by_its_environment(digi
     assert head["args"] == container(digits, "digits-head")["args"]
 
 
-def test_models_are_fetched_by_a_job_of_a_container_and_a_token_each(two: dict[str, Any]) -> None:
-    cache = {"size": "200Gi", "prefetch": True}
-    own = {"source": "hf://c/d", "tokenSecretRef": {"name": "hub"}}
-    manifest = edited(two, {"spec.model": {"source": "hf://a/b", "revision": "v1", "cache": cache}})
-    manifest = edited(manifest, {"spec.stages.0.model": own})
-    (job,) = (child for (kind, _), child in rendered(manifest).items() if kind == "Job")
-    assert job["metadata"]["labels"]["omnipipeline.dev/role"] == "prefetch"
-    spec = job["spec"]["template"]["spec"]
-    first, second = spec["containers"]
-    assert [each["args"] for each in (first, second)] == [["fetch", "hf://a/b@v1"], ["fetch", "hf://c/d"]]
-    assert "command" not in first, "the image's entrypoint starts an init, which passes signals on"
-    assert [any(one["name"] == "HF_TOKEN" for one in each["env"]) for each in (first, second)] == [False, True]
-    for each in (first, second):
-        assert {"name": "HF_HOME", "value": "/cache"} in each["env"]
-        assert {"name": "model-cache", "mountPath": "/cache"} in each["volumeMounts"]
-        assert each["securityContext"]["readOnlyRootFilesystem"] is True
-        assert "resources" not in each, "no device waits for a download"
-    assert {"name": "model-cache", "persistentVolumeClaim": {"claimName": "two-models"}} in spec["volumes"]
-    (other,) = (kind for kind in rendered(edited(manifest, {"spec.model.revision": "v2"})) if kind[0] == "Job")
-    assert other != ("Job", job["metadata"]["name"]), "a Job cannot be changed"
-    for edits in ({"spec.suspend": True}, {"spec.model.cache.prefetch": False}):
-        assert not [name for kind, name in rendered(edited(manifest, edits)) if kind == "Job"]
+def test_a_head_has_the_cache_and_the_token_only_if_it_loads_the_model_itself(digits: dict[str, Any]) -> None:
+    """Otherwise it would wait for a ReadWriteOnce volume that is attached to the replicas' node."""
+    hub = {"source": "hf://a/b", "cache": {"size": "1Gi"}, "tokenSecretRef": {"name": "hub"}}
+    for local_replicas in (0, 1):
+        manifest = edited(digits, {"spec.model": hub, "spec.head.localReplicas": local_replicas})
+        volumes = [volume["name"] for volume in pod(manifest, "digits-head")["spec"]["volumes"]]
+        variables = [variable["name"] for variable in container(manifest, "digits-head")["env"]]
+        assert ("model-cache" in volumes) is bool(local_replicas)
+        assert ("HF_HOME" in variables, "HF_TOKEN" in variables) == (bool(local_replicas),) * 2
+
+
+def test_a_head_with_replicas_of_a_built_in_model_has_no_cache(two: dict[str, Any]) -> None:
+    own = {"spec.model": {"source": "hf://a/b", "cache": {"size": "1Gi"}}, "spec.head.localReplicas": 1}
+    manifest = edited(two, own | {"spec.stages.0.model": {"source": "builtin://digits"}})
+    assert "model-cache" not in [volume["name"] for volume in pod(manifest, "two-head")["spec"]["volumes"]]
+    assert "model-cache" in [volume["name"] for volume in pod(manifest, "two-painter")["spec"]["volumes"]]
 
 
 def test_videos_are_kept_on_a_volume_of_the_heads_alone(digits: dict[str, Any]) -> None:

@@ -105,3 +105,20 @@ def test_all_processes_have_the_secret(two: dict[str, Any]) -> None:
         (locally(two), "/run/digits/secret"),
     ):
         assert {flag(process, "--omni-secret-file") for process in topology.processes} == {file}
+
+
+def test_adapters_change_no_command_line(digits: dict[str, Any]) -> None:
+    with_loras = edited(digits, {"spec.stages.0.loras": [{"name": "ink", "source": "hf://org/ink"}]})
+    before, after = (cluster_topology(parse(manifest)).processes for manifest in (digits, with_loras))
+    assert [process.arguments for process in before] == [process.arguments for process in after]
+
+
+def test_a_cache_becomes_a_flag(digits: dict[str, Any]) -> None:
+    for cache, flags in (
+        ({}, ["--cache=skip"]),
+        ({"tolerance": 0.05, "maxConsecutive": 2}, ["--cache=skip,tolerance=0.05,maxConsecutive=2"]),
+        ({"mode": "none", "tolerance": 0.05}, ["--cache=none"]),
+        (None, []),
+    ):
+        arguments = cluster_topology(parse(edited(digits, {"spec.stages.0.cache": cache}))).replicas[0].arguments
+        assert [argument for argument in arguments if argument.startswith("--cache")] == flags

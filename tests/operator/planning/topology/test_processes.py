@@ -4,7 +4,10 @@ from typing import Any
 
 from omni_operator.crd.parsing import parse
 from omni_operator.planning.topology.cluster import cluster_topology
+from omni_operator.planning.topology.model_sources import ModelImage
 from tests.operator.edits import edited
+
+DIGEST = f"sha256:{'0af' * 21}0"
 
 
 def test_devices_are_those_of_all_replicas_in_the_process(digits: dict[str, Any]) -> None:
@@ -34,6 +37,23 @@ def test_each_pod_has_the_claims_it_reads_and_the_head_has_all(two: dict[str, An
     assert (painter.claims, painter.arguments[1]) == (("weights",), "/models/weights/painter")
     assert topology.head.claims == ("weights", "language")
     assert '"model": "/models/language/qwen"' in topology.stage_config
+
+
+def test_each_process_has_the_image_of_the_model_that_it_loads(two: dict[str, Any]) -> None:
+    images = {
+        "spec.model": {"source": f"oci://registry/painter@{DIGEST}", "pullPolicy": "Always", "pullSecrets": ["mine"]},
+        "spec.stages.0.model": {"source": "oci://registry/thinker:2"},
+        "spec.head": {"stage": "thinker"},
+    }
+    topology = cluster_topology(parse(edited(two, images)))
+    thinker, painter = topology.replicas
+    assert (thinker.image, thinker.arguments[1]) == (ModelImage("registry/thinker:2"), "oci://registry/thinker:2")
+    assert painter.image == ModelImage(f"registry/painter@{DIGEST}", "Always", ("mine",))
+    assert topology.head.image is None, "its node needs no gigabytes of weights to compare digests"
+    assert topology.head.arguments[1] == f"oci://registry/painter@{DIGEST}"
+    assert '"model": "oci://registry/thinker:2"' in topology.stage_config
+    with_replicas = cluster_topology(parse(edited(two, images | {"spec.head.localReplicas": 1})))
+    assert with_replicas.head.image == ModelImage("registry/thinker:2")
 
 
 def test_the_head_has_time_for_requests_in_every_stage(two: dict[str, Any]) -> None:

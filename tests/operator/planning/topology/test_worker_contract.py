@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from omni_operator.crd.parsing import parse
+from omni_operator.crd.spec.worker_flags import EXTRA, FIELDS, OPERATORS
 from omni_operator.planning.topology.cluster import cluster_topology
 from omni_operator.planning.topology.local import local_topology
+from omni_operator.planning.topology.model_sources import IMAGE_DIR
 from omni_operator.planning.topology.records import Process
 from omni_worker.commands import serve
-from omni_worker.config.api import ApiConfig, Certificate, Limits
+from omni_worker.config import model_source
+from omni_worker.config.api import ApiConfig, Certificate, Limits, LoraLimits
 from omni_worker.config.flags import from_arguments
 from omni_worker.config.records import ServeConfig
 from tests.operator.edits import edited
@@ -29,6 +32,36 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "several processes a replica": {"spec.stages.0.accelerator.count": 2, "spec.stages.0.parallelism.cfg": 2},
     "several replicas a pod": {"spec.stages.0.localReplicas": 3},
     "a model on the hub": {"spec.model": {"source": "hf://Qwen/Qwen-Image", "revision": "refs/pr/1"}},
+    "a model in an image": {"spec.model": {"source": "oci://localhost/model:1"}},
+    "models in two images": {
+        "spec.model": {"source": f"oci://localhost/painter@sha256:{'0' * 64}"},
+        "spec.stages": [{**THINKER, "model": {"source": "oci://localhost/thinker:1"}}, READER],
+    },
+    "a cache": {"spec.stages.0.cache": {"tolerance": 0.05, "maxConsecutive": 2}},
+    "a prompt cache": {"spec.stages.0.promptCacheSize": "64Mi"},
+    "no cache": {"spec.stages.0.cache": {"mode": "none"}},
+    "adapters": {
+        "spec.stages.0.loras": [
+            {"name": "ink", "source": "hf://org/ink@v1", "scale": 0.5},
+            {"name": "oil", "source": "/loras", "weightName": "oil.safetensors"},
+        ]
+    },
+    "how it is loaded": {
+        "spec.stages.0.load": {"dtype": "bfloat16", "componentDtypes": {"vae": "float32"}, "compile": {}}
+    },
+    "how it is quantized": {
+        "spec.stages.0.load": {
+            "quantization": {
+                "transformer": {"backend": "torchao", "type": "Int4WeightOnlyConfig", "options": {"group_size": 64}},
+                "text_encoder": {"backend": "bitsandbytes_4bit", "options": {"bnb_4bit_quant_type": "nf4"}},
+            }
+        }
+    },
+    "how it warms up": {
+        "spec.stages.0.load": {"compile": {}, "warmUp": {"sizes": ["64x64", "32x64"], "batchSizes": [1, 8]}}
+    },
+    "its own code": {"spec.stages.0.load": {"customPipeline": "pipeline.py", "trustRemoteCode": True}},
+    "how it fits": {"spec.stages.0.load": {"offload": "model", "vae": {"tiling": True}, "attention": "_native_flash"}},
     "every policy: random": {"spec.loadBalancing.policy": "random"},
     "every policy: round-robin": {"spec.loadBalancing.policy": "round-robin"},
     "every policy: least-queue-length": {"spec.loadBalancing.policy": "least-queue-length"},
@@ -49,6 +82,8 @@ PIPELINES: dict[str, dict[str, Any]] = {
                 "promptLength": 6,
                 "bodySize": "7Ki",
                 "totalBodySize": "8Mi",
+                "loras": 9,
+                "loraSize": "10Mi",
             },
         }
     },
@@ -89,6 +124,10 @@ def understood(process: Process, stages: Path) -> ServeConfig:
     return from_arguments(parser.parse_args(flags))
 
 
+def test_the_worker_finds_images_where_pods_mount_them() -> None:
+    assert str(model_source.IMAGE_FOLDER) == IMAGE_DIR
+
+
 def test_what_is_said_of_the_api_and_of_videos_reaches_the_head(digits: dict[str, Any], tmp_path: Path) -> None:
     stages = tmp_path / "stages.json"
 
@@ -106,6 +145,7 @@ def test_what_is_said_of_the_api_and_of_videos_reaches_the_head(digits: dict[str
     )
     assert api.limits == expected
     assert all(getattr(expected, name) != value for name, value in vars(Limits()).items()), "no limit is left out"
+    assert api.loras == LoraLimits(9, 10 * 2**20)
     assert (api.origins, api.playground) == (("https://example.org", "*"), False)
     assert api.certificate == Certificate("/etc/omnipipeline-tls/tls.crt", "/etc/omnipipeline-tls/tls.key")
     assert (videos.folder, videos.jobs, videos.seconds) == ("/videos", 2, 48 * 3600)
@@ -113,7 +153,10 @@ def test_what_is_said_of_the_api_and_of_videos_reaches_the_head(digits: dict[str
 
 
 @pytest.mark.parametrize("row", PIPELINES)
-def test_the_worker_understands_every_command_line(digits: dict[str, Any], row: str, tmp_path: Path) -> None:
+def test_the_worker_understands_every_command_line(
+    digits: dict[str, Any], row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_source, "IMAGE_FOLDER", tmp_path)
     pipeline = parse(edited(digits, PIPELINES[row]))
     stages = tmp_path / "stages.json"
     for topology in (cluster_topology(pipeline), local_topology(pipeline, 8000, consecutive_ports(), tmp_path)):
@@ -132,12 +175,32 @@ def test_the_worker_understands_every_command_line(digits: dict[str, Any], row: 
                     process.stage.engine,
                     process.stage.task or "generate",
                 )
+                assert config.engine.load == process.stage.load
                 assert config.model.text in ("hf://org/model", pipeline.model_of(process.stage).source)
             if config.head:
                 assert [stage.name for stage in config.head.stages] == [stage.name for stage in pipeline.spec.stages]
                 for theirs, ours in zip(config.head.stages, pipeline.spec.stages, strict=True):
                     assert (theirs.engine, theirs.task) == (ours.engine, ours.task or "generate")
                     assert theirs.input == (ours.input or "text")
+                    assert [lora.name for lora in theirs.loras] == [lora.name for lora in ours.loras]
                     own = "hf://org/model" if ours.model is None else ours.model.source
                     assert config.head.models[theirs.id].text in (own, pipeline.spec.model.source)
                 assert config.served_model_name == "digits"
+
+
+def test_every_flag_of_the_worker_is_known_to_the_object() -> None:
+    """A new flag of the worker either gets a field, or may be in extraArgs."""
+    parser = argparse.ArgumentParser(add_help=False)
+    serve.configure(parser)
+    actions = [action for action in parser._actions if action.option_strings]
+    flags = {flag for action in actions for flag in action.option_strings}
+    assert flags == {*EXTRA, *FIELDS, *OPERATORS}
+    assert not {flag for action in actions for flag in action.option_strings if action.nargs in (0, "?")} & {*EXTRA}
+    assert set(FIELDS).isdisjoint({*EXTRA, *OPERATORS})
+
+
+@pytest.mark.parametrize("row", PIPELINES)
+def test_no_flag_that_the_operator_sets_may_be_in_extra_args(digits: dict[str, Any], row: str) -> None:
+    for process in cluster_topology(parse(edited(digits, PIPELINES[row]))).processes:
+        flags = {argument.partition("=")[0] for argument in process.arguments if argument.startswith("--")}
+        assert flags <= {*FIELDS, *OPERATORS}

@@ -2,23 +2,17 @@
 
 from omni_worker.engine.build import build_runner
 
-CULPRIT = [32, 33, 0]  # the tokens of "AB!"
+# What fails, as tokens, by the rank that fails.
+CULPRITS = {0: [32, 33, 0], 1: [32, 34, 0]}
+PROMPTS = {0: "AB!", 1: "AC!"}
 
 
-def on_rank_0(ranks, *args):
-    return _breaking(0, ranks, *args)
-
-
-def on_rank_1(ranks, *args):
-    return _breaking(1, ranks, *args)
-
-
-def _breaking(rank, ranks, *args):
+def build(ranks, *args):
     runner, card = build_runner(ranks, *args)
     call = runner._model.slots._call
 
     def breaks(rows):
-        if ranks.rank == rank and any(list(row.tokens) == CULPRIT for row in rows):
+        if any(list(row.tokens) == CULPRITS[ranks.rank] for row in rows):
             raise RuntimeError("a shape does not fit")
         return call(rows)
 

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +12,13 @@ OWN = Path("/proc/self")
 def held():
     """This process's descriptors by what they are, its children and threads, and the names in shared memory."""
     gc.collect()
-    return descriptors(), children(), threading.active_count(), segments()
+    threads = [thread.name for thread in threading.enumerate()]
+    return Counter(descriptors()), Counter(children()), Counter(threads), Counter(segments())
+
+
+def left_behind(before):
+    """What this process holds and did not hold before. What ended meanwhile, from tests before, does not matter."""
+    return [list((now - then).elements()) for now, then in zip(held(), before, strict=True) if now - then]
 
 
 def descriptors():

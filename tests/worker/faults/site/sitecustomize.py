@@ -2,5 +2,5 @@
 
 import sys
 
-if "omni_worker.replica.process" in sys.orig_argv:
+if any(word.startswith("omni_worker.") for word in sys.orig_argv):
     import tests.worker.faults.poisoned_model  # noqa: F401

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from omni_worker.api.access.clients import Client, Rate, hash_key, parse_clients
 from omni_worker.api.errors import error_response
+from omni_worker.config.watched_file import FileVersion, version_of
 from omni_worker.errors import UsageError
 from omni_worker.telemetry.metrics import AccessMetrics
 from omni_worker.transport.keys import warn_if_all_may_read
@@ -21,7 +22,6 @@ PUBLIC_PATHS = ("/v1/omni/topology",)
 """Exceptions. The operator reads the topology without a key, and the metrics contain the same."""
 LOG_SECONDS = 10.0
 """Rejected keys are logged at most so often, with their number."""
-FileVersion = tuple[int, int, int, int]
 
 
 class ApiKeys:
@@ -56,8 +56,7 @@ class ApiKeys:
     def _read(self) -> str | None:
         """Read the file if it has changed since the last time. Returns what is wrong with it."""
         try:
-            status = self._file.stat()
-            version = status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+            version = version_of(self._file.stat())
             if version == self._version:
                 return None
             clients, errors = parse_clients(self._file.read_text())

@@ -70,6 +70,7 @@ def chat_routes(service: Service) -> APIRouter:
                 service.check_text(body, inputs)
         decoded = await cancel_on_disconnect(request, decode_input_images(body, service, urls))
         params = generation_params(body, service, decoded)
+        params = await cancel_on_disconnect(request, service.with_decoded_images(params))
         with param_names(body.param_names):
             service.check_params(params)
         requests = choice_requests(request, body, outputs, params)
@@ -124,7 +125,7 @@ def generation_params(body: ChatRequest, service: Service, decoded: DecodedImage
         sampling=body.sampling,
         images=list(decoded.images),
         mask=decoded.mask,
-        **body.generation,
+        **service.params_of(body),
     )
     return service.sized_like(params, decoded.size)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import uvicorn
 
+from omni_worker.addresses import ALL, has_ipv6, plain_host, wildcard
 from omni_worker.api.http.connection import KEEP_ALIVE_SECONDS, Connection
 from omni_worker.config.api import Certificate
 from omni_worker.errors import CommandError
@@ -115,13 +116,16 @@ def file_versions(certificate: Certificate) -> FileVersions | None:
 
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket. Raises CommandError, naming the port and what to do."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    address = wildcard() if host == ALL else plain_host(host)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     # asyncio turns off Nagle's algorithm only for sockets that name their protocol. With it, an answer sent in two
     # writes is delayed by 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
+        if address == "::" and has_ipv6():
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # and IPv4
+        listener.bind((address, port))
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()

@@ -50,8 +50,9 @@ def edit_routes(service: Service) -> APIRouter:
         images, masks = files["image"], files.get("mask", ())
         service.check(body, RouteInputs(body.prompt, body.count, len(images), bool(masks), body.strength))
         decoded = await cancel_on_disconnect(request, service.decode_images(body, images, "image", masks))
-        params = GenerationParams(prompt=body.prompt, **body.generation)
+        params = GenerationParams(prompt=body.prompt, **service.params_of(body))
         params = replace(params, images=list(decoded.images), mask=decoded.mask, strength=body.strength)
+        params = await cancel_on_disconnect(request, service.with_decoded_images(params))
         params = service.sized_like(params, decoded.size)
         return await respond_with_images(service, body, request, params, "image_edit")
 

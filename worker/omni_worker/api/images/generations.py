@@ -40,7 +40,8 @@ def image_routes(service: Service) -> APIRouter:
     ) -> ImageResponse | Response:
         """Draw `n` pictures of `prompt`."""
         service.check(body, RouteInputs(body.prompt, body.count))
-        params = GenerationParams(prompt=body.prompt, **body.generation)
+        params = GenerationParams(prompt=body.prompt, **service.params_of(body))
+        params = await cancel_on_disconnect(request, service.with_decoded_images(params))
         return await respond_with_images(service, body, request, params)
 
     return router

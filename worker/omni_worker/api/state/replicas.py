@@ -54,4 +54,5 @@ def replica_fields(stage: str, member: Member) -> dict[str, Any]:
         "capacity": load.capacity,
         "completed": load.completed,
         "step_ms": load.step_ms,
+        "loras": list(replica.card.loras),
     }

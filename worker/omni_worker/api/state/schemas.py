@@ -6,24 +6,26 @@ from typing import Any, TypeVar
 import msgspec
 from pydantic import BaseModel, create_model
 
-from omni_worker.model_card import ModelCard, ServingDefaults
+from omni_worker.model_card import CallArgument, ModelCard, ServingDefaults
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def with_fields_of(
     record: type[msgspec.Struct],
-    nested: dict[type[msgspec.Struct], type[BaseModel]] | None = None,
+    nested: dict[Any, type[BaseModel]] | None = None,
     without: Collection[str] = (),
 ) -> Callable[[type[Schema]], type[Schema]]:
     """Decorates an empty schema: gives it the fields of `record`, with their types and defaults, in their order.
 
-    nested: the schemas of records that are fields of `record`
+    nested: the schemas of records that are fields of `record`, or items of such a field, by the type of the field
     without: fields that the schema does not have
     """
 
     def field(source: msgspec.structs.FieldInfo) -> tuple[Any, Any]:
         if (schema := (nested or {}).get(source.type)) is not None:
+            if source.default == ():
+                return list[schema], []  # type: ignore[valid-type]
             return schema, schema.model_validate(msgspec.to_builtins(source.default))
         return source.type, ... if source.required else source.default
 
@@ -43,8 +45,15 @@ class DefaultsObject(BaseModel):
     """What a model is served with where a request says nothing."""
 
 
+@with_fields_of(CallArgument)
+class ArgumentObject(BaseModel):
+    """An argument that requests can give in `extra_args`, and the kinds of values that it takes."""
+
+
 @with_fields_of(
-    ModelCard, nested={ServingDefaults: DefaultsObject}, without=("pipeline", "mode", "fps", "frame_multiple")
+    ModelCard,
+    nested={ServingDefaults: DefaultsObject, tuple[CallArgument, ...]: ArgumentObject},
+    without=("pipeline", "mode", "fps", "frame_multiple"),
 )
 class CardObject(BaseModel):
     """What a replica's model can do: what of a request it takes, and what it does where that is left out."""
@@ -56,7 +65,9 @@ def card_object(card: ModelCard) -> CardObject:
 
 
 class ReplicaNode(BaseModel):
-    """A replica: `queue_length` and `running` as it reported, `in_flight` by this head's own count."""
+    """A replica: `queue_length` and `running` as it reported, `in_flight` by this head's own count. `loras` names the
+    LoRA adapters that it has loaded.
+    """
 
     id: str
     state: str
@@ -68,6 +79,7 @@ class ReplicaNode(BaseModel):
     capacity: int
     completed: int
     step_ms: float
+    loras: list[str]
 
 
 class ReplicaObject(ReplicaNode):

@@ -11,9 +11,18 @@ from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.orchestrator.stage_pool import StagePool
 
 
+class LoraNode(BaseModel):
+    """A LoRA adapter at a stage: on how many of the replicas that are up it is loaded, and why it is not on another."""
+
+    name: str
+    loaded: int
+    reason: str | None
+
+
 class StageNode(BaseModel):
     """A stage; `input` is what it takes from the one before. `pipeline` is the class of its model and `takes` what that
     can be asked for, once both are known. `tokens` and `images` count what it made since the head began.
+    `refuses_replicas`: replicas try to join that do not fit, for instance because they have another model.
     """
 
     id: int
@@ -27,6 +36,8 @@ class StageNode(BaseModel):
     requests: int
     tokens: int
     images: int
+    refuses_replicas: bool
+    loras: list[LoraNode]
     replicas: list[ReplicaNode]
 
 
@@ -55,6 +66,18 @@ def topology_routes(orchestrator: Orchestrator, model: str) -> APIRouter:
     return router
 
 
+def _lora_nodes(pool: StagePool) -> list[LoraNode]:
+    states = [state for member in pool.up for state in member.replica.loras.loras]
+    return [
+        LoraNode(
+            name=name,
+            loaded=sum(state.phase == "loaded" for state in states if state.source.name == name),
+            reason=next((state.reason for state in states if state.source.name == name and state.reason), None),
+        )
+        for name in sorted({state.source.name for state in states})
+    ]
+
+
 def _stage_node(pool: StagePool, is_first: bool, requests: int) -> StageNode:
     stage, members = pool.stage, pool.members
     card = members[0].replica.card if members else None
@@ -70,5 +93,7 @@ def _stage_node(pool: StagePool, is_first: bool, requests: int) -> StageNode:
         requests=requests,
         tokens=pool.tokens,
         images=pool.images,
+        refuses_replicas=pool.refuses_replicas,
+        loras=_lora_nodes(pool),
         replicas=[ReplicaNode(in_flight=member.in_flight, **replica_fields(stage.name, member)) for member in members],
     )

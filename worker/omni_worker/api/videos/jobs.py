@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 from msgspec.structs import replace
 
@@ -165,12 +164,13 @@ class VideoJobs:
         if video.reference is not None:
             decoded = await self._service.decode_reference(video.reference)
             params = replace(params, images=list(decoded.images))
+        params = await self._service.with_decoded_images(params)
         self._service.check_video_job(params)
         return await self._service.orchestrator.generate(GenerationRequest(id=video.id, params=params))
 
     async def _generate_frames(self, video: Video) -> np.ndarray:
         """uint8 of shape (frames, height, width, channels). Retries transient errors and raises other RequestErrors."""
-        params = msgspec.msgpack.decode(video.params, type=GenerationParams)
+        params = video.generation_params
         while True:
             try:
                 result = await self._attempt(video, params)

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import sqlalchemy as sql
+
+from omni_worker.requests import GenerationParams
 
 VIDEO_ID = re.compile(r"video_[0-9a-f]{24}")
 """The ids of all jobs. Others, which clients may send, never reach the database."""
@@ -66,6 +69,11 @@ class Video:
     expires_at: float | None = None
     error: Mapping[str, Any] | None = None
     owner: str | None = None
+
+    @property
+    def generation_params(self) -> GenerationParams:
+        """`params`, decoded."""
+        return msgspec.msgpack.decode(self.params, type=GenerationParams)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def video_routes(service: Service, jobs: VideoJobs) -> APIRouter:
     router = APIRouter(tags=["videos"], prefix="/v1/videos")
 
     def to_object(video: Video) -> VideoObject:
-        params = msgspec.msgpack.decode(video.params, type=GenerationParams)
+        params = video.generation_params
         return VideoObject(
             id=video.id,
             model=video.model,
@@ -87,6 +87,7 @@ def video_routes(service: Service, jobs: VideoJobs) -> APIRouter:
         service.check(body, inputs)
         decoded = await cancel_on_disconnect(request, service.decode_images(body, files, "input_reference"))
         video = new_video(service, body, file, owner_of(request), decoded.size)
+        await cancel_on_disconnect(request, service.with_decoded_images(video.generation_params))
         await jobs.add(video)
         return to_object(video)
 
@@ -180,7 +181,7 @@ def new_video(
         most = service.limits.frames
         raise RequestError("invalid", f"{field}: {frames} frames are more than the {most} allowed here", field)
     (seed,) = choose_seeds(body.seed, 1)
-    params = GenerationParams(prompt=body.prompt, seed=seed, frames=frames, fps=body.fps, **body.generation)
+    params = GenerationParams(prompt=body.prompt, seed=seed, frames=frames, fps=body.fps, **service.params_of(body))
     params = service.sized_like(params, image_size)
     _check_pixels(service, params, frames or card.frames or 1, card)
     total_frames = frames or card.frames

@@ -5,7 +5,9 @@ runs again in halves.
 """
 
 import logging
+from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,17 +16,54 @@ from omni_worker.device.out_of_memory import free_failed_work, is_out_of_memory
 from omni_worker.device.timing import TimedCall, call_timer
 from omni_worker.engine.runner.interface import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
-from omni_worker.errors import RequestError
+from omni_worker.errors import LoadError, RequestError
+from omni_worker.pipelines.adapter_store import AdapterStore
 from omni_worker.pipelines.protocol import StepState, SupportsStepExecution
 from omni_worker.pipelines.request_mode import RequestModePipeline
+from omni_worker.requests import GenerationParams
 
 log = logging.getLogger(__name__)
 
 
-class StepRunner(Runner):
+class DiffusionRunner(Runner):
+    """A runner of a pipeline whose LoRA adapters change while it runs. A pipeline with a step protocol of its own has
+    none.
+    """
+
+    rpc_methods = (*Runner.rpc_methods, "read_lora", "add_lora", "remove_lora")
+
+    def __init__(self, pipeline: SupportsStepExecution | RequestModePipeline) -> None:
+        self._adapters: AdapterStore | None = getattr(pipeline, "adapters", None)
+
+    def read_lora(self, name: str, file: str) -> None:
+        """Start to read an adapter's file, in another thread. Raises LoadError if the pipeline takes no adapters."""
+        if self._adapters is None:
+            raise LoadError(f"LoRA {name!r}: the pipeline has steps of its own, and takes no LoRA adapters")
+        self._adapters.start_reading(name, Path(file))
+
+    def add_lora(self, name: str, scale: float) -> bool:
+        """Add the adapter that was read. Returns False if it is not read yet. Raises LoadError if it does not fit."""
+        assert self._adapters is not None, "read_lora comes first"
+        return self._adapters.finish(name, scale)
+
+    def remove_lora(self, name: str) -> bool:
+        """Remove an adapter. Returns False if a request still uses it."""
+        if self._uses_lora(name):
+            return False
+        if self._adapters is not None:
+            self._adapters.unload(name)
+        return True
+
+    @abstractmethod
+    def _uses_lora(self, name: str) -> bool:
+        """Whether a request that runs has selected the adapter."""
+
+
+class StepRunner(DiffusionRunner):
     """Runs a step pipeline. Every payload is a GenerationParams, every result a GenerationResult or Unfinished."""
 
     def __init__(self, pipeline: SupportsStepExecution) -> None:
+        super().__init__(pipeline)
         self._pipeline = pipeline
         self._states: dict[str, StepState] = {}
         self._step_id = 0
@@ -47,6 +86,10 @@ class StepRunner(Runner):
     def close(self) -> None:
         for id in list(self._states):
             self._drop(id)
+
+    def _uses_lora(self, name: str) -> bool:
+        requests = (state.params for state in self._states.values() if isinstance(state.params, GenerationParams))
+        return any(choice.name == name for params in requests for choice in params.loras)
 
     def _prepare(self, request: SchedulerRequest) -> RequestOutput:
         state = self._states[request.id] = StepState(request.id, request.payload)
@@ -98,7 +141,13 @@ class StepRunner(Runner):
         if not state.is_done:
             preview, state.preview = state.preview, None
             return RequestOutput(
-                state.request_id, state.key, state.in_loop, state.step, state.total_steps, partial=preview
+                state.request_id,
+                state.key,
+                state.in_loop,
+                state.step,
+                state.total_steps,
+                partial=preview,
+                component=state.component,
             )
         try:
             result = self._pipeline.post_decode(state)
@@ -118,10 +167,11 @@ class StepRunner(Runner):
             self._pipeline.close(state)
 
 
-class RequestRunner(Runner):
+class RequestRunner(DiffusionRunner):
     """Runs each request from start to end in one call of the pipeline."""
 
     def __init__(self, pipeline: RequestModePipeline) -> None:
+        super().__init__(pipeline)
         self._pipeline = pipeline
         self._completed = 0
 
@@ -133,6 +183,9 @@ class RequestRunner(Runner):
 
     def close(self) -> None:
         pass
+
+    def _uses_lora(self, name: str) -> bool:
+        return False  # between two calls, no request runs
 
     def _run(self, request: SchedulerRequest) -> RequestOutput:
         try:

@@ -158,6 +158,7 @@ class BaseScheduler(SchedulerInterface):
             self._forecast.add_progress(before)
             return self._finish(state, RequestStatus.COMPLETED, result=output.result)
         state.key, state.in_loop, state.is_prepared = output.key, output.in_loop, True
+        state.component = output.component
         state.step, state.total_steps = output.step, output.total_steps
         self._forecast.add_progress(before - state.steps_left)
         return RequestProgress(state.id, state.step, state.total_steps, output.partial)

@@ -63,6 +63,7 @@ class RequestState:
     arrival_time: seconds on the scheduler's clock
     key: the batching key of its next model call; None until the runner has prepared the request
     in_loop: whether that call belongs to the denoising loop; False for encoding before it and decoding after it
+    component: the component of the model that the call needs, if only some are on the device at a time
     is_sent: whether the runner got it; the runner gets each request once
     is_prepared: whether the runner has prepared it
     last_batch: the number of the last batch that it was in; 0 before the first
@@ -75,6 +76,7 @@ class RequestState:
     status: RequestStatus = RequestStatus.WAITING
     key: Hashable | None = None
     in_loop: bool = True
+    component: str | None = None
     step: int = 0
     total_steps: int = 0
     is_sent: bool = False
@@ -115,7 +117,7 @@ class SchedulerOutput:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """The outcome of one scheduled request: its next call (`key`), its `result` or its `error`.
+    """The outcome of one scheduled request: its next call (`key`, `component`), its `result` or its `error`.
 
     partial: if the client asked for partial results and one is due: the text since the last one, or a preview
     """
@@ -128,6 +130,7 @@ class RequestOutput:
     partial: Any = None
     result: Any = None
     error: Exception | None = None
+    component: str | None = None
 
 
 @dataclass(frozen=True)

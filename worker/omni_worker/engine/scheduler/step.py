@@ -4,6 +4,7 @@ from collections.abc import Hashable, Sequence
 from itertools import count
 
 from omni_worker.engine.scheduler.base import BaseScheduler
+from omni_worker.engine.scheduler.components import ComponentTurns
 from omni_worker.engine.scheduler.interface import (
     KeyStats,
     RequestState,
@@ -22,7 +23,8 @@ class StepScheduler(BaseScheduler):
     """Runs up to `max_num_seqs` requests. `policy` selects them, and the next batch among them.
 
     If both are ready, calls of the denoising loop alternate with other calls (text encoding, decoding). So the loop
-    never waits for more than one other call, and new and ending requests pass through at once.
+    never waits for more than one other call, and new and ending requests pass through at once. Where the components of
+    the model take turns on the device, requests wait for those that need the same one (`ComponentTurns`).
 
     With `find_batch_size`, a batch grows only while earlier batches of its key show that growing pays.
     """
@@ -35,6 +37,7 @@ class StepScheduler(BaseScheduler):
         max_waiting: int | None = None,
     ) -> None:
         super().__init__(max_num_seqs, policy or FifoPolicy(), max_waiting, find_batch_size)
+        self._components = ComponentTurns()
         self._loop_is_next = True
         self._batch: tuple[Hashable, bool] = None, False
         self._batch_numbers = count(1)
@@ -43,7 +46,8 @@ class StepScheduler(BaseScheduler):
     def _select(self, now: float) -> tuple[Sequence[RequestState], Sequence[RequestState]]:
         context = PolicyContext(now, self._sizes.limit, self._sizes.seconds_per_call, self._forecast.step_seconds)
         admitted = self._fill_places(context)
-        ready = [state for state in self._running.values() if state.is_prepared]
+        prepared = [state for state in self._running.values() if state.is_prepared]
+        ready = self._components.choose(prepared, now)
         batch = self._policy.choose_batch(self._next_kind(ready), context) if ready else []
         number = next(self._batch_numbers)
         for state in batch:

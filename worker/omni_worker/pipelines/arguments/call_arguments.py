@@ -9,11 +9,21 @@ from omni_worker.errors import RequestError
 from omni_worker.model_card import ModelCard, ServingDefaults
 from omni_worker.pipelines.arguments import images
 from omni_worker.pipelines.arguments.embeddings import STRUCTURE, embedding_arguments
+from omni_worker.pipelines.arguments.extra_arguments import ExtraArguments
 from omni_worker.pipelines.arguments.results import output_type_of
 from omni_worker.pipelines.components import denoisers, models
 from omni_worker.requests import GenerationParams
 
 EMPTY_PROMPT = " "
+FIELD_ARGUMENTS = (
+    "prompt",
+    "negative_prompt",
+    "width",
+    "height",
+    "num_inference_steps",
+    *images.MEDIA_ARGUMENTS,
+)
+"""The arguments that fields of a request set."""
 
 
 class CallArguments:
@@ -25,6 +35,8 @@ class CallArguments:
         self._defaults = defaults
         self._guidance = self._guidance_argument(pipe)
         self._output_type = output_type_of(pipe)
+        taken = {*FIELD_ARGUMENTS, self._guidance or "guidance_scale"}
+        self._extra = ExtraArguments(type(pipe).__call__, self._parameters, taken)
         self._card = self.card(pipe, "")
         self.denoiser = next((models(pipe)[name] for name in denoisers(pipe)), None)
 
@@ -50,6 +62,7 @@ class CallArguments:
             height=self._defaults.height or height,
             size_multiple=max(1, int(getattr(getattr(processor, "config", None), "vae_scale_factor", 1))),
             steps=self._defaults.num_inference_steps or images.default_steps(self._parameters),
+            arguments=tuple(self._extra.arguments.values()),
             **(images.accepted_media(pipe, self._parameters) | self._defaults.video_fields),
         )
 
@@ -76,6 +89,8 @@ class CallArguments:
             name: value for name, value in requested.items() if value is not None and name in self._accepted
         }
         self._card.check_strength(params)
+        self._card.check_arguments(params.extra_args, params.extra_images)
+        kwargs |= self._extra.build(params)
         kwargs |= images.media_arguments(params, self._parameters)
         if self._guidance == "true_cfg_scale" and (params.guidance or 0.0) > 1.0:
             kwargs.setdefault("negative_prompt", EMPTY_PROMPT)  # without one, such a pipeline ignores the scale

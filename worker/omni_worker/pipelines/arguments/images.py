@@ -21,6 +21,8 @@ IMAGE_REQUIRING_CLASSES = (
     "Variation",
 )  # fmt: skip
 FRAME_RATE_ARGUMENTS = ("frame_rate", "fps", "target_fps")
+MEDIA_ARGUMENTS = (*IMAGE_ARGUMENTS, "mask_image", "strength", "num_frames", *FRAME_RATE_ARGUMENTS)
+"""The arguments that a request's images and the length of its video set."""
 DEFAULT_FPS = 16.0
 
 

@@ -7,10 +7,10 @@ takes no longer than its batch.
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import agree
+from omni_worker.pipelines.batching.effects import Outcome
 from omni_worker.pipelines.batching.structure import is_finite
 from omni_worker.pipelines.batching.verdicts import Verdict
 
@@ -29,7 +29,7 @@ class Audits:
         self.revoked = 0
         self._turns = itertools.count()
 
-    def is_right(self, verdict: Verdict, calls: Sequence[Call], results: Sequence[Any]) -> bool:
+    def is_right(self, verdict: Verdict, calls: Sequence[Call], outcomes: Sequence[Outcome]) -> bool:
         """Whether a batch's results may be used: no audit is due, or the audited call gave the same result alone.
 
         The calls of a batch take turns, so that every place in it is audited.
@@ -38,11 +38,11 @@ class Audits:
         if verdict.batches % EVERY_BATCHES:
             return True
         i = next(self._turns) % len(calls)
-        alone = calls[i].copy().run()
+        alone = calls[i].compute()
         if not is_finite(alone):  # a poisoned request proves nothing about the others
             return True
         self.made += 1
-        if agree(alone, results[i]):
+        if agree(alone, outcomes[i]):
             return True
         self.revoked += 1
         return False

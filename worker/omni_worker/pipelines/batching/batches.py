@@ -14,6 +14,7 @@ from omni_worker.pipelines.batching.audits import Audits
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import TensorEquality
 from omni_worker.pipelines.batching.distribution import CallCounts, RankDistribution
+from omni_worker.pipelines.batching.effects import Outcome
 from omni_worker.pipelines.batching.keys import BatchKey, KeyTable
 from omni_worker.pipelines.batching.memory_limits import MemoryLimits
 from omni_worker.pipelines.batching.merging import run_merged
@@ -50,7 +51,11 @@ class ProvenBatches:
         return KeyTable.alone(call) if self._verdicts.is_refuted(key) else key
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
-        """The result of each of `calls`, in their order. Raises what the model raises."""
+        """The result of each of `calls`, in their order. Raises what the model raises, and has written nothing then."""
+        return [call.accept(outcome) for call, outcome in zip(calls, self.compute(calls), strict=True)]
+
+    def compute(self, calls: Sequence[Call]) -> list[Outcome]:
+        """The outcome of each of `calls`, which the caller has the call accept. Raises what the model raises."""
         return self._run_here(calls) if self._ranks.size == 1 else self._distribution.run(calls)
 
     @property
@@ -91,7 +96,7 @@ class ProvenBatches:
             "keys_alone": alone,
         }
 
-    def _run_here(self, calls: Sequence[Call]) -> list[Any]:
+    def _run_here(self, calls: Sequence[Call]) -> list[Outcome]:
         """Run calls in this process."""
         if len(calls) == 1:
             return self._run_alone(calls)
@@ -112,7 +117,7 @@ class ProvenBatches:
             self._memory.does_not_fit(self.keys.of(calls[0]), calls)
         return [result for i in range(0, len(calls), size) for result in self._run_here(calls[i : i + size])]
 
-    def _run_together(self, calls: Sequence[Call]) -> list[Any]:
+    def _run_together(self, calls: Sequence[Call]) -> list[Outcome]:
         """Run calls of one key as one, if that is proven to be right. Raises out-of-memory errors."""
         bucket = next((size for size in self._buckets if size >= len(calls)), len(calls))
         if bucket > len(calls):
@@ -137,11 +142,11 @@ class ProvenBatches:
         self._counts.batched += len(calls)
         return results
 
-    def _run_alone(self, calls: Sequence[Call]) -> list[Any]:
+    def _run_alone(self, calls: Sequence[Call]) -> list[Outcome]:
         self._counts.single += len(calls)
-        return [call.run() for call in calls]
+        return [call.compute() for call in calls]
 
-    def _run_in_groups(self, batch: Batch) -> list[Any]:
+    def _run_in_groups(self, batch: Batch) -> list[Outcome]:
         """Run the calls of a refuted batch in groups that are not refuted."""
         groups: list[list[int]] = []
         for i, call in enumerate(batch.calls):
@@ -153,13 +158,13 @@ class ProvenBatches:
                 groups.append([i])
         if len(groups) == 1:
             return self._run_alone(batch.calls)
-        results: dict[int, Any] = {}
+        results: dict[int, Outcome] = {}
         for group in groups:
             results.update(zip(group, self._run_here([batch.calls[i] for i in group]), strict=True))
         return [results[i] for i in range(len(batch.calls))]
 
-    def _run_proof(self, batch: Batch, verdict: Verdict) -> list[Any]:
-        """Run the calls together and alone, and remember the verdict. The results are right in any case."""
+    def _run_proof(self, batch: Batch, verdict: Verdict) -> list[Outcome]:
+        """Run the calls together and alone, and remember the verdict. The outcomes are right in any case."""
         self._counts.proofs += 1
         known, general = verdict.plan_of_size, self._verdicts.general_plans(batch.key.model)
         proof = None
@@ -172,17 +177,17 @@ class ProvenBatches:
                 alone = run_alone(batch.calls, range(len(batch.calls)), earlier=alone)
         if proof is None:
             proof = prove(batch, known, alone, self._equality)
-        self._counts.single += len(alone.results)
+        self._counts.single += len(alone.outcomes)
         if proof.plan is not None:
             self._verdicts.accept(batch, proof.plan, proof.watched, proof.holds_perturbed)
             self._counts.batched += len(batch.calls)
-            return [alone.results.get(i, result) for i, result in enumerate(proof.results)]
+            return [alone.outcomes.get(i, result) for i, result in enumerate(proof.outcomes)]
         if proof.reason is not None:
             self.keys.reasons[batch.key.model] = proof.reason
             log.warning("calls of %s run alone: %s", batch.key.model, proof.reason)
             self._verdicts.refute(batch, verdict)
-        self._counts.single += len(batch.calls) - len(alone.results)
-        return [alone.results[i] if i in alone.results else call.run() for i, call in enumerate(batch.calls)]
+        self._counts.single += len(batch.calls) - len(alone.outcomes)
+        return [alone.outcomes[i] if i in alone.outcomes else call.compute() for i, call in enumerate(batch.calls)]
 
     def _is_proven(self, calls: Sequence[Call]) -> bool:
         """Whether calls run without a proof."""

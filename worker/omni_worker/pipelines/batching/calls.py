@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from omni_worker.pipelines.batching.collators import Collator
-from omni_worker.pipelines.batching.structure import describe, flat_values, map_tensors
+from omni_worker.pipelines.batching.effects import Outcome, changes_since, take_snapshot, with_places, write
+from omni_worker.pipelines.batching.structure import OpaqueValue, describe, flat_values, map_tensors
 from omni_worker.pipelines.request_context import RequestContext
 
 MAIN_ARGUMENTS = ("hidden_states", "sample", "x", "input_ids")
@@ -95,14 +96,43 @@ class Call:
         for generator, state in zip(self.generators, others, strict=True):
             generator.set_state(state)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether everything among the arguments is known, so that they can be copied."""
+        try:
+            self.leaves  # noqa: B018
+        except OpaqueValue:
+            return False
+        return True
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "Call":
+        """The same call, with containers of its own, in which `function` has replaced each tensor."""
+        args, kwargs = map_tensors((self.args, self.kwargs), function)
+        return replace(self, args=args, kwargs=kwargs)
+
     def copy(self) -> "Call":
-        """The same call with lists and mappings of its own, because some models modify theirs."""
-        return replace(self, args=map_tensors(self.args, _same), kwargs=map_tensors(self.kwargs, _same))
+        """The same call with containers of its own, because some models write to theirs."""
+        return self.map_tensors(_same)
 
     def run(self) -> Any:
         """Compute the result as the pipeline would: alone, and in the request's own context."""
         with self.context.active():
             return self.target(*self.args, **self.kwargs)
+
+    def compute(self) -> Outcome:
+        """What `run` would return and write, without writing it. If nothing is known of an argument, it is written."""
+        if not self.is_known:
+            return Outcome(self.run(), {})
+        copied = self.copy()
+        snapshot = take_snapshot(copied.args, copied.kwargs)
+        result = copied.run()
+        return Outcome(with_places(result, snapshot), changes_since(snapshot))
+
+    def accept(self, outcome: Outcome) -> Any:
+        """Write what the outcome says to the call's own arguments. Returns the result."""
+        if outcome.changes:
+            vars(self).pop("leaves", None)
+        return write(outcome, self.args, self.kwargs)
 
 
 def _same(tensor: Tensor) -> Tensor:

@@ -82,8 +82,26 @@ COLLATORS = {
 }
 
 
+BACKENDS_WITHOUT_MASK = frozenset({
+    "flash", "flash_hub", "_flash_3", "_flash_3_hub", "flash_4_hub", "aiter_fa2_hub", "_native_flash", "_native_xla",
+    "sage", "sage_hub", "sage_blackwell_hub", "_sage_qk_int8_pv_fp8_cuda", "_sage_qk_int8_pv_fp8_cuda_sm90",
+    "_sage_qk_int8_pv_fp16_cuda", "_sage_qk_int8_pv_fp16_triton",
+})  # fmt: skip
+"""The attention backends of diffusers that raise an error for a mask."""
+
+
 def collator_of(model: torch.nn.Module) -> Collator | None:
-    """The collator of a model, or None."""
+    """The collator of a model, or None: then calls share a batch only if their sequences have the same length.
+
+    So do the calls of a model whose attention takes no masks, unless it pads the sequences itself.
+    """
     if isinstance(model, transformers.PreTrainedModel):
         return TEXT_ENCODER
-    return COLLATORS.get(type(model).__name__)
+    collator = COLLATORS.get(type(model).__name__)
+    return None if collator is not None and collator.mask is not None and not _takes_masks(model) else collator
+
+
+def _takes_masks(model: torch.nn.Module) -> bool:
+    """Whether every attention backend that was set in a model takes masks."""
+    processors = (getattr(module, "processor", None) for module in model.modules())
+    return not any(getattr(one, "_attention_backend", None) in BACKENDS_WITHOUT_MASK for one in processors)

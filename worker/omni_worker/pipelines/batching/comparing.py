@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omni_worker.pipelines.batching.structure import object_fields
+from omni_worker.pipelines.batching.structure import parts
 
 # The relative difference (root mean square) that rounding can cause between two results, by precision.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 1e-2}
@@ -21,13 +21,10 @@ def agree(one: Any, other: Any) -> bool:
         return False
     if isinstance(one, Tensor):
         return _tensors_agree(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(agree(one[name], other[name]) for name in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(agree, one, other))
-    if (fields := object_fields(one)) is not None:
-        return all(name in vars(other) and agree(value, vars(other)[name]) for name, value in fields.items())
-    return bool(one == other)
+    mine, others = parts(one), parts(other)
+    if mine is None or others is None:
+        return bool(one == other)
+    return mine.keys() == others.keys() and all(agree(item, others[name]) for name, item in mine.items())
 
 
 def _tensors_agree(one: Tensor, other: Tensor) -> bool:

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
 from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.batching.calls import Call
+from omni_worker.pipelines.batching.effects import Outcome
 from omni_worker.pipelines.batching.keys import BatchKey, KeyTable
 from omni_worker.pipelines.batching.prove import agrees_with, equal_states
 from omni_worker.pipelines.batching.splitting import join_results, split_rows
@@ -33,7 +33,7 @@ class RankDistribution:
     def __init__(
         self,
         ranks: Ranks,
-        run: Callable[[Sequence[Call]], list[Any]],
+        run: Callable[[Sequence[Call]], list[Outcome]],
         is_proven: Callable[[Sequence[Call]], bool],
         keys: KeyTable,
         counts: CallCounts,
@@ -45,17 +45,17 @@ class RankDistribution:
         self._counts = counts
         self._is_divisible: dict[BatchKey, bool] = {}
 
-    def run(self, calls: Sequence[Call]) -> list[Any]:
-        """The result of each call. Each rank runs some of the calls; if there are too few, some rows of each."""
+    def run(self, calls: Sequence[Call]) -> list[Outcome]:
+        """The outcome of each call. Each rank runs some of the calls; if there are too few, some rows of each."""
         are_divisible = all(call.rows > 1 and not call.context.needs_exact_bits for call in calls)
         if len(calls) < self._ranks.size and are_divisible:
             return [self._run_divided(call) for call in calls]
         shares = [self._ranks.share(len(calls), rank) for rank in range(self._ranks.size)]
         return self._run_parts([calls[share.start : share.stop] for share in shares if share])
 
-    def _run_parts(self, parts: Sequence[Sequence[Call]]) -> list[Any]:
+    def _run_parts(self, parts: Sequence[Sequence[Call]]) -> list[Outcome]:
         """Run one part on each rank. One that needs a proof first runs on all ranks, so that all know the verdict."""
-        results: dict[int, list[Any]] = {}
+        results: dict[int, list[Outcome]] = {}
         for number, part in enumerate(parts):
             if len(part) > 1 and not self._is_proven(part):
                 results[number] = self._from_first_rank(self._run(part))
@@ -67,30 +67,29 @@ class RankDistribution:
             results[number] = part_results
         return [result for number in range(len(parts)) for result in results[number]]
 
-    def _run_with_states(self, calls: Sequence[Call]) -> tuple[list[Any], list[list[Tensor]]]:
+    def _run_with_states(self, calls: Sequence[Call]) -> tuple[list[Outcome], list[list[Tensor]]]:
         """The results, and the calls' random states afterwards, which the other ranks need."""
         return self._run(calls), [call.random_states for call in calls]
 
-    def _from_first_rank(self, results: list[Any]) -> list[Any]:
+    def _from_first_rank(self, results: list[Outcome]) -> list[Outcome]:
         """The first rank's results, bit for bit, on all ranks."""
         return list(self._ranks.spread([lambda: results])[0])
 
-    def _run_divided(self, call: Call) -> Any:
+    def _run_divided(self, call: Call) -> Outcome:
         """Run one call, with its rows divided among the ranks if that is proven to be right."""
         key = self._keys.of(call)
         count = min(self._ranks.size, call.rows)
         if key in self._is_divisible and not self._is_divisible[key]:
             return self._run_parts([[call]])[0]
         if key not in self._is_divisible:
-            before, complete = call.random_states, call.copy().run()
+            before, complete = call.random_states, call.compute()
             is_random = not equal_states(before, call.random_states)
-            self._is_divisible[key] = not is_random and agrees_with(
-                complete, partial(self._run_rows, call.copy(), count)
-            )
+            self._is_divisible[key] = not is_random and agrees_with(complete, partial(self._run_rows, call, count))
             self._counts.proofs += 1
             return self._from_first_rank([complete])[0]
         return self._run_rows(call, count)
 
-    def _run_rows(self, call: Call, count: int) -> Any:
+    def _run_rows(self, call: Call, count: int) -> Outcome:
         self._counts.single += 1
-        return join_results(self._ranks.spread([part.run for part in split_rows(call, count)]))
+        outcome: Outcome = join_results(self._ranks.spread([part.compute for part in split_rows(call, count)]))
+        return outcome

@@ -5,12 +5,15 @@ How to merge calls correctly differs between models, and the tensors do not show
 right.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from omni_worker.pipelines.adapter_layers import Rows, Selection
 from omni_worker.pipelines.batching.calls import Call
+from omni_worker.pipelines.batching.structure import parts
 
 
 class CannotMerge(Exception):
@@ -41,6 +44,13 @@ class MergePlan:
     joins_lists: bool
     by_rows: bool = False
 
+    def rows_of(self, selections: Sequence[Selection | None], rows: int) -> Rows | None:
+        """The rows of merged calls with `rows` rows each and these adapters. None if the models' state decides."""
+        if None in selections:
+            return None
+        known = [selection for selection in selections if selection is not None]
+        return Rows(known * rows if self.by_rows else [selection for selection in known for _ in range(rows)])
+
     def shared_rows(self, call: Call) -> list[int]:
         """The leaves that are shared although their length is that of the batch. Calls must be equal in them."""
         return [
@@ -54,7 +64,7 @@ def candidate_plans(calls: Sequence[Call], equal: Sequence[bool]) -> Iterator[Me
     """The plans for `calls`, likely ones first. `equal` says which of their leaves are equal in all calls."""
     rows = calls[0].rows
     candidates = _candidate_modes(calls[0], equal)
-    has_lists = any(isinstance(item, list) and len(item) == rows for item in _lists((calls[0].args, calls[0].kwargs)))
+    has_lists = any(len(item) == rows for item in _lists((calls[0].args, calls[0].kwargs), set()))
     for modes in candidates:
         for by_rows in (False, True) if rows > 1 else (False,):
             for joins_lists in (True, False) if has_lists else (True,):
@@ -67,7 +77,8 @@ def _candidate_modes(call: Call, equal: Sequence[bool]) -> list[tuple[MergeMode,
     """The modes that each leaf can have.
 
     First, all rows are joined. A tensor that is equal in all calls may have the length of the batch by chance, so next
-    each such tensor is shared, and then all of them. Last, one tensor is joined in its second dimension.
+    each such tensor is shared, and then all of them. Last, one tensor is joined in its second dimension, or all those
+    whose names occur several times, such as the caches of all layers.
     """
     lengths = [leaf.value.shape[0] if leaf.value.dim() else 0 for leaf in call.leaves]
     modes = [_likely_mode(length, call.rows, is_equal) for length, is_equal in zip(lengths, equal, strict=True)]
@@ -79,6 +90,11 @@ def _candidate_modes(call: Call, equal: Sequence[bool]) -> list[tuple[MergeMode,
     has_second = [leaf.value.dim() > 2 and leaf.value.shape[1] == call.rows for leaf in call.leaves]
     for i in [i for i, is_likely in enumerate(has_second) if is_likely and not equal[i]]:
         candidates.append((*modes[:i], MergeMode.JOIN_SECOND, *modes[i + 1 :]))
+    counts = Counter(leaf.name for leaf in call.leaves)
+    in_layers = [is_likely and counts[leaf.name] > 1 for leaf, is_likely in zip(call.leaves, has_second, strict=True)]
+    if any(in_layers):
+        pairs = zip(modes, in_layers, strict=True)
+        candidates.append(tuple([MergeMode.JOIN_SECOND if is_second else mode for mode, is_second in pairs]))
     return list(dict.fromkeys(candidates))
 
 
@@ -92,11 +108,12 @@ def _likely_mode(length: int, rows: int, is_equal: bool) -> MergeMode:
     return MergeMode.EXPAND if length == 1 else MergeMode.NONE
 
 
-def _lists(value: Any) -> Iterator[list[Any] | tuple[Any, ...]]:
-    if isinstance(value, dict):
-        for item in value.values():
-            yield from _lists(item)
-    elif isinstance(value, list | tuple):
+def _lists(value: Any, seen: set[int]) -> Iterator[list[Any]]:
+    items = parts(value)
+    if items is None or id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, list):
         yield value
-        for item in value:
-            yield from _lists(item)
+    for item in items.values():
+        yield from _lists(item, seen)

@@ -6,7 +6,7 @@ model can fold frames into rows. The functions here remember nothing; `verdicts`
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,10 @@ from torch import Tensor
 from omni_worker.device.out_of_memory import is_out_of_memory
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import TensorEquality, agree, write_count
+from omni_worker.pipelines.batching.effects import Outcome
 from omni_worker.pipelines.batching.merging import run_merged, trim_result
 from omni_worker.pipelines.batching.plans import MergeMode, MergePlan, candidate_plans
-from omni_worker.pipelines.batching.structure import is_finite, map_tensors
+from omni_worker.pipelines.batching.structure import is_finite
 from omni_worker.pipelines.batching.verdicts import Batch
 
 log = logging.getLogger(__name__)
@@ -32,14 +33,14 @@ class Proof:
     """The outcome of a proof.
 
     plan: the first one that gives the same results as the calls alone; None if none does, or the proof is inconclusive
-    results: of all calls by the plan
+    outcomes: of all calls by the plan
     watched: the leaves that the plan relies on
     holds_perturbed: whether the plan is right for perturbed calls too, so that it says something of the model
     reason: why no plan is right; None if the proof is inconclusive
     """
 
     plan: MergePlan | None = None
-    results: list[Any] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     watched: frozenset[int] = frozenset()
     holds_perturbed: bool = False
     reason: str | None = None
@@ -49,12 +50,12 @@ class Proof:
 class AloneRun:
     """Some calls of a batch, run alone.
 
-    results: by the index of the call
+    outcomes: by the index of the call
     obstacle: what such calls do that rules out merging them, or None
     random_states: of each call of the batch, after the run
     """
 
-    results: dict[int, Any]
+    outcomes: dict[int, Outcome]
     obstacle: str | None
     random_states: list[list[Tensor]]
 
@@ -85,26 +86,26 @@ def sample_of_shape(batch: Batch, equality: TensorEquality) -> set[int]:
 
 def run_alone(calls: Sequence[Call], chosen: Collection[int], earlier: AloneRun | None = None) -> AloneRun:
     """Run some calls alone. `earlier`: of the same calls, to be completed."""
-    results = dict(earlier.results) if earlier is not None else {}
+    outcomes = dict(earlier.outcomes) if earlier is not None else {}
     before, contents = [call.random_states for call in calls], [_contents(call) for call in calls]
-    results.update({i: calls[i].copy().run() for i in sorted(chosen) if i not in results})
+    outcomes.update({i: calls[i].compute() for i in sorted(chosen) if i not in outcomes})
     after = [call.random_states for call in calls]
     obstacle = earlier.obstacle if earlier is not None else None
     if not all(map(equal_states, before, after)):
         obstacle = "it draws random numbers"
     elif not all(map(_has_contents, calls, contents)):
         obstacle = "it writes into its arguments"
-    return AloneRun(results, obstacle, after)
+    return AloneRun(outcomes, obstacle, after)
 
 
 def prove(batch: Batch, proven_plans: dict[int, MergePlan], alone: AloneRun, equality: TensorEquality) -> Proof:
     """Find the plan that gives the results of `alone`. `proven_plans`: of batches of other sizes."""
-    if not all(map(is_finite, alone.results.values())):  # a poisoned request proves nothing about the others
+    if not all(map(is_finite, alone.outcomes.values())):  # a poisoned request proves nothing about the others
         return Proof()
     if alone.obstacle is not None:
         proof = Proof(reason=alone.obstacle)
     else:
-        proof = _first_right_plan(batch, proven_plans, alone.results, equality)
+        proof = _first_right_plan(batch, proven_plans, alone.outcomes, equality)
     _restore(batch, alone)
     return proof
 
@@ -116,7 +117,7 @@ def prove_again(batch: Batch, plans: Sequence[MergePlan], alone: AloneRun, equal
     needed anyway, compares them, and shows that each call keeps to its own timestep. None if no plan holds this time.
     """
     calls, last = batch.padded, len(batch.padded) - 1
-    if alone.obstacle is not None or not all(map(is_finite, alone.results.values())):
+    if alone.obstacle is not None or not all(map(is_finite, alone.outcomes.values())):
         return None
     if batch.lengths and batch.lengths[last] not in {max(batch.lengths), *batch.lengths[:last]}:
         return None  # no call shows whether this one may be padded
@@ -129,17 +130,20 @@ def prove_again(batch: Batch, plans: Sequence[MergePlan], alone: AloneRun, equal
         results = _try_plan([*calls[:last], perturbed], plan, batch.lengths)
         if results is None or not agrees_with(results[last], partial(_run_trimmed, batch, perturbed)):
             continue
-        if all(agree(result, results[i]) for i, result in alone.results.items() if i != last):
+        if all(agree(result, results[i]) for i, result in alone.outcomes.items() if i != last):
             right = Proof(plan, results, frozenset(plan.shared_rows(calls[0])), holds_perturbed=True)
             break
     _restore(batch, alone)
     return right
 
 
-def _run_trimmed(batch: Batch, last: Call) -> Any:
-    """The result of a call that replaces the last one of a batch, alone and without padding."""
-    result = last.copy().run()
-    return trim_result(result, last.collator, batch.lengths[-1], max(batch.lengths)) if batch.lengths else result
+def _run_trimmed(batch: Batch, last: Call) -> Outcome:
+    """The outcome of a call that replaces the last one of a batch, alone and without padding."""
+    outcome = last.compute()
+    if not batch.lengths:
+        return outcome
+    trimmed = trim_result(outcome.result, last.collator, batch.lengths[-1], max(batch.lengths))
+    return outcome._replace(result=trimmed)
 
 
 def _restore(batch: Batch, alone: AloneRun) -> None:
@@ -158,7 +162,7 @@ def _are_equal(calls: Sequence[Call], equality: TensorEquality, in_leaves: Seque
 
 
 def _first_right_plan(
-    batch: Batch, proven_plans: dict[int, MergePlan], alone: Mapping[int, Any], equality: TensorEquality
+    batch: Batch, proven_plans: dict[int, MergePlan], alone: Mapping[int, Outcome], equality: TensorEquality
 ) -> Proof:
     calls = batch.padded
     equal = [
@@ -191,7 +195,7 @@ def equal_states(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(map(torch.equal, one, other))
 
 
-def _try_plan(calls: Sequence[Call], plan: MergePlan, lengths: Sequence[int] = ()) -> list[Any] | None:
+def _try_plan(calls: Sequence[Call], plan: MergePlan, lengths: Sequence[int] = ()) -> list[Outcome] | None:
     try:
         return run_merged(calls, plan, lengths)
     except Exception as error:  # a model may raise anything for a batch that it cannot run
@@ -211,7 +215,7 @@ def _holds_when_perturbed(calls: Sequence[Call], plan: MergePlan) -> bool:
     """
     perturbed = [_perturb(call, plan, i, len(calls)) for i, call in enumerate(calls)]
     try:
-        alone = [call.copy().run() for call in perturbed]
+        alone = [call.compute() for call in perturbed]
     except Exception as error:  # the model does not accept such values, so nothing is known
         log.debug("%s cannot be stirred: %s", calls[0].model, error)
         return False
@@ -230,7 +234,7 @@ def _perturb(call: Call, plan: MergePlan, number: int, count: int) -> Call:
             return value.roll(number, -1)
         return (value * (1.0 - (1.0 - LEAST_SCALE) * number / (count - 1))).to(value.dtype)
 
-    return replace(call, args=map_tensors(call.args, perturb), kwargs=map_tensors(call.kwargs, perturb))
+    return call.map_tensors(perturb)
 
 
 def _contents(call: Call) -> list[int | Tensor]:

@@ -5,14 +5,13 @@ key runs both complete and split, and the outcome is remembered (`distribution`)
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, cat
 
 from omni_worker.pipelines.batching.calls import Call
-from omni_worker.pipelines.batching.structure import map_tensors, object_fields, rebuild_mapping, rebuild_sequence
+from omni_worker.pipelines.batching.structure import parts, rebuild
 
 
 class CannotJoin(Exception):
@@ -29,7 +28,7 @@ def _rows_of(call: Call, start: int, stop: int) -> Call:
     def take(value: Tensor) -> Tensor:
         return value[start:stop] if value.dim() and value.shape[0] == call.rows else value
 
-    return replace(call, args=map_tensors(call.args, take), kwargs=map_tensors(call.kwargs, take))
+    return call.map_tensors(take)
 
 
 def join_results(results: Sequence[Any]) -> Any:
@@ -39,10 +38,9 @@ def join_results(results: Sequence[Any]) -> Any:
         if not first.dim():
             raise CannotJoin
         return cat(list(results))
-    if isinstance(first, dict):
-        return rebuild_mapping(first, {name: join_results([result[name] for result in results]) for name in first})
-    if isinstance(first, list | tuple):
-        return rebuild_sequence(first, [join_results(items) for items in zip(*results, strict=True)])
-    if object_fields(first) is not None:
+    items = [parts(result) for result in results]
+    if items[0] is None:
+        return first
+    if any(one is None or one.keys() != items[0].keys() for one in items):
         raise CannotJoin
-    return first
+    return rebuild(first, {name: join_results([one[name] for one in items if one is not None]) for name in items[0]})

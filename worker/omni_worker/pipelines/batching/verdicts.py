@@ -25,7 +25,8 @@ Pattern = tuple[bool, ...]
 class Batch:
     """Calls of one key, to run together.
 
-    pattern: whether sequences had to be padded, then for each watched tensor whether it is equal in all calls
+    pattern: whether sequences had to be padded, whether all calls have the same adapters, then for each watched tensor
+        whether it is equal in all calls
     calls: as the pipelines made them
     padded: the same calls with sequences of one length
     lengths: the sequences' own lengths; empty if nothing was padded
@@ -81,7 +82,9 @@ class Verdicts:
         """A batch of `calls`, which have equal keys."""
         padded, lengths = pad_to_common_length(calls)
         key = self._keys.of(calls[0])
-        return Batch(key, (bool(lengths), *self._equal_tensors(key, padded)), calls, padded, lengths)
+        have_same_adapters = len({call.context.adapters for call in calls}) == 1
+        pattern = bool(lengths), have_same_adapters, *self._equal_tensors(key, padded)
+        return Batch(key, pattern, calls, padded, lengths)
 
     def of(self, batch: Batch) -> Verdict:
         """The verdict on batches like this one; an empty one if there is none yet."""
@@ -108,7 +111,7 @@ class Verdicts:
             plans[plan] = None
         if watched:
             self._watched[batch.key] = self._watched.get(batch.key, frozenset()) | watched
-            batch = replace(batch, pattern=(batch.pattern[0], *self._equal_tensors(batch.key, batch.padded)))
+            batch = replace(batch, pattern=(*batch.pattern[:2], *self._equal_tensors(batch.key, batch.padded)))
         self.of(batch).plan_of_size[len(batch.padded)] = plan
 
     def refute(self, batch: Batch, verdict: Verdict) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch.nn import Module
 
+from omni_worker.pipelines.adapter_layers import selects_by_row
+
 ATTRIBUTES = ("_active_adapter", "_disable_adapters", "merged_adapters", "scaling")
 
 State = tuple[tuple[Hashable, ...], ...]
@@ -52,7 +54,8 @@ def _fixed(layer: Hashable, active: Hashable, disabled: Hashable, merged: Hashab
 
 
 def _is_adapter_layer(layer: Module) -> bool:
-    return "scaling" in vars(layer) and "_active_adapter" in vars(layer)
+    """Whether the attributes of a layer select adapters. In layers that select by row, each request has its own."""
+    return "scaling" in vars(layer) and "_active_adapter" in vars(layer) and not selects_by_row(layer)
 
 
 def _frozen(value: Any) -> Hashable:

@@ -40,13 +40,15 @@ class CopiedModule:
     """One module of a copy, and how it was when it was made.
 
     names, values: its attributes
-    contents: of attributes that are containers or plain objects: the request's own one, and what it contained
+    empty: of attributes that are containers: those that contained nothing, like most modules' many dicts of hooks
+    contents: of other attributes that are containers or plain objects: the request's own one, and what it contained
     """
 
     original: Module
     copy: Module
     names: tuple[str, ...] = ()
     values: tuple[Any, ...] = ()
+    empty: tuple[Any, ...] = ()
     contents: tuple[tuple[Any, Any], ...] = ()
 
 
@@ -205,7 +207,9 @@ class ModelCopy:
     def _remember(self, copied: CopiedModule) -> None:
         attributes = vars(copied.copy)
         copied.names, copied.values = tuple(attributes), tuple(attributes.values())
-        copied.contents = tuple((value, _contents(value)) for value in copied.values if _has_contents(value))
+        mutable = [value for value in copied.values if _has_contents(value)]
+        copied.empty = tuple(value for value in mutable if _is_container(value) and not value)
+        copied.contents = tuple((value, _contents(value)) for value in mutable if value or not _is_container(value))
 
     def _is_changed(self, module: CopiedModule) -> bool:
         attributes = vars(module.copy)
@@ -216,7 +220,7 @@ class ModelCopy:
             for name, value in zip(module.names, module.values, strict=True)
         ):
             return True
-        return any(not self._has_same(value, before) for value, before in module.contents)
+        return any(module.empty) or any(not self._has_same(value, before) for value, before in module.contents)
 
     def _has_same(self, value: Any, before: Any) -> bool:
         """Whether a container or an object contains what it contained before."""
@@ -243,7 +247,7 @@ class ModelCopy:
         ]
         found += [(name, None) for name in before.keys() - attributes.keys()]
         names = {id(value): name for name, value in before.items()}
-        for value, content in module.contents:
+        for value, content in (*module.contents, *((value, {}) for value in module.empty)):
             if self._has_same(value, content) or attributes.get(names[id(value)]) is not value:
                 continue
             if not isinstance(value, dict) or isinstance(value, LazyModules) or value.keys() != content.keys():

@@ -146,7 +146,7 @@ class InterceptedMethod:
             driver, own = getcurrent().parent, weak_copy()
             assert own is not None, "the copy of the pipeline holds it"
             changes = own.changes()
-            real = self._real if changes == UNCHANGED else types.MethodType(self._function, own.root)
+            real = self._real if changes == UNCHANGED else self._of_copy(own.root)
             if driver is None:  # not inside a request: nobody would resume it
                 return real(*args, **kwargs)
             if len(args) <= len(self._positional):
@@ -155,6 +155,18 @@ class InterceptedMethod:
             return driver.switch(call)
 
         return suspend
+
+    def _of_copy(self, root: torch.nn.Module) -> Callable[..., Any]:
+        """The method of a request's copy. As for the shared model, an offload hook first moves it to the device."""
+        hook, real = vars(root).get("_hf_hook"), types.MethodType(self._function, root)
+        if hook is None or self.method.name != "forward":  # diffusers calls it in the others
+            return real
+
+        def moved(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = hook.pre_forward(root, *args, **kwargs)
+            return real(*args, **kwargs)
+
+        return moved
 
 
 @functools.cache

@@ -16,7 +16,6 @@ from torch import Tensor
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import TensorEquality
 from omni_worker.pipelines.batching.keys import BatchKey
-from omni_worker.pipelines.batching.structure import map_tensors
 
 MISS_PENALTY = 8  # a mistaken call costs as much as this many confirmed calls gain
 SCORE_LIMIT = 2 * MISS_PENALTY
@@ -138,8 +137,9 @@ class Speculation:
             taken = new[i] if i < len(old) == len(new) and self._equality(value, old[i]) else value
             return taken.clone()
 
+        later = replace(later)  # the pipeline may have written to its arguments since
         names = iter([leaf.name for leaf in later.leaves])
-        return replace(later, args=map_tensors(later.args, update), kwargs=map_tensors(later.kwargs, update))
+        return later.map_tensors(update)
 
     def _equal(self, one: Call, other: Call) -> bool:
         """Whether two calls with equal keys have equal tensors."""

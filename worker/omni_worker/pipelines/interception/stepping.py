@@ -21,6 +21,9 @@ from greenlet import greenlet
 
 from omni_worker.device.out_of_memory import is_out_of_memory
 from omni_worker.model_card import ServingDefaults
+from omni_worker.pipelines.acceleration import compiled_graphs
+from omni_worker.pipelines.adapter_layers import Selection
+from omni_worker.pipelines.adapter_store import AdapterStore
 from omni_worker.pipelines.arguments.call_arguments import CallArguments
 from omni_worker.pipelines.arguments.embeddings import STRUCTURE, replay_encode_prompt
 from omni_worker.pipelines.arguments.results import unfinished_result
@@ -30,12 +33,15 @@ from omni_worker.pipelines.batching.comparing import TensorEquality
 from omni_worker.pipelines.components import DENOISE
 from omni_worker.pipelines.interception.pipeline_copies import PipelineCopies
 from omni_worker.pipelines.interception.previews import PreviewRun, Previews
+from omni_worker.pipelines.interception.prompt_cache import PromptCache
 from omni_worker.pipelines.interception.runs import Pending, Run
+from omni_worker.pipelines.interception.skipping import Skipping
 from omni_worker.pipelines.interception.speculation import SpeculatedResults, Speculation, SpeculationScores
 from omni_worker.pipelines.interception.timestep_schedulers import copy_for_request, magnifies_rounding
+from omni_worker.pipelines.offload import ComponentOffload
 from omni_worker.pipelines.protocol import StepState
 from omni_worker.pipelines.request_context import RequestContext
-from omni_worker.requests import GenerationParams
+from omni_worker.requests import NO_CACHE, CacheSettings, GenerationParams
 
 log = logging.getLogger(__name__)
 MAX_SPECULATING_REQUESTS = 4  # per process; more requests fill a batch without speculation
@@ -63,8 +69,17 @@ class InterceptedPipeline:
     first one. A single request makes its calls one by one, so that its output equals diffusers' own bit for bit, unless
     there are other ranks to share the calls with.
 
+    Prompt cache: a text encoder's call whose result is kept is answered at once, too.
+
+    Skipping: where a request's predictions are smooth, its calls are answered at once, and it continues to the next
+    call that must be computed. So it is only ever in batches that compute something for it.
+
     concurrent: whether requests run interleaved
     batches: runs the calls, and decides which of them run together
+    offload: moves the components of the pipeline, if only one of them is on the device at a time
+    adapters: those that requests can select
+    cache: of requests that choose none
+    prompt_cache_bytes: how many bytes of text encoders' results to keep
     runs: the open requests by id
     """
 
@@ -76,6 +91,9 @@ class InterceptedPipeline:
         defaults: ServingDefaults | None = None,
         concurrent: bool = True,
         batches: ProvenBatches | None = None,
+        cache: CacheSettings = NO_CACHE,
+        offload: ComponentOffload | None = None,
+        prompt_cache_bytes: int = 0,
     ) -> None:
         pipe.set_progress_bar_config(disable=True)
         self._pipe = pipe
@@ -83,24 +101,29 @@ class InterceptedPipeline:
         self._arguments = CallArguments(pipe, defaults or ServingDefaults())
         self.card = self._arguments.card(pipe, mode="step")
         self.batches = batches or ProvenBatches()
+        self._cache = cache
+        self._offload = offload
+        self._prompts = PromptCache(prompt_cache_bytes)
         self.runs: dict[str, Run] = {}
         self._copies = PipelineCopies(pipe)
+        self.adapters = AdapterStore(pipe)
         self._needs_exact_bits = any(map(magnifies_rounding, vars(pipe).values()))
         self._equality, self._scores = TensorEquality(), SpeculationScores()
-        self._preview_count = 0
+        self._preview_count, self._skipped_calls = 0, 0
         self._preview_seconds = 0.0
 
     def prepare_encode(self, state: StepState) -> None:
         params, previews = state.params, None
         if isinstance(params, Mapping):
-            kwargs, seed, embeddings = dict(params), None, dict[str, np.ndarray]()
+            kwargs, seed, embeddings, adapters = dict(params), None, dict[str, np.ndarray](), None
         else:
             kwargs, seed, embeddings = self._arguments.build(params), params.seed, params.embeddings
+            adapters = self._select(params)
             if params.preview_every:
                 shorter = msgspec.structs.replace(params, steps=self._arguments.fewest_steps(params))
                 previews = Previews(params.preview_every, functools.partial(self._start_preview, shorter))
         is_exact = not isinstance(params, Mapping) and params.exact
-        context = RequestContext(state.request_id, seed, self._needs_exact_bits or is_exact)
+        context = RequestContext(state.request_id, seed, self._needs_exact_bits or is_exact, adapters)
         context.asks_for_exact_bits = is_exact
         copy_scheduler = functools.partial(copy_for_request, state=state, is_shared=self._concurrent)
         if self._copies.runs_whole:
@@ -111,17 +134,24 @@ class InterceptedPipeline:
             greenlet(lambda: self._call(pipe, kwargs, embeddings)),
             context,
             Speculation(self._equality, self._scores),
+            self._skipping_of(params),
             previews,
         )
         self.runs[state.request_id] = run
         self._resume(state, run)
+        if run.pending is not None and run.pending.answer:
+            self._advance(state, run, run.pending.answer[0], is_computed=False)
 
     def denoise_step(self, states: Sequence[StepState]) -> list[Any]:
         began = time.perf_counter()
         runs = [self.runs[state.request_id] for state in states]
         pending = [run.pending for run in runs if run.pending is not None]
         assert len(pending) == len(states), "every state waits for a call"
-        results = self._run_calls([one.call for one in pending], [one.speculated for one in pending])
+        calls, keys = [one.call for one in pending], [one.prompt_key for one in pending]
+        if None in keys:
+            results = self._run_calls(calls, [one.speculated for one in pending])
+        else:
+            results = self._prompts.run(calls, keys, self.batches)
         for run in runs:
             if run.held is not None and run.previews is not None:
                 run.previews.seconds += (time.perf_counter() - began) / len(states)
@@ -150,6 +180,8 @@ class InterceptedPipeline:
             with run.context.active():
                 run.greenlet.throw()
         run.context.close()
+        if run.skipping is not None:
+            self._skipped_calls += run.skipping.skipped
 
     @property
     def proofs(self) -> int:
@@ -158,7 +190,16 @@ class InterceptedPipeline:
     def stats(self) -> dict[str, float]:
         previews = {"previews": self._preview_count, "preview_seconds": round(self._preview_seconds, 3)}
         speculation = {"calls_foreseen": self._scores.confirmed, "calls_mistaken": self._scores.mistaken}
-        return {**self.batches.stats(), **speculation, **previews}
+        moves = {"component_moves": self._offload.moves} if self._offload else {}
+        return {
+            **self.batches.stats(),
+            **speculation,
+            "calls_skipped": self._skipped_calls,
+            **self._prompts.stats(),
+            **previews,
+            **moves,
+            "compiled_graphs": compiled_graphs(),
+        }
 
     @property
     def _speculates(self) -> bool:
@@ -174,6 +215,15 @@ class InterceptedPipeline:
             vars(pipe)["encode_prompt"] = replay_encode_prompt(embeddings, parameter.device, parameter.dtype)
         return pipe(**kwargs)
 
+    def _select(self, params: GenerationParams) -> Selection:
+        """The adapters of a request. Raises RequestError for one that is not loaded."""
+        return self.adapters.select(params.loras)
+
+    def _skipping_of(self, params: GenerationParams | Mapping[str, Any]) -> Skipping | None:
+        cache = None if isinstance(params, Mapping) else params.cache
+        cache = self._cache if cache is None else cache
+        return Skipping(cache) if cache.mode == "skip" else None
+
     def _result(self, state: StepState, output: Any) -> Any:
         """The request's result, made from what the pipeline's call returned."""
         return output if isinstance(state.params, Mapping) else unfinished_result(output, state.step)
@@ -182,17 +232,22 @@ class InterceptedPipeline:
         """Run the calls together with the speculative calls of each.
 
         Returns the result of each call, as `SpeculatedResults` if it has speculative calls. If the speculative calls
-        fail, or draw random numbers, the calls run again without them.
+        fail, draw random numbers or write to their arguments, the calls run again without them.
         """
         if not speculated[0]:
             return self.batches.run(calls)
         rounds, count = [calls, *zip(*speculated, strict=True)], len(calls)
         random_states = [call.context.random_state for call in calls]
         try:
-            results = self.batches.run([call for one_round in rounds for call in one_round])
-            if torch.equal(random_states[0], calls[0].context.random_state):
-                return [SpeculatedResults(results[i], results[i + count :: count]) for i in range(count)]
-            hindrance = "they draw from the random generator"
+            outcomes = self.batches.compute([call for one_round in rounds for call in one_round])
+            is_random = not torch.equal(random_states[0], calls[0].context.random_state)
+            if not is_random and not any(outcome.changes for outcome in outcomes[count:]):
+                results = [outcome.result for outcome in outcomes]
+                return [
+                    SpeculatedResults(call.accept(outcomes[i]), results[i + count :: count])
+                    for i, call in enumerate(calls)
+                ]
+            hindrance = "they draw from the random generator" if is_random else "they write to their arguments"
         except Exception as error:  # one of the calls fails, and raises this again below; or there are too many calls
             hindrance = str(error) if is_out_of_memory(error) else ""
         if hindrance:
@@ -202,7 +257,7 @@ class InterceptedPipeline:
             call.context.random_state = random_state
         return self.batches.run(calls)
 
-    def _advance(self, state: StepState, run: Run, prediction: Any) -> None:
+    def _advance(self, state: StepState, run: Run, prediction: Any, is_computed: bool = True) -> None:
         """Resume with the result of the pending call, and with speculated results while the pipeline's calls match."""
         assert run.pending is not None
         result = prediction
@@ -210,12 +265,17 @@ class InterceptedPipeline:
             result = prediction.result
             run.speculation.expect_calls(run.pending.key, run.pending.speculated, prediction.speculated)
         has_result = True
-        while has_result:
-            if run.previews is not None and run.pending is not None:
+        while has_result and run.pending is not None:
+            if run.previews is not None:
                 run.previews.remember(run.pending.call, result)
+            if run.skipping is not None and is_computed:
+                run.skipping.add_computed(run.pending.call, run.pending.key, run.pending.index_in_step, result)
             self._resume(state, run, result)
             call, key = (run.pending.call, run.pending.key) if run.pending else (None, None)
             has_result, result = run.speculation.take_result(call, key)
+            is_computed = has_result
+            if run.pending is not None and run.pending.answer and not has_result:
+                has_result, result = True, run.pending.answer[0]
 
     def _resume(self, state: StepState, run: Run, *result: Any) -> None:
         """Run the pipeline's own code up to its next model call, or to its end."""
@@ -232,10 +292,18 @@ class InterceptedPipeline:
         state.in_loop = call.phase == DENOISE
         key = self.batches.key_of(call)
         index = run.speculation.record_call(call, key, state.step)
-        can_speculate = state.in_loop and index == 0 and self._speculates
+        prompt_key = self._prompts.key_of(call)
+        answer = self._prompts.find(prompt_key, call.context.needs_exact_bits or len(self.runs) == 1)
+        if run.skipping is not None:
+            answer = answer or run.skipping.answer(call, key, index, state)
+        can_speculate = state.in_loop and index == 0 and self._speculates and not answer
         speculated = run.speculation.predict_calls(call, key) if can_speculate else []
-        run.pending = Pending(call, key, index, speculated)
+        run.pending = Pending(call, key, index, speculated, answer, prompt_key)
         state.key = run.pending.batch_key
+        state.component = self._component_of(call)
+
+    def _component_of(self, call: Call) -> str | None:
+        return self._offload.component_of(call.model) if self._offload else None
 
     def _advance_preview(self, state: StepState, run: Run, previews: Previews, *result: Any) -> None:
         """Start a preview, or continue it with the result of its call. Hold the request's own call until it is done."""
@@ -250,10 +318,11 @@ class InterceptedPipeline:
         if run.held is not None:
             run.pending, run.held = run.held, None
             state.key, state.in_loop = run.pending.batch_key, True
+            state.component = self._component_of(run.pending.call)
 
     def _start_preview(
         self, params: GenerationParams, request_id: str, copy_timestep_scheduler: Callable[[Any], Any]
     ) -> PreviewRun:
-        context = RequestContext(request_id, params.seed)
+        context = RequestContext(request_id, params.seed, adapters=self._select(params))
         pipe, kwargs = self._copies.create(context, copy_timestep_scheduler), self._arguments.build(params)
         return PreviewRun(greenlet(lambda: self._call(pipe, kwargs, params.embeddings)), context)

@@ -5,17 +5,20 @@ If both ends share memory, large arrays go there instead, and the header names t
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import msgspec
 import numpy as np
 
+from omni_worker.coordinator.loras import WantedLoras
+from omni_worker.errors import ErrorKind
 from omni_worker.replica.wire.link import Link, Offer, Place, PoolReply
 from omni_worker.requests import GeneratedText, GenerationParams, GenerationResult
 from omni_worker.transport.shared_memory import POOLED_BYTES
 
 DTYPE = re.compile(r"[<>|=]?[biufc][0-9]{1,2}")
 """The dtypes of arrays in messages: numbers. numpy would also parse expressions and structures."""
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 # ---- head → replica
 
@@ -89,11 +92,18 @@ class Error(msgspec.Struct, frozen=True, tag="error"):
     """A request failed. The fields are those of a RequestError."""
 
     id: str
-    kind: str
+    kind: ErrorKind
     message: str
     param: str | None = None
-    retry_after: float | None = None
+    retry_after: Seconds | None = None
     code: str | None = None
+
+
+class _Ending(msgspec.Struct, frozen=True):
+    """What an Output and an Error have in common."""
+
+    type: Literal["output", "error"]
+    id: str
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
@@ -108,7 +118,7 @@ class RpcResult(msgspec.Struct, frozen=True, tag="rpc-result"):
     error: str | None = None
 
 
-ToReplica = Add | Abort | HandBack | Rpc | Offer | PoolReply
+ToReplica = Add | Abort | HandBack | Rpc | WantedLoras | Offer | PoolReply
 FromReplica = Progress | Partial | Output | Error | Alive | RpcResult | Offer | PoolReply
 
 
@@ -175,6 +185,14 @@ def unpack_from_replica(frames: Sequence[Any], link: Link | None = None) -> From
     Raises msgspec.MsgspecError or ValueError if the message is malformed.
     """
     return cast(FromReplica, _unpack(frames, FromReplica, link))
+
+
+def ended_request(frames: Sequence[Any]) -> str | None:
+    """The id of the request that a malformed message from a replica answers; None if it answers none."""
+    try:
+        return msgspec.msgpack.decode(frames[0], type=_Ending).id
+    except (msgspec.MsgspecError, ValueError, RecursionError, IndexError):
+        return None
 
 
 def _unpack(frames: Sequence[Any], kind: Any, link: Link | None) -> Any:

@@ -7,7 +7,7 @@ import pytest
 from omni_operator.crd.parsing import parse
 from omni_operator.crd.problems import InvalidSpec
 from tests.operator.crd.manifest_parts import ENCODER, PAINTER, STAGE, THINKER
-from tests.operator.edits import edited
+from tests.operator.edits import REMOVED, edited
 
 BAD_TEMPLATE = {"spec": {"containers": [{"env": []}]}}
 
@@ -74,6 +74,14 @@ REFUSED_BY_RULES = {
         {"spec.stages.0.rollout": {"maxUnavailable": "0%", "maxSurge": 0}},
         "a rollout could never begin; set one of them to 1",
     ),
+    "devices of two kinds": (
+        {"spec.stages.0.accelerator": {"resource": "nvidia.com/gpu", "deviceClassName": "gpu.nvidia.com"}},
+        "spec.stages[0].accelerator: says what a device is by resource and deviceClassName; keep one of them",
+    ),
+    "devices of a class and of a template": (
+        {"spec.stages.0.accelerator": {"deviceClassName": "a", "resourceClaimTemplateName": "b"}},
+        "spec.stages[0].accelerator: says what a device is by deviceClassName and resourceClaimTemplateName",
+    ),
     "a device that no process uses": (
         {"spec.stages.0.accelerator.count": 2},
         "spec.stages[0].parallelism.cfg: is 1, and accelerator.count is 2",
@@ -84,7 +92,7 @@ REFUSED_BY_RULES = {
     ),
     "whole requests over several processes": (
         {
-            "spec.stages.0.accelerator": None,
+            "spec.stages.0.accelerator": REMOVED,
             "spec.stages.0.parallelism.cfg": 2,
             "spec.stages.0.scheduling.mode": "request",
         },
@@ -92,6 +100,18 @@ REFUSED_BY_RULES = {
     ),
     "a revision of a built-in model": (
         {"spec.model.revision": "main"},
+        "spec.model.revision: is only for models of the hub",
+    ),
+    "a pull policy of a built-in model": (
+        {"spec.model.pullPolicy": "Always"},
+        "spec.model.pullPolicy: is only for models in images, and the source is builtin://digits; remove it",
+    ),
+    "pull secrets of a stage's model on the hub": (
+        {"spec.stages.0.model": {"source": "hf://a/b", "pullSecrets": ["registry"]}},
+        "spec.stages[0].model.pullSecrets: is only for models in images, and the source is hf://a/b; remove it",
+    ),
+    "a revision of a model in an image": (
+        {"spec.model": {"source": "oci://localhost/model:1", "revision": "main"}},
         "spec.model.revision: is only for models of the hub",
     ),
     "a cache for a built-in model": (
@@ -108,7 +128,7 @@ REFUSED_BY_RULES = {
     ),
     "a claim of the user's own that is to be retained": (
         {"spec.model": {"source": "hf://a/b", "cache": {"claimName": "mine", "retain": True}}},
-        "spec.model.cache.retain: is for a claim that is made, and claimName names one of your own, 'mine'; remove one",
+        "spec.model.cache.retain: is for a claim that is created, and claimName names one of your own, 'mine'; remove",
     ),
     "a cache of one stage": (
         {"spec.stages.0.model": {"source": "hf://a/b", "cache": {"size": "1Gi"}}},
@@ -120,27 +140,19 @@ REFUSED_BY_RULES = {
     ),
     "videos on a claim of the user's own, of a class": (
         {"spec.videos.storage": {"claimName": "mine", "storageClass": "fast"}},
-        "spec.videos.storage.storageClass: is for a claim that is made, and claimName names one of your own, 'mine'",
+        "spec.videos.storage.storageClass: is for a claim that is created, and claimName names one of your own, 'mine'",
     ),
     "videos on a volume and in a database": (
         {"spec.videos": {"storage": {"size": "1Gi"}, "databaseUrlSecretRef": {"name": "database"}}},
         "spec.videos.databaseUrlSecretRef: names the Secret 'database', and spec.videos.storage a volume",
     ),
-    "no room for videos": (
-        {"spec.videos.maxSize": "0Gi"},
-        "spec.videos.maxSize: is 0Gi, which leaves room for nothing; leave it out for the default",
-    ),
-    "no room for a request": (
-        {"spec.api.limits.bodySize": "0"},
-        "spec.api.limits.bodySize: is 0, which leaves room for nothing",
-    ),
-    "no room for any request": (
-        {"spec.api.limits.totalBodySize": "0"},
-        "spec.api.limits.totalBodySize: is 0, which leaves room for nothing",
-    ),
     "bodies that are larger than all together": (
         {"spec.api.limits": {"bodySize": "8Mi", "totalBodySize": "4096Ki"}},
         "spec.api.limits.totalBodySize: is 4096Ki, and one body may have 8Mi (bodySize)",
+    ),
+    "a route to an API with TLS": (
+        {"spec.service.route": {"parentRefs": [{"name": "edge"}]}, "spec.api.tls": {"secretName": "certificate"}},
+        "spec.service.route: needs an API without TLS, because a Gateway speaks HTTP with it; remove spec.api.tls",
     ),
     "words to a painter": (
         {"spec.stages.0.system": "Be brief."},
@@ -150,8 +162,56 @@ REFUSED_BY_RULES = {
         {"spec.stages": [{**ENCODER, "maxTokens": 5}, PAINTER]},
         "spec.stages[0].maxTokens: is for stages that write text, and 'thinker' is an encoder; remove it",
     ),
-    "a name too long for a Service": ({"metadata.name": "x" * 60}, "metadata.name: 'xxx"),
-    "a name that starts with a digit": ({"metadata.name": "7s"}, "starting with a letter"),
+    "adapters of a stage that writes": (
+        {"spec.stages": [{**THINKER, "loras": [{"name": "ink", "source": "hf://org/ink"}]}, PAINTER]},
+        "spec.stages[0].loras: are for stages that draw or encode, and 'thinker' writes text; remove them",
+    ),
+    "how a pipeline is loaded, of a stage that writes": (
+        {"spec.stages": [{**THINKER, "load": {"componentDtypes": {"vae": "float32"}}}, PAINTER]},
+        "spec.stages[0].load: has componentDtypes, and 'thinker' is a language model; keep dtype, and remove the rest",
+    ),
+    "adapters of a compiled model": (
+        {"spec.stages.0.load": {"compile": {}}, "spec.stages.0.loras": [{"name": "ink", "source": "hf://org/ink"}]},
+        "spec.stages[0].load.compile: is set, and a compiled model takes no adapters; remove it, or the loras",
+    ),
+    "a cache of a stage that writes": (
+        {"spec.stages": [{**THINKER, "cache": {"mode": "skip"}}, PAINTER]},
+        "spec.stages[0].cache: leaves out model calls only in diffusion stages in step mode, and 'thinker' is none; "
+        "remove it",
+    ),
+    "a cache in request mode": (
+        {"spec.stages.0.cache": {"tolerance": 0.2}, "spec.stages.0.scheduling": {"mode": "request"}},
+        "spec.stages[0].cache: leaves out model calls only in diffusion stages in step mode, and 'painter' is none; "
+        "remove it",
+    ),
+    "a count and bounds": (
+        {"spec.stages.0.autoscaling": {"maxReplicas": 8}, "spec.stages.0.replicas": 3},
+        "spec.stages[0].replicas: is 3, and autoscaling chooses the count; remove one of the two",
+    ),
+    "fewest above most": (
+        {"spec.stages.0.autoscaling": {"minReplicas": 9, "maxReplicas": 8}},
+        "spec.stages[0].autoscaling.minReplicas: is 9, and maxReplicas is 8; set it to that at most",
+    ),
+    "no most": (
+        {"spec.stages.0.autoscaling": {"minReplicas": 1}},
+        "spec.stages[0].autoscaling.maxReplicas: is missing; expected the most headless pods of the stage",
+    ),
+    "bounds of another autoscaler": (
+        {"spec.stages.0.autoscaling": {"mode": "external", "maxReplicas": 8}},
+        "spec.stages[0].autoscaling.maxReplicas: is 8, for mode load; with mode external the other autoscaler has",
+    ),
+    "a target of another autoscaler": (
+        {"spec.stages.0.autoscaling": {"mode": "external", "targetQueueLength": 8}},
+        "spec.stages[0].autoscaling.targetQueueLength: is 8, for mode load",
+    ),
+    "a class of load balancers for another Service": (
+        {"spec.service": {"loadBalancerClass": "example.com/internal"}},
+        "spec.service.loadBalancerClass: is for a Service of type LoadBalancer, and the type is ClusterIP; set",
+    ),
+    "clients of a load balancer for another Service": (
+        {"spec.service": {"type": "NodePort", "loadBalancerSourceRanges": ["10.0.0.0/8"]}},
+        "spec.service.loadBalancerSourceRanges: is for a Service of type LoadBalancer, and the type is NodePort",
+    ),
     "a template with a container of no name": (
         {"spec.stages.0.template": BAD_TEMPLATE},
         "spec.stages[0].template.spec.containers[0]: has no name; give it one",
@@ -162,10 +222,31 @@ REFUSED_BY_RULES = {
     ),
 }
 
+REFUSED_SIZES = {
+    "thousandths of a byte in a request": (
+        {"spec.api.limits.bodySize": "64m"},
+        'spec.api.limits.bodySize: "64m": m means thousandths; did you mean 64Mi?',
+    ),
+    "thousandths of a byte in all requests": ({"spec.api.limits.totalBodySize": "512m"}, "did you mean 512Mi?"),
+    "thousandths of a byte for videos": ({"spec.videos.maxSize": "500m"}, "did you mean 500Mi?"),
+    "thousandths of a byte on a volume": (
+        {"spec.videos.storage": {"size": "1.5m"}},
+        'spec.videos.storage.size: "1.5m": m means thousandths; did you mean 1.5Mi?',
+    ),
+    "thousandths of a byte in a cache": (
+        {"spec.model": {"source": "hf://a/b", "cache": {"size": "5000m"}}},
+        'spec.model.cache.size: "5000m": m means thousandths',
+    ),
+    "thousandths of a byte shared": (
+        {"spec.stages.0.shmSize": "512m"},
+        'spec.stages[0].shmSize: "512m": m means thousandths; did you mean 512Mi?',
+    ),
+}
 
-@pytest.mark.parametrize("row", REFUSED_BY_RULES)
+
+@pytest.mark.parametrize("row", REFUSED_BY_RULES | REFUSED_SIZES)
 def test_refused_with_field_value_and_remedy(digits: dict[str, Any], row: str) -> None:
-    edits, expected = REFUSED_BY_RULES[row]
+    edits, expected = {**REFUSED_BY_RULES, **REFUSED_SIZES}[row]
     with pytest.raises(InvalidSpec) as caught:
         parse(edited(digits, edits))
     assert expected in str(caught.value)

@@ -1,0 +1,107 @@
+"""From the settings of a stage and the index of a model to the arguments of `from_pretrained`.
+
+It decides dtypes, quantization, the models that are not loaded, and whose Python code may run. It loads no weights,
+except those of GGUF files.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from enum import Enum, auto
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from omni_settings.load import LoadSettings
+from omni_settings.model_index import ModelIndex
+from omni_worker.config.model_source import ModelSource
+from omni_worker.device.dtypes import weights_dtype
+from omni_worker.errors import LoadError
+from omni_worker.pipelines.quantization import gguf_components, quantization_config
+
+DEFAULT = "default"
+"""What `from_pretrained` calls the components without a dtype of their own."""
+SAFE_WEIGHTS = {"use_safetensors": True}
+"""Pickled weights contain code, and are not loaded even if a model's Python files are trusted."""
+LIBRARIES = ("diffusers", "transformers", "onnxruntime.training")
+
+
+class PipelineParts(Enum):
+    """Which models of a pipeline are loaded. If two stages share a pipeline, each loads only its own models."""
+
+    ALL = auto()
+    TEXT_ENCODERS = auto()
+    ALL_BUT_TEXT_ENCODERS = auto()
+
+
+def component_dtypes(settings: LoadSettings, index: ModelIndex, device: str) -> dict[str, torch.dtype]:
+    """The dtype of each component that has its own, and of all others as DEFAULT, as `from_pretrained` takes them.
+
+    Raises LoadError if the pipeline has no such component.
+    """
+    dtypes = {DEFAULT: settings.dtype, **settings.component_dtypes}
+    _require_components("load.componentDtypes", settings.component_dtypes, index)
+    return {name: weights_dtype(dtype, device) for name, dtype in dtypes.items()}
+
+
+def quantized_components(
+    settings: LoadSettings,
+    source: ModelSource,
+    index: ModelIndex,
+    dtypes: Mapping[str, torch.dtype],
+    unloaded: Collection[str],
+) -> dict[str, Any]:
+    """The arguments that quantize components, except those that are not loaded here. Raises LoadError."""
+    _require_components("load.quantization", settings.quantization, index)
+    loaded = {name: one for name, one in settings.quantization.items() if name not in unloaded}
+    settings = settings.model_copy(update={"quantization": loaded})
+    config = quantization_config(settings, index)
+    return {
+        **({"quantization_config": config} if config else {}),
+        **gguf_components(settings, source, index, dtypes),
+    }
+
+
+def code_arguments(settings: LoadSettings, source: ModelSource, index: ModelIndex) -> dict[str, Any]:
+    """The arguments that say whose Python code may run. Raises LoadError if the model has code that is not trusted."""
+    code = dict(index.code)
+    for name, component in index.components.items():
+        if component.library not in LIBRARIES and not hasattr(diffusers.pipelines, component.library):
+            code[name] = component.library
+    if code and not settings.trust_remote_code:
+        needed = " and ".join(f"{module}.py for {name}" for name, module in code.items())
+        raise LoadError(
+            f"{source.text} contains Python code, {needed}, which runs with the rights of the replica: "
+            "set load.trustRemoteCode: true (--trust-remote-code) if you trust its author"
+        )
+    custom = (
+        {} if settings.custom_pipeline is None else {"custom_pipeline": settings.custom_pipeline.removesuffix(".py")}
+    )
+    return {"trust_remote_code": settings.trust_remote_code, **SAFE_WEIGHTS, **custom}
+
+
+def unloaded_models(index: ModelIndex, parts: PipelineParts) -> dict[str, Callable[..., Any]]:
+    """The models that `parts` does not include, each with a function that reads its configuration."""
+    found: dict[str, Callable[..., Any]] = {}
+    for name, component in index.components.items():
+        if parts is PipelineParts.ALL_BUT_TEXT_ENCODERS and name.startswith("text_encoder"):
+            found[name] = _transformers_config
+        elif parts is PipelineParts.TEXT_ENCODERS and component.library == "diffusers":
+            kind = getattr(diffusers, component.kind, None)
+            load_config = getattr(kind, "load_config", None)
+            if load_config is not None and not issubclass(kind, diffusers.SchedulerMixin):  # type: ignore[arg-type]
+                found[name] = load_config
+    return found
+
+
+def _require_components(setting: str, names: Iterable[str], index: ModelIndex) -> None:
+    """Raises LoadError if a setting names a component that the pipeline does not have."""
+    for name in names:
+        if name not in index.components:
+            known = ", ".join(index.components)
+            raise LoadError(f"{setting}: there is no component {name!r}; this pipeline has {known}")
+
+
+def _transformers_config(location: str, **at: Any) -> dict[str, Any]:
+    config, _ = transformers.PretrainedConfig.get_config_dict(location, **at)
+    return dict(config)
