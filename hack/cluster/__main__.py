@@ -55,7 +55,10 @@ def _parser() -> argparse.ArgumentParser:
         return verbs.add_parser(name, parents=[common], help=text, description=text)
 
     verb("check", "say in one line whether a cluster can run on this machine")
-    build = verb("build", "have the programs of Kubernetes in the cache: downloaded, or else compiled")
+    build = verb(
+        "build",
+        "have what a cluster needs: Debian's packages, and the programs of Kubernetes, downloaded or else compiled",
+    )
     up = verb("up", "start the cluster and print how to use it; clears up what a killed run left")
     up.add_argument("--no-node", action="store_true", help="API server and controllers only: no pods, a few seconds")
     for each in (build, up):
@@ -84,7 +87,7 @@ def _embedded(args: argparse.Namespace) -> None:
         case "check":
             pass
         case "build":
-            programs.choose(args.kubernetes)
+            lifecycle.prepare(args.kubernetes, node=True)
         case "unpack":
             for archive in args.archives:
                 programs.unpack(archive)

@@ -27,9 +27,9 @@ def up(instance: Instance, node: bool = True, kubernetes: str = "newest") -> Non
             if not node or (instance.state / "node-ready").exists():
                 say(f"{instance.name} is up already, with Kubernetes {running}")
                 return
-            instance.use(_ready(running, node))
+            instance.use(prepare(running, node))
         else:
-            programs = _ready(kubernetes, node)
+            programs = prepare(kubernetes, node)
             if instance.state.exists():
                 say(f"removing what an earlier {instance.name} left behind")
             close_sandbox(instance)
@@ -46,7 +46,8 @@ def up(instance: Instance, node: bool = True, kubernetes: str = "newest") -> Non
                 (instance.state / "node-ready").touch()
 
 
-def _ready(kubernetes: str, node: bool) -> Programs:
+def prepare(kubernetes: str, node: bool) -> Programs:
+    """Have all that a cluster needs on this machine: its programs, and the packages beside them."""
     programs = choose(kubernetes, with_node=node)
     packages.install(debian_packages(programs))
     return programs

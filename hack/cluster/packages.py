@@ -10,6 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
+from hack.cluster.cache import locked
 from hack.cluster.shell import ClusterError, run, step, succeeds
 
 RUNTIME = [
@@ -44,17 +45,23 @@ def require_machine() -> None:
 
 
 def install(packages: list[str]) -> None:
-    """Install those of these Debian packages that are not there yet."""
-    missing = [name for name in packages if not _installed(name)]
-    if not missing:
+    """Install those of these Debian packages that are not there yet.
+
+    Only one process at a time: `apt-get update` fails while another one runs, instead of waiting for it.
+    """
+    if all(map(_installed, packages)):
         return
-    with step(f"installing {', '.join(missing)}"):
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        run("apt-get", "update", "-qq", env=quiet)
-        run(
-            "apt-get", "install", "-y", "-qq", "--no-install-recommends", "-oDPkg::Lock::Timeout=600", *missing,
-            env=quiet,
-        )  # fmt: skip
+    with locked("packages"):
+        missing = [name for name in packages if not _installed(name)]
+        if not missing:
+            return
+        with step(f"installing {', '.join(missing)}"):
+            quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            run("apt-get", "update", "-qq", env=quiet)
+            run(
+                "apt-get", "install", "-y", "-qq", "--no-install-recommends", "-oDPkg::Lock::Timeout=600", *missing,
+                env=quiet,
+            )  # fmt: skip
 
 
 def source_archive() -> str:
