@@ -18,6 +18,7 @@ pytestmark = pytest.mark.processes
 HEARTBEAT_TIMEOUT = 3.0
 STEP_TIMEOUT = 30.0  # more than the time for which a test stops a replica
 DRAIN_SECONDS = 1.0
+FLAGS = ("--step-timeout", str(STEP_TIMEOUT), "--drain-timeout", str(DRAIN_SECONDS), "--trust-remote-code")
 LONG = 300  # steps: a second or more
 
 
@@ -30,9 +31,7 @@ def pipeline(tmp_path_factory):
     pipeline = Pipeline(model, HEARTBEAT_TIMEOUT, listen="0.0.0.0")
     try:
         for _ in range(3):
-            pipeline.add_headless(
-                "--step-timeout", str(STEP_TIMEOUT), "--drain-timeout", str(DRAIN_SECONDS), "--trust-remote-code"
-            )
+            pipeline.add_headless(*FLAGS)
         eventually(lambda: len(pipeline.up()) == 3, "three replicas up")
         yield pipeline
     finally:
@@ -200,7 +199,7 @@ def namespace():
 
 
 def test_partition(pipeline, references, expected, namespace):
-    process = pipeline.add_headless(head=namespace.host, inside=namespace.inside)
+    process = pipeline.add_headless(*FLAGS, head=namespace.host, inside=namespace.inside)
     try:
         eventually(lambda: len(pipeline.up()) == 4, "a replica in another network")
         inside, address = next(
