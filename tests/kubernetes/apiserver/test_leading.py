@@ -86,6 +86,7 @@ def test_an_operator_for_all_namespaces_leaves_those_alone_that_another_is_for(
     assert f'pipeline_namespace="{kubectl.namespace}"' not in for_all.metrics(), "nor does it count its pods"
     for_one.kill() if is_killed else for_one.stop()
     set_count(kubectl, 3)
+    kubectl.settled()
     assert writes_in(for_all, kubectl) == before + 1
 
 

@@ -97,6 +97,18 @@ def test_it_loads_and_unloads_what_the_list_says(in_replica):
     in_replica(test)
 
 
+def test_a_list_that_comes_as_the_last_one_is_done_is_followed_too(in_replica):
+    async def test(replica):
+        done = asyncio.Event()
+        replica.keeper._on_change = lambda state: done.set() if replica.phases == {"ink": "loaded"} else None
+        replica.want(replica.lora("ink"))
+        await done.wait()  # runs next after the task has ended, before what is to follow its end
+        replica.want()
+        await replica.until()
+
+    in_replica(test)
+
+
 def test_an_adapter_in_use_stays_until_its_requests_have_ended(in_replica):
     async def test(replica):
         ink = replica.lora("ink")

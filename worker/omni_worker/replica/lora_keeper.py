@@ -71,7 +71,8 @@ class LoraKeeper:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         for name in {*self._targets, *self._held}:
-            if name not in self._tasks:
+            following = self._tasks.get(name)
+            if following is None or following.done():  # one that has just ended does not see the new list
                 task = self._tasks[name] = asyncio.create_task(self._follow(name), name=f"LoRA {name}")
                 task.add_done_callback(self._on_end)
         self._on_change(self.state)
