@@ -13,12 +13,15 @@ scheduled. By turns, the order reversed each time:
 """
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -118,6 +121,27 @@ def pods(cluster: Cluster, homes: Sequence[str]) -> int:
     return sum(len(page) for home in homes for page, _ in cluster.pages(PODS, home))
 
 
+def when_made(cluster: Cluster, count: int) -> Future[float]:
+    """The time (of `perf_counter`) at which so many pods have been made from now on.
+
+    It watches: lists of all pods, again and again, would be most of the API server's work.
+    """
+    made: Future[float] = Future()
+    version = [version for _, version in cluster.pages(PODS, None)][-1]
+
+    def follow() -> None:
+        try:
+            added = (event for event in cluster.watch(PODS, None, "", version) if event["type"] == "ADDED")
+            for _ in itertools.islice(added, count):
+                pass
+            made.set_result(time.perf_counter())
+        except Exception as error:
+            made.set_exception(error)
+
+    threading.Thread(target=follow, daemon=True).start()
+    return made
+
+
 def measure(system: System, turn: int, cluster: Cluster, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     homes = [f"{system.name}-{turn}-{number:02d}" for number in range(HOMES)]
     for home in homes:
@@ -132,13 +156,10 @@ def measure(system: System, turn: int, cluster: Cluster, folder: Path, args: arg
     try:
         time.sleep(START_SECONDS)
         before, used = answered(cluster), operator.processor()
+        made = when_made(cluster, PODS_EACH * args.objects)
         began = time.perf_counter()
         for_each(CREATORS, [str(number) for number in range(args.objects)], create)
-        while pods(cluster, homes) < PODS_EACH * args.objects:
-            if time.perf_counter() - began > PATIENCE:
-                raise SystemExit(f"{system.name}: not all pods were made")
-            time.sleep(0.5)
-        seconds = time.perf_counter() - began
+        seconds = made.result(PATIENCE) - began
         time.sleep(SETTLE_SECONDS)  # what follows from the pods, such as their counts in the status, belongs to it
         requests, used = answered(cluster) - before, operator.processor() - used
         at_rest, idle = answered(cluster), operator.processor()

@@ -7,17 +7,16 @@ operator runs.
 import logging
 import os
 import signal
-import ssl
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any
 
 import kopf
 from aiohttp.web import AppRunner
 
+from omni_operator.controller.kopf_session import kopf_session
 from omni_operator.controller.operator import Operator
 from omni_operator.controller.probe import serve_probe
 from omni_operator.crd.spec.pipeline import GROUP, PLURAL, VERSION
@@ -80,8 +79,8 @@ def registry(operator: Operator, connection: Connection, probe_port: int) -> kop
     handlers, probes = kopf.OperatorRegistry(), list[AppRunner]()
 
     @kopf.on.login(registry=handlers)
-    def login(**_: Any) -> kopf.ConnectionInfo:
-        return connection_info(connection)
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        return kopf_session(connection)
 
     @kopf.on.startup(registry=handlers)
     async def start(**_: Any) -> None:
@@ -113,24 +112,6 @@ def settings() -> kopf.OperatorSettings:
     result.networking.request_timeout = WATCH_SILENCE_SECONDS  # such as for the list of all pipelines
     result.networking.error_backoffs = EndlessBackoffs()
     return result
-
-
-def connection_info(connection: Connection) -> kopf.ConnectionInfo:
-    """What kopf needs to reach the API server as our own requests do. It asks again after a 401."""
-    scheme, _, token = next(iter(connection.credentials().values()), "").partition(" ")
-    return ApiServer(
-        server=connection.url, proxy_url=connection.proxy, scheme=scheme, token=token, tls=connection.tls_context()
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ApiServer(kopf.ConnectionInfo):
-    """kopf's own would build TLS settings without the name that the kubeconfig gives the server."""
-
-    tls: ssl.SSLContext = field(compare=False)
-
-    def as_ssl_context(self) -> ssl.SSLContext:
-        return self.tls
 
 
 class NoDiffBase(kopf.DiffBaseStorage):

@@ -60,15 +60,16 @@ class PipelineSecrets:
             return known.name
         # A call of `look_again` meanwhile changes this entry, and the next pass looks.
         self._known[key] = entry = KnownSecret(uid, known.name)
-        names = [name for name in (known.name, *mounted_names(live, uid)) if name]
-        entry.name = next((name for name in dict.fromkeys(names) if self._exists(pipeline, name)), "")
-        if not entry.name:
-            entry.name = keys_name(pipeline, secrets.token_hex(SUFFIX_BYTES))
-            try:
+        mounted = mounted_names(live, uid)
+        names = dict.fromkeys(name for name in (known.name, *mounted) if name)
+        try:
+            entry.name = next((name for name in names if self._exists(pipeline, name, name in mounted)), "")
+            if not entry.name:
+                entry.name = keys_name(pipeline, secrets.token_hex(SUFFIX_BYTES))
                 self._create(pipeline, entry.name)
-            except Exception:
-                entry.is_current = False  # the answer may be lost, so the next pass looks for it first
-                raise
+        except Exception:
+            entry.is_current = False  # the answer may be lost, so the next pass looks for it first
+            raise
         return entry.name
 
     def look_again(self, key: PipelineKey) -> None:
@@ -85,13 +86,20 @@ class PipelineSecrets:
         """The pipeline is deleted."""
         self._known.pop(key, None)
 
-    def _exists(self, pipeline: OmniPipeline, name: str) -> bool:
-        """Whether there is a Secret of this name that pods already use; also if the server does not say."""
+    def _exists(self, pipeline: OmniPipeline, name: str, is_mounted: bool) -> bool:
+        """Whether there is a Secret of this name.
+
+        If the server does not say, one that pods mount is taken to exist, so that they need not restart. Of another
+        one, which the operator tried to create, that is not known: raises ApiError.
+        """
         try:
             self._cluster.create(SECRETS, keys_secret(pipeline, name, new_secret()), is_dry_run=True)
         except ApiError as error:
-            if error.reason != "AlreadyExists":  # a quota, a webhook or a missing right: no reason to restart pods
-                logger.warning("cannot see whether Secret %s/%s exists: %s", pipeline.namespace, name, error)
+            if error.reason == "AlreadyExists":
+                return True
+            if not is_mounted:
+                raise
+            logger.warning("cannot see whether Secret %s/%s exists: %s", pipeline.namespace, name, error)
             return True
         return False
 

@@ -219,6 +219,8 @@ class Reconciler:
         desired, missing = supported_children(wanted, resources)
         desired = following_claims(desired, live)
         plan = make_plan(desired, live, pipeline.metadata.uid, pipeline.name)
+        if not snapshot.is_new and any(reference(child) not in snapshot.children_by_reference for child in plan.apply):
+            self.secrets.look_again(snapshot.key)  # which may be deleted too, and is not watched
         plan, waits_for_turn = self.upgrades.plan(snapshot.key, snapshot.manifest, plan, desired, live)
         unsupported = missing_device_claims(topology, self.cluster.child_resources)
         for deployment in unsupported:

@@ -11,13 +11,12 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import aiohttp
 import httpx
 import pytest
 
 from omni_operator.client.endpoint import Endpoint
 from omni_operator.controller.heads.head_api import read_topology
-from omni_operator.controller.kopf_wiring import connection_info
+from omni_operator.controller.kopf_session import kopf_session
 from omni_operator.crd.parsing import parse
 from omni_operator.kube.client import Cluster
 from tests.loopback import QuietHandler
@@ -128,15 +127,9 @@ def read_a_heads_topology(cluster: Cluster) -> None:
 
 
 def read_as_kopf_does(cluster: Cluster) -> None:
-    info = connection_info(cluster.connection)
-
     async def read() -> None:
-        connector = aiohttp.TCPConnector(ssl=info.as_ssl_context())
-        headers = info.as_http_headers()
-        async with (
-            aiohttp.ClientSession(connector=connector, headers=headers, proxy=info.proxy_url) as session,
-            session.get(f"{info.server}/apis") as response,
-        ):
+        info = kopf_session(cluster.connection)
+        async with info.aiohttp_session as session, session.get(f"{info.server}/apis") as response:
             assert response.status == 200
 
     asyncio.run(read())
