@@ -103,11 +103,11 @@ def systems(kuberay: Path, kubeconfig: str) -> list[System]:
 
 
 def answered(cluster: Cluster) -> Counter[tuple[str, str]]:
-    """Requests that the API server has answered so far, by verb and resource, less those of Leases and Events."""
+    """Requests that the API server has answered so far, by verb and resource, less dry runs, Leases and Events."""
     found: Counter[tuple[str, str]] = Counter()
     for labels, value in SERIES.findall(cluster.get_text("/metrics")):
         series = dict(LABEL.findall(labels))
-        if series["resource"] not in ("leases", "events"):
+        if series["resource"] not in ("leases", "events") and not series.get("dry_run"):
             below = f"/{series['subresource']}" if series.get("subresource") else ""
             found[series["verb"], series["resource"] + below] += int(float(value))
     return found
