@@ -21,6 +21,7 @@ from omni_worker.models.digits_recipe.captions import DIGITS as WORDS
 from tests.docs.test_docs import EXAMPLES, PAGES, PROJECT, blocks, commands, name
 from tests.hub import Hub
 from tests.operator.commands.omni_processes import OMNI, OmniUp, run_omni
+from tests.worker.api.audio.sounds import save_sound
 from tests.worker.api.heads import digits_as, head, save_specimen
 
 pytestmark = pytest.mark.processes
@@ -78,6 +79,14 @@ def video_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def sound_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a pipeline that makes sound of up to ten seconds."""
+    model = save_sound("StableAudioPipeline", tmp_path_factory.mktemp("sound"), rate=800, num_inference_steps=2)
+    with head(model, "--served-model-name", "stable-audio") as process:
+        yield f"http://127.0.0.1:{process.port}"
+
+
+@pytest.fixture(scope="module")
 def edit_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a pipeline that starts from an image."""
     with head(digits_as("QwenImageImg2ImgPipeline", tmp_path_factory.mktemp("img2img"))) as process:
@@ -114,6 +123,8 @@ def test_a_documented_command_works(
     }  # fmt: skip
     if ".mp4" in command:
         environment["OMNI_URL"] = request.getfixturevalue("video_pipeline")
+    if ".wav" in command:
+        environment["OMNI_URL"] = request.getfixturevalue("sound_pipeline")
     for picture in re.findall(r"--image (\S+)", command):
         environment["OMNI_URL"] = request.getfixturevalue("edit_pipeline")
         Image.new("RGB", (32, 32), "blue").save(tmp_path / picture)
@@ -171,6 +182,8 @@ def test_the_documented_manifest_of_an_own_pipeline_works(tmp_path: Path) -> Non
 def test_a_documented_python_program_works(code: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if "my-pipeline" in code:
         shutil.copytree(DIGITS, tmp_path / "my-pipeline")
+    elif "client.audio" in code:
+        code = code.replace(HERE, request.getfixturevalue("sound_pipeline"))
     elif "client.videos" in code:
         code = code.replace(HERE, request.getfixturevalue("video_pipeline"))
     else:

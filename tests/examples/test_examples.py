@@ -29,6 +29,8 @@ from omni_worker.api.videos.files import encode_variants
 from omni_worker.models.digits_reader import Reading, read
 from tests.hub import Hub
 from tests.operator.commands.omni_processes import OmniUp, eventually, run_omni
+from tests.worker.api.audio.sounds import as_16_bits, diffusers_sound, save_sound
+from tests.worker.api.audio.sounds import decoded as decoded_sound
 from tests.worker.api.heads import save_specimen
 from tests.worker.pipelines.zoo.text import prompt
 from tests.worker.pipelines.zoo.text_llm import llm_tokenizer, qwen3
@@ -43,9 +45,18 @@ PIPELINES = {
     "Qwen/Qwen-Image": "QwenImagePipeline",
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": "WanPipeline",
 }
+SOUND_PIPELINES = {
+    "stabilityai/stable-audio-open-1.0": "StableAudioPipeline",
+    "cvssp/audioldm2": "AudioLDM2Pipeline",
+    "ACE-Step/acestep-v15-xl-turbo-diffusers": "AceStepPipeline",
+}
 REWRITER = "Qwen/Qwen3-0.6B"
-GATED = ("black-forest-labs/FLUX.1-dev", "stabilityai/stable-diffusion-3.5-large")
+GATED = (
+    "black-forest-labs/FLUX.1-dev", "stabilityai/stable-diffusion-3.5-large", "stabilityai/stable-audio-open-1.0",
+)  # fmt: skip
 SEED, STEPS, SIZE = 7, 4, 32
+SOUND_RATE = 1600
+"""Samples a second, where no vocoder sets them."""
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +65,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     models = {name: save_specimen(pipeline, folder / name) for name, pipeline in PIPELINES.items()}
+    models |= {name: save_sound(pipeline, folder / name, SOUND_RATE) for name, pipeline in SOUND_PIPELINES.items()}
     models[REWRITER] = folder / REWRITER
     qwen3().eval().save_pretrained(models[REWRITER])
     llm_tokenizer().save_pretrained(models[REWRITER])
@@ -115,7 +127,7 @@ def generate(client: OpenAI, text: str, **extra: Any) -> tuple[np.ndarray, str |
 
 def test_every_example_has_a_test() -> None:
     tested = set(re.findall(r'served\("([\w.-]+)"', Path(__file__).read_text()))
-    tested |= {row[0] for row in PICTURES} | SERVED_ELSEWHERE
+    tested |= {row[0] for row in (*PICTURES, *SOUNDS)} | SERVED_ELSEWHERE
     assert tested == {file.stem for file in EXAMPLES.glob("*.yaml")}
 
 
@@ -183,7 +195,41 @@ def test_a_video_has_the_frames_of_diffusers(hub: Hub, cache: Path, tmp_path: Pa
         assert np.abs(decoded(mp4).astype(int) - expected).mean() < 10
     assert done.stdout.startswith(f"{tmp_path / 'film.mp4'}  seed {SEED}  ")
     assert wrong.returncode == 1
-    assert wrong.stderr.endswith("leave -o out for text, or give -o FILE.mp4 for a video\n")
+    assert wrong.stderr.endswith("leave -o out for text, or give -o FILE.mp4 for a video, or FILE.wav for sound\n")
+
+
+SOUNDS: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("stable-audio", "stabilityai/stable-audio-open-1.0", "audio_end_in_s", {"audio_start_in_s": 0.05}),
+    ("audioldm2", "cvssp/audioldm2", "audio_length_in_s", {}),
+    ("ace-step", "ACE-Step/acestep-v15-xl-turbo-diffusers", "audio_duration", {"lyrics": "a cat"}),
+]
+
+
+@pytest.mark.parametrize(("name", "source", "length", "more"), SOUNDS, ids=[row[0] for row in SOUNDS])
+def test_a_sound_has_the_samples_of_diffusers(
+    name: str, source: str, length: str, more: dict[str, Any], hub: Hub, cache: Path, tmp_path: Path
+) -> None:
+    end = 0.25 + more.get("audio_start_in_s", 0)
+    arguments = {"num_inference_steps": STEPS, "guidance_scale": 2.0, length: end, **more}
+    expected = as_16_bits(diffusers_sound(hub.models[source], prompt(1), SEED, **arguments))
+    song = tmp_path / "song.flac"
+    flags = ["--seconds=0.25", f"--seed={SEED}", f"--steps={STEPS}", "--guidance=2"]
+    with served(name, hub, cache, tmp_path) as (client, up):
+        answer = client.audio.speech.create(
+            model=name, voice="alloy", input=prompt(1), response_format="wav",
+            extra_body={
+                "seed": SEED, "num_inference_steps": STEPS, "guidance_scale": 2.0, "seconds": 0.25, "extra_args": more,
+            },
+        )  # fmt: skip
+        options = [f"--extra-arg={key}={value}" for key, value in more.items()]
+        done = run_omni(up.folder, "generate", prompt(1), "-o", str(song), *flags, *options)
+    assert expected.std() > 100, "it is not silence"
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{song}  seed {SEED}  ")
+    for file in (answer.read(), song.read_bytes()):
+        samples, rate = decoded_sound(file)
+        assert rate == (16_000 if name == "audioldm2" else SOUND_RATE)
+        np.testing.assert_allclose(as_16_bits(samples), expected, atol=1)
 
 
 def decoded(file: bytes) -> np.ndarray:

@@ -33,12 +33,13 @@ class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     height: int | None = None
     num_frames: int | None = None
     fps: float | None = None
+    seconds: float | None = None
     strength: float | None = None
 
     @property
-    def video_fields(self) -> dict[str, Any]:
-        """The defaults that set the length of a video, as fields of a ModelCard."""
-        fields = {"frames": self.num_frames, "fps": self.fps}
+    def length_fields(self) -> dict[str, Any]:
+        """The defaults that set the length of a video or a sound, as fields of a ModelCard."""
+        fields = {"frames": self.num_frames, "fps": self.fps, "seconds": self.seconds}
         return {name: value for name, value in fields.items() if value is not None}
 
     def fill(self, params: GenerationParams) -> GenerationParams:
@@ -56,10 +57,13 @@ class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
             height=either(params.height, self.height),
             frames=either(params.frames, self.num_frames),
             fps=either(params.fps, self.fps),
+            seconds=either(params.seconds, self.seconds),
             strength=either(params.strength, self.strength),
         )
 
 
+SECONDS_ARGUMENTS = ("audio_length_in_s", "audio_end_in_s", "audio_duration", "audio_duration_s", "duration")
+"""What pipelines that make sound call its length in seconds."""
 BOOLEAN, INTEGER, NUMBER, TEXT, LIST, IMAGE = "boolean", "integer", "number", "text", "list", "image"
 """The kinds of values of an argument. A list has values of the other kinds, except images."""
 SCALARS = (BOOLEAN, INTEGER, NUMBER, TEXT)
@@ -77,7 +81,7 @@ OWN_FIELDS = {
     "strength": "strength",
     "num_frames": "num_frames",
     "num_images_per_prompt": "n",
-}
+} | dict.fromkeys(SECONDS_ARGUMENTS, "seconds")
 """Arguments that have fields of their own in requests, and the names of these."""
 
 
@@ -123,6 +127,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     loras: the names of those that are loaded, which a request can select
     video: whether it generates videos, by default of `frames` frames at `fps` frames per second; a number of frames is
         one more than a multiple of `frame_multiple`
+    audio: whether it generates sound, by default of `seconds` seconds (None if unknown), with `sample_rate` samples a
+        second
     arguments: those of the pipeline's call that a request can give in `extra_args`
     """
 
@@ -146,9 +152,17 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     frames: int | None = None
     fps: float = 16.0
     frame_multiple: int = 1
+    audio: bool = False
+    seconds: float | None = None
+    sample_rate: int | None = None
     takes_loras: bool = False
     loras: tuple[str, ...] = ()
     arguments: tuple[CallArgument, ...] = ()
+
+    @property
+    def product(self) -> str:
+        """What it generates: `image`, `video` or `audio`."""
+        return "audio" if self.audio else "video" if self.video else "image"
 
     def check_arguments(self, extra_args: Mapping[str, Any], images: Collection[str] = ()) -> None:
         """Raises RequestError if the pipeline has no such argument, or an argument takes no such value.

@@ -83,6 +83,7 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     mask: the part of the first image to repaint: uint8 of shape (height, width), 255 there and 0 elsewhere
     strength: how much of the first image to change, from 0 to 1
     frames, fps: the length of a video in frames, and its frames per second
+    seconds: the length of a sound
     loras: adapters of a diffusion stage, which add up
     cache: of a diffusion stage; None is the stage's own setting
     extra_args: arguments of the pipeline's call that have no field here, by name
@@ -112,6 +113,7 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     strength: float | None = None
     frames: int | None = None
     fps: float | None = None
+    seconds: float | None = None
     loras: tuple[LoraChoice, ...] = ()
     cache: CacheSettings | None = None
     extra_args: dict[str, Any] = {}
@@ -171,10 +173,18 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
 
 
+class Sound(msgspec.Struct, frozen=True, kw_only=True):
+    """A sound: `samples` in float32 of shape (channels, samples), where 1 is full scale, `rate` of them a second."""
+
+    samples: np.ndarray
+    rate: int
+
+
 class GenerationResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a request, or of one of its stages.
 
     images: uint8 of shape (height, width, channels); a video has shape (frames, height, width, channels)
+    sound: of a pipeline that makes sound
     completion: of an autoregressive stage
     embeddings: for the next stage, float32 by name. Those of a text answer are `prompt_hidden_states`
         (prompt tokens, width) and `output_hidden_states` (output tokens, width), whose row i is the state that output
@@ -182,6 +192,7 @@ class GenerationResult(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     images: list[np.ndarray] = []
+    sound: Sound | None = None
     steps: int = 0
     completion: Completion | None = None
     embeddings: dict[str, np.ndarray] = {}

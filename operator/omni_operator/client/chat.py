@@ -15,7 +15,7 @@ from omni_operator.client.errors import (
     require_success,
 )
 
-REMEDIES = dict.fromkeys(WRONG_OUTPUT_PARAMS, "give -o FILE for a picture")
+REMEDIES = dict.fromkeys(WRONG_OUTPUT_PARAMS, "give -o FILE for a picture, FILE.mp4 for a video, or FILE.wav for sound")
 EVENT_PREFIX = "data: "
 END_OF_STREAM = "[DONE]"
 

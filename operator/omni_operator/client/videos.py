@@ -19,7 +19,7 @@ from omni_operator.client.errors import (
 from omni_operator.client.uploads import IMAGE_REQUIRED, Upload, post
 
 VIDEOS = "/v1/videos"
-REMEDIES = dict.fromkeys(WRONG_OUTPUT_PARAMS, "give -o FILE.png for a picture")
+REMEDIES = dict.fromkeys(WRONG_OUTPUT_PARAMS, "give -o FILE.png for a picture, or FILE.wav for sound")
 POLL_SECONDS = 0.5
 
 

@@ -1,4 +1,4 @@
-"""The command `omni generate`: generates images, a video or text with a running pipeline."""
+"""The command `omni generate`: generates images, a video, sound or text with a running pipeline."""
 
 import argparse
 import base64
@@ -17,11 +17,12 @@ from omni_operator.client.discovery import find_endpoint
 from omni_operator.client.endpoint import Endpoint
 from omni_operator.client.images import generate_images
 from omni_operator.client.plain_text import plain_text
+from omni_operator.client.sounds import generate_sound
 from omni_operator.client.uploads import Upload, read_upload
 from omni_operator.client.videos import generate_video
 from omni_operator.commands import flags
 
-HELP = """Draw a picture with a running pipeline, or make a video; without -o, print the text that it writes.
+HELP = """Draw a picture with a running pipeline, or make a video or sound; without -o, print the text that it writes.
 
 Finds the pipeline by itself: the one that `omni up` runs on this machine, or else the one in the namespace of the
 current kubeconfig, through the API server; it waits until that one serves. PIPELINE selects one by its name or address.
@@ -31,14 +32,16 @@ current kubeconfig, through the API server; it waits until that one serves. PIPE
   omni generate "a green seven" -o seven.png --count 4 --seed 7 --steps 8
   omni generate "the same boat at night" --image boat.png -o night.png   (of a pipeline that starts from pictures)
   omni generate "a paper boat on a stream" -o boat.mp4          (of a pipeline that makes videos)
+  omni generate "rain on a tin roof" --seconds 8 -o rain.wav    (of a pipeline that makes sound)
   omni generate "two plus five, in blue"                        (of a pipeline that has a language model)"""
 
-TEXT, IMAGES, VIDEOS = "text", "pictures", "videos"
-IMAGE_AND_VIDEO_OPTIONS = ("size", "steps", "guidance", "negative_prompt", "lora", "cache", "extra_arg")
+TEXT, IMAGES, VIDEOS, SOUNDS = "text", "pictures", "videos", "sounds"
+DIFFUSION_OPTIONS = ("steps", "guidance", "negative_prompt", "lora", "cache", "extra_arg")
 OPTIONS = {
     TEXT: ("max_tokens",),
-    IMAGES: (*IMAGE_AND_VIDEO_OPTIONS, "count", "image", "mask", "strength"),
-    VIDEOS: (*IMAGE_AND_VIDEO_OPTIONS, "seconds", "image"),
+    IMAGES: (*DIFFUSION_OPTIONS, "size", "count", "image", "mask", "strength"),
+    VIDEOS: (*DIFFUSION_OPTIONS, "size", "seconds", "image"),
+    SOUNDS: (*DIFFUSION_OPTIONS, "seconds"),
 }
 CACHE_SETTINGS: Mapping[str, tuple[str, Callable[[str], float]]] = {
     "tolerance": ("tolerance", float),
@@ -48,6 +51,10 @@ CACHE_SETTINGS: Mapping[str, tuple[str, Callable[[str], float]]] = {
 FILE_MARK = "@"
 """Before the name of a file, in a value of --extra-arg."""
 VIDEO_SUFFIX = ".mp4"
+SOUND_FORMATS = {
+    ".wav": "wav", ".mp3": "mp3", ".flac": "flac", ".opus": "opus", ".ogg": "opus", ".aac": "aac",
+}  # fmt: skip
+"""Files that end in .ogg contain Opus, as do those that end in .opus."""
 IMAGE_FORMATS = {"": "png", ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
@@ -73,7 +80,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help=".png, .jpg or .webp file to write, -0, -1, … with --count; or .mp4, for a video",
+        help=".png, .jpg or .webp file to write, -0, -1, … with --count; or .mp4, for a video; or .wav, .mp3, "
+        ".flac, .opus, .ogg or .aac, for sound",
     )
     parser.add_argument("--size", metavar="WxH", help="width x height in pixels, like 32x32 (default: the model's own)")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
@@ -114,7 +122,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how much of the picture is to change, up to 1 (default: the model's own)",
     )
     parser.add_argument("--count", type=int, metavar="N", help="how many pictures (default: 1)")
-    parser.add_argument("--seconds", metavar="S", help="how long a video is (default: the model's own)")
+    parser.add_argument("--seconds", metavar="S", help="how long a video or a sound is (default: the model's own)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens of text at most (default: the model's own)")
     parser.add_argument("--json", action="store_true", help="tell of the files, or the text, as JSON")
     parser.add_argument(
@@ -136,6 +144,8 @@ def run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     if kind == VIDEOS:
         outputs = generate_one_video(args, endpoint, uploads, console)
+    elif kind == SOUNDS:
+        outputs = [Output(*generate_sound(endpoint, sound_request(args), console))]
     else:
         outputs = generate_all_images(args, endpoint, uploads, console)
     seconds = time.monotonic() - start
@@ -150,10 +160,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def output_kind(args: argparse.Namespace) -> str:
-    """What the name of the output file asks for: TEXT, IMAGES or VIDEOS."""
+    """What the name of the output file asks for: TEXT, IMAGES, VIDEOS or SOUNDS."""
     if args.output is None:
         return TEXT
-    return VIDEOS if Path(args.output).suffix.lower() == VIDEO_SUFFIX else IMAGES
+    suffix = Path(args.output).suffix.lower()
+    return VIDEOS if suffix == VIDEO_SUFFIX else SOUNDS if suffix in SOUND_FORMATS else IMAGES
 
 
 def require_fitting_options(args: argparse.Namespace, kind: str) -> None:
@@ -166,8 +177,18 @@ def require_fitting_options(args: argparse.Namespace, kind: str) -> None:
     for name in ("mask", "strength"):
         if getattr(args, name) is not None and not args.image:
             raise BadOption(f"--{name} is about a picture to start from; give --image FILE too")
+    if kind == SOUNDS:
+        sound_seconds(args)
     if kind == VIDEOS and len(args.image or ()) > 1:
         raise BadOption(f"--image: a video starts from one picture, not {len(args.image)}; give it once")
+
+
+def sound_seconds(args: argparse.Namespace) -> float | None:
+    """The length of a sound. Raises BadOption if it is no number."""
+    try:
+        return None if args.seconds is None else float(args.seconds)
+    except ValueError:
+        raise BadOption(f"--seconds {args.seconds}: expected a number, like 8 or 2.5") from None
 
 
 def output_files(args: argparse.Namespace) -> list[Path]:
@@ -179,9 +200,10 @@ def output_files(args: argparse.Namespace) -> list[Path]:
         raise BadOption(f"--count {count}: expected 1 or more")
     if output.is_dir():
         raise BadOption(f"-o {output}: is a folder; give the name of a file")
-    if output.suffix.lower() not in (VIDEO_SUFFIX, *IMAGE_FORMATS):
+    if output.suffix.lower() not in (VIDEO_SUFFIX, *SOUND_FORMATS, *IMAGE_FORMATS):
         raise BadOption(
-            f"-o {output}: expected a name that ends in .png, .jpg, .webp, or in {VIDEO_SUFFIX} for a video"
+            f"-o {output}: expected a name that ends in .png, .jpg, .webp, or in {VIDEO_SUFFIX} for a video, or in "
+            f"{', '.join(SOUND_FORMATS)} for sound"
         )
     if not output.absolute().parent.is_dir():
         raise BadOption(f"-o {output}: there is no folder {output.parent}; make it first")
@@ -233,8 +255,18 @@ def generate_all_images(
     return [Output(base64.b64decode(image["b64_json"]), image.get("seed", args.seed)) for image in images]
 
 
+def sound_request(args: argparse.Namespace) -> dict[str, Any]:
+    """The request for a sound, as OpenAI's client would send it."""
+    request = diffusion_request(args) | without_none(seconds=sound_seconds(args))
+    return {
+        "input": request.pop("prompt"),
+        "response_format": SOUND_FORMATS[Path(args.output).suffix.lower()],
+        **request,
+    }
+
+
 def diffusion_request(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields that requests for images and for videos have in common."""
+    """The fields that requests for images, videos and sound have in common."""
     return without_none(
         prompt=args.prompt,
         size=args.size,

@@ -78,6 +78,14 @@ def test_asking_an_image_pipeline_for_a_video_says_how_to_ask_for_an_image(up: O
     assert "give -o FILE.png for a picture" in result.stderr
 
 
+def test_asking_an_image_pipeline_for_sound_says_how_to_ask_for_an_image(up: OmniUp, tmp_path: Path) -> None:
+    result = run_omni(up.folder, "generate", PROMPT, "-o", str(tmp_path / "a.wav"))
+    assert result.returncode == 1
+    assert "QwenImagePipeline makes no sound: it makes images" in result.stderr
+    assert result.stderr.endswith("give -o FILE.png for a picture, or FILE.mp4 for a video\n")
+    assert not (tmp_path / "a.wav").exists()
+
+
 def test_an_image_is_rejected_by_a_pipeline_that_takes_only_a_prompt(up: OmniUp, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
     result = run_omni(
@@ -124,6 +132,9 @@ UNUSABLE: dict[str, tuple[list[str], int, str]] = {
     ),
     "a malformed address": (["-o", "a.png", "--url=localhost"], 1, "'localhost' is not an address"),
     "a size for text": (["--size=32x32"], 2, "--size is not an option of text; give -o FILE for a picture"),
+    "several sounds": (["-o", "a.wav", "--count=2"], 2, "--count is not an option of sounds; leave it out"),
+    "a size for a sound": (["-o", "a.mp3", "--size=8x8"], 2, "--size is not an option of sounds; leave it out"),
+    "a length that is no number": (["-o", "a.ogg", "--seconds=long"], 2, "--seconds long: expected a number, like 8"),
     "several videos": (["-o", "a.mp4", "--count=2"], 2, "--count is not an option of videos"),
     "a length for an image": (["-o", "a.png", "--seconds=2"], 2, "--seconds is not an option of pictures"),
     "a mask for text": (["--mask=a.png"], 2, "--mask is not an option of text; give -o FILE for a picture"),
@@ -144,7 +155,8 @@ UNUSABLE: dict[str, tuple[list[str], int, str]] = {
     "an unknown suffix": (
         ["-o", "a.gif"],
         2,
-        "-o a.gif: expected a name that ends in .png, .jpg, .webp, or in .mp4",
+        "-o a.gif: expected a name that ends in .png, .jpg, .webp, or in .mp4 for a video, or in .wav, .mp3, .flac, "
+        ".opus, .ogg, .aac for sound",
     ),
     "a folder instead of a file": (["-o", "."], 2, "-o .: is a folder"),
     "zero images": (["-o", "a.png", "--count=0"], 2, "--count 0: expected 1 or more"),

@@ -66,6 +66,7 @@ ACCEPTED = {
                 "answers": 1,
                 "promptLength": 500,
                 "videoPixels": 8388608,
+                "audioSeconds": 60,
                 "bodySize": "8Mi",
                 "totalBodySize": "8192Ki",
             },

@@ -12,6 +12,7 @@ import sys
 import pytest
 from PIL import Image
 
+from ..api.audio.sounds import decoded, save_sound
 from ..api.heads import head, save_specimen
 from ..serving import Pipeline, eventually
 from .pages import CHROMIUM, WAIT_MS, ask, expect, opened, shoot, violations
@@ -140,6 +141,50 @@ def test_a_video_that_is_cancelled_ends_at_the_server_too(browser, films):
         page.get_by_role("button", name="Cancel").click()
         expect(page.locator(".card .state")).to_have_text("cancelled")
     eventually(lambda: not films.get("/omni/requests").json()["requests"], "the video is aborted")
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory):
+    """A head with a tiny Stable Audio."""
+    model = save_sound("StableAudioPipeline", tmp_path_factory.mktemp("songs"), num_inference_steps=2, seconds=0.25)
+    with head(model) as process:
+        yield process
+
+
+def test_a_sound_is_made_played_and_saved(browser, songs, tmp_path):
+    with opened(browser, songs.port) as page:
+        for label in ("Size", "Pictures", "Previews"):
+            expect(page.get_by_label(label, exact=True)).to_be_hidden()
+        expect(page.get_by_label("Seconds", exact=True)).to_have_attribute("placeholder", "auto: 0.25")
+        page.get_by_role("combobox", name="Format", exact=True).select_option("flac")
+        ask(page, "rain on a tin roof", Seed=3, Seconds=0.5)
+        expect(page.locator(".card .state")).to_have_text("done", timeout=WAIT_MS)
+        expect(page.locator(".card .asked")).to_have_text("rain on a tin roof · seed 3 · 16 kHz stereo")
+        page.wait_for_function("document.querySelector('audio').readyState >= 1")
+        assert page.evaluate("document.querySelector('audio').duration") == pytest.approx(0.5, abs=0.01)
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Save").click()
+        download.value.save_as(tmp_path / "saved.flac")
+        page.get_by_text("The request").click()
+        expect(page.locator("[data-code=curl]")).to_contain_text("-o sound.flac")
+        code = page.locator("[data-code=python]").inner_text()
+        assert violations(page, "sound-") == {}
+        page.get_by_role("button", name="Again with…").click()
+        expect(page.get_by_label("Seconds", exact=True)).to_have_value("0.5")
+        expect(page.get_by_role("combobox", name="Format", exact=True)).to_have_value("flac")
+        shoot(page, "sound")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    saved, written = ((tmp_path / name).read_bytes() for name in ("saved.flac", "sound.flac"))
+    assert saved == written
+    samples, rate = decoded(saved)
+    assert (samples.shape, rate) == ((2, 8000), 16_000)
+
+
+def test_a_sound_that_is_refused_says_why(browser, songs):
+    with opened(browser, songs.port) as page:
+        ask(page, "rain", Seconds=30)
+        expect(page.get_by_role("alert")).to_contain_text("longer than the model maximum", timeout=WAIT_MS)
 
 
 def test_everybody_can_use_it_in_both_themes_at_three_widths(page):

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from omni_worker.api.access.browsers import LocalPagesOnly
 from omni_worker.api.access.keys import ApiKeys, RequireApiKey
+from omni_worker.api.audio.speech import SOUND_HEADERS, speech_routes
 from omni_worker.api.chat.completions import chat_routes
 from omni_worker.api.docs_page import docs_routes
 from omni_worker.api.errors import install_error_handlers
@@ -35,7 +36,7 @@ from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.telemetry.metrics import AccessMetrics
 from omni_worker.telemetry.tracing import Tracing
 
-EXPOSED_HEADERS = ["X-Request-Id", "Retry-After"]
+EXPOSED_HEADERS = ["X-Request-Id", "Retry-After", *SOUND_HEADERS]
 """Headers that web pages of other origins may read."""
 
 
@@ -76,6 +77,7 @@ def create_app(
     app.include_router(edit_routes(service))
     app.include_router(chat_routes(service))
     app.include_router(video_routes(service, jobs))
+    app.include_router(speech_routes(service))
     app.include_router(model_routes(service, created=int(time.time())))
     app.include_router(state_routes(orchestrator))
     app.include_router(topology_routes(orchestrator, model))

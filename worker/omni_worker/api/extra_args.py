@@ -56,7 +56,8 @@ def _check_image(name: str, value: Any) -> None:
 
 
 def _check_limit(name: str, value: Any, limits: Limits) -> None:
-    """What an argument asks for by its name: steps, frames, a side in pixels, a text, or values for every step."""
+    """What an argument asks for by its name: steps, frames, seconds, a side in pixels, a text, or values for every
+    step."""
     if isinstance(value, list):
         for item in value:
             _check_limit(name, item, limits)
@@ -69,10 +70,16 @@ def _check_limit(name: str, value: Any, limits: Limits) -> None:
         found, most, unit = value, limits.steps, "steps"
     elif "frames" in name:
         found, most, unit = value, limits.frames, "frames"
+    elif _is_duration(name):
+        found, most, unit = value, limits.audio_seconds, "seconds"
     else:
         found, most, unit = (value, MAX_SIDE, "pixels") if _is_side(name) else (0, 0, "")
     if found > most:
         raise RequestError("invalid", f"{FIELD}: {name} has {found} {unit}, more than the {most} allowed here", FIELD)
+
+
+def _is_duration(name: str) -> bool:
+    return "duration" in name or "seconds" in name or name.endswith("_in_s")
 
 
 def _is_side(name: str) -> bool:

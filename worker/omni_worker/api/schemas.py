@@ -21,15 +21,15 @@ MAX_ARGUMENTS, MAX_ARGUMENT_NAME, MAX_ARGUMENT_ITEMS = 64, 64, 1000
 SIZE_PATTERN = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
 
 
-def refusing(reasons: Mapping[Any, str], otherwise: str | None = None) -> BeforeValidator:
+def refusing(reasons: Mapping[Any, str | None], otherwise: str | None = None) -> BeforeValidator:
     """A validator that refuses values of OpenAI's API that this server does not support.
 
-    reasons: the error message for each such value
+    reasons: the error message for each such value; None accepts it
     otherwise: the error message for every other value; None accepts them
     """
 
     def check(value: Any) -> Any:
-        reason = reasons.get(value, otherwise) if isinstance(value, str) else otherwise
+        reason = reasons.get(value, otherwise) if isinstance(value, str | int | float) else otherwise
         if reason is not None and value is not None:
             raise ValueError(reason)
         return value

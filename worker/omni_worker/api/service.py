@@ -12,6 +12,7 @@ from omni_worker.api.errors import ApiError
 from omni_worker.api.extra_args import check_extra_args
 from omni_worker.api.images.decoding import DecodedImages, ImageDecoder
 from omni_worker.api.images.sizes import size_like
+from omni_worker.api.products import check_product
 from omni_worker.api.schemas import GenerationBody
 from omni_worker.config.api import Limits
 from omni_worker.errors import CONTEXT_LENGTH_EXCEEDED, RequestError
@@ -34,7 +35,8 @@ class RouteInputs:
     image_count: of the input images
     has_mask: whether it has a mask beside them
     strength: as in GenerationParams
-    is_video: whether the route generates videos
+    product: what the route generates: `image`, `video` or `audio`
+    seconds: how long the sound is that the request asks for
     image_field: the field with the input images
     image_hint: how to send an image to this route, for error messages
     conversation: the characters of all messages, if they are answered with text
@@ -45,7 +47,8 @@ class RouteInputs:
     image_count: int = 0
     has_mask: bool = False
     strength: float | None = None
-    is_video: bool = False
+    product: str = "image"
+    seconds: float | None = None
     image_field: str = "image"
     image_hint: str = "POST /v1/images/edits takes one"
     conversation: int = 0
@@ -144,8 +147,7 @@ class Service:
         Raises RequestError, naming the field.
         """
         for card in self.cards:
-            if not card.video:
-                raise RequestError("invalid", f"{card.pipeline} makes no videos")
+            check_product("video", card.product, card.pipeline)
             if card.needs_image and not params.images:
                 raise RequestError("invalid", f"{card.pipeline} starts from a picture", "input_reference")
 
@@ -185,6 +187,7 @@ class Service:
             ("n", inputs.count, limits.count, ""),
             (body.name_of("steps"), body.steps or 0, limits.steps, ""),
             ("size", (width or 0) * (height or 0), limits.pixels, " pixels"),
+            ("seconds", inputs.seconds or 0, limits.audio_seconds, ""),
             ("prompt", len(inputs.prompt), limits.prompt, " characters"),
             ("messages", inputs.conversation, limits.conversation, " characters"),
             ("negative_prompt", len(body.negative_prompt or ""), limits.prompt, " characters"),
@@ -203,10 +206,7 @@ def no_such_model(name: str | None, known: Sequence[str]) -> ApiError:
 def _check_card(body: GenerationBody, inputs: RouteInputs, card: ModelCard) -> None:
     """Raises RequestError if the model with this card cannot do what is requested."""
     name = card.pipeline
-    if card.video and not inputs.is_video:
-        raise RequestError("invalid", f"{name} makes videos: POST /v1/videos takes the request", "model")
-    if inputs.is_video and not card.video:
-        raise RequestError("invalid", f"{name} makes no videos: POST /v1/images/generations makes a picture", "model")
+    check_product(inputs.product, card.product, name)
     _check_input_images(inputs, card)
     width, height = body.width_and_height
     if width and height and not (card.sized or card.image != "none"):

@@ -21,6 +21,7 @@ class Limits:
     pixels: of an image or of one frame of a video, generated or sent
     frames: of a video
     video_pixels: of all frames of a video together; each takes three bytes, on the device, the replica and the head
+    audio_seconds: of a sound
     count: results of one request, its `n`
     prompt: length in characters
     conversation: length of all its messages in characters, if a pipeline answers it with text
@@ -32,6 +33,7 @@ class Limits:
     steps: int = 1000
     frames: int = 1000
     video_pixels: int = 512 * 1024 * 1024
+    audio_seconds: int = 600
     count: int = 10
     prompt: int = 32_000
     conversation: int = 1_000_000
@@ -153,6 +155,7 @@ def _add_limit_flags(parser: argparse.ArgumentParser) -> None:
         ("--max-steps", limits.steps, "denoising steps of a request"),
         ("--max-frames", limits.frames, "frames of a video"),
         ("--max-video-pixels", limits.video_pixels, "pixels of all frames of a video together, three bytes each"),
+        ("--max-audio-seconds", limits.audio_seconds, "seconds of a sound"),
         ("--max-n", limits.count, "answers to one request"),
         ("--max-body-bytes", limits.body, "bytes of a request's body; longer ones get HTTP 413"),
         ("--max-buffered-bytes", limits.bodies, "bytes of the bodies of all requests together; more get HTTP 503"),
@@ -243,6 +246,7 @@ def from_arguments(args: argparse.Namespace, environment: Mapping[str, str], is_
             steps=args.max_steps,
             frames=args.max_frames,
             video_pixels=args.max_video_pixels,
+            audio_seconds=args.max_audio_seconds,
             count=args.max_n,
             prompt=args.max_prompt_length or limits.prompt,
             conversation=args.max_prompt_length or limits.conversation,

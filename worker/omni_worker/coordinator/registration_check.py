@@ -34,6 +34,8 @@ NUMBERS = {
     "frames": (1, 10**6),
     "frame_multiple": (1, 4096),
     "fps": (1e-3, 1e4),
+    "seconds": (1e-3, 1e6),
+    "sample_rate": (1, 10**7),
     "num_inference_steps": (1, 10**6),
     "guidance_scale": (-1e6, 1e6),
     "width": (1, 10**6),

@@ -12,7 +12,7 @@ import numpy as np
 from omni_worker.config.records import Stage
 from omni_worker.errors import RequestError
 from omni_worker.model_card import MAX_SIDE, ModelCard
-from omni_worker.requests import Completion, GenerationParams, GenerationResult
+from omni_worker.requests import Completion, GenerationParams, GenerationResult, Sound
 
 CHANNELS = (1, 3, 4)
 FACTOR = 8
@@ -20,6 +20,7 @@ FACTOR = 8
 USUAL_SIDE, USUAL_FRAMES = 4096, 128
 """What a result may have however little was requested."""
 MAX_FRAMES = 100_000
+USUAL_SECONDS, MAX_SECONDS, MAX_RATE = 120, 36_000, 10**7
 FINISH_REASONS = ("stop", "length")
 
 
@@ -48,7 +49,10 @@ def is_image(array: np.ndarray) -> bool:
 
 def _problems(result: GenerationResult, params: GenerationParams, stage: Stage, card: ModelCard) -> Iterator[str]:
     if stage.engine == "diffusion":
-        yield from _problems_of_images(result.images, params, card)
+        if card.audio:
+            yield from _problems_of_sound(result.sound, params, card)
+        else:
+            yield from _problems_of_images(result.images, params, card)
         return
     if stage.writes:
         yield from _problems_of_text(result.completion, params)
@@ -75,6 +79,24 @@ def _problems_of_images(images: list[np.ndarray], params: GenerationParams, card
         least, most = _bounds(asked.frames or card.frames, USUAL_FRAMES, MAX_FRAMES)
         if not least <= len(array) <= most:
             yield f"video of {len(array)} frames, expected {least} to {most}"
+
+
+def _problems_of_sound(sound: Sound | None, params: GenerationParams, card: ModelCard) -> Iterator[str]:
+    if sound is None:
+        yield "no sound"
+        return
+    samples, rate = sound.samples, sound.rate
+    if samples.dtype != np.float32:
+        yield f"sound of dtype {samples.dtype}, expected float32"
+    elif samples.ndim != 2 or samples.shape[0] not in (1, 2) or not samples.shape[1]:
+        yield f"sound of shape {samples.shape}, expected (1 or 2 channels, samples)"
+    elif not 1 <= rate <= MAX_RATE:
+        yield f"sound of {rate} samples a second, expected 1 to {MAX_RATE}"
+    else:
+        asked = card.defaults.fill(params).seconds or card.seconds
+        most = min(MAX_SECONDS, max(asked * FACTOR, USUAL_SECONDS)) if asked else MAX_SECONDS
+        if samples.shape[1] > most * rate:
+            yield f"sound of {samples.shape[1] / rate:g} s, expected at most {most:g}"
 
 
 def _image_problem(array: np.ndarray, is_video: bool) -> str | None:

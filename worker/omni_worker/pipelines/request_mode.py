@@ -35,7 +35,8 @@ class RequestModePipeline:
         if isinstance(params, Mapping):
             return self._call(RequestContext(""), params)
         context = RequestContext("", params.seed, adapters=self.adapters.select(params.loras))
-        return unfinished_result(self._call(context, self._arguments.build(params)))
+        output = self._call(context, self._arguments.build(params))
+        return unfinished_result(output, sample_rate=self.card.sample_rate)
 
     def _call(self, context: RequestContext, kwargs: Mapping[str, Any]) -> Any:
         try:

@@ -34,6 +34,12 @@ export const remove = async (path) => call(path, { method: "DELETE" });
 
 export const post = async (path, body, files) => (await send(path, body, files)).json();
 
+// The file that a request answers with: its content, and the headers that describe it.
+export async function file(path, body, id, signal) {
+  const response = await send(path, body, [], { headers: { "X-Request-Id": id }, signal });
+  return { content: await response.blob(), headers: response.headers };
+}
+
 // In JSON; or, with files, which are pairs of a field and a file, as a form.
 function send(path, body, files = [], { headers, signal } = {}) {
   if (!files.length) return call(path, { method: "POST", headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(body), signal });

@@ -1,6 +1,6 @@
 // One thing that was asked for: its card shows how it goes, and what came of it.
 
-import { Failure, blob, get, post, remove, stream } from "./api.js";
+import { Failure, blob, file, get, post, remove, stream } from "./api.js";
 import { ofBase64, thumbnail } from "./files.js";
 import { asked, fill, goOn, startFrom, takesPictures } from "./form.js";
 import { curl, python } from "./snippets.js";
@@ -42,6 +42,7 @@ export class Card {
     try {
       if (this.path.includes("chat")) await this.write();
       else if (this.path.includes("videos")) await this.film();
+      else if (this.path.includes("audio")) await this.sound();
       else await this.paint();
       this.end("done");
     } catch (error) {
@@ -87,6 +88,17 @@ export class Card {
     video.hidden = false;
     this.made(job.seed, `${job.size} · ${job.seconds} s`);
     this.keep(video.src, "mp4");
+  }
+
+  async sound() {
+    const { content, headers } = await file(this.path, this.body, this.id, this.abort.signal);
+    const player = this.part("audio");
+    player.src = URL.createObjectURL(content);
+    player.ariaLabel = asked(this.body);
+    player.hidden = false;
+    const channels = headers.get("X-Channels") === "1" ? "mono" : "stereo";
+    this.made(headers.get("X-Seed"), `${headers.get("X-Sample-Rate") / 1000} kHz ${channels}`);
+    this.keep(player.src, this.body.response_format);
   }
 
   async write() {

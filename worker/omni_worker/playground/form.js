@@ -3,7 +3,7 @@
 import { painted } from "./mask.js";
 import { choose, offerPictures } from "./pictures.js";
 
-const PATHS = { image: "v1/images/generations", video: "v1/videos", text: "v1/chat/completions" };
+const PATHS = { image: "v1/images/generations", video: "v1/videos", audio: "v1/audio/speech", text: "v1/chat/completions" };
 const EDITS = "v1/images/edits"; // pictures from pictures
 const NUMBERS = ["steps", "guidance_scale", "strength", "seed"];
 const form = document.getElementById("form");
@@ -23,12 +23,14 @@ export function offer(topology) {
   const writes = topology.stages.some((stage) => stage.engine === "autoregressive" && stage.task === "generate");
   takes = { image: "none", strength: false, ...painters.at(-1)?.takes };
   if (takesPictures()) takes.sized = true; // where the model cannot be told of a size, the picture is scaled
-  const kinds = [painters.length ? (takes.video ? "video" : "image") : "", writes ? "text" : ""].filter(Boolean);
+  const kinds = [painters.length ? product() : "", writes ? "text" : ""].filter(Boolean);
   for (const choice of wanted.querySelectorAll("input")) choice.parentElement.hidden = !kinds.includes(choice.value);
   wanted.hidden = kinds.length < 2;
   if (kinds.length && !kinds.includes(form.elements.wanted.value)) form.elements.wanted.value = kinds[0];
   show();
 }
+
+function product() { return takes.audio ? "audio" : takes.video ? "video" : "image"; }
 
 export const takesPictures = () => takes.image !== "none";
 
@@ -38,7 +40,7 @@ function show() {
   for (const label of form.querySelectorAll("[data-for]")) {
     const isTaken = takes[label.dataset.takes] ?? true;
     label.hidden = !(label.dataset.for.split(" ").includes(form.elements.wanted.value) && isTaken);
-    label.querySelector("input").disabled = label.hidden;
+    label.querySelector("input, select").disabled = label.hidden;
   }
   offerPictures(takes, form.elements.wanted.value);
   const own = takes.defaults ?? {};
@@ -47,6 +49,7 @@ function show() {
     steps: own.num_inference_steps ?? takes.steps,
     guidance_scale: own.guidance_scale,
     strength: own.strength,
+    seconds: own.seconds ?? takes.seconds,
   };
   for (const [name, value] of Object.entries(known)) form.elements[name].placeholder = value ? `auto: ${value}` : "auto";
 }
@@ -62,6 +65,10 @@ export async function requests() {
     const messages = [...earlier, { role: "user", content: prompt }];
     return [{ path: PATHS[kind], body: { model, messages, modalities: ["text"], ...settings }, files, previews: 0 }];
   }
+  if (kind === "audio") {
+    if ("seconds" in settings) settings.seconds = Number(settings.seconds);
+    return [{ path: PATHS[kind], body: { model, input: prompt, ...settings }, files: [], previews: 0 }];
+  }
   const path = kind === "image" && files.length ? EDITS : PATHS[kind];
   const sent = kind === "video" ? files.map(([, file]) => ["input_reference", file]) : files;
   return Array.from({ length: Number(count) }, (_, i) => {
@@ -74,7 +81,7 @@ export async function requests() {
 export function fill({ path, body, files }) {
   form.elements.wanted.value = path === EDITS ? "image" : Object.keys(PATHS).find((name) => PATHS[name] === path);
   show();
-  for (const field of form.querySelectorAll("textarea, #settings input:enabled")) if (!["count", "previews"].includes(field.name)) field.value = body[field.name] ?? "";
+  for (const field of form.querySelectorAll("textarea, #settings :is(input, select):enabled")) if (!["count", "previews"].includes(field.name)) field.value = body[field.name] ?? (field.localName === "select" ? field.value : "");
   form.elements.prompt.value = asked(body);
   choose(files.filter(([field]) => field !== "mask").map(([, file]) => file), files.find(([field]) => field === "mask")?.[1]);
   if (body.messages) goOn(body.messages.slice(0, -1));
@@ -99,4 +106,4 @@ export function goOn(messages) {
 }
 
 // What a request asks for, in words.
-export function asked(body) { return body.prompt ?? body.messages.at(-1).content; }
+export function asked(body) { return body.prompt ?? body.input ?? body.messages.at(-1).content; }

@@ -23,6 +23,14 @@ const KINDS = {
       'client.videos.download_content(answer.id).write_to_file("video.mp4")',
     ],
   },
+  "v1/audio/speech": {
+    fields: ["model", "input", "response_format"],
+    pipe: ({ response_format: format }) => ` \\\n  -o sound.${format}`,
+    imports: [],
+    call: "audio.speech.create",
+    required: ['    voice="alloy",  # the client wants one; the model has none'],
+    rest: ({ response_format: format }) => [`answer.write_to_file("sound.${format}")`],
+  },
   "v1/chat/completions": {
     pipe: " \\\n  | jq -r '.choices[0].message.content'",
     imports: [],
@@ -36,17 +44,18 @@ export function curl({ path, body, files }) {
   const sent = files.length
     ? [...Object.entries(body).map(([name, value]) => `--form-string ${quoted(`${name}=${value}`)}`), ...files.map(([name, file]) => `-F ${quoted(`${name}=@${JSON.stringify(file.name)}`)}`)]
     : ["-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(body, null, 2))}`];
-  return [`curl ${origin}/${path}`, ...key, ...sent].join(" \\\n  ") + KINDS[path].pipe;
+  return [`curl ${origin}/${path}`, ...key, ...sent].join(" \\\n  ") + of(KINDS[path].pipe, body);
 }
 
 export function python({ path, body, files }) {
-  const { imports, call, rest } = KINDS[path];
-  const own = Object.entries(body).filter(([name]) => OPENAI_FIELDS.includes(name));
-  const extra = Object.entries(body).filter(([name]) => !OPENAI_FIELDS.includes(name));
+  const { imports, call, rest, fields = OPENAI_FIELDS, required = [] } = KINDS[path];
+  const own = Object.entries(body).filter(([name]) => fields.includes(name));
+  const extra = Object.entries(body).filter(([name]) => !fields.includes(name));
   const opened = Map.groupBy(files.map(([name, file]) => [name, `open(${JSON.stringify(file.name)}, "rb")`]), ([name]) => name);
   const lines = [
     ...[...opened].map(([name, all]) => `    ${name}=${all.length > 1 ? `[${all.map(([, one]) => one).join(", ")}]` : all[0][1]},`),
     ...own.map(([name, value]) => `    ${name}=${literal(value)},`),
+    ...required,
   ];
   if (extra.length) lines.push(`    extra_body=${literal(Object.fromEntries(extra))},`);
   const all = [...imports, ...(hasKey() ? ["os"] : [])].sort().map((name) => `import ${name}`);
@@ -58,9 +67,12 @@ export function python({ path, body, files }) {
     `answer = client.${call}(`,
     ...lines,
     ")",
-    ...rest,
+    ...of(rest, body),
   ].join("\n");
 }
+
+// A part of a snippet, which may depend on the body.
+function of(part, body) { return typeof part === "function" ? part(body) : part; }
 
 // A word as a shell takes it.
 function quoted(text) { return `'${text.replaceAll("'", "'\\''")}'`; }

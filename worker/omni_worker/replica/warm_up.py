@@ -22,6 +22,8 @@ PROMPT = "warm-up"
 IMAGE_SIDE = 512  # pixels of the input image, if the model names no size
 BATCH_SIZES = (2, 4, 8)
 MAX_SECONDS = 20.0  # after which no larger batch is tried
+SOUND_SECONDS = 1.0
+"""Of a sound, at most: some models make a minute of it by default."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def warm_up_params(card: ModelCard, seed: int, size: tuple[int, int] | None = No
     params = GenerationParams(prompt=PROMPT, steps=2, seed=seed, sampling=SamplingParams(max_tokens=2))
     if size is not None:
         params = msgspec.structs.replace(params, width=size[0], height=size[1])
+    if (own_seconds := card.defaults.seconds or card.seconds) is not None:
+        params = msgspec.structs.replace(params, seconds=min(own_seconds, SOUND_SECONDS))
     if not card.needs_image:
         return params
     width = params.width or card.defaults.width or card.width or IMAGE_SIDE

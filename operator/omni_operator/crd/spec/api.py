@@ -37,6 +37,9 @@ class Limits(Record):
         ge=1,
         le=2**31 - 1,
     )
+    audio_seconds: int | None = Field(
+        default=None, description="Seconds of a sound; absent means 600.", ge=1, le=36_000
+    )
     answers: int | None = Field(
         default=None, description="Answers to one request, its n; absent means 10.", ge=1, le=10_000
     )

@@ -50,6 +50,7 @@ FIELDS = {
     "--max-steps": "api.limits.steps",
     "--max-frames": "api.limits.frames",
     "--max-video-pixels": "api.limits.videoPixels",
+    "--max-audio-seconds": "api.limits.audioSeconds",
     "--max-n": "api.limits.answers",
     "--max-body-bytes": "api.limits.bodySize",
     "--max-buffered-bytes": "api.limits.totalBodySize",

@@ -114,6 +114,7 @@ def api_flags(pipeline: OmniPipeline, files: ProcessFiles) -> list[str]:
         "--max-steps": limits.steps,
         "--max-frames": limits.frames,
         "--max-video-pixels": limits.video_pixels,
+        "--max-audio-seconds": limits.audio_seconds,
         "--max-n": limits.answers,
         "--max-prompt-length": limits.prompt_length,
         "--max-body-bytes": integer_quantity(limits.body_size) if limits.body_size else None,

@@ -78,6 +78,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
                 "steps": 2,
                 "frames": 3,
                 "videoPixels": 4,
+                "audioSeconds": 11,
                 "answers": 5,
                 "promptLength": 6,
                 "bodySize": "7Ki",
@@ -141,7 +142,16 @@ def test_what_is_said_of_the_api_and_of_videos_reaches_the_head(digits: dict[str
     assert api_config("the example") == ApiConfig(), "what is not said is the worker's to choose"
     api, videos = api_config("an API for a web page"), api_config("videos that are kept").videos
     expected = Limits(
-        pixels=1, steps=2, frames=3, video_pixels=4, count=5, prompt=6, conversation=6, body=7 * 1024, bodies=8 * 2**20
+        pixels=1,
+        steps=2,
+        frames=3,
+        video_pixels=4,
+        audio_seconds=11,
+        count=5,
+        prompt=6,
+        conversation=6,
+        body=7 * 1024,
+        bodies=8 * 2**20,
     )
     assert api.limits == expected
     assert all(getattr(expected, name) != value for name, value in vars(Limits()).items()), "no limit is left out"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from omni_worker.errors import RequestError
+from omni_worker.api.products import check_result
 from omni_worker.requests import GenerationResult
 
 
@@ -39,8 +39,6 @@ async def encode_base64(arrays: Sequence[np.ndarray], format: str = "png", quali
 
 
 def image_of(result: GenerationResult) -> np.ndarray:
-    """The image of a result, of shape (height, width, channels). Raises RequestError if it is a video."""
-    image = result.images[0]
-    if image.ndim != 3:
-        raise RequestError("invalid", "this pipeline makes videos: POST /v1/videos takes the request", "model")
-    return image
+    """The image of a result, of shape (height, width, channels). Raises RequestError if it is none."""
+    check_result("image", result)
+    return result.images[0]

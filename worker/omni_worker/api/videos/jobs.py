@@ -15,6 +15,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from omni_worker.api.errors import ApiError, error_body
+from omni_worker.api.products import check_result
 from omni_worker.api.service import Service
 from omni_worker.api.videos.files import encode_variants
 from omni_worker.api.videos.records import COMPLETED, RUNNING, VIDEO_ID, Video, VideoFile
@@ -180,7 +181,5 @@ class VideoJobs:
                     raise
                 seconds = error.retry_after or RETRY_SECONDS
             await asyncio.sleep(seconds)  # after the block, so that no decoded image is kept while it waits
-        frames = result.images[0]
-        if frames.ndim != 4:
-            raise RequestError("invalid", "this pipeline makes no videos")
-        return frames
+        check_result("video", result)
+        return result.images[0]

@@ -82,7 +82,7 @@ def video_routes(service: Service, jobs: VideoJobs) -> APIRouter:
         body, file = await read_body(request)
         files = [] if file is None else [file]
         inputs = RouteInputs(
-            body.prompt, image_count=len(files), is_video=True, image_field="input_reference", image_hint=IMAGE_HINT
+            body.prompt, image_count=len(files), product="video", image_field="input_reference", image_hint=IMAGE_HINT
         )
         service.check(body, inputs)
         decoded = await cancel_on_disconnect(request, service.decode_images(body, files, "input_reference"))

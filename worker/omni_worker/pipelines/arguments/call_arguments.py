@@ -7,7 +7,7 @@ import torch
 
 from omni_worker.errors import RequestError
 from omni_worker.model_card import ModelCard, ServingDefaults
-from omni_worker.pipelines.arguments import images
+from omni_worker.pipelines.arguments import audio, images
 from omni_worker.pipelines.arguments.embeddings import STRUCTURE, embedding_arguments
 from omni_worker.pipelines.arguments.extra_arguments import ExtraArguments
 from omni_worker.pipelines.arguments.results import output_type_of
@@ -35,7 +35,8 @@ class CallArguments:
         self._defaults = defaults
         self._guidance = self._guidance_argument(pipe)
         self._output_type = output_type_of(pipe)
-        taken = {*FIELD_ARGUMENTS, self._guidance or "guidance_scale"}
+        self._seconds = audio.seconds_argument(pipe, self._parameters)
+        taken = {*FIELD_ARGUMENTS, self._guidance or "guidance_scale", self._seconds or ""}
         self._extra = ExtraArguments(type(pipe).__call__, self._parameters, taken)
         self._card = self.card(pipe, "")
         self.denoiser = next((models(pipe)[name] for name in denoisers(pipe)), None)
@@ -49,7 +50,8 @@ class CallArguments:
 
     def card(self, pipe: Any, mode: str) -> ModelCard:
         """The card of this pipeline: what a request can contain."""
-        width, height = images.default_size(pipe, self._parameters)
+        sound = audio.sound_fields(pipe, self._parameters)
+        width, height = (None, None) if sound else images.default_size(pipe, self._parameters)
         processor = getattr(pipe, "image_processor", getattr(pipe, "video_processor", None))
         return ModelCard(
             pipeline=type(pipe).__name__,
@@ -63,7 +65,7 @@ class CallArguments:
             size_multiple=max(1, int(getattr(getattr(processor, "config", None), "vae_scale_factor", 1))),
             steps=self._defaults.num_inference_steps or images.default_steps(self._parameters),
             arguments=tuple(self._extra.arguments.values()),
-            **(images.accepted_media(pipe, self._parameters) | self._defaults.video_fields),
+            **(images.accepted_media(pipe, self._parameters) | sound | self._defaults.length_fields),
         )
 
     def fewest_steps(self, params: GenerationParams) -> int:
@@ -92,6 +94,7 @@ class CallArguments:
         self._card.check_arguments(params.extra_args, params.extra_images)
         kwargs |= self._extra.build(params)
         kwargs |= images.media_arguments(params, self._parameters)
+        kwargs |= audio.seconds_arguments(self._seconds, params)
         if self._guidance == "true_cfg_scale" and (params.guidance or 0.0) > 1.0:
             kwargs.setdefault("negative_prompt", EMPTY_PROMPT)  # without one, such a pipeline ignores the scale
         if params.embeddings and STRUCTURE not in params.embeddings:

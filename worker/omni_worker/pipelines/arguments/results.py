@@ -1,4 +1,4 @@
-"""Converts what a pipeline's call returns to the result of a request."""
+"""Converts what a pipeline's call returns to the result of a request: images, videos or sound."""
 
 import inspect
 import re
@@ -13,11 +13,13 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
 from omni_worker.device.host_copies import to_host
-from omni_worker.requests import GenerationResult
+from omni_worker.requests import GenerationResult, Sound
 
 POSTPROCESSING = re.compile(r"self\.(image_processor\.postprocess|video_processor\.postprocess_video)\(")
 OTHER_POSTPROCESSING = re.compile(r"processor\w*\.postprocess\w*\(")
 CHOICES = re.compile(r"output_type\s*(?:==|!=|in\b|not in\b)\s*+(?!\"latents?\"|'latents?')")
+
+NOT_FINITE = "the model gave values that are no numbers (NaN or infinite)"
 
 
 class NotFinite(Exception):
@@ -47,6 +49,27 @@ class UnfinishedResult:
             yield one.movedim(-3, -1) if isinstance(one, Tensor) else torch.from_numpy(np.ascontiguousarray(one))
 
 
+@dataclass(frozen=True)
+class UnfinishedSound:
+    """A pipeline's sound, which `finish` converts.
+
+    samples: floats of shape (samples,) or (channels, samples), on any device
+    rate: samples a second
+    """
+
+    samples: np.ndarray | Tensor
+    rate: int
+    steps: int = 0
+
+    def finish(self) -> GenerationResult:
+        """The result, with its samples in float32 on the host. Raises NotFinite."""
+        with torch.inference_mode():
+            samples = torch.atleast_2d(torch.as_tensor(self.samples).float())
+            if not torch.isfinite(samples).all():
+                raise NotFinite(NOT_FINITE)
+            return GenerationResult(sound=Sound(samples=to_host(samples).numpy(), rate=self.rate), steps=self.steps)
+
+
 def output_type_of(pipe: Any) -> str:
     """The `output_type` to call a pipeline with: `pt` if that gives the same images as `np`, as tensors on the device.
 
@@ -74,11 +97,20 @@ def _is_own(processor: Any, kind: type, *methods: str) -> bool:
     return all(getattr(type(processor), name, None) is getattr(kind, name) for name in methods)
 
 
-def unfinished_result(output: Any, steps: int = 0) -> UnfinishedResult:
-    """The images of a pipeline's output, or the frames of its videos. Raises TypeError if it has neither."""
+def unfinished_result(
+    output: Any, steps: int = 0, sample_rate: int | None = None
+) -> UnfinishedResult | UnfinishedSound:
+    """The images of a pipeline's output, the frames of its videos, or its sound of this rate.
+
+    Raises TypeError if it has none of them, or a sound whose rate is unknown.
+    """
+    if "audios" in output and not {"images", "frames"} & {*output}:
+        if sample_rate is None:
+            raise TypeError("the pipeline makes sound, but names no sample rate: give it an attribute sample_rate")
+        return UnfinishedSound(output["audios"][0], sample_rate, steps)
     images = next((output[name] for name in ("images", "frames") if name in output), None)
     if images is None:
-        raise TypeError(f"{type(output).__name__} holds neither images nor frames")
+        raise TypeError(f"{type(output).__name__} holds neither images nor frames nor audios")
     return UnfinishedResult(images if isinstance(images, Tensor) else np.asarray(images), steps)
 
 
@@ -92,6 +124,6 @@ def _to_uint8(image: Tensor) -> np.ndarray:
         is_finite &= torch.isfinite(values).all()
         place.copy_(values.clamp(0.0, 1.0).mul_(255).round_())
     if not is_finite:
-        raise NotFinite("the model gave values that are no numbers (NaN or infinite)")
+        raise NotFinite(NOT_FINITE)
     array: np.ndarray = to_host(converted.view(image.shape)).numpy()
     return array

@@ -226,7 +226,9 @@ class InterceptedPipeline:
 
     def _result(self, state: StepState, output: Any) -> Any:
         """The request's result, made from what the pipeline's call returned."""
-        return output if isinstance(state.params, Mapping) else unfinished_result(output, state.step)
+        if isinstance(state.params, Mapping):
+            return output
+        return unfinished_result(output, state.step, self.card.sample_rate)
 
     def _run_calls(self, calls: Sequence[Call], speculated: Sequence[Sequence[Call]]) -> list[Any]:
         """Run the calls together with the speculative calls of each.

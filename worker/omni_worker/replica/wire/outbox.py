@@ -100,7 +100,9 @@ class Outbox:
 def _size_of(message: FromReplica) -> int:
     """The bytes of a message's arrays; everything else is small."""
     if isinstance(message, Output):
-        return sum(array.nbytes for array in (*message.result.images, *message.result.embeddings.values()))
+        result = message.result
+        samples = [] if result.sound is None else [result.sound.samples]
+        return sum(array.nbytes for array in (*result.images, *samples, *result.embeddings.values()))
     return 0
 
 
@@ -113,7 +115,7 @@ def within_limit(message: FromReplica) -> FromReplica:
     if size <= MAX_RESULT_BYTES or not isinstance(message, Output):
         return message
     text = f"the result has {size / 2**30:.1f} GiB, more than the {MAX_RESULT_BYTES / 2**30:g} GiB that can be sent"
-    return Error(message.id, "invalid", f"{text}: ask for fewer frames, or for a smaller size")
+    return Error(message.id, "invalid", f"{text}: ask for fewer frames or seconds, or for a smaller size")
 
 
 def replacement_for(message: FromReplica, error: Exception) -> FromReplica | None:

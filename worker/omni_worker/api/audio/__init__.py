@@ -1,0 +1,1 @@
+"""The /v1/audio routes: sound from a prompt."""
