@@ -13,6 +13,7 @@ from omni_worker.requests import (
     GenerationParams,
     GenerationResult,
     SamplingParams,
+    Sound,
     TokenLogprob,
 )
 
@@ -22,6 +23,7 @@ IMAGES = ModelCard(pipeline="P", mode="step", sized=True)
 FIXED = ModelCard(pipeline="P", mode="step")
 WITH_DEFAULT = ModelCard(pipeline="P", mode="step", sized=True, defaults=ServingDefaults(width=512, height=512))
 VIDEOS = ModelCard(pipeline="P", mode="step", sized=True, video=True, frames=16)
+SOUNDS = ModelCard(pipeline="P", mode="step", audio=True, seconds=3.0, sample_rate=8)
 TEXT = ModelCard(pipeline="W", mode="generate")
 SIZED = GenerationParams(prompt="p", width=512, height=256)
 PLAIN = GenerationParams(prompt="p")
@@ -32,6 +34,10 @@ STATES = GenerationParams(prompt="p", hidden_states=True)
 
 def drawn(*shape, dtype=np.uint8):
     return GenerationResult(images=[np.broadcast_to(np.zeros((), dtype), shape)])
+
+
+def played(*shape, dtype=np.float32, rate=8):
+    return GenerationResult(sound=Sound(samples=np.broadcast_to(np.zeros((), dtype), shape), rate=rate))
 
 
 def written(tokens=3, finish_reason="stop", prompt_tokens=7, logprobs=(), **embeddings):
@@ -49,6 +55,8 @@ def written(tokens=3, finish_reason="stop", prompt_tokens=7, logprobs=(), **embe
     pytest.param(drawn(32, 32, 3), SIZED, PAINTER, FIXED, id="a model with a size of its own"),
     pytest.param(drawn(64, 64, 3), PLAIN, PAINTER, IMAGES, id="no size requested"),
     pytest.param(drawn(17, 256, 512, 3), SIZED, PAINTER, VIDEOS, id="a video with a frame more than usual"),
+    pytest.param(played(2, 24), PLAIN, PAINTER, SOUNDS, id="a sound"),
+    pytest.param(played(1, 120 * 8), PLAIN, PAINTER, SOUNDS, id="a sound that is longer than requested"),
     pytest.param(written(), LIMITED, WRITER, TEXT, id="a text"),
     pytest.param(written(0, "length"), NO_TOKEN, WRITER, TEXT, id="no token was requested"),
     pytest.param(written(logprobs=[TokenLogprob("a", float("-inf"))]), PLAIN, WRITER, TEXT, id="an impossible token"),
@@ -80,6 +88,14 @@ def test_results_that_fit(result, params, stage, card):
     (drawn(1, 1, 357913941, 3), PLAIN, PAINTER, VIDEOS, "video of 357913941x1 pixels"),
     (drawn(1, 64, 64, 3), PLAIN, PAINTER, VIDEOS, "video of 1 frames, expected 2 to 128"),
     (drawn(999, 64, 64, 3), PLAIN, PAINTER, VIDEOS, "video of 999 frames, expected 2 to 128"),
+    (drawn(8, 8, 3), PLAIN, PAINTER, SOUNDS, "no sound"),
+    (played(2, 8), PLAIN, PAINTER, IMAGES, "no image"),
+    (played(2, 8, dtype=np.float64), PLAIN, PAINTER, SOUNDS, "sound of dtype float64, expected float32"),
+    (played(8), PLAIN, PAINTER, SOUNDS, "sound of shape (8,), expected (1 or 2 channels, samples)"),
+    (played(3, 8), PLAIN, PAINTER, SOUNDS, "sound of shape (3, 8)"),
+    (played(2, 0), PLAIN, PAINTER, SOUNDS, "sound of shape (2, 0)"),
+    (played(2, 8, rate=0), PLAIN, PAINTER, SOUNDS, "sound of 0 samples a second"),
+    (played(1, 121 * 8), PLAIN, PAINTER, SOUNDS, "sound of 121 s, expected at most 120"),
     (GenerationResult(), PLAIN, WRITER, TEXT, "no text"),
     (written(4), LIMITED, WRITER, TEXT, "4 tokens, expected at most 3"),
     (written(finish_reason="tired"), PLAIN, WRITER, TEXT, "finish reason 'tired', expected stop or length"),

@@ -31,6 +31,14 @@ def test_a_model_that_needs_no_image_gets_none():
     assert warm_up_params(ModelCard(pipeline="P", mode="step"), seed=1).images == []
 
 
+@pytest.mark.parametrize(
+    ("card", "seconds"),
+    [({}, None), ({"seconds": 60.0}, 1.0), ({"seconds": 0.5}, 0.5), ({"defaults": ServingDefaults(seconds=9.0)}, 1.0)],
+)
+def test_a_sound_is_short(card, seconds):
+    assert warm_up_params(ModelCard(pipeline="P", mode="step", audio=True, **card), seed=1).seconds == seconds
+
+
 CARD = ModelCard(pipeline="P", mode="step", sized=True)
 
 

@@ -56,15 +56,15 @@ def save_sound(name: str, folder: Path, rate: int = RATE, **defaults: float) -> 
 def likeness(samples: np.ndarray, wanted: np.ndarray) -> float:
     """The largest correlation of two sounds of one channel, however much a codec shifted one of them.
 
-    Of the lower half of their frequencies: codecs leave out the highest.
+    Without the lowest and the highest frequencies, which codecs leave out.
     """
-    one, other = map(_lower_half, (samples, wanted))
+    one, other = map(_audible, (samples, wanted))
     return float(np.correlate(one, other, "full").max() / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
-def _lower_half(sound: np.ndarray) -> np.ndarray:
+def _audible(sound: np.ndarray) -> np.ndarray:
     spectrum = np.fft.rfft(sound)
-    spectrum[0] = spectrum[len(spectrum) // 2 :] = 0
+    spectrum[: len(spectrum) // 40] = spectrum[len(spectrum) // 2 :] = 0
     return np.fft.irfft(spectrum, len(sound))
 
 

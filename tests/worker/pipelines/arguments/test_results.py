@@ -47,7 +47,24 @@ def test_values_that_are_no_numbers_fail(value):
 
 def test_an_output_without_images_is_an_error():
     with pytest.raises(TypeError, match="neither images nor frames"):
-        unfinished_result({"audios": 1})
+        unfinished_result({"masks": 1})
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (1, 2, 8)])
+def test_sound_comes_as_floats_with_its_rate(shape):
+    values = torch.linspace(-1.5, 1.5, 8 * shape[-2]).reshape(shape).to(torch.bfloat16)
+    for audios in (values, values.float().numpy()):
+        result = unfinished_result({"audios": audios}, 7, sample_rate=16).finish()
+        assert (result.sound.rate, result.steps, result.images) == (16, 7, [])
+        assert result.sound.samples.dtype == np.float32
+        assert np.array_equal(result.sound.samples, values.float().numpy().reshape(-1, 8))
+
+
+def test_sound_without_a_rate_or_with_values_that_are_no_numbers_fails():
+    with pytest.raises(TypeError, match="names no sample rate: give it an attribute sample_rate"):
+        unfinished_result({"audios": np.zeros((1, 8))})
+    with pytest.raises(NotFinite):
+        unfinished_result({"audios": np.full((1, 8), np.nan)}, sample_rate=16).finish()
 
 
 @pytest.mark.filterwarnings("ignore")
