@@ -59,7 +59,9 @@ def likeness(samples: np.ndarray, wanted: np.ndarray) -> float:
     Without the lowest and the highest frequencies, which codecs leave out.
     """
     one, other = map(_audible, (samples, wanted))
-    return float(np.correlate(one, other, "full").max() / (np.linalg.norm(one) * np.linalg.norm(other)))
+    length = len(one) + len(other)
+    correlations = np.fft.irfft(np.fft.rfft(one, length) * np.fft.rfft(other, length).conj(), length)
+    return float(correlations.max() / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
 def _audible(sound: np.ndarray) -> np.ndarray:

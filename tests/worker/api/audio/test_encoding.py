@@ -18,7 +18,7 @@ ORIGINAL = (16_000, 44_100, 40_000)
 def tones(rate, channels=2, seconds=2.5):
     """A chord per channel, louder than full scale at one place."""
     times = np.arange(int(rate * seconds)) / rate
-    chords = [0.3 * np.sin(2 * np.pi * 220 * k * times) + 0.1 * np.sin(2 * np.pi * 333 * times) for k in (1, 2)]
+    chords = [0.3 * np.sin(2 * np.pi * 900 * k * times) + 0.1 * np.sin(2 * np.pi * 1234 * times) for k in (1, 2)]
     samples = np.stack(chords[:channels]).astype(np.float32)
     samples[:, 7] = (1.5, -1.5)[:channels]
     return Sound(samples=samples, rate=rate)
