@@ -54,6 +54,7 @@ class ModelCard(ApiRecord):
     strength: bool = False
     steps: int | None = None
     video: bool = False
+    audio: bool = False
     arguments: tuple[Argument, ...] = ()
 
     def accepts(self) -> list[str]:
@@ -63,6 +64,7 @@ class ModelCard(ApiRecord):
             "negative prompt": self.negative_prompt,
             f"size (multiples of {self.size_multiple})" if self.size_multiple > 1 else "size": self.sized,
             "several images" if self.image == "several" else "an image": self.image != "none",
+            "length in seconds": self.audio,
             "mask": self.mask,
             "strength": self.strength,
             f"{self.context_length} tokens": self.context_length is not None,
