@@ -13,6 +13,7 @@ from omni_worker.device.host_copies import to_host
 from omni_worker.errors import CONTEXT_LENGTH_EXCEEDED, RequestError
 from omni_worker.language.loading import GenerationDefaults, LanguageModel
 from omni_worker.language.sampling import RandomNumbers, TokenSampling
+from omni_worker.language.score_rules import ScoreRules
 from omni_worker.language.text import IncrementalDetokenizer, TextTokenizer
 from omni_worker.requests import (
     Completion,
@@ -33,6 +34,7 @@ class GenerationState:
 
     max_tokens: the largest number of output tokens
     sampling: how tokens are sampled; the random number is each token's own
+    rules: what the model asks of the scores of its next tokens
     finish_reason: None until the last output token is known
     logprobs: of the output tokens, if the client asked for them
     hidden_states: the last layer's states of the tokens so far, if the client asked for them
@@ -48,6 +50,7 @@ class GenerationState:
     sampling: TokenSampling
     eos_tokens: frozenset[int]
     tokenizer: TextTokenizer
+    rules: ScoreRules | None = None
     output: list[int] = field(default_factory=list)
     cached: int = 0
     finish_reason: str | None = None
@@ -118,6 +121,10 @@ class GenerationState:
         if self.sampling.temperature == 0.0:
             return self.sampling
         return replace(self.sampling, random=self._random.at(len(self.output)))
+
+    def next_scores(self, scores: Tensor) -> Tensor:
+        """The scores (1, vocabulary) of the next token, by the model's rules."""
+        return scores if self.rules is None else self.rules.process([*self.prompt, *self.output], scores)
 
     def mark_cached(self, count: int, states: Tensor | None) -> None:
         """The model has seen `count` more tokens. `states` are those of the tokens that it saw for the first time."""
@@ -215,8 +222,11 @@ def start_generation(
         )
     if max_tokens is None:
         max_tokens = min(model.defaults.max_tokens or MAX_TOKENS, room)
-    defaults = model.defaults
-    return GenerationState(id, arrival, params, prompt, max_tokens, sampling, defaults.eos_tokens, model.tokenizer)
+    rules = model.defaults.score_rules.for_request(prompt, max_tokens)
+    if rules is not None:
+        sampling = replace(sampling, filters=rules.filters)
+    eos_tokens = model.defaults.eos_tokens
+    return GenerationState(id, arrival, params, prompt, max_tokens, sampling, eos_tokens, model.tokenizer, rules)
 
 
 def _sampling(params: SamplingParams, defaults: GenerationDefaults) -> TokenSampling:

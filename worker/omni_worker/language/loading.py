@@ -24,6 +24,7 @@ from omni_worker.language.batch_check import BEYOND, batching_error
 from omni_worker.language.cache import BLOCK, SlotCache
 from omni_worker.language.model import SlotModel
 from omni_worker.language.rotary import separate_lengths
+from omni_worker.language.score_rules import ModelScoreRules
 from omni_worker.language.text import TextTokenizer
 from omni_worker.parallel.chain import Chain
 
@@ -34,7 +35,6 @@ CHECKED_LENGTHS = {"cpu": 1024, "cuda": 8192}
 """The longest text that is run to check a model when it is loaded, by device. It takes seconds."""
 MEMORY_SHARE = 0.8
 CONTAINER = Path("/sys/fs/cgroup")
-IGNORED = ("repetition_penalty", "min_p", "typical_p", "no_repeat_ngram_size", "suppress_tokens", "min_new_tokens")
 
 
 class LanguageSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,10 +49,12 @@ class GenerationDefaults:
     """A model's defaults for what a request leaves open.
 
     eos_tokens: the end-of-sequence tokens
+    score_rules: what the model asks of its scores beyond these
     max_tokens: of an output; None if the folder does not say
     """
 
     eos_tokens: frozenset[int]
+    score_rules: ModelScoreRules
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
@@ -195,11 +197,11 @@ def _windows(name: str, model: Any) -> list[int | None]:
 
 def _defaults(name: str, model: Any, max_tokens: int | None) -> GenerationDefaults:
     config = model.generation_config
-    if ignored := [one for one in IGNORED if getattr(config, one, None) not in (None, 0, 1.0)]:
-        log.warning("%s: its generation_config asks for %s, which is not applied", name, ", ".join(ignored))
     eos = config.eos_token_id if config.eos_token_id is not None else []
+    eos_tokens = frozenset(eos if isinstance(eos, list) else [eos])
     return GenerationDefaults(
-        eos_tokens=frozenset(eos if isinstance(eos, list) else [eos]),
+        eos_tokens=eos_tokens,
+        score_rules=ModelScoreRules(name, model, tuple(eos_tokens)),
         temperature=(1.0 if config.temperature is None else float(config.temperature)) if config.do_sample else 0.0,
         top_p=1.0 if config.top_p is None else float(config.top_p),
         top_k=int(config.top_k or 0),

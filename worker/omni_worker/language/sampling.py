@@ -4,7 +4,7 @@ The token depends on the request's seed and on the token's place in the output, 
 output is the same alone and in a batch, and another replica can resume it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,17 +36,22 @@ class RandomNumbers:
         return float(self._numbers[index])
 
 
+Filter = Callable[[None, Tensor], Tensor]
+
+
 @dataclass(frozen=True)
 class TokenSampling:
     """How one token is sampled. `temperature` 0 takes the likeliest token; `top_k` 0 and `top_p` 1 exclude none.
 
     random: the token's random number, uniform in [0, 1)
+    filters: exclude more tokens, afterwards; each is called with None and the scores (1, vocabulary)
     """
 
     temperature: float
     top_p: float = 1.0
     top_k: int = 0
     random: float = 0.0
+    filters: Sequence[Filter] = ()
 
     @property
     def is_filtered(self) -> bool:
@@ -77,6 +82,9 @@ def _random_tokens(logits: Tensor, samplings: Sequence[TokenSampling]) -> Tensor
     if filtered:
         rows = torch.tensor(filtered, device=logits.device)
         logits[rows] = keep_likeliest(logits[rows], [samplings[i] for i in filtered])
+    for i, sampling in enumerate(samplings):
+        for exclude in sampling.filters:
+            logits[i : i + 1] = exclude(None, logits[i : i + 1])
     cumulative = torch.softmax(logits, -1, dtype=torch.float64).cumsum(-1)
     total = cumulative[:, -1:]
     random = _column([sampling.random for sampling in samplings], cumulative)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import torch
+from torch import Tensor
 
 from omni_worker.device.out_of_memory import free_failed_work, is_out_of_memory
 from omni_worker.device.timing import TimedCall
@@ -186,8 +187,10 @@ class AutoregressiveRunner(Runner):
         samplings = [scored[i][0].next_sampling() for i in to_sample]
 
         def sample(result: RowResult) -> list[int]:
+            if not to_sample:
+                return []
             logits = result.logits if len(to_sample) == len(scored) else result.logits[to_sample]
-            return sample_tokens(logits, samplings) if to_sample else []
+            return sample_tokens(_by_rules(logits, [scored[i][0] for i in to_sample]), samplings)
 
         result, sampled = self._model.slots.run(rows, len(to_sample), sample)
         tokens_at = dict(zip(to_sample, sampled, strict=True))
@@ -260,3 +263,10 @@ class AutoregressiveRunner(Runner):
     def _drop(self, id: str) -> None:
         self._states.pop(id, None)
         self._cache.release(id)
+
+
+def _by_rules(logits: Tensor, states: Sequence[GenerationState]) -> Tensor:
+    """`logits` (rows, vocabulary), or changed copies of them where the models of the requests have rules for scores."""
+    if all(state.rules is None for state in states):
+        return logits
+    return torch.cat([state.next_scores(row[None].float()) for state, row in zip(states, logits, strict=True)])
