@@ -14,6 +14,8 @@ SEED_LIMIT = 2**63
 CacheMode = Literal["none", "skip"]
 MAX_TOLERANCE, MAX_CONSECUTIVE = 1.0, 100
 """What clients can set at most in CacheSettings."""
+MIN_PENALTY, MAX_PENALTY = 0.1, 10.0
+"""Clients can set a repetition penalty between these: it divides and multiplies scores, which must stay finite."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +31,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     temperature: 0 always takes the most likely token
     top_p, top_k: sample only from the most likely tokens, up to this probability mass or this many (0: all)
     stop: texts at which the answer ends; they are not part of it
+    min_p: sample only from tokens with at least this share of the likeliest token's probability (0: all)
+    repetition_penalty: divides the scores of tokens that are in the prompt or the answer; 1 changes none
     logprobs: how many of the most likely tokens to report for each token of the answer; None reports no logprobs
     """
 
@@ -36,6 +40,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
 

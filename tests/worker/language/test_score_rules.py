@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from omni_worker.errors import RequestError
 from omni_worker.language.generation import start_generation
 from omni_worker.language.loading import wrap
 from omni_worker.language.sampling import RandomNumbers, sample_tokens
@@ -84,6 +85,36 @@ def test_tokens_are_drawn_from_those_that_transformers_leaves(filters):
     assert (shares > 0).sum() < 100 < count, "the filter excludes most tokens"
     expected = sample_tokens(warped.expand(200, -1), [type(sampling)(1.0, random=numbers.at(i)) for i in range(200)])
     assert drawn == expected
+
+
+def test_requests_override_the_models_penalty_each_its_own_in_one_batch():
+    model = wrap(model_with({"repetition_penalty": 1.7}), tiny_models.tokenizer())
+    penalties = {"own": None, "none": 1.0, "inverse": 0.5}
+    expected = {
+        name: generated({"repetition_penalty": 1.7 if one is None else one}, "hello") for name, one in penalties.items()
+    }
+    assert len(set(map(tuple, expected.values()))) == 3
+    writer = LanguageEngine(model)
+    for name, one in penalties.items():
+        writer.add(name, params("hello", max_tokens=COUNT, repetition_penalty=one))
+    writer.finish()
+    assert {name: tokens(writer.result(name)) for name in penalties} == expected
+    bare = wrap(model_with({}), tiny_models.tokenizer())
+    assert tokens(answer(bare, params("hello", max_tokens=COUNT, repetition_penalty=0.5))) == expected["inverse"]
+
+
+@pytest.mark.parametrize(("own", "asked", "kept"), [(0.9, 0.1, 0.1), (None, 0.3, 0.3), (0.9, 0.0, None)])
+def test_a_request_overrides_the_models_min_p(own, asked, kept):
+    model = wrap(model_with({"do_sample": True, "min_p": own}), tiny_models.tokenizer())
+    sampling = start_generation("a", 0, params("A", max_tokens=4, min_p=asked), [65], model).sampling
+    assert [one.min_p for one in sampling.filters] == [kept] * (kept is not None)
+
+
+@pytest.mark.parametrize(("field", "value"), [("min_p", 1.5), ("repetition_penalty", 0.0)])
+def test_a_wrong_override_is_rejected_by_name(field, value):
+    model = wrap(model_with({}), tiny_models.tokenizer())
+    with pytest.raises(RequestError, match=f"{field}: {value} is not valid"):
+        start_generation("a", 0, params("A", **{field: value}), [65], model)
 
 
 def test_log_probabilities_are_the_models_own():

@@ -16,6 +16,8 @@ from omni_worker.language.sampling import RandomNumbers, TokenSampling
 from omni_worker.language.score_rules import ScoreRules
 from omni_worker.language.text import IncrementalDetokenizer, TextTokenizer
 from omni_worker.requests import (
+    MAX_PENALTY,
+    MIN_PENALTY,
     Completion,
     GeneratedText,
     GenerationParams,
@@ -26,6 +28,7 @@ from omni_worker.requests import (
 
 MAX_TOKENS = 1024
 MAX_LOGPROBS = 20
+PENALTIES = f"from {MIN_PENALTY} to {MAX_PENALTY}, where 1 changes nothing"
 
 
 @dataclass(eq=False)
@@ -222,7 +225,7 @@ def start_generation(
         )
     if max_tokens is None:
         max_tokens = min(model.defaults.max_tokens or MAX_TOKENS, room)
-    rules = model.defaults.score_rules.for_request(prompt, max_tokens)
+    rules = model.defaults.score_rules.for_request(prompt, max_tokens, params.sampling)
     if rules is not None:
         sampling = replace(sampling, filters=rules.filters)
     eos_tokens = model.defaults.eos_tokens
@@ -236,11 +239,14 @@ def _sampling(params: SamplingParams, defaults: GenerationDefaults) -> TokenSamp
         defaults.top_p if params.top_p is None else params.top_p,
         defaults.top_k if params.top_k is None else params.top_k,
     )
-    logprobs = params.logprobs or 0
+    logprobs, min_p = params.logprobs or 0, params.min_p or 0.0
+    penalty = 1.0 if params.repetition_penalty is None else params.repetition_penalty
     for name, value, is_valid, expected in (
         ("temperature", sampling.temperature, 0.0 <= sampling.temperature < float("inf"), "0 or more"),
         ("top_p", sampling.top_p, 0.0 < sampling.top_p <= 1.0, "above 0 and at most 1"),
         ("top_k", sampling.top_k, sampling.top_k >= 0, "0 or more, where 0 leaves all in"),
+        ("min_p", min_p, 0.0 <= min_p <= 1.0, "from 0 to 1"),
+        ("repetition_penalty", penalty, MIN_PENALTY <= penalty <= MAX_PENALTY, PENALTIES),
         ("logprobs", logprobs, 0 <= logprobs <= MAX_LOGPROBS, f"from 0 to {MAX_LOGPROBS}"),
     ):
         if not is_valid:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
+from omni_worker.requests import SamplingParams
+
 log = logging.getLogger(__name__)
 FILTERS = ("min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 """The settings that exclude unlikely tokens, after temperature, top_k and top_p, where tokens are sampled."""
@@ -57,17 +59,27 @@ class ModelScoreRules:
         self._config = copy.deepcopy(config)
         self._config.update(do_sample=False, guidance_scale=None)
         self._config._eos_token_tensor = torch.tensor(sorted(eos_tokens), device=model.device) if eos_tokens else None
-        filters = GenerationConfig(do_sample=True, top_k=0, **{key: getattr(config, key, None) for key in FILTERS})
-        self._filters = self._processors(filters, [0])
+        filters = {key: getattr(config, key, None) for key in FILTERS}
+        self._filter_config = GenerationConfig(do_sample=True, top_k=0, **filters)
+        self._filters = self._processors(self._filter_config, [0])
         self._is_empty = not (self._filters or self._processors(self._config, [0]))
 
-    def for_request(self, prompt: Sequence[int], max_tokens: int) -> ScoreRules | None:
-        """The rules for a prompt and at most so many more tokens; None if there are none."""
-        if self._is_empty:
+    def for_request(self, prompt: Sequence[int], max_tokens: int, sampling: SamplingParams) -> ScoreRules | None:
+        """The rules for a prompt and at most `max_tokens` more tokens; None if there are none.
+
+        What `sampling` gives overrides the model's own.
+        """
+        if self._is_empty and sampling.repetition_penalty is None and sampling.min_p is None:
             return None
-        config = copy.copy(self._config)
+        config, filters = copy.copy(self._config), self._filters
         config.max_length = len(prompt) + max_tokens
-        return ScoreRules(self._processors(config, prompt), self._filters)
+        if sampling.repetition_penalty is not None:
+            config.repetition_penalty = float(sampling.repetition_penalty)
+        if sampling.min_p is not None:
+            filter_config = copy.copy(self._filter_config)
+            filter_config.min_p = float(sampling.min_p) or None
+            filters = self._processors(filter_config, [0])
+        return ScoreRules(self._processors(config, prompt), filters)
 
     def _processors(self, config: GenerationConfig, prompt: Sequence[int]) -> LogitsProcessorList:
         device = self._model.device

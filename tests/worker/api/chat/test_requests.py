@@ -6,6 +6,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessage
 
+from omni_worker.api.chat.schemas import ChatRequest
 from omni_worker.errors import CONTEXT_LENGTH_EXCEEDED, RequestError
 from omni_worker.orchestrator.handover import TEXT
 from omni_worker.requests import GenerationParams
@@ -32,6 +33,12 @@ def post(client, *messages, **fields):
 def error_of(response):
     assert response.status_code == 400, response.text
     return response.json()["error"]
+
+
+def test_sampling_fields_reach_the_stage():
+    asked = {"temperature": 0.5, "top_p": 0.9, "top_k": 4, "min_p": 0.1, "repetition_penalty": 1.3}
+    sampling = ChatRequest.model_validate({"messages": [ASKED]} | asked).sampling
+    assert {name: getattr(sampling, name) for name in asked} == asked
 
 
 # ---- what counts as absent
@@ -79,8 +86,9 @@ OPENAI_FIELDS = [
     "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "response_format", "logit_bias",
     "metadata", "store", "service_tier", "reasoning_effort", "verbosity", "prediction", "audio", "web_search_options",
     "prompt_cache_key", "stream_options", "stop", "n", "seed", "user", "temperature", "top_p", "max_tokens",
-    "modalities", "max_completion_tokens", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty",
-    "stream", "model", "priority", "size", "negative_prompt", "num_inference_steps", "a_field_of_tomorrow",
+    "min_p", "repetition_penalty", "modalities", "max_completion_tokens", "logprobs", "top_logprobs",
+    "presence_penalty", "frequency_penalty", "stream", "model", "priority", "size", "negative_prompt",
+    "num_inference_steps", "a_field_of_tomorrow",
 ]  # fmt: skip
 
 
@@ -151,6 +159,8 @@ def part(**fields):
         ({"stream_options": {"include_usage": True}}, "stream_options", "needs stream"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "boolean"),
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
+        ({"min_p": 2}, "min_p", "less than or equal to 1"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "greater than or equal to 0.1"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
     ],
     ids=lambda value: json.dumps(value)[:60],

@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from omni_worker.api.request_model import RequestModel, field_problem
 from omni_worker.api.schemas import GenerationBody
 from omni_worker.errors import RequestError
-from omni_worker.requests import SEED_LIMIT, SamplingParams
+from omni_worker.requests import MAX_PENALTY, MIN_PENALTY, SEED_LIMIT, SamplingParams
 
 MAX_TEXT = 1_000_000
 """Maximum length of one text in a message, in characters."""
@@ -154,6 +154,18 @@ class ChatRequest(GenerationBody):
     ] = None
     top_p: Annotated[float | None, Field(gt=0, le=1, description="Share of the probability to draw from.")] = None
     top_k: Annotated[int | None, Field(ge=0, le=1_000_000, description="How many tokens to draw from; 0: all.")] = None
+    min_p: Annotated[
+        float | None,
+        Field(ge=0, le=1, description="Share of the likeliest token's probability that a token needs; 0: none."),
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        Field(
+            ge=MIN_PENALTY,
+            le=MAX_PENALTY,
+            description="Above 1, tokens that already occur become less likely; 1 changes nothing.",
+        ),
+    ] = None
     stop: Annotated[
         Annotated[
             Annotated[StopText, Tag("(text)")]
@@ -213,6 +225,8 @@ class ChatRequest(GenerationBody):
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
             stop=tuple(filter(None, stop)),
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
         )
