@@ -33,6 +33,7 @@ RUN_DIFFERENTLY = {
     r"omni serve .* --lora .*": "with adapters of the built-in model: tests/worker/api/test_loras.py",
     r"omni serve .* --prompt-cache-bytes .*": "with tiny models: "
     "tests/worker/pipelines/interception/test_prompt_cache.py",
+    r"omni serve .* --result-cache-bytes .*": "with the built-in model: tests/worker/api/test_result_cache.py",
     r"omni serve .* --cache .*": "with tiny models: tests/worker/pipelines/interception/test_skipping.py",
     r"curl .*/v1/omni/loras.*": "with a file in place of the hub: tests/worker/api/test_loras_at_run_time.py",
     r"OTEL_EXPORTER_OTLP_ENDPOINT=\S+ omni up \S+": "with a collector: tests/worker/telemetry/test_tracing.py",

@@ -132,12 +132,15 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     id: unique; the head makes it, and clients cannot choose it
     client_id: what the client calls its request (`X-Request-Id`), for logs and lists only; several may have the same
     outputs: which outputs the client wants, `text` and `image`; stages after the last one that is needed do not run
+    repeatable_by: the client that may get the same result again, if it sends the same request; None if the seed is new
+        each time, so that nobody can
     """
 
     id: str
     params: GenerationParams
     outputs: frozenset[str] = frozenset({"image"})
     client_id: str | None = None
+    repeatable_by: str | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from omni_worker.errors import RequestError
+from omni_worker.errors import LoadError, RequestError
 from omni_worker.language.generation import start_generation
 from omni_worker.language.loading import wrap
 from omni_worker.language.sampling import RandomNumbers, sample_tokens
@@ -134,3 +134,16 @@ def test_what_cannot_be_applied_is_named(caplog):
 def test_a_model_without_rules_pays_nothing():
     model = wrap(model_with({}), tiny_models.tokenizer())
     assert start_generation("a", 0, params("A", max_tokens=4), [65], model).rules is None
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [{"sequence_bias": "much"}, {"no_repeat_ngram_size": "two"}, {"bad_words_ids": [["a"]]}, {"min_p": 3.0}],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_named_when_the_model_is_loaded(rules):
+    bare = model_with({})
+    for name, value in rules.items():
+        setattr(bare.generation_config, name, value)
+    with pytest.raises(LoadError, match="its generation_config cannot be applied"):
+        wrap(bare, tiny_models.tokenizer())

@@ -8,10 +8,13 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
+from msgspec.structs import replace
 
+from omni_worker.api.access.clients import Client
 from omni_worker.api.errors import ApiError
 from omni_worker.api.schemas import ErrorResponse
 from omni_worker.errors import RequestError
+from omni_worker.orchestrator.handover import IMAGE
 from omni_worker.orchestrator.orchestrator import Orchestrator
 from omni_worker.requests import SEED_LIMIT, GenerationParams, GenerationRequest, GenerationResult
 
@@ -31,6 +34,9 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 """The errors of these routes, for the OpenAPI page."""
 
+IMAGES = frozenset({IMAGE})
+"""The outputs of a request for anything but text."""
+
 Result = TypeVar("Result")
 
 
@@ -43,14 +49,22 @@ def choose_seeds(seed: int | None, count: int) -> list[int]:
     return [(first + i) % SEED_LIMIT for i in range(count)]
 
 
-def generation_request(
-    request: Request, index: int, count: int, params: GenerationParams, outputs: frozenset[str]
-) -> GenerationRequest:
-    """The generation request for result number `index` of the `count` that a client's request asks for."""
-    id, client_id = request.state.request_id, request.state.client_id
-    return GenerationRequest(
-        id=id if count == 1 else f"{id}-{index}", params=params, outputs=outputs, client_id=client_id
-    )
+def generation_requests(
+    request: Request, seed: int | None, count: int, params: GenerationParams, outputs: frozenset[str] = IMAGES
+) -> list[GenerationRequest]:
+    """The generation requests for the `count` results that a client's request asks for. Result i has the seed + i."""
+    id = request.state.request_id
+    client: Client | None = getattr(request.state, "client", None)
+    return [
+        GenerationRequest(
+            id=id if count == 1 else f"{id}-{index}",
+            params=replace(params, seed=own_seed),
+            outputs=outputs,
+            client_id=request.state.client_id,
+            repeatable_by=None if seed is None else client.name if client else "",
+        )
+        for index, own_seed in enumerate(choose_seeds(seed, count))
+    ]
 
 
 async def generate_all(orchestrator: Orchestrator, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:

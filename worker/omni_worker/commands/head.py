@@ -23,8 +23,9 @@ from omni_worker.coordinator.registry import Registry
 from omni_worker.errors import UsageError
 from omni_worker.orchestrator.balancers import make_balancer
 from omni_worker.orchestrator.lora_library import LoraLibrary
-from omni_worker.orchestrator.metrics_collector import PoolCollector
+from omni_worker.orchestrator.metrics_collector import PoolCollector, ResultCacheCollector
 from omni_worker.orchestrator.orchestrator import Orchestrator
+from omni_worker.orchestrator.result_cache import ResultCache
 from omni_worker.orchestrator.stage_pool import StagePool
 from omni_worker.parallel.fork_server import ForkServer
 from omni_worker.replica.metrics_collector import ChildCollector
@@ -70,7 +71,10 @@ async def run_head(config: ServeConfig, head: HeadConfig, fork_server: ForkServe
     metrics.register(MembershipCollector(coordinator, hub))
     metrics.register(ChildCollector(supervisor.children))
     spans = tracing.start(config.traces_endpoint, "head")
-    orchestrator = Orchestrator(pools, HeadMetrics(metrics, [stage.name for stage in head.stages]), spans, loras)
+    results = ResultCache(head.api.result_cache_bytes)
+    metrics.register(ResultCacheCollector(results))
+    head_metrics = HeadMetrics(metrics, [stage.name for stage in head.stages])
+    orchestrator = Orchestrator(pools, head_metrics, spans, loras, results)
     probes = Probes(
         started=lambda: None,  # the ports are bound before the first request is answered
         ready=lambda: "draining" if stop.is_set() else _why_not_ready(pools),

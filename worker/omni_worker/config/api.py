@@ -86,6 +86,7 @@ class ApiConfig:
     origins: the web origins whose pages may call it (CORS)
     is_local: whether it listens on loopback only, so that it checks which web pages call it
     hosts: names by which a local one may be called, in addition to those of the machine
+    result_cache_bytes: how many bytes of results to keep for requests that come again
     """
 
     certificate: Certificate | None = None
@@ -97,6 +98,7 @@ class ApiConfig:
     playground: bool = True
     videos: VideoConfig = field(default_factory=VideoConfig)
     loras: LoraLimits = field(default_factory=LoraLimits)
+    result_cache_bytes: int = 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -163,6 +165,14 @@ def _add_limit_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             flag, type=at_least(1), default=default, metavar="N", help=f"head: {unit} (default: {default})"
         )
+    parser.add_argument(
+        "--result-cache-bytes",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="head: memory in which it keeps pictures and sounds, for a client that sends the same request with the "
+        "same seed again; 0 keeps none (default: 0)",
+    )
     parser.add_argument(
         "--max-prompt-length",
         type=at_least(1),
@@ -260,4 +270,5 @@ def from_arguments(args: argparse.Namespace, environment: Mapping[str, str], is_
         playground=args.playground,
         videos=VideoConfig(args.data_dir, database, args.video_jobs, args.video_max_age * HOUR, args.video_max_bytes),
         loras=LoraLimits(args.max_loras, args.max_lora_bytes),
+        result_cache_bytes=args.result_cache_bytes,
     )

@@ -159,7 +159,11 @@ def wrap(
     cache.max_tokens = slots.chain.minimum(room)  # the same on all ranks, so that all evict the same requests
     longest = cache.max_tokens // BLOCK * BLOCK
     context = longest if context is None else min(context, longest)
-    return LanguageModel(name, slots, TextTokenizer(tokenizer), _defaults(name, model, max_tokens), context)
+    try:
+        defaults = _defaults(name, model, max_tokens)
+    except (ValueError, TypeError, AttributeError) as error:  # what transformers raises for settings that make no sense
+        raise LoadError(f"{name}: its generation_config cannot be applied: {error}") from error
+    return LanguageModel(name, slots, TextTokenizer(tokenizer), defaults, context)
 
 
 def _attend_by_slots(name: str, model: Any, cache: SlotCache) -> None:

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from omni_worker.coordinator.messages import ReplicaState
 from omni_worker.orchestrator.balancers import ReplicaKey
 from omni_worker.orchestrator.member import Member
+from omni_worker.orchestrator.result_cache import ResultCache
 from omni_worker.orchestrator.stage_pool import StagePool
 
 GAUGES: dict[str, tuple[str, Callable[[Member], float]]] = {
@@ -75,3 +76,16 @@ class PoolCollector(Collector):
                 if member.replica.key in silence:
                     ages.add_metric(values, silence[member.replica.key])
         yield from (*families.values(), states, ages, completed, *counts.values(), ready, waiting)
+
+
+class ResultCacheCollector(Collector):
+    """Collects the figures of a head's result cache when Prometheus scrapes."""
+
+    def __init__(self, results: ResultCache) -> None:
+        self._results = results
+
+    def collect(self) -> Iterator[Metric]:
+        results, prefix = self._results, "omni_result_cache"
+        yield CounterMetricFamily(f"{prefix}_hits", "Requests that were answered from it", results.hits)
+        yield CounterMetricFamily(f"{prefix}_misses", "Requests that could have been, and ran", results.misses)
+        yield GaugeMetricFamily(f"{prefix}_bytes", "Size of the results that it keeps", results.size)

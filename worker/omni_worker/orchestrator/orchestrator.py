@@ -23,6 +23,7 @@ from omni_worker.errors import ReplicaLost, RequestError
 from omni_worker.orchestrator.handover import combine_results, required_stages, stage_params, with_input_from
 from omni_worker.orchestrator.lora_library import LoraLibrary
 from omni_worker.orchestrator.member import Member
+from omni_worker.orchestrator.result_cache import ResultCache
 from omni_worker.orchestrator.result_check import check_finite, check_result
 from omni_worker.orchestrator.run_history import RunHistory
 from omni_worker.orchestrator.stage_pool import StagePool
@@ -46,16 +47,20 @@ class Orchestrator:
         metrics: HeadMetrics,
         tracing: Tracing | None = None,
         loras: LoraLibrary | None = None,
+        results: ResultCache | None = None,
     ) -> None:
         self.pools = pools
         self.loras = loras or LoraLibrary(pools)
+        self.results = results or ResultCache(0)
         self.running: dict[str, RunningRequest] = {}
         self._tracing = tracing or Tracing()
         self._metrics = metrics
         self._run_numbers = itertools.count()
 
     async def generate(self, request: GenerationRequest, on_partial: OnPartial | None = None) -> GenerationResult:
-        """Run a request and return its result. `on_partial` gets its partial results. Cancelling it aborts the request.
+        """Return the result of a request: a kept one, or that of a run.
+
+        `on_partial` gets the partial results of a run. Cancelling the call aborts the request.
 
         Raises RequestError if the request is invalid, a stage fails on it, or no replica can take it.
         """
@@ -65,8 +70,12 @@ class Orchestrator:
             running = self.running[request.id] = RunningRequest(request.id, client_id=request.client_id)
             journal, outcome, message = Journal(request.id, span.trace_id, request.client_id), "failed", None
             try:
-                with self.loras.using(choice.name for choice in request.params.loras):
-                    result = await self._run_stages(request, running, on_partial, journal)
+                key = self.results.key_of(request)
+                result = self.results.find(key)
+                if result is None:
+                    with self.loras.using(choice.name for choice in request.params.loras):
+                        result = await self._run_stages(request, running, on_partial, journal)
+                    self.results.keep(key, result)
                 outcome = "completed"
                 return result
             except RequestError as error:

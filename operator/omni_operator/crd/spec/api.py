@@ -82,6 +82,11 @@ class Api(Record):
     )
     playground: bool = Field(default=True, description="Serve a page for people at /.")
     limits: Limits = Field(default_factory=Limits, description="What requests may ask for.")
+    result_cache_size: Size | None = Field(
+        default=None,
+        description="Memory in which the head keeps pictures and sounds, like 1Gi, for a client that sends the"
+        " same request with the same seed again; absent means none.",
+    )
 
 
 class Videos(Record):

@@ -51,6 +51,7 @@ FIELDS = {
     "--max-frames": "api.limits.frames",
     "--max-video-pixels": "api.limits.videoPixels",
     "--max-audio-seconds": "api.limits.audioSeconds",
+    "--result-cache-bytes": "api.resultCacheSize",
     "--max-n": "api.limits.answers",
     "--max-body-bytes": "api.limits.bodySize",
     "--max-buffered-bytes": "api.limits.totalBodySize",

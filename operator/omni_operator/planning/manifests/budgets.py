@@ -15,7 +15,8 @@ REQUESTS = {"cpu": "100m", "memory": "512Mi", "ephemeral-storage": "1Gi"}
 DOWNLOAD_REQUESTS = {"cpu": "100m", "memory": "256Mi", "ephemeral-storage": "100Mi"}
 DOWNLOAD_SCRATCH = "1Gi"
 HEAD_MEMORY = 3 * 2**30
-"""Bytes of memory of a head without replicas, beside the bodies of requests. Results and shared memory count."""
+"""Bytes of memory of a head without replicas, beside the bodies of requests and the results that it keeps. Results of
+running requests count, and shared memory too."""
 BODIES = "512Mi"
 """The worker's default for the bodies of all requests together."""
 SCRATCH = 16 * 2**30
@@ -37,7 +38,10 @@ def default_resources(pipeline: OmniPipeline, process: Process) -> dict[str, dic
     if process.data_ports or not process.is_head:
         return {"requests": REQUESTS}
     # A body is in memory twice while it is read.
-    memory = HEAD_MEMORY + 2 * integer_quantity(pipeline.spec.api.limits.total_body_size or BODIES)
+    api = pipeline.spec.api
+    memory = HEAD_MEMORY + 2 * integer_quantity(api.limits.total_body_size or BODIES)
+    if api.result_cache_size:
+        memory += integer_quantity(api.result_cache_size)
     return {"requests": REQUESTS, "limits": {"memory": as_quantity(memory)}}
 
 

@@ -119,6 +119,7 @@ def api_flags(pipeline: OmniPipeline, files: ProcessFiles) -> list[str]:
         "--max-prompt-length": limits.prompt_length,
         "--max-body-bytes": integer_quantity(limits.body_size) if limits.body_size else None,
         "--max-buffered-bytes": integer_quantity(limits.total_body_size) if limits.total_body_size else None,
+        "--result-cache-bytes": integer_quantity(settings.result_cache_size) if settings.result_cache_size else None,
         "--max-loras": limits.loras,
         "--max-lora-bytes": integer_quantity(limits.lora_size) if limits.lora_size else None,
     }

@@ -84,3 +84,11 @@ def test_a_head_leaves_a_node_that_does_not_answer_soon(digits: dict[str, Any]) 
     for key in ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"):
         assert tolerations[key]["tolerationSeconds"] < 300
     assert all("node.kubernetes.io" not in one["key"] for one in pod(digits)["spec"]["tolerations"])
+
+
+def test_a_head_may_use_the_memory_of_its_result_cache(digits: dict[str, Any]) -> None:
+    def memory(changes: dict[str, Any]) -> int:
+        limit: str = container(edited(digits, changes), "digits-head")["resources"]["limits"]["memory"]
+        return integer_quantity(limit)
+
+    assert memory({"spec.api": {"resultCacheSize": "5Gi"}}) == memory({}) + 5 * 2**30

@@ -73,6 +73,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
             "tls": {"secretName": "certificate"},
             "corsOrigins": ["https://example.org", "*"],
             "playground": False,
+            "resultCacheSize": "12Mi",
             "limits": {
                 "pixels": 1,
                 "steps": 2,

@@ -13,9 +13,8 @@ from omni_worker.api.forms import json_body, json_description
 from omni_worker.api.generation import (
     ERROR_RESPONSES,
     cancel_on_disconnect,
-    choose_seeds,
     generate_all,
-    generation_request,
+    generation_requests,
     param_names,
 )
 from omni_worker.api.openapi import stream_response, unsupported_route
@@ -40,12 +39,11 @@ def speech_routes(service: Service) -> APIRouter:
         body: Annotated[SpeechRequest, Depends(json_body(SpeechRequest))], request: Request
     ) -> StreamingResponse:
         """Make the sound that `input` describes."""
-        (seed,) = choose_seeds(body.seed, 1)
         with param_names(body.param_names):
             _check(service, body)
-            params = GenerationParams(prompt=body.input, seed=seed, seconds=body.seconds, **service.params_of(body))
+            params = GenerationParams(prompt=body.input, seconds=body.seconds, **service.params_of(body))
             params = await cancel_on_disconnect(request, service.with_decoded_images(params))
-            generation = generation_request(request, 0, 1, params, frozenset({IMAGE}))
+            (generation,) = generation_requests(request, body.seed, 1, params)
             if body.stream_format == "sse":
                 stream = SpeechStream(service.orchestrator, generation, body)
                 await cancel_on_disconnect(request, stream.start())
@@ -53,7 +51,7 @@ def speech_routes(service: Service) -> APIRouter:
             (result,) = await cancel_on_disconnect(request, generate_all(service.orchestrator, [generation]))
         check_result("audio", result)
         assert result.sound is not None
-        return _file_response(result.sound, body.format, seed)
+        return _file_response(result.sound, body.format, generation.params.seed)
 
     unsupported_route(router, "/transcriptions", NOT_HEARD)
     unsupported_route(router, "/translations", NOT_HEARD)

@@ -18,9 +18,8 @@ from omni_worker.api.forms import json_body, json_description
 from omni_worker.api.generation import (
     ERROR_RESPONSES,
     cancel_on_disconnect,
-    choose_seeds,
     generate_all,
-    generation_request,
+    generation_requests,
     param_names,
 )
 from omni_worker.api.images.data_urls import decode_data_url
@@ -135,10 +134,7 @@ def choice_requests(
 ) -> list[GenerationRequest]:
     """One request per choice. Choice i has the seed + i."""
     streams_text = bool(body.stream) and TEXT in outputs
-    return [
-        generation_request(request, i, body.count, replace(params, seed=seed, stream=streams_text), outputs)
-        for i, seed in enumerate(choose_seeds(body.seed, body.count))
-    ]
+    return generation_requests(request, body.seed, body.count, replace(params, stream=streams_text), outputs)
 
 
 async def _choice(index: int, result: GenerationResult, outputs: frozenset[str], with_logprobs: bool) -> Choice:

@@ -13,9 +13,8 @@ from omni_worker.api.forms import json_body, json_description
 from omni_worker.api.generation import (
     ERROR_RESPONSES,
     cancel_on_disconnect,
-    choose_seeds,
     generate_all,
-    generation_request,
+    generation_requests,
     param_names,
 )
 from omni_worker.api.images.encoding import encode_base64, image_of
@@ -23,7 +22,6 @@ from omni_worker.api.images.schemas import ImageBody, ImageData, ImageEvent, Ima
 from omni_worker.api.images.stream import ImageStream, image_usage
 from omni_worker.api.openapi import stream_response
 from omni_worker.api.service import RouteInputs, Service
-from omni_worker.orchestrator.handover import IMAGE
 from omni_worker.requests import GenerationParams, GenerationRequest, GenerationResult
 
 BODY = json_description(ImageGenerationRequest)
@@ -84,12 +82,9 @@ async def respond_with_images(
 def image_requests(
     request: Request, body: ImageBody, params: GenerationParams, default_steps: int | None
 ) -> Sequence[GenerationRequest]:
-    """One request per image, so that they spread over the replicas. Image i has the seed + i."""
-    steps = body.denoising_steps(default_steps)
-    return [
-        generation_request(request, i, body.count, replace(params, seed=seed, steps=steps), frozenset({IMAGE}))
-        for i, seed in enumerate(choose_seeds(body.seed, body.count))
-    ]
+    """One request per image, so that they spread over the replicas."""
+    params = replace(params, steps=body.denoising_steps(default_steps))
+    return generation_requests(request, body.seed, body.count, params)
 
 
 def _revised_prompt(result: GenerationResult) -> str | None:
