@@ -21,8 +21,9 @@ from omni_worker.api.app import create_app
 from omni_worker.commands.cli import GROUP, CommandParser
 from omni_worker.coordinator.coordinator import TrafficCounts
 from omni_worker.coordinator.metrics_collector import MembershipCollector
-from omni_worker.orchestrator.metrics_collector import PoolCollector
+from omni_worker.orchestrator.metrics_collector import PoolCollector, ResultCacheCollector
 from omni_worker.orchestrator.orchestrator import Orchestrator
+from omni_worker.orchestrator.result_cache import ResultCache
 from omni_worker.replica.metrics_collector import ChildCollector
 from omni_worker.telemetry.metrics import AccessMetrics, HeadMetrics
 
@@ -125,6 +126,7 @@ def the_metrics() -> Iterator[str]:
     HeadMetrics(registry)
     AccessMetrics(registry)
     registry.register(PoolCollector([], lambda now: {}))
+    registry.register(ResultCacheCollector(ResultCache(0)))
     registry.register(ChildCollector([]))
     registry.register(
         MembershipCollector(SimpleNamespace(traffic=TrafficCounts()), SimpleNamespace(last_publication_at=0.0))
