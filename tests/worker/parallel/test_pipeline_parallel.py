@@ -21,6 +21,8 @@ pytestmark = pytest.mark.processes
 ASKED = {
     "greedy": params("ABC", max_tokens=12),
     "drawn": params("DEFGH", max_tokens=20, temperature=0.9, top_p=0.9, seed=3),
+    "penalized": params("ABAB", max_tokens=12, repetition_penalty=1.7),
+    "filtered": params("ABAB", max_tokens=12, temperature=1.2, min_p=0.2, seed=4),
     "long": params("long " * 60, max_tokens=5, hidden_states=True, logprobs=2),
     "streamed": params("XYZ", max_tokens=9, stream=True, logprobs=0),
     "resumed": params("ABC", max_tokens=12, written=(66, 67, 68), logprobs=1),

@@ -130,13 +130,14 @@ def wrap(
     """
     name, config = type(model).__name__, model.config.get_text_config(decoder=True)
     windows = _windows(name, model)
-    cache = SlotCache([window is not None for window in windows], model.device)
+    device = model.device  # of a rank of several this is `meta` once its other layers are gone
+    cache = SlotCache([window is not None for window in windows], device)
     slots = SlotModel(model.eval(), cache, chain)
     original = model.config._attn_implementation
     named_context = getattr(config, "max_position_embeddings", None)
     slots.length_borders, context = separate_lengths(model, named_context, cache.current)
     borders = {*slots.length_borders, *(window for window in windows if window is not None)}
-    checked, context = _checkable(borders, context, model.device)
+    checked, context = _checkable(borders, context, device)
     if context != named_context:
         log.warning("%s takes %s tokens here, not %s: what it does beyond is not checked", name, context, named_context)
 
@@ -155,12 +156,12 @@ def wrap(
             f"{name} gives other scores in a batch than alone ({difference:.0%} off, attention {original!r}): "
             "its state is more than the keys and values of the tokens before"
         )
-    room = (max_bytes or _free_bytes(model.device)) // cache.token_bytes
+    room = (max_bytes or _free_bytes(device)) // cache.token_bytes
     cache.max_tokens = slots.chain.minimum(room)  # the same on all ranks, so that all evict the same requests
     longest = cache.max_tokens // BLOCK * BLOCK
     context = longest if context is None else min(context, longest)
     try:
-        defaults = _defaults(name, model, max_tokens)
+        defaults = _defaults(name, model, max_tokens, device)
     except (ValueError, TypeError, AttributeError) as error:  # what transformers raises for settings that make no sense
         raise LoadError(f"{name}: its generation_config cannot be applied: {error}") from error
     return LanguageModel(name, slots, TextTokenizer(tokenizer), defaults, context)
@@ -199,13 +200,13 @@ def _windows(name: str, model: Any) -> list[int | None]:
     return [one.get("sliding_window") for one in options]
 
 
-def _defaults(name: str, model: Any, max_tokens: int | None) -> GenerationDefaults:
+def _defaults(name: str, model: Any, max_tokens: int | None, device: torch.device) -> GenerationDefaults:
     config = model.generation_config
     eos = config.eos_token_id if config.eos_token_id is not None else []
     eos_tokens = frozenset(eos if isinstance(eos, list) else [eos])
     return GenerationDefaults(
         eos_tokens=eos_tokens,
-        score_rules=ModelScoreRules(name, model, tuple(eos_tokens)),
+        score_rules=ModelScoreRules(name, model, tuple(eos_tokens), device),
         temperature=(1.0 if config.temperature is None else float(config.temperature)) if config.do_sample else 0.0,
         top_p=1.0 if config.top_p is None else float(config.top_p),
         top_k=int(config.top_k or 0),

@@ -49,16 +49,17 @@ class ModelScoreRules:
     """Makes the rules of each request of a model.
 
     eos_tokens: the end-of-sequence tokens, which a rule about lengths suppresses or forces
+    device: where the scores are
     """
 
-    def __init__(self, name: str, model: Any, eos_tokens: Sequence[int]) -> None:
-        self._model = model
+    def __init__(self, name: str, model: Any, eos_tokens: Sequence[int], device: torch.device) -> None:
+        self._model, self._device = model, device
         config = model.generation_config
         if ignored := [key for key, none in NOT_APPLIED.items() if getattr(config, key, None) not in (None, none)]:
             log.warning("%s: its generation_config asks for %s, which is not applied", name, ", ".join(ignored))
         self._config = copy.deepcopy(config)
         self._config.update(do_sample=False, guidance_scale=None)
-        self._config._eos_token_tensor = torch.tensor(sorted(eos_tokens), device=model.device) if eos_tokens else None
+        self._config._eos_token_tensor = torch.tensor(sorted(eos_tokens), device=device) if eos_tokens else None
         filters = {key: getattr(config, key, None) for key in FILTERS}
         self._filter_config = GenerationConfig(do_sample=True, top_k=0, **filters)
         self._filters = self._processors(self._filter_config, [0])
@@ -82,7 +83,5 @@ class ModelScoreRules:
         return ScoreRules(self._processors(config, prompt), filters)
 
     def _processors(self, config: GenerationConfig, prompt: Sequence[int]) -> LogitsProcessorList:
-        device = self._model.device
-        return self._model._get_logits_processor(
-            config, len(prompt), encoder_input_ids=torch.tensor([prompt], device=device), device=device
-        )
+        tokens = torch.tensor([prompt], device=self._device)
+        return self._model._get_logits_processor(config, len(prompt), encoder_input_ids=tokens, device=self._device)
