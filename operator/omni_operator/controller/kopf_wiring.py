@@ -28,6 +28,8 @@ from omni_operator.kube.resources import PIPELINES
 logger = logging.getLogger(__name__)
 
 DEFINITION_POLL_SECONDS = 2.0
+RELIST_SECONDS = 1.0
+"""After an error in its watch, until kopf lists all pipelines again."""
 END_SECONDS = 15.0
 """Time to stop in after a failure. Then the process ends without more ado."""
 
@@ -109,6 +111,7 @@ def settings() -> kopf.OperatorSettings:
     result.watching.server_timeout = WATCH_SECONDS
     result.watching.inactivity_timeout = WATCH_SILENCE_SECONDS
     result.watching.connect_timeout = REQUEST_SECONDS
+    result.watching.reconnect_backoff = RELIST_SECONDS
     result.networking.request_timeout = WATCH_SILENCE_SECONDS  # such as for the list of all pipelines
     result.networking.error_backoffs = EndlessBackoffs()
     return result
