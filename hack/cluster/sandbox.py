@@ -18,9 +18,10 @@ from pathlib import Path
 
 from hack.cluster.cache import locked
 from hack.cluster.instance import ROOT, Instance
-from hack.cluster.shell import Argument, ClusterError, run, wait_until
+from hack.cluster.shell import Argument, ClusterError, run, succeeds, wait_until
 
 CGROUPS = Path("/sys/fs/cgroup")
+LINKS = Path("/sys/class/net")
 
 # The holder's child is process 1 inside: it makes the place its own, says so, and then reaps what is orphaned to it.
 # /run is new, so that nothing of the container runtime shows outside; the directories whose paths are fixed in
@@ -76,6 +77,7 @@ def close_sandbox(instance: Instance) -> None:
         children = Path(f"/proc/{holder}/task/{holder}/children").read_text().split()
         for pid in [*map(int, children), holder]:
             _kill(pid)
+    _remove_link(instance.name)
     _remove_cgroup(instance.name)
     # Out of sight at once: nobody shall find a kubeconfig whose address already belongs to another cluster.
     trash = ROOT / f".{instance.name}.removing"
@@ -109,6 +111,15 @@ def _lay_link(instance: Instance) -> None:
         ("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.route_localnet=1"),
     ):
         run(*instance.inside(*command))
+
+
+def _remove_link(name: str) -> None:
+    """Remove it now: the kernel may take a while to notice that nothing is left in the network at its other end."""
+    for _ in range(300):
+        if not (LINKS / name).exists():
+            return
+        succeeds("ip", "link", "delete", "dev", name)  # fails where the kernel has just begun to
+        time.sleep(0.1)
 
 
 def has_cgroup_v1() -> bool:
