@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 
-from omni_worker.api.access.clients import ANY_TENANT, Client
+from omni_worker.api.access.clients import ANY_TENANT
+from omni_worker.api.access.keys import sender
 from omni_worker.api.errors import ApiError
 from omni_worker.api.extra_args import with_images
 from omni_worker.api.http.json_structure import structure_error
@@ -130,7 +131,7 @@ def _from_json(field: str, text: str) -> Any:
 
 def _for_client(request: Request, body: Body) -> Body:
     """The body with the tenant of the client's key, and no higher priority than the key may have."""
-    client: Client | None = getattr(request.state, "client", None)
+    client = sender(request)
     if client is None or not isinstance(body, GenerationBody):
         return body
     limited = {"priority": min(body.priority, client.max_priority)}

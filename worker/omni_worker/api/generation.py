@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from msgspec.structs import replace
 
-from omni_worker.api.access.clients import Client
+from omni_worker.api.access.keys import sender
 from omni_worker.api.errors import ApiError
 from omni_worker.api.schemas import ErrorResponse
 from omni_worker.errors import RequestError
@@ -54,7 +54,7 @@ def generation_requests(
 ) -> list[GenerationRequest]:
     """The generation requests for the `count` results that a client's request asks for. Result i has the seed + i."""
     id = request.state.request_id
-    client: Client | None = getattr(request.state, "client", None)
+    client = sender(request)
     return [
         GenerationRequest(
             id=id if count == 1 else f"{id}-{index}",

@@ -86,7 +86,7 @@ class ApiConfig:
     origins: the web origins whose pages may call it (CORS)
     is_local: whether it listens on loopback only, so that it checks which web pages call it
     hosts: names by which a local one may be called, in addition to those of the machine
-    result_cache_bytes: how many bytes of results to keep for requests that come again
+    result_cache_bytes: bytes of results to keep for repeated requests; 0 keeps none
     """
 
     certificate: Certificate | None = None

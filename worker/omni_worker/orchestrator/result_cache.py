@@ -1,4 +1,4 @@
-"""Keeps the results of requests, so that one that comes again with the same seed needs no replica.
+"""Keeps the results of requests, so that a repeated one, with the same seed, needs no replica.
 
 A result depends on the model, which a head never changes while it runs, and on the request's parameters. Results are
 kept by all of these that matter, and by whose they are: nobody can learn from the time of an answer what others asked.

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from omni_worker.api.access.clients import Client, Rate, hash_key, parse_clients
@@ -107,6 +108,12 @@ class RequireApiKey:
             await self._app(scope, receive, send)
             return
         await response(scope, receive, send)
+
+
+def sender(request: Request) -> Client | None:
+    """The client whose key came with a request; None where the server has no keys."""
+    client: Client | None = getattr(request.state, "client", None)
+    return client
 
 
 class _RejectionLog:

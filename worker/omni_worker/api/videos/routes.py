@@ -7,7 +7,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from omni_worker.api.access.clients import Client
+from omni_worker.api.access.keys import sender
 from omni_worker.api.errors import ApiError
 from omni_worker.api.forms import form_body, read_form, read_json
 from omni_worker.api.generation import ERROR_RESPONSES, cancel_on_disconnect, choose_seeds
@@ -161,7 +161,7 @@ async def read_body(request: Request) -> tuple[VideoForm, bytes | None]:
 
 def owner_of(request: Request) -> str | None:
     """The owner of the videos that a request creates, and of those that it may see; None without keys: of all."""
-    client: Client | None = getattr(request.state, "client", None)
+    client = sender(request)
     return None if client is None else client.owner
 
 
