@@ -33,6 +33,11 @@ class Compile(Record):
     backend: Annotated[str, Field(min_length=1, max_length=63)] = Field(
         default="inductor", description="Backend of torch.compile."
     )
+    cache: bool = Field(
+        default=True,
+        description="Keep what inductor compiled next to the models from the hub, in spec.model.cache or HF_HOME, so"
+        " that replicas that start later need not compile it again. It is code: false if others can write there.",
+    )
 
 
 Backend = Literal["torchao", "bitsandbytes_4bit", "bitsandbytes_8bit", "quanto", "gguf", "modelopt"]

@@ -97,3 +97,24 @@ def test_a_replica_gets_them():
 def test_what_cannot_be_is_refused(flags, says):
     with pytest.raises(UsageError, match=says):
         parse(*flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "folder"),
+    [
+        ([], {"HF_HOME": "/cache"}, None),
+        (["--compile"], {"HF_HOME": "/cache"}, "/cache/omni-compile"),
+        (["--compile"], {"XDG_CACHE_HOME": "/x"}, "/x/huggingface/omni-compile"),
+        (["--compile"], {"HOME": "/home/me"}, "/home/me/.cache/huggingface/omni-compile"),
+        (["--compile"], {"HF_HOME": "/cache", "TORCHINDUCTOR_CACHE_DIR": "/own"}, None),
+        (["--compile", "--load", '{"compile": {"cache": false}}'], {"HF_HOME": "/cache"}, None),
+    ],
+    ids=["not compiled", "HF_HOME", "XDG", "HOME", "a folder of the user's", "cache: false"],
+)
+def test_compiled_code_is_kept_next_to_the_models_from_the_hub(flags, environment, folder, monkeypatch):
+    for name in ("HF_HOME", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    config = parse(*flags).replica(0)
+    assert ReplicaConfig.decode(config.encode()).engine.compile_cache == folder

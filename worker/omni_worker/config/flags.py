@@ -6,7 +6,9 @@ This is the only place that reads the flags and the environment variables of a p
 import argparse
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
+from omni_settings.load import LoadSettings
 from omni_worker.addresses import is_loopback, loopback
 from omni_worker.config import api as api_config
 from omni_worker.config import cache_settings, load_settings, lora_source, model_source
@@ -23,6 +25,8 @@ LB_POLICIES = ("random", "round-robin", "least-queue-length", "power-of-two")
 SCHEDULING_POLICIES = ("fifo", "drr", "srpt", "edf")
 PROMPT_CACHE_BYTES = 256 * 1024**2
 AUTO_MAX_NUM_SEQS = 32
+COMPILE_CACHE = "omni-compile"
+"""The folder of what torch compiles, among the models from the hub."""
 """The bound of `--max-num-seqs auto`, below which the engine finds the best batch size."""
 
 
@@ -350,7 +354,16 @@ def _engine_config(args: argparse.Namespace, stage: Stage) -> EngineConfig:
         loras=loras,
         cache=args.cache,
         prompt_cache_bytes=args.prompt_cache_bytes,
+        compile_cache=_compile_cache(load, os.environ),
     )
+
+
+def _compile_cache(load: LoadSettings, environment: Mapping[str, str]) -> str | None:
+    """The folder that keeps what torch compiles, next to the models from the hub; None if torch has a folder itself."""
+    if load.compile is None or not load.compile.cache or environment.get("TORCHINDUCTOR_CACHE_DIR"):
+        return None
+    caches = environment.get("XDG_CACHE_HOME") or "~/.cache"
+    return str(Path(environment.get("HF_HOME") or f"{caches}/huggingface").expanduser() / COMPILE_CACHE)
 
 
 def _traces_endpoint(flag: str | None, environment: Mapping[str, str]) -> str | None:

@@ -87,13 +87,14 @@ def from_arguments(args: argparse.Namespace) -> LoadSettings:
     if args.quantization:
         given_before = {name: one.model_dump(by_alias=True) for name, one in settings.quantization.items()}
         flags["quantization"] = given_before | dict(map(_quantization_flag, args.quantization))
+    compiled = settings.compile.model_dump() if settings.compile else {}
     vae = {"tiling": args.vae_tiling, "slicing": args.vae_slicing}
     given = {
         "customPipeline": args.custom_pipeline,
         "trustRemoteCode": args.trust_remote_code or None,
         "offload": args.offload,
         "attention": args.attention,
-        "compile": None if args.compile is None else {"backend": args.compile},
+        "compile": None if args.compile is None else {**compiled, "backend": args.compile},
     }
     flags |= {key: value for key, value in given.items() if value is not None}
     flags["vae"] = settings.vae.model_dump() | {key: value for key, value in vae.items() if value is not None}

@@ -84,6 +84,7 @@ class EngineConfig:
     loras: adapters that requests can select
     cache: of requests that choose none
     prompt_cache_bytes: how many bytes of text encoders' results to keep
+    compile_cache: the folder that keeps what torch compiles; None keeps nothing
     """
 
     step_execution: bool | None
@@ -101,6 +102,7 @@ class EngineConfig:
     loras: tuple[LoraSource, ...] = ()
     cache: CacheSettings = NO_CACHE
     prompt_cache_bytes: int = 0
+    compile_cache: str | None = None
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str |
         loras=config.loras,
         cache=config.cache,
         prompt_cache_bytes=config.prompt_cache_bytes,
+        compile_cache=config.compile_cache,
     ).pipeline
     if not isinstance(pipeline, RequestModePipeline):
         return StepRunner(pipeline), pipeline.card

@@ -1,11 +1,9 @@
-"""Makes a loaded pipeline faster or smaller: attention, tiles, compilation, short convolutions for single frames."""
+"""Makes a loaded pipeline faster or smaller: attention, tiles, short convolutions for single frames."""
 
 import types
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch._dynamo
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
@@ -14,8 +12,6 @@ from torch import Tensor
 from omni_settings.load import Vae
 from omni_worker.pipelines.components import denoisers, models
 
-MAX_GRAPHS = 64
-"""For each compiled function. Regional compilation needs a few: with and without a mask, one row and several."""
 CAUSAL_CONVOLUTIONS = (QwenImageCausalConv3d, WanCausalConv3d)
 
 
@@ -58,41 +54,3 @@ def save_vae_memory(pipe: Any, vae: Vae) -> None:
             raise ValueError(f"no autoencoder of {type(pipe).__name__} has {setting}")
         for enable in able if wanted else ():
             enable()
-
-
-@dataclass(frozen=True)
-class CompiledDenoisers:
-    """The names of the models that torch compiles.
-
-    regional: those of which it compiles the repeated blocks, each kind once, for all sizes, lengths and batch sizes
-    whole: those without such blocks: they are compiled for each batch size, so use few (the buckets of `ProvenBatches`)
-    """
-
-    regional: tuple[str, ...]
-    whole: tuple[str, ...]
-
-
-def compile_denoisers(pipe: Any, backend: str = "inductor") -> CompiledDenoisers:
-    """Let torch compile the models that run in each step, at their first call.
-
-    torch stops compiling a function after `recompile_limit` graphs, and then runs it as it is; the limit is raised to
-    MAX_GRAPHS here.
-    """
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
-    regional, whole = [], []
-    for name, model in models(pipe).items():
-        if name not in denoisers(pipe):
-            continue
-        kinds = {type(module).__name__ for module in model.modules()}
-        if kinds & {*(getattr(model, "_repeated_blocks", None) or ())}:
-            model.compile_repeated_blocks(backend=backend, dynamic=True)
-            regional.append(name)
-        else:
-            vars(model)["forward"] = torch.compile(model.forward, backend=backend, dynamic=False)
-            whole.append(name)
-    return CompiledDenoisers(tuple(regional), tuple(whole))
-
-
-def compiled_graphs() -> int:
-    """How many graphs torch has compiled in this process."""
-    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])

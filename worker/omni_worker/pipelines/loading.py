@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -19,14 +20,11 @@ from omni_worker.config.model_source import ModelSource
 from omni_worker.errors import LoadError
 from omni_worker.model_card import ServingDefaults
 from omni_worker.parallel.ranks import Ranks
-from omni_worker.pipelines.acceleration import (
-    compile_denoisers,
-    save_vae_memory,
-    set_attention,
-    shorten_single_frames,
-)
+from omni_worker.pipelines.acceleration import save_vae_memory, set_attention, shorten_single_frames
 from omni_worker.pipelines.adapter_store import AdapterStore
 from omni_worker.pipelines.batching.batches import ProvenBatches
+from omni_worker.pipelines.compilation import compile_denoisers
+from omni_worker.pipelines.compile_cache import CompileCache
 from omni_worker.pipelines.components import denoisers, models
 from omni_worker.pipelines.encoding import PromptEncoder, UnloadedModel
 from omni_worker.pipelines.fit import require_fit
@@ -47,6 +45,7 @@ from omni_worker.requests import NO_CACHE, CacheSettings
 
 log = logging.getLogger(__name__)
 DEFAULT_SETTINGS = LoadSettings()
+CACHING_BACKEND = "inductor"
 COMPILED_BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # of a compiled model, which is compiled for each size separately
 
 
@@ -69,6 +68,7 @@ def load(
     loras: Sequence[LoraSource] = (),
     cache: CacheSettings = NO_CACHE,
     prompt_cache_bytes: int = 0,
+    compile_cache: str | None = None,
 ) -> LoadedPipeline:
     """Load `source` onto this process's device.
 
@@ -76,6 +76,7 @@ def load(
     loras: the adapters that requests can select
     cache: of requests that choose none
     prompt_cache_bytes: how many bytes of text encoders' results to keep
+    compile_cache: the folder that keeps what torch compiles
 
     Raises LoadError if the model or an adapter does not exist, is broken, or cannot run in the required mode.
     """
@@ -114,10 +115,12 @@ def load(
     _configure(pipe, settings)
     buckets: tuple[int, ...] = ()
     if settings.compile is not None:
+        if compile_cache is not None and settings.compile.backend == CACHING_BACKEND:
+            CompileCache(Path(compile_cache), source.digest).start(writes=ranks is None or ranks.rank == 0)
         compiled = compile_denoisers(pipe, settings.compile.backend)
         log.info("compiling %s when first called", ", ".join((*compiled.regional, *compiled.whole)))
         buckets = COMPILED_BATCH_SIZES if compiled.whole else ()
-    batches = ProvenBatches(ranks, buckets)
+    batches = ProvenBatches(ranks, buckets, rounds_lengths=settings.compile is not None)
     pipeline = wrap_pipeline(pipe, source, step_execution, concurrent, batches, cache, offload, prompt_cache_bytes)
     return LoadedPipeline(_with_adapters(pipeline, loras), device)
 

@@ -20,6 +20,8 @@ COUNTERS = {
     "calls_skipped": "Model calls answered from the request's earlier ones instead of being computed",
     "component_moves": "Components of the model moved to the device, with load.offload: model",
     "compiled_graphs": "Graphs that torch compiled",
+    "late_graphs": "Graphs that torch compiled after the warm-up, while requests waited",
+    "late_compile_seconds": "Time that requests waited for graphs after the warm-up",
     "prompt_hits": "Calls of text encoders whose results had been kept",
     "prompt_misses": "Calls of text encoders whose results had not been kept",
     "refused": "Requests turned away, for the queue was full",
@@ -30,6 +32,8 @@ GAUGES = {
     "running": "Requests running in the scheduler",
     "states": "Request states held by the runner",
     "prompt_cache_bytes": "Results of text encoders kept, in bytes",
+    "compile_limits_reached": "Compiled functions that have reached their limit of graphs: new shapes run uncompiled",
+    "text_buckets": "Lengths to which prompts were padded in batches of a compiled model",
     "keys_batched": "Kinds of call proven to batch",
     "keys_alone": "Kinds of call found to run right only alone",
 }

@@ -5,6 +5,7 @@ ends when the supervisor ends. SIGTERM drains it.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -29,7 +30,7 @@ from omni_worker.importing import importing
 from omni_worker.model_card import ModelCard
 from omni_worker.parallel.child_process import end_with_parent
 from omni_worker.replica.lora_keeper import CALL_SECONDS, LoraKeeper
-from omni_worker.replica.reporting import Reporter, report_liveness, report_stats
+from omni_worker.replica.reporting import STATS_TIMEOUT_SECONDS, Reporter, report_liveness, report_stats
 from omni_worker.replica.server import ReplicaServer
 from omni_worker.replica.warm_up import warm_up, warm_up_params
 from omni_worker.telemetry import tracing
@@ -78,7 +79,7 @@ class ReplicaProcess:
         engine, card, digest = await asyncio.to_thread(self._load)
         async with asyncio.TaskGroup() as group:
             serving = [group.create_task(self._server.run()), group.create_task(self._check_itself())]
-            await self._unless_stopped(self._warm_up(card))
+            await self._unless_stopped(self._warm_up(engine, card))
             if not self._stop.is_set():
                 self._report("loaded", pipeline=card.pipeline, mode=card.mode)
                 self._state = ReplicaState.UP
@@ -111,9 +112,13 @@ class ReplicaProcess:
         else:
             task.cancel()
 
-    async def _warm_up(self, card: ModelCard) -> None:
-        if not self._config.engine.text_encoder:
-            return  # only the stage before knows what embeddings look like
+    async def _warm_up(self, engine: Engine, card: ModelCard) -> None:
+        if self._config.engine.text_encoder:  # otherwise, only the stage before knows what embeddings look like
+            await self._run_own_requests(card)
+        with contextlib.suppress(TimeoutError):  # the metrics are off by the graphs of the warm-up, then
+            await asyncio.wrap_future(engine.collective_rpc("end_warm_up", STATS_TIMEOUT_SECONDS))
+
+    async def _run_own_requests(self, card: ModelCard) -> None:
         engine = self._config.engine
 
         def report_progress(done: int, total: int) -> None:

@@ -66,8 +66,9 @@ def image_settings_need_an_image(pipeline: OmniPipeline) -> Iterable[Problem]:
     Validation(
         "spec",
         "!has(self.model.cache) || self.model.source.startsWith('hf://')"
-        " || self.stages.exists(stage, has(stage.model) && stage.model.source.startsWith('hf://'))",
-        "belongs to models of the hub, and no stage takes one from there; remove it",
+        " || self.stages.exists(stage, has(stage.model) && stage.model.source.startsWith('hf://'))"
+        " || self.stages.exists(stage, has(stage.load) && has(stage.load.compile) && stage.load.compile.cache)",
+        "belongs to models of the hub and to load.compile, and no stage has one of them; remove it",
         ".model.cache",
     ),
 )
@@ -78,9 +79,12 @@ def one_cache_serves_all_models(pipeline: OmniPipeline) -> Iterable[Problem]:
                 f"spec.stages[{index}].model.cache",
                 "is of a single stage, and one cache serves the models of all stages; move it to spec.model.cache",
             )
-    cache = pipeline.spec.model.cache
-    if cache is not None and not any(model.source.startswith("hf://") for model in pipeline.models.values()):
-        yield Problem("spec.model.cache", "is for models of the hub, and no stage takes one from there; remove it")
+    downloads = any(model.source.startswith("hf://") for model in pipeline.models.values())
+    compiles = any(stage.load.compile and stage.load.compile.cache for stage in pipeline.spec.stages)
+    if pipeline.spec.model.cache is not None and not downloads and not compiles:
+        yield Problem(
+            "spec.model.cache", "is for models of the hub and for load.compile, and no stage has one of them; remove it"
+        )
 
 
 @in_cel(

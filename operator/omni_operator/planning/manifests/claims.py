@@ -67,9 +67,9 @@ def videos_claim_name(pipeline: OmniPipeline, videos: Storage) -> str:
 
 
 def cache_of(pipeline: OmniPipeline, process: Process) -> str | None:
-    """The claim that a process downloads models to; None if it has none."""
+    """The claim that a process downloads models to, or keeps compiled code in; None if it has none."""
     cache = pipeline.spec.model.cache
-    return cache_claim_name(pipeline, cache) if cache and process.downloads else None
+    return cache_claim_name(pipeline, cache) if cache and (process.downloads or process.keeps_code) else None
 
 
 def videos_of(pipeline: OmniPipeline, process: Process) -> str | None:

@@ -67,6 +67,11 @@ class Process:
     """Longest time the process may take to finish its requests."""
 
     @property
+    def keeps_code(self) -> bool:
+        """Whether its replicas keep what they compile next to the models from the hub."""
+        return bool(self.data_ports and self.stage.load.compile and self.stage.load.compile.cache)
+
+    @property
     def claims_devices(self) -> bool:
         """Whether its devices are allocated dynamically, by a claim of each replica."""
         return bool(self.devices and self.stage.accelerator and self.stage.accelerator.is_claimed)

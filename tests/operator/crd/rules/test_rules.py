@@ -116,7 +116,11 @@ REFUSED_BY_RULES = {
     ),
     "a cache for a built-in model": (
         {"spec.model.cache": {"size": "1Gi"}},
-        "spec.model.cache: is for models of the hub, and no stage takes one from there; remove it",
+        "spec.model.cache: is for models of the hub and for load.compile, and no stage has one of them; remove it",
+    ),
+    "a cache for a model whose compiled code is not kept": (
+        {"spec.model.cache": {"size": "1Gi"}, "spec.stages.0.load": {"compile": {"cache": False}}},
+        "spec.model.cache: is for models of the hub and for load.compile, and no stage has one of them; remove it",
     ),
     "a cache of nothing": (
         {"spec.model": {"source": "hf://a/b", "cache": {}}},

@@ -150,6 +150,18 @@ def test_a_head_with_replicas_of_a_built_in_model_has_no_cache(two: dict[str, An
     assert "model-cache" in [volume["name"] for volume in pod(manifest, "two-painter")["spec"]["volumes"]]
 
 
+def test_pods_that_compile_have_the_cache_wherever_their_model_is(two: dict[str, Any]) -> None:
+    own = {"spec.model": {"source": "pvc://weights", "cache": {"size": "1Gi"}}}
+    for settings, keeps in (({"compile": {}}, True), ({"compile": {"cache": False}}, False)):
+        manifest = edited(two, own | {"spec.stages.0.model": {"source": "hf://a/b"}, "spec.stages.1.load": settings})
+        omni = container(manifest, "two-painter")
+        assert ({"name": "model-cache", "mountPath": "/cache"} in omni["volumeMounts"]) is keeps
+        assert ({"name": "HF_HOME", "value": "/cache"} in omni["env"]) is keeps
+    manifest = edited(two, own | {"spec.stages.1.load": {"compile": {}}})
+    assert "model-cache" in [volume["name"] for volume in pod(manifest, "two-painter")["spec"]["volumes"]]
+    assert "model-cache" not in [volume["name"] for volume in pod(manifest, "two-head")["spec"]["volumes"]]
+
+
 def test_videos_are_kept_on_a_volume_of_the_heads_alone(digits: dict[str, Any]) -> None:
     manifest = edited(digits, {"spec.videos.storage": {"size": "20Gi", "storageClass": "fast", "retain": True}})
     claim = rendered(manifest)["PersistentVolumeClaim", "digits-videos"]

@@ -18,6 +18,7 @@ from omni_worker.engine.runner.interface import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput, SchedulerRequest
 from omni_worker.errors import LoadError, RequestError
 from omni_worker.pipelines.adapter_store import AdapterStore
+from omni_worker.pipelines.compilation import compilations
 from omni_worker.pipelines.protocol import StepState, SupportsStepExecution
 from omni_worker.pipelines.request_mode import RequestModePipeline
 from omni_worker.requests import GenerationParams
@@ -34,6 +35,9 @@ class DiffusionRunner(Runner):
 
     def __init__(self, pipeline: SupportsStepExecution | RequestModePipeline) -> None:
         self._adapters: AdapterStore | None = getattr(pipeline, "adapters", None)
+
+    def end_warm_up(self) -> None:
+        compilations.end_warm_up()
 
     def read_lora(self, name: str, file: str) -> None:
         """Start to read an adapter's file, in another thread. Raises LoadError if the pipeline takes no adapters."""
@@ -81,7 +85,7 @@ class StepRunner(DiffusionRunner):
         return RunnerOutput(output.step_id, (*prepared, *advanced), self._timed, self._out_of_memory)
 
     def stats(self) -> dict[str, Any]:
-        return {"states": len(self._states), **self._pipeline.stats()}
+        return {"states": len(self._states), **self._pipeline.stats(), **compilations.stats()}
 
     def close(self) -> None:
         for id in list(self._states):
@@ -179,7 +183,8 @@ class RequestRunner(DiffusionRunner):
         return RunnerOutput(output.step_id, tuple(self._run(request) for request in output.new))
 
     def stats(self) -> dict[str, Any]:
-        return {"states": 0, "batched_calls": 0, "single_calls": self._completed, "keys_batched": 0, "keys_alone": 0}
+        calls = {"batched_calls": 0, "single_calls": self._completed, "keys_batched": 0, "keys_alone": 0}
+        return {"states": 0, **calls, **compilations.stats()}
 
     def close(self) -> None:
         pass

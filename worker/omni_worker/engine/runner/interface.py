@@ -33,7 +33,7 @@ class Runner(ABC):
     If a replica has several ranks, the outputs of `answering_rank` count; of the other ranks, only failures do.
     """
 
-    rpc_methods: ClassVar[tuple[str, ...]] = ("stats", "check_device")
+    rpc_methods: ClassVar[tuple[str, ...]] = ("stats", "check_device", "end_warm_up")
     answering_rank: int = 0
 
     @abstractmethod
@@ -49,6 +49,9 @@ class Runner(ABC):
     def check_device(self) -> None:
         """Raises DeviceFailed if this process can no longer use its device."""
         failures.check_device()
+
+    def end_warm_up(self) -> None:  # noqa: B027
+        """The replica has run its own requests; those of users follow."""
 
     @abstractmethod
     def stats(self) -> dict[str, Any]:

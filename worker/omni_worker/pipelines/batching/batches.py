@@ -12,6 +12,7 @@ from omni_worker.device.out_of_memory import free_failed_work, is_out_of_memory
 from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.batching.audits import Audits
 from omni_worker.pipelines.batching.calls import Call
+from omni_worker.pipelines.batching.collators import LengthBuckets
 from omni_worker.pipelines.batching.comparing import TensorEquality
 from omni_worker.pipelines.batching.distribution import CallCounts, RankDistribution
 from omni_worker.pipelines.batching.effects import Outcome
@@ -31,16 +32,18 @@ class ProvenBatches:
     ranks: if there are several, each runs some of the calls, or some rows of a single call
     buckets: the batch sizes to use, ascending. The last call is repeated until the batch has one of these sizes. Any
         size is used if there are none, and for batches larger than the largest
+    rounds_lengths: whether sequences of different lengths are padded to one of a few lengths, or only to the longest
     keys: of the calls
     """
 
-    def __init__(self, ranks: Ranks | None = None, buckets: Sequence[int] = ()) -> None:
+    def __init__(self, ranks: Ranks | None = None, buckets: Sequence[int] = (), rounds_lengths: bool = False) -> None:
         self.keys = KeyTable()
         self._counts = CallCounts()
         self._ranks = ranks or Ranks()
         self._buckets = buckets
         self._equality = TensorEquality()
-        self._verdicts = Verdicts(self.keys, self._equality)
+        self._lengths = LengthBuckets() if rounds_lengths else None
+        self._verdicts = Verdicts(self.keys, self._equality, self._lengths)
         self._memory = MemoryLimits()
         self._audits = Audits()
         self._distribution = RankDistribution(self._ranks, self._run_here, self._is_proven, self.keys, self._counts)
@@ -94,6 +97,7 @@ class ProvenBatches:
             "verdicts_revoked": self._audits.revoked,
             "keys_batched": batched,
             "keys_alone": alone,
+            **({"text_buckets": len(self._lengths.used)} if self._lengths else {}),
         }
 
     def _run_here(self, calls: Sequence[Call]) -> list[Outcome]:

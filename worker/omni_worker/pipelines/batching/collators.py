@@ -3,6 +3,7 @@
 A collator widens a call's key and pads the sequences. Its batches are proven like any other.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 Shape = tuple[int | None, ...]
+FINE_STEP, COARSE_STEP = 16, 64
+"""Between lengths of padded sequences, in positions."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,25 @@ class Collator:
             return None
         ones = torch.ones(sequence.shape[:2], dtype=torch.long, device=sequence.device)
         return pad(ones, [0, length - sequence.shape[1]])
+
+
+class LengthBuckets:
+    """The lengths to which the sequences of a compiled model are padded: few, so that few shapes occur.
+
+    They are multiples of 16 up to 64, and of 64 above. Padding is masked, so it changes no result beyond rounding.
+
+    used: those that occurred
+    """
+
+    def __init__(self) -> None:
+        self.used: set[int] = set()
+
+    def of(self, length: int) -> int:
+        """The shortest of them that has room for `length` positions."""
+        step = FINE_STEP if length <= COARSE_STEP else COARSE_STEP
+        bucket = math.ceil(length / step) * step
+        self.used.add(bucket)
+        return bucket
 
 
 QWEN_IMAGE = Collator(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from omni_worker.pipelines.adapter_layers import UnknownRows, exchange_rows
 from omni_worker.pipelines.batching.calls import Call
-from omni_worker.pipelines.batching.collators import Collator
+from omni_worker.pipelines.batching.collators import Collator, LengthBuckets
 from omni_worker.pipelines.batching.effects import Changes, Outcome, Snapshot, changes_since, take_snapshot, with_places
 from omni_worker.pipelines.batching.plans import CannotMerge, MergeMode, MergePlan
 from omni_worker.pipelines.batching.structure import (
@@ -57,8 +57,13 @@ def trim_result(result: Any, collator: Collator | None, length: int, padded_leng
     return _trim(result, collator, length, padded_length) if collator is not None and collator.trims_result else result
 
 
-def pad_to_common_length(calls: Sequence[Call]) -> tuple[Sequence[Call], Sequence[int]]:
-    """The calls padded to the longest sequence, and their own lengths; the same calls and () if none needs padding."""
+def pad_to_common_length(
+    calls: Sequence[Call], buckets: LengthBuckets | None = None
+) -> tuple[Sequence[Call], Sequence[int]]:
+    """The calls padded to the longest sequence, and their own lengths; the same calls and () if none needs padding.
+
+    buckets: the lengths to choose from, of models whose results have no padding
+    """
     collator = calls[0].collator
     if collator is None or not collator.padded:
         return calls, ()
@@ -67,6 +72,8 @@ def pad_to_common_length(calls: Sequence[Call]) -> tuple[Sequence[Call], Sequenc
     if len(set(lengths)) == 1 and len(have_mask) == 1:
         return calls, ()
     longest = max(lengths)
+    if buckets is not None and not collator.trims_result:
+        longest = buckets.of(longest)
     return [replace(call, kwargs=collator.pad_arguments(call.kwargs, longest)) for call in calls], lengths
 
 

@@ -76,7 +76,7 @@ def sample_of_shape(batch: Batch, equality: TensorEquality) -> set[int]:
         return same_length and _are_equal([calls[one], calls[other]], equality, masks)
 
     chosen = sample(calls)
-    if lengths and lengths[last] != max(lengths):  # it is perturbed after padding, which shows nothing of the padding
+    if lengths and lengths[last] != batch.padded_length:  # perturbed after padding, it shows nothing of the padding
         chosen.discard(last)
     for i in range(last):
         if not any(are_alike(i, other) for other in chosen):
@@ -119,7 +119,7 @@ def prove_again(batch: Batch, plans: Sequence[MergePlan], alone: AloneRun, equal
     calls, last = batch.padded, len(batch.padded) - 1
     if alone.obstacle is not None or not all(map(is_finite, alone.outcomes.values())):
         return None
-    if batch.lengths and batch.lengths[last] not in {max(batch.lengths), *batch.lengths[:last]}:
+    if batch.lengths and batch.lengths[last] not in {batch.padded_length, *batch.lengths[:last]}:
         return None  # no call shows whether this one may be padded
     right: Proof | None = None
     for plan in plans:
@@ -142,7 +142,7 @@ def _run_trimmed(batch: Batch, last: Call) -> Outcome:
     outcome = last.compute()
     if not batch.lengths:
         return outcome
-    trimmed = trim_result(outcome.result, last.collator, batch.lengths[-1], max(batch.lengths))
+    trimmed = trim_result(outcome.result, last.collator, batch.lengths[-1], batch.padded_length)
     return outcome._replace(result=trimmed)
 
 

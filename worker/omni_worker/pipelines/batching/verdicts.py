@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from omni_worker.pipelines.batching.calls import Call
+from omni_worker.pipelines.batching.collators import LengthBuckets
 from omni_worker.pipelines.batching.comparing import TensorEquality
 from omni_worker.pipelines.batching.keys import BatchKey, KeyTable
 from omni_worker.pipelines.batching.merging import pad_to_common_length
@@ -39,6 +40,12 @@ class Batch:
     lengths: Sequence[int]
 
     @property
+    def padded_length(self) -> int:
+        """The common length of the padded sequences; 0 if the model's calls have none."""
+        collator = self.calls[0].collator
+        return collator.length(self.padded[0].leaves) if collator is not None else 0
+
+    @property
     def is_uniform(self) -> bool:
         """Whether the calls are as similar as calls can be, so that no smaller group of them could fare better."""
         return not self.pattern[0] and all(self.pattern[1:])
@@ -64,11 +71,15 @@ class Verdict:
 
 
 class Verdicts:
-    """The verdicts of a process, and the keys whose calls always run alone."""
+    """The verdicts of a process, and the keys whose calls always run alone.
 
-    def __init__(self, keys: KeyTable, equality: TensorEquality) -> None:
+    buckets: the lengths to which sequences are padded; None pads them to the longest one of a batch
+    """
+
+    def __init__(self, keys: KeyTable, equality: TensorEquality, buckets: LengthBuckets | None = None) -> None:
         self._keys = keys
         self._equality = equality
+        self._buckets = buckets
         self._verdicts: dict[tuple[BatchKey, Pattern], Verdict] = {}
         self._refuted_keys: set[BatchKey] = set()
         self._watched: dict[BatchKey, frozenset[int]] = {}
@@ -80,7 +91,7 @@ class Verdicts:
 
     def batch_of(self, calls: Sequence[Call]) -> Batch:
         """A batch of `calls`, which have equal keys."""
-        padded, lengths = pad_to_common_length(calls)
+        padded, lengths = pad_to_common_length(calls, self._buckets)
         key = self._keys.of(calls[0])
         have_same_adapters = len({call.context.adapters for call in calls}) == 1
         pattern = bool(lengths), have_same_adapters, *self._equal_tensors(key, padded)

@@ -21,7 +21,6 @@ from greenlet import greenlet
 
 from omni_worker.device.out_of_memory import is_out_of_memory
 from omni_worker.model_card import ServingDefaults
-from omni_worker.pipelines.acceleration import compiled_graphs
 from omni_worker.pipelines.adapter_layers import Selection
 from omni_worker.pipelines.adapter_store import AdapterStore
 from omni_worker.pipelines.arguments.call_arguments import CallArguments
@@ -198,7 +197,6 @@ class InterceptedPipeline:
             **self._prompts.stats(),
             **previews,
             **moves,
-            "compiled_graphs": compiled_graphs(),
         }
 
     @property
