@@ -6,13 +6,17 @@ write. If one child cannot be created, the others still are; the status says why
 
 The first pass over a new pipeline only creates. It looks up nothing and rehearses nothing: what the server answers says
 enough, to the Deployments about their templates, and to the status about the pipeline.
+
+A pass that finds nothing to do is remembered by what its plan depended on. While that stays the same, the next passes,
+as after changes of the pods, neither build the desired objects nor compare them, and only report.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import NamedTuple
 
 from omni_operator.controller.dry_run import dry_run
 from omni_operator.controller.errors import Incomplete, PipelineChanged
@@ -84,6 +88,13 @@ class Outcome:
     waits_for_turn: bool = False
 
 
+class Settled(NamedTuple):
+    """A plan without work: what it depended on, and the kinds of children that this cluster does not have."""
+
+    inputs: Hashable
+    missing_kinds: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Reconciler:
     """Makes passes over pipelines. Thread-safe, but two passes over the same pipeline must not overlap.
@@ -99,6 +110,7 @@ class Reconciler:
     metrics: OperatorMetrics
     surroundings: Surroundings
     now: Callable[[], str] = utc_now
+    settled: dict[PipelineKey, Settled] = field(default_factory=dict, init=False)
 
     @cached_property
     def secrets(self) -> PipelineSecrets:
@@ -123,6 +135,7 @@ class Reconciler:
         self.head_poller.forget(key)
         self.upgrades.forget(key)
         self.secrets.forget(key)
+        self.settled.pop(key, None)
         self.metrics.set_pipeline(namespace, name, None)
 
     def _reconcile_manifest(self, manifest: Object) -> None:
@@ -156,7 +169,7 @@ class Reconciler:
         topology = cluster_topology(pipeline, counts.pods)
         outcome = Outcome()
         if not pipeline.spec.paused:
-            outcome = self._converge(snapshot, topology)
+            outcome = self._converge(snapshot, topology, counts.pods, may_be_settled=rejected is None)
         self.autoscaler.follow(pipeline, counts)
         if pipeline.spec.paused or outcome.failures:
             self.upgrades.give_up(snapshot.key)
@@ -192,14 +205,18 @@ class Reconciler:
         return Snapshot(
             manifest,
             pipeline,
-            self.informers.children(key),
+            *self.informers.children(key),
             self.informers.pods(key),
             self.informers.refusals(pipeline.namespace),
             self.informers.pending_kinds(pipeline.namespace),
         )
 
-    def _converge(self, snapshot: Snapshot, topology: Topology) -> Outcome:
+    def _converge(
+        self, snapshot: Snapshot, topology: Topology, counts: Mapping[str, int], may_be_settled: bool
+    ) -> Outcome:
         """Create, change and delete children as the spec requires. Leaves out the kinds that cannot be watched.
+
+        `may_be_settled`: the manifest of the snapshot tells the whole spec
 
         Raises, with all that existed before unchanged: InvalidSpec if the server rejects the pods of the user's
         templates; PipelineChanged.
@@ -210,6 +227,10 @@ class Reconciler:
         except ApiError as error:
             # Without a Secret, pods could not join each other, so the pass changes nothing.
             return Outcome(failures=[secret_failure(error)])
+        settled, inputs = self.settled.pop(snapshot.key, None), snapshot.plan_inputs(counts, keys)
+        if may_be_settled and settled and settled.inputs == inputs:
+            self.settled[snapshot.key] = settled
+            return Outcome(missing_kinds=settled.missing_kinds)
         resources = {
             kind: resource
             for kind, resource in self.cluster.child_resources.items()
@@ -228,6 +249,10 @@ class Reconciler:
         if plan.has_work and not snapshot.is_new:
             require_unchanged(self.cluster, snapshot.manifest)
         waiting = waiting_for_prefetch(topology, desired, live)
+        missing_kinds = tuple(kind for kind in missing if kind not in snapshot.unwatched_kinds)
+        must_look_again = waiting or waits_for_turn or unsupported or self.upgrades.has_turn(snapshot.key)
+        if may_be_settled and plan.is_empty and not must_look_again:
+            self.settled[snapshot.key] = Settled(inputs, missing_kinds)
         is_rehearsed = not snapshot.is_new or bool(waiting)
         if is_rehearsed:
             dry_run(self.cluster, pipeline, topology, plan)
@@ -250,7 +275,6 @@ class Reconciler:
             except InvalidSpec:
                 take_back(self.cluster, applied)
                 raise
-        missing_kinds = tuple(kind for kind in missing if kind not in snapshot.unwatched_kinds)
         return Outcome(applied, failures, missing_kinds, bool(waiting), is_head_waiting, waits_for_turn)
 
     def _report(self, manifest: Object, status: Status) -> None:

@@ -35,6 +35,11 @@ class Upgrades:
             plan = plan.without(reference(child))
         return plan, must_wait
 
+    def has_turn(self, key: PipelineKey) -> bool:
+        """Whether the pipeline is changing because of the operator."""
+        with self._lock:
+            return self._turns.has(key)
+
     def give_up(self, key: PipelineKey) -> None:
         """The pipeline cannot change now, so that others need not wait for it."""
         with self._changed_turns() as turns:

@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
@@ -41,13 +41,22 @@ class Connection:
     """
 
     def __init__(self, configuration: Any, connections: int) -> None:
+        from urllib3 import ProxyManager
+
         from kubernetes import client
 
         configuration.connection_pool_maxsize = connections
         self.on_call: Callable[[str, int], None] = lambda method, status: None
         self._configuration = configuration
         self._logged_warnings: set[str] = set()
-        self._pool = client.ApiClient(configuration).rest_client.pool_manager
+        manager = client.ApiClient(configuration).rest_client.pool_manager
+        if isinstance(manager, ProxyManager) and configuration.host.startswith("http:"):
+            self._pool, self._base = manager, configuration.host  # such a proxy is sent whole URLs
+        else:
+            self._pool, self._base = (
+                manager.connection_from_url(configuration.host),
+                urlsplit(configuration.host).path.rstrip("/"),
+            )
 
     @property
     def url(self) -> str:
@@ -108,19 +117,20 @@ class Connection:
         from urllib3.exceptions import HTTPError, TimeoutError
 
         parameters = urlencode({key: value for key, value in (query or {}).items() if value})
-        url = f"{self.url}{path}" + (f"?{parameters}" if parameters else "")
+        url = f"{self._base}{path}" + (f"?{parameters}" if parameters else "")
         headers = {"Accept": "application/json, */*", "User-Agent": "omni-operator"}
         headers |= self.credentials()
         if body is not None:
             headers["Content-Type"] = content_type
         try:
-            response = self._pool.request(
+            response = self._pool.urlopen(
                 method,
                 url,
                 body=None if body is None else msgspec.json.encode(body),
                 headers=headers,
                 timeout=timeout,
                 retries=False,
+                redirect=False,
                 preload_content=not stream,
             )
         except HTTPError as error:
@@ -134,7 +144,9 @@ class Connection:
                 content = response.data
             except HTTPError as error:
                 raise Unreachable(f"an answer of {self.url} broke off: {error}") from error
-            raise error_from_response(response.status, response.reason, content, response.headers.get("Retry-After"))
+            raise error_from_response(
+                response.status, response.reason or "", content, response.headers.get("Retry-After")
+            )
         return response
 
     def get_bounded(self, path: str, seconds: float, max_bytes: int) -> bytes:

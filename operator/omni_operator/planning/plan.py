@@ -35,6 +35,11 @@ class Plan:
     def has_work(self) -> bool:
         return bool(self.apply or self.delete or self.scale)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether every desired object is there as it should be, and no other."""
+        return not (self.has_work or self.conflicts or self.handed_over)
+
     def scaling(self, held: Collection[Reference], live: Sequence[Object]) -> "Plan":
         """The plan that neither applies nor deletes these, and sets the counts of the Deployments among them."""
         current, wanted = pod_counts(live), pod_counts(self.apply)

@@ -1,26 +1,18 @@
 """Passes over a pipeline in a cluster in memory, and the children that a cluster without some kinds gets."""
 
 from collections import Counter
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from omni_operator.controller.errors import Incomplete
-from omni_operator.controller.heads.autoscaler import Autoscaler
-from omni_operator.controller.heads.head_api import HeadState
-from omni_operator.controller.heads.head_poller import HeadPoller
-from omni_operator.controller.metrics import OperatorMetrics
-from omni_operator.controller.reconcile import Reconciler, supported_children
-from omni_operator.controller.upgrades import Upgrades
+from omni_operator.controller.reconcile import supported_children
 from omni_operator.controller.watches.informers import Informers
 from omni_operator.controller.watches.watch import Watch
 from omni_operator.kube.errors import ApiError
 from omni_operator.kube.resources import CHILDREN, DISRUPTION_BUDGETS, POD_MONITORS
 from omni_operator.planning.autoscale import StageLoad
-from omni_operator.planning.manifests.pod import Surroundings
-from tests.operator.controller.fake_cluster import FakeCluster
+from tests.operator.controller.passes import Pass, edit
 from tests.operator.edits import edited
 
 BUDGET = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "a"}}
@@ -42,35 +34,6 @@ def test_a_kind_that_the_cluster_lacks_is_left_out_and_named_once() -> None:
 
 
 # ---- passes
-
-
-class Pass:
-    """A reconciler over a cluster in memory, whose watches see every object at once."""
-
-    def __init__(self, manifest: dict[str, Any], load: Mapping[str, StageLoad] = MappingProxyType({})) -> None:
-        self.cluster = FakeCluster(manifest)
-        self.key = (manifest["metadata"]["namespace"], manifest["metadata"]["name"])
-        self.head_state = HeadState(0)
-        self.autoscaler = Autoscaler(lambda pipeline: load, lambda: 0.0)
-        self.informers = Informers(self.cluster, (None,), lambda key: None)
-        self.informers.put_pipeline(manifest)
-        self.reconciler = Reconciler(
-            self.cluster,
-            self.informers,
-            self.autoscaler,
-            HeadPoller(lambda pipeline: self.head_state),
-            Upgrades(1, lambda key: None),
-            OperatorMetrics(),
-            Surroundings("worker:test"),
-            lambda: "2026-01-01T00:00:00Z",
-        )
-
-    def run(self) -> None:
-        self.reconciler.reconcile(*self.key)
-
-    def conditions(self) -> dict[str, tuple[str, str]]:
-        status = self.cluster.objects["OmniPipeline", self.key[1]]["status"]
-        return {one["type"]: (one["status"], one["reason"]) for one in status["conditions"]}
 
 
 def test_a_pass_creates_the_children_and_reports_and_the_next_one_writes_nothing(digits: dict[str, Any]) -> None:
@@ -248,12 +211,6 @@ def test_a_deleted_pipeline_is_forgotten_without_a_write(digits: dict[str, Any])
 
 
 BROKEN = {"spec.head": {"stage": "nope"}, "metadata.generation": 2}
-
-
-def edit(passes: Pass, edits: dict[str, Any]) -> None:
-    """Somebody edits the pipeline of these passes."""
-    manifest = edited(passes.cluster.objects["OmniPipeline", passes.key[1]], edits)
-    passes.informers.put_pipeline(passes.cluster.edit(manifest))
 
 
 def count_of(passes: Pass, stage: str) -> int:

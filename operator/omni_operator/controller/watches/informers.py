@@ -47,9 +47,10 @@ class Informers:
         """The latest version of a pipeline."""
         return next(iter(self._cache.objects_of(key, (PIPELINES.kind,))), None)
 
-    def children(self, key: PipelineKey) -> list[Object]:
-        """The objects that the pipeline owns, or that carry its label; without its pods."""
-        return self._cache.objects_of(key, self._child_kinds)
+    def children(self, key: PipelineKey) -> tuple[list[Object], int]:
+        """The objects that the pipeline owns, or that carry its label, without its pods; and a hash of what a plan
+        reads of them."""
+        return self._cache.planned_objects_of(key, self._child_kinds)
 
     def pods(self, key: PipelineKey) -> list[Object]:
         return self._cache.objects_of(key, (PODS.kind,))

@@ -1,17 +1,17 @@
 """The latest version of every pipeline and its children, filled by the watches so that a pass need not read them.
 
-The cache keeps each object as compressed JSON, in a fifth of the memory of a dictionary. Of two versions the newer one
-stays, whether it came from a watch or from the answer to one of our own writes; so a pass never sees less than this
-operator wrote. After a watch has listed all objects again, the cache drops those that the list lacks. An object that
-was deleted before the answer to our write arrived stays deleted: the cache knows how far each watch has come.
-Thread-safe.
+The cache keeps each object as compressed JSON, in a fifth of the memory of a dictionary, with a hash of what a plan
+reads of it, which tells a pass whether it must plan again. Of two versions the newer one stays, whether it came from a
+watch or from the answer to one of our own writes; so a pass never sees less than this operator wrote. After a watch has
+listed all objects again, the cache drops those that the list lacks. An object that was deleted before the answer to our
+write arrived stays deleted: the cache knows how far each watch has come. Thread-safe.
 """
 
 import sys
 import threading
 import zlib
 from collections.abc import Callable, Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,15 +27,43 @@ WITHOUT_FIELDS = (PIPELINES.kind, PODS.kind)
 """The kinds that no plan applies."""
 
 
+REPORTED_STATUS = ("Deployment", "PodDisruptionBudget", "Service", "HTTPRoute", PIPELINES.kind)
+"""The kinds whose status only the report reads: no plan depends on it."""
+
+
 class CacheEntry(NamedTuple):
-    """An object as compressed JSON, with its resource version."""
+    """An object as compressed JSON, with its resource version.
+
+    planned: a hash of the object without its version, and for REPORTED_STATUS without its status
+    """
 
     version: str
+    planned: int
     content: bytes
+
+    @classmethod
+    def of(cls, child: Object) -> "CacheEntry":
+        """Of `managedFields` only our own entry is kept, which the plan reads; of pods and pipelines none."""
+        rest, metadata = dict(child), dict(child["metadata"])
+        entries = metadata.pop("managedFields", None)
+        if entries is not None and child["kind"] not in WITHOUT_FIELDS:
+            metadata["managedFields"] = [entry for entry in entries if entry.get("manager") == FIELD_MANAGER]
+        version = str(metadata.pop("resourceVersion", ""))
+        status = rest.pop("status", None) if child["kind"] in REPORTED_STATUS else None
+        rest["metadata"] = metadata
+        planned = msgspec.json.encode(rest)
+        # JSON has no newline that is not escaped.
+        content = zlib.compress(planned + b"\n" + msgspec.json.encode(status), 1)
+        return cls(version, hash(planned), content)
 
     @property
     def object(self) -> Object:
-        found: Object = msgspec.json.decode(zlib.decompress(self.content))
+        planned, _, status = zlib.decompress(self.content).partition(b"\n")
+        found: dict[str, Any] = msgspec.json.decode(planned)
+        if self.version:
+            found["metadata"]["resourceVersion"] = self.version
+        if status != b"null":
+            found["status"] = msgspec.json.decode(status)
         return found
 
 
@@ -55,10 +83,15 @@ class ObjectCache:
 
     def objects_of(self, key: PipelineKey, kinds: Collection[str]) -> list[Object]:
         """The objects of a pipeline, of some kinds."""
+        return self.planned_objects_of(key, kinds)[0]
+
+    def planned_objects_of(self, key: PipelineKey, kinds: Collection[str]) -> tuple[list[Object], int]:
+        """The objects of a pipeline, of some kinds; and a hash of what a plan reads of them."""
         with self._lock:
             entries = self._by_pipeline.get(key) or {}
-            selected = [entry for (kind, _), entry in entries.items() if kind in kinds]
-        return [entry.object for entry in selected]
+            selected = {reference: entry for reference, entry in entries.items() if reference[0] in kinds}
+        planned = hash(frozenset((reference, entry.planned) for reference, entry in selected.items()))
+        return [entry.object for entry in selected.values()], planned
 
     def put(self, child: Object, notify: bool = True) -> bool:
         """Keep an object that was watched or read, unless this or a newer version is in the cache.
@@ -131,7 +164,7 @@ class ObjectCache:
         if owner:
             owner = sys.intern(owner)
             self._owners[location] = owner
-            self._by_pipeline.setdefault((namespace, owner), {})[reference] = CacheEntry(version, compressed(child))
+            self._by_pipeline.setdefault((namespace, owner), {})[reference] = CacheEntry.of(child)
         return previous_owner, owner
 
     def _reach(self, child: Object) -> None:
@@ -160,19 +193,6 @@ class ObjectCache:
     def _notify(self, namespace: str, *owners: str | None) -> None:
         for owner in sorted({owner for owner in owners if owner}):
             self._on_change((namespace, owner))
-
-
-def compressed(child: Object) -> bytes:
-    return zlib.compress(msgspec.json.encode(with_own_managed_fields(child)), 1)
-
-
-def with_own_managed_fields(child: Object) -> Object:
-    """An object with only our own entry of `managedFields`, which the plan reads; pods and pipelines without any."""
-    metadata = dict(child["metadata"])
-    entries = metadata.pop("managedFields", None)
-    if entries is not None and child["kind"] not in WITHOUT_FIELDS:
-        metadata["managedFields"] = [entry for entry in entries if entry.get("manager") == FIELD_MANAGER]
-    return {**child, "metadata": metadata}
 
 
 def location_of(child: Object) -> Location:
