@@ -9,6 +9,9 @@ scheduled. By turns, the order reversed each time:
 - the operator's processor time, its memory, and what the API server answered meanwhile, less Events and Leases;
 - then a minute of rest: writes, and the operator's processor time.
 
+In each turn a bare client also applies the objects that ours makes of its pipelines, without a pipeline, a Secret and a
+status: no operator that makes these objects can be faster.
+
     python -m benchmarks.kuberay --kuberay PROGRAM --definitions FOLDER [--objects 100] [--turns 2] [--output FILE]
 """
 
@@ -28,7 +31,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.common import RESULTS, console, machine, write
-from benchmarks.operator import HOMES, NAMESPACES, ROOT, control_plane, for_each
+from benchmarks.operator import HOMES, NAMESPACES, ROOT, WORKERS, bare_children, control_plane, for_each
 from benchmarks.operator_process import PATIENCE, Process, wait_for
 from benchmarks.operator_writes import LABEL, SERIES, WRITES
 
@@ -142,10 +145,38 @@ def when_made(cluster: Cluster, count: int) -> Future[float]:
     return made
 
 
-def measure(system: System, turn: int, cluster: Cluster, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    homes = [f"{system.name}-{turn}-{number:02d}" for number in range(HOMES)]
+def make_namespaces(cluster: Cluster, name: str) -> list[str]:
+    homes = [f"{name}-{number:02d}" for number in range(HOMES)]
     for home in homes:
         cluster.apply(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": home}}, False, "bench")
+    return homes
+
+
+def measure_bare(turn: int, cluster: Cluster, count: int) -> dict[str, Any]:
+    """As many objects as our operator makes, by a client with as many connections, from the first to the last pod."""
+    homes = make_namespaces(cluster, f"bare-{turn}")
+    wanted = [bare_children(cluster, pipeline(f"p{number}", homes[number % HOMES])) for number in range(count)]
+    time.sleep(START_SECONDS)
+    before, made = answered(cluster), when_made(cluster, PODS_EACH * count)
+    applied: list[dict[str, Any]] = []
+
+    def apply(number: str) -> None:
+        for child in wanted[int(number)]:
+            applied.append(cluster.apply(cluster.child_resources[child["kind"]], child, False, "bench"))
+
+    began = time.perf_counter()
+    for_each(WORKERS, [str(number) for number in range(count)], apply)
+    seconds = made.result(PATIENCE) - began
+    time.sleep(SETTLE_SECONDS)
+    requests = answered(cluster) - before
+    for child in applied:
+        cluster.delete(cluster.child_resources[child["kind"]], child)
+    wait_for(lambda: not pods(cluster, homes), "the end of all pods")
+    return {"seconds_to_pods": seconds, "requests": requests.total(), "writes": writes(requests)}
+
+
+def measure(system: System, turn: int, cluster: Cluster, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    homes = make_namespaces(cluster, f"{system.name}-{turn}")
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": args.sources}
     environment["KUBECONFIG"] = args.kubeconfig
 
@@ -213,6 +244,10 @@ def main() -> None:
                     measured = measure(system, turn, cluster, Path(folder), args)
                     console.print(system.name, measured)
                     figures.setdefault(system.name, []).append(measured)
+            if args.only is None:
+                bare = measure_bare(turn, cluster, args.objects)
+                console.print("a bare client", bare)
+                figures.setdefault("bare client", []).append(bare)
     write(args.output, before, {"objects": args.objects, **figures})
 
 

@@ -84,11 +84,10 @@ def manifest(name: str, kind: str = PIPELINES_IN) -> dict[str, Any]:
     }
 
 
-def bare_children(name: str) -> list[dict[str, Any]]:
-    """The objects that the operator would make of a pipeline, owned by nobody, in another namespace."""
-    found = manifest(name, BARE_IN)
-    found["metadata"] |= {"uid": "0" * 8, "generation": 1}
-    pipeline = parse(found)
+def bare_children(cluster: Cluster, manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The objects that the operator would make of a pipeline, owned by nobody and not for it to look at."""
+    manifest["metadata"] |= {"uid": "0" * 8, "generation": 1}
+    pipeline = parse(manifest)
     made = copy.deepcopy(children(pipeline, cluster_topology(pipeline, {}), Surroundings("worker:1"), "s" * 64))
     for child in made:
         del child["metadata"]["ownerReferences"]
@@ -96,8 +95,8 @@ def bare_children(name: str) -> list[dict[str, Any]]:
         if child["kind"] == "Deployment":
             labels.append(child["spec"]["template"]["metadata"]["labels"])
         for one in labels:
-            one["app.kubernetes.io/managed-by"] = "bench"  # not for the operator to look at
-    return made
+            one["app.kubernetes.io/managed-by"] = "bench"
+    return supported_children(made, cluster.child_resources)[0]
 
 
 # ---- the phases
@@ -124,7 +123,7 @@ def in_turns(cluster: Cluster, eye: Eye, bare_eye: Eye, batch: int) -> dict[str,
 
 
 def apply_all(cluster: Cluster, name: str) -> None:
-    for child in supported_children(bare_children(name), cluster.child_resources)[0]:
+    for child in bare_children(cluster, manifest(name, BARE_IN)):
         cluster.apply(cluster.child_resources[child["kind"]], child, False, "bench")
 
 
