@@ -27,7 +27,7 @@ from omni_worker.models.digits_reader import read
 from omni_worker.requests import NO_CACHE, CacheSettings, GenerationParams
 
 SIDE, REQUESTS, MORE_BLOCKS = 32, 6, 8
-STEPS = (20, 50)
+STEPS, QUICK_STEPS = (20, 50), (8,)
 TOLERANCES = (0.05, CacheSettings().tolerance, 0.2)
 THRESHOLDS = (0.1, 0.2)
 SMALL, LARGE = "4 blocks", f"{4 + MORE_BLOCKS} blocks"
@@ -113,7 +113,7 @@ def skipping(model: systems.Model, steps: int, images: int, sweeps: int) -> dict
 
     def runs(make: Any) -> dict[str, Run]:
         return {
-            name: partial(systems.run_engine, make, model, requests(REQUESTS, steps, cache))
+            name: partial(systems.run_engine, make, model, requests(min(REQUESTS, images), steps, cache))
             for name, cache in settings.items()
         }
 
@@ -145,7 +145,7 @@ def first_block_cache(model: systems.Model, steps: int, images: int, sweeps: int
 
     settings = {"none": None, **{f"{one:g}": one for one in THRESHOLDS}}
     made = {name: run(threshold, images) for name, threshold in settings.items()}
-    found = compare({name: partial(run, one, REQUESTS) for name, one in settings.items()}, sweeps)
+    found = compare({name: partial(run, one, min(REQUESTS, images)) for name, one in settings.items()}, sweeps)
     return {name: {"alone": found[name], **quality(made[name], made["none"])} for name in list(settings)[1:]}
 
 
@@ -157,7 +157,7 @@ def main() -> None:
     args = parser.parse_args()
     common.start(args)
     before = common.machine()
-    steps, sweeps, images = (STEPS[:1], 1, 2) if args.quick else (STEPS, args.sweeps, args.images)
+    steps, sweeps, images = (QUICK_STEPS, 1, 2) if args.quick else (STEPS, args.sweeps, args.images)
     cells: dict[str, Any] = {}
     columns = ("computed", "alone", "together", "PSNR (worst)", "SSIM", "misread")
     table = Table("", "", "", *columns, title="requests per second of processor time, without a cache = 1")

@@ -44,10 +44,13 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
 
 
 def start(args: argparse.Namespace) -> None:
-    """Make this process steady: one torch thread, one core, and what is loaded so far no work for the collector."""
+    """Make this process steady: one torch thread, one core, and what is loaded so far no work for the collector.
+
+    A quick run stays on no core, because nobody reads its figures.
+    """
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    if args.core >= 0 and hasattr(os, "sched_setaffinity"):
+    if args.core >= 0 and not args.quick and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {args.core})
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     logging.getLogger("omni_worker").setLevel(logging.ERROR)
@@ -123,10 +126,13 @@ class Paired:
 
 
 def compare(systems: Mapping[str, Callable[[], Any]], sweeps: int) -> dict[str, Paired]:
-    """Run all systems in turn until each has `sweeps` good pairs with the first, or a few more were not enough."""
+    """Run all systems in turn until each has `sweeps` good pairs with the first, or a few more were not enough.
+
+    A single sweep is never repeated: it only shows that the systems run.
+    """
     names = list(systems)
     baseline, pairs = names[0], {name: Paired() for name in names}
-    for sweep in range(sweeps + EXTRA_SWEEPS):
+    for sweep in range(sweeps + EXTRA_SWEEPS if sweeps > 1 else 1):
         if sweep >= sweeps and all(len(pair.ratios) >= sweeps for pair in pairs.values()):
             break
         order = names if sweep % 2 == 0 else names[::-1]

@@ -21,19 +21,19 @@ from omni_worker.requests import GenerationParams, LoraChoice
 
 SIDES = {"16 tokens": 32, "64 tokens": 64, "256 tokens": 128}
 ADAPTERS, REQUESTS, RANK = 8, 16, 16
-STEPS = 10
+STEPS, QUICK_STEPS = 10, 2
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 def add_adapters(model: systems.Model, folder: Path) -> None:
     """Load random adapters of the denoiser's attention into the model that runs step by step."""
+    pipe = systems.Model().pipe
     for number in range(ADAPTERS):
-        pipe = systems.Model().pipe
         torch.manual_seed(number)
         config = LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights=False, target_modules=TARGETS)
-        pipe.transformer.add_adapter(config, adapter_name="written")
-        layers = get_peft_model_state_dict(pipe.transformer, adapter_name="written")
         name = f"adapter-{number}"
+        pipe.transformer.add_adapter(config, adapter_name=name)
+        layers = get_peft_model_state_dict(pipe.transformer, adapter_name=name)
         type(pipe).save_lora_weights(folder, layers, weight_name=f"{name}.safetensors")
         model.stepped.adapters.load(name, folder / f"{name}.safetensors")
 
@@ -47,10 +47,10 @@ def by_adapter(model: systems.Model, params: list[GenerationParams]) -> list[np.
     return [images[place] for place in range(len(params))]
 
 
-def measure(model: systems.Model, side: int, sweeps: int) -> dict[str, Any]:
+def measure(model: systems.Model, side: int, steps: int, sweeps: int) -> dict[str, Any]:
     """The ratios at one size, and by how many levels images differ from those made one adapter at a time."""
     params = [
-        replace(systems.request(i, side, STEPS), loras=(LoraChoice(f"adapter-{i % ADAPTERS}"),))
+        replace(systems.request(i, side, steps), loras=(LoraChoice(f"adapter-{i % ADAPTERS}"),))
         for i in range(REQUESTS)
     ]
     plain = [replace(one, loras=()) for one in params]
@@ -74,9 +74,9 @@ def main() -> None:
     before, model = common.machine(), systems.Model()
     with tempfile.TemporaryDirectory() as folder:
         add_adapters(model, Path(folder))
-    sides, sweeps = ({"16 tokens": 32}, 1) if args.quick else (SIDES, args.sweeps)
+    sides, steps, sweeps = ({"16 tokens": 32}, QUICK_STEPS, 1) if args.quick else (SIDES, STEPS, args.sweeps)
     cells = {
-        name: measure(model, side, sweeps)
+        name: measure(model, side, steps, sweeps)
         for name, side in track(sides.items(), description="sizes", console=common.console)
     }
     columns = ("to one adapter at a time", "to no adapters")

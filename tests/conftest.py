@@ -17,11 +17,13 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.fork_server_of_run import ForkServerOfRun
 from tests.kubernetes.clusters import RUN_FOLDER, stop_all
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes of tests and their servers share a few cores
 
 MADE_HERE = pytest.StashKey[str]()
+FORK_SERVER = pytest.StashKey[ForkServerOfRun]()
 KUBERNETES = "tests/kubernetes/"
 PODS = f"{KUBERNETES}pods/"
 # A cluster that is given is one for all; otherwise tests of the API server have one of their own, without a node.
@@ -70,11 +72,13 @@ def scope_of(nodeid: str) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     if RUN_FOLDER not in os.environ:
         os.environ[RUN_FOLDER] = config.stash[MADE_HERE] = tempfile.mkdtemp(prefix="omni-tests-")
+        config.stash[FORK_SERVER] = ForkServerOfRun(os.environ[RUN_FOLDER])
 
 
 @pytest.hookimpl(trylast=True)  # after xdist has ended its processes
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if MADE_HERE in session.config.stash:
+        session.config.stash[FORK_SERVER].stop()
         stop_all()
         shutil.rmtree(session.config.stash[MADE_HERE])
 

@@ -20,6 +20,7 @@ from PIL import Image
 
 from omni_operator.local.ports import FreePorts
 from omni_worker.addresses import is_loopback
+from omni_worker.parallel.forked_popen import ForkedPopen
 
 from . import warm
 
@@ -79,10 +80,11 @@ class Process:
         """Start the process, or start it again."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # several replicas share this machine's few cores
         command = [sys.executable, "-m", warm.CLI, "serve", *self.argv]
-        started = None if self.inside else warm.start(command[3:], environment, self._log)
-        self.popen = started or subprocess.Popen(
-            [*self.inside, *command], stdout=self._log, stderr=self._log, env=environment
-        )
+        self.popen: subprocess.Popen[bytes] | ForkedPopen
+        if self.inside:
+            self.popen = subprocess.Popen([*self.inside, *command], stdout=self._log, stderr=self._log, env=environment)
+        else:
+            self.popen = warm.popen(warm.CLI, command[3:], environment, self._log.fileno())
 
     @property
     def log(self) -> str:

@@ -1,73 +1,72 @@
-"""Starts `omni` processes by forking one that has imported torch and the rest, once for each process of the tests.
+"""Starts Python programs by forking a process that has imported torch and the rest, once for a whole run of tests.
 
 What runs is the same as in a new process, but for the imports. Tests of the imports themselves start new processes.
 """
 
+import functools
 import os
-import select
-import signal
+import socket
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
-from omni_worker.commands.serve import REPLICA_MODULES
-from omni_worker.parallel.fork_server import ForkServer
+from omni_worker.parallel.fork_server import ForkServer, read_by_imports
+from omni_worker.parallel.forked_popen import ForkedPopen
+from tests.fork_server_of_run import NAME
+from tests.kubernetes.clusters import RUN_FOLDER
 
-CLI = "omni_worker.commands.cli"
-MODULES = (CLI, "omni_worker.commands.head", "omni_worker.commands.headless", *REPLICA_MODULES)
-# What may differ from the environment in which the modules were imported, because it is read later.
-READ_LATER = {"OMP_NUM_THREADS", "PYTEST_CURRENT_TEST"}
+from .warm_server import CLI, MODULES
 
-
-class WarmProcess:
-    """A running `omni ARGV`, with the part of subprocess.Popen's interface that the tests use."""
-
-    def __init__(self, server: ForkServer, argv: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> None:
-        with open(os.devnull) as nothing:  # noqa: PTH123
-            files = (nothing.fileno(), log.fileno(), log.fileno())
-            self._status = os.fdopen(server.start(CLI, argv, environment, files), "rb", 0)
-        self.pid = int(self._status.readline())
-        self.returncode: int | None = None
-
-    def poll(self) -> int | None:
-        """The exit code, or None while it runs."""
-        return self._wait_for_end(0)
-
-    def wait(self, seconds: float | None = None) -> int:
-        """The exit code, when it has ended. Raises TimeoutExpired."""
-        code = self._wait_for_end(seconds)
-        if code is None:
-            raise subprocess.TimeoutExpired(CLI, seconds or 0.0)
-        return code
-
-    def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        self.send_signal(signal.SIGKILL)
-
-    def _wait_for_end(self, seconds: float | None) -> int | None:
-        if self.returncode is None and select.select([self._status], [], [], seconds)[0]:
-            self.returncode = int(self._status.readline())
-            self._status.close()
-        return self.returncode
+__all__ = ["CLI", "popen", "run", "server_for"]
 
 
-def start(argv: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> WarmProcess | None:
-    """Start `omni ARGV`; None if it needs a new process, because no server has imported in this environment yet.
+def popen(
+    module: str, argv: Sequence[str], environment: Mapping[str, str], output: int, errors: int | None = None
+) -> ForkedPopen:
+    """Start `python -m MODULE ARGV` without input; `errors` go to `output` if they have no file of their own."""
+    with open(os.devnull) as nothing:  # noqa: PTH123
+        return ForkedPopen(
+            server_for(environment), module, argv, environment,
+            stdin=nothing.fileno(), stdout=output, stderr=output if errors is None else errors, folder=str(Path.cwd()),
+        )  # fmt: skip
 
-    An environment of its own gets a server the second time, because many are used only once.
+
+def run(module: str, argv: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE ARGV` to its end."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = popen(module, argv, environment, output.fileno(), errors.fileno())
+        code = process.wait()
+        for file in (output, errors):
+            file.seek(0)
+        return subprocess.CompletedProcess(process.args, code, output.read(), errors.read())
+
+
+def server_for(environment: Mapping[str, str]) -> ForkServer:
+    """The server of the run; one with this environment, if it is asked for the second time and differs.
+
+    The server of the run starts new processes for an environment that differs: many are used only once.
     """
-    context = (Path.cwd(), *sorted(item for item in environment.items() if item[0] not in READ_LATER))
-    if context not in _servers and (not _servers or context in _used_once):
-        _servers[context] = ForkServer.spawned(MODULES)
-    _used_once.add(context)
-    return WarmProcess(_servers[context], argv, environment, log) if context in _servers else None
+    context = _context(environment)
+    _uses[context] = _uses.get(context, 0) + 1
+    if context == _CONTEXT_OF_RUN or _uses[context] == 1:
+        return _server_of_run()
+    if context not in _servers:
+        _servers[context] = ForkServer.spawned(MODULES, environment)
+    return _servers[context]
 
 
+@functools.cache
+def _server_of_run() -> ForkServer:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.connect(f"{os.environ[RUN_FOLDER]}/{NAME}")
+    return ForkServer(connection)
+
+
+def _context(environment: Mapping[str, str]) -> tuple[object, ...]:
+    return environment.get("PYTHONPATH"), *sorted(read_by_imports(environment).items())
+
+
+_CONTEXT_OF_RUN = _context(os.environ)
+_uses: dict[tuple[object, ...], int] = {}
 _servers: dict[tuple[object, ...], ForkServer] = {}
-_used_once: set[tuple[object, ...]] = set()

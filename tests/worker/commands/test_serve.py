@@ -19,7 +19,7 @@ from tests.worker import serving
 from tests.worker.serving import START_SECONDS, eventually, free_ports, pipeline_with_two_replicas, recover
 
 pytestmark = pytest.mark.processes
-LONG = {"num_inference_steps": 1000}
+LONG = {"num_inference_steps": 400}
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A replica of two processes makes the pictures that one makes: calls, and rows of one call, are divided among them."""
 
+import os
 import queue
 
 import numpy as np
@@ -12,6 +13,7 @@ from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
 from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerRequest
 from omni_worker.errors import CommandError
 from omni_worker.requests import CacheSettings, GenerationParams
+from tests.worker import warm
 
 pytestmark = pytest.mark.processes
 COUNTS = ("batched_calls", "single_calls", "calls_foreseen", "calls_skipped")
@@ -34,7 +36,9 @@ class Replica:
     def __init__(self, parallel_size):
         self._events = queue.Queue()
         source = model_source.parse("builtin://digits")
-        self.engine, card = build_engine(config(parallel_size), source, self._events.put, self._events.put)
+        self.engine, card = build_engine(
+            config(parallel_size), source, self._events.put, self._events.put, fork_server=warm.server_for(os.environ)
+        )
         assert card.mode == "step"
         self.engine.start()
 
@@ -112,4 +116,4 @@ def test_a_model_that_runs_requests_whole_is_not_divided():
         "omni_worker.engine.build:build_runner", (config(2, step_execution=False), "builtin://digits", None)
     )
     with pytest.raises(CommandError, match="--cfg-parallel-size 1"):
-        MultiprocExecutor(spec, 2)
+        MultiprocExecutor(spec, 2, fork_server=warm.server_for(os.environ))

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import pytest
 
-from omni_worker.parallel.fork_server import ForkServer
+from omni_worker.parallel.fork_server import ForkServer, read_by_imports
 
 pytestmark = pytest.mark.processes
 MODULE = "tests.worker.parallel.forked_main"
@@ -41,6 +41,7 @@ class Forked:
     def __init__(self, server: ForkServer, *argv: str, stdin: str = "", **environment: str) -> None:
         reads, writes = os.pipe()
         read_output, output = os.pipe()
+        environment = {**read_by_imports(os.environ), **environment}
         self.status: IO[bytes] = os.fdopen(server.start(MODULE, argv, environment, (reads, output, 2)), "rb", 0)
         os.write(writes, stdin.encode())
         for fd in (reads, writes, output):
@@ -79,7 +80,7 @@ def test_a_process_has_its_own_arguments_environment_session_and_files(server: F
     seen = forked.result()
     assert forked.code() == 0
     assert (seen["pid"], seen["session"], seen["argv"]) == (forked.pid, forked.pid, ["describe", "ä"])
-    assert seen["environment"] == {"A": "1", "OMP_NUM_THREADS": "3"}
+    assert seen["environment"] == {**read_by_imports(os.environ), "A": "1", "OMP_NUM_THREADS": "3"}
     assert (seen["stdin"], seen["threads"], seen["sum"]) == ("config", 3, 1 << 20)
     assert seen["sigterm"]
     assert seen["is_forked"]
@@ -169,7 +170,7 @@ import os
 from omni_worker.parallel.fork_server import ForkServer
 server = ForkServer.forked(["colorsys"])
 with open(os.devnull) as nothing:
-    status = server.start("colorsys", [], {}, (nothing.fileno(), 1, 2))
+    status = server.start("colorsys", [], dict(os.environ), (nothing.fileno(), 1, 2))
 print(os.fdopen(status).read().split()[1])
 """
     done = subprocess.run(

@@ -1,5 +1,6 @@
 """A replica whose processes have a part of the layers each writes what one process writes."""
 
+import os
 import queue
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from omni_worker.engine.engine import Engine
 from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
 from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerRequest, StepScheduler
 from omni_worker.errors import CommandError
+from tests.worker import warm
 from tests.worker.engine.executor import failing_ranks
 from tests.worker.engine.language_engine import LanguageEngine, params
 from tests.worker.language import tiny_models
@@ -41,7 +43,9 @@ class Replica:
     def __init__(self, folder, **more):
         self.events = queue.Queue()
         source = model_source.parse(str(folder))
-        self.engine, self.card = build_engine(config(**more), source, self.events.put, self.events.put)
+        self.engine, self.card = build_engine(
+            config(**more), source, self.events.put, self.events.put, fork_server=warm.server_for(os.environ)
+        )
         self.partials = {}
 
     def __enter__(self):
@@ -134,13 +138,24 @@ class Broken(Replica):
     def __init__(self, folder):
         self.events, self.partials = queue.Queue(), {}
         spec = RunnerSpec(f"{failing_ranks.__name__}:build", (config(pipeline_parallel_size=2), str(folder), None))
-        self.engine = Engine(StepScheduler(4), MultiprocExecutor(spec, 2, 60.0), self.events.put, self.events.put)
+        self.engine = Engine(
+            StepScheduler(4),
+            MultiprocExecutor(spec, 2, 60.0, warm.server_for(os.environ)),
+            self.events.put,
+            self.events.put,
+        )
 
 
 def test_more_ranks_than_layers_are_refused(tmp_path):
     tiny_models.save(tmp_path, num_hidden_layers=1)
     with pytest.raises(CommandError, match="1 layers cannot be spread over 2 ranks"):
-        build_engine(config(pipeline_parallel_size=2), model_source.parse(str(tmp_path)), print, print)
+        build_engine(
+            config(pipeline_parallel_size=2),
+            model_source.parse(str(tmp_path)),
+            print,
+            print,
+            fork_server=warm.server_for(os.environ),
+        )
 
 
 def test_a_stage_that_writes_has_no_steps_to_divide(tmp_path):

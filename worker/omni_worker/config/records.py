@@ -104,6 +104,11 @@ class EngineConfig:
     prompt_cache_bytes: int = 0
     compile_cache: str | None = None
 
+    @property
+    def processes(self) -> int:
+        """How many processes run the model."""
+        return self.parallel_size * self.pipeline_parallel_size
+
 
 @dataclass(frozen=True)
 class ReplicaConfig:

@@ -17,6 +17,7 @@ from omni_worker.language import loading as language
 from omni_worker.language.prompts import PromptTokenizer
 from omni_worker.model_card import ModelCard
 from omni_worker.parallel.chain import Chain
+from omni_worker.parallel.fork_server import ForkServer
 from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.load_arguments import PipelineParts
 from omni_worker.pipelines.loading import load
@@ -29,14 +30,18 @@ def build_engine(
     on_event: Callable[[SchedulerEvent], None],
     on_failure: Callable[[Exception], None],
     on_step: Callable[[EngineStep], None] | None = None,
+    fork_server: ForkServer | None = None,
 ) -> tuple[Engine, ModelCard]:
-    """Load the model and build an engine for it, without starting it. Raises LoadError."""
+    """Load the model and build an engine for it, without starting it. Raises LoadError.
+
+    The `fork_server`, if there is one, starts the processes of an engine that runs in several.
+    """
     _check_parallelism(config, source)
     executor: Executor
-    size = config.parallel_size * config.pipeline_parallel_size
+    size = config.processes
     if size > 1:
         spec = RunnerSpec("omni_worker.engine.build:build_runner", (config, source.text, source.revision))
-        executor = multiproc = MultiprocExecutor(spec, size, config.step_timeout)
+        executor = multiproc = MultiprocExecutor(spec, size, config.step_timeout, fork_server)
         card = multiproc.card
     else:
         runner, card = build_runner(Ranks(), config, source.text, source.revision)

@@ -29,6 +29,7 @@ from omni_worker.errors import CommandError
 from omni_worker.importing import importing
 from omni_worker.model_card import ModelCard
 from omni_worker.parallel.child_process import end_with_parent
+from omni_worker.parallel.fork_server import IS_SUPPORTED, ForkServer
 from omni_worker.replica.lora_keeper import CALL_SECONDS, LoraKeeper
 from omni_worker.replica.reporting import STATS_TIMEOUT_SECONDS, Reporter, report_liveness, report_stats
 from omni_worker.replica.server import ReplicaServer
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from omni_worker.replica.request_spans import RequestSpans
 
 log = logging.getLogger(__name__)
+WORKER = "omni_worker.engine.executor.worker"
 STEP_CHECK_SECONDS = 1.0
 ADDRESS_RETRY_SECONDS = 1.0
 MAX_HAND_BACK_SECONDS = 5.0  # part of the drain timeout: to hand back the rest and to end the last step
@@ -50,8 +52,9 @@ MAX_HAND_BACK_SECONDS = 5.0  # part of the drain timeout: to hand back the rest 
 class ReplicaProcess:
     """The life of a replica: load → warm up → register → serve → drain."""
 
-    def __init__(self, config: ReplicaConfig, report: Reporter) -> None:
+    def __init__(self, config: ReplicaConfig, report: Reporter, fork_server: ForkServer | None = None) -> None:
         self._config = config
+        self._fork_server = fork_server
         self._report = report
         self._state = ReplicaState.STARTING
         self._loop = asyncio.get_running_loop()
@@ -139,7 +142,7 @@ class ReplicaProcess:
         source = model_source.parse(self._config.model, self._config.revision)
         on_step = None if self._spans is None else self._spans.record_step
         engine, card = build_engine(
-            self._config.engine, source, self._server.on_event, self._on_engine_failure, on_step
+            self._config.engine, source, self._server.on_event, self._on_engine_failure, on_step, self._fork_server
         )
         self._server.engine = engine
         self._server.default_steps = card.defaults.num_inference_steps or 0
@@ -255,16 +258,19 @@ def main() -> int:
         return 1  # the supervisor has ended
     config = ReplicaConfig.decode(line)
     configure_logging(config.log_level, f"replica {config.index}")
+    # Before this process has threads, and with the modules that it has been forked with, if it was.
+    has_workers = config.engine.processes > 1 and IS_SUPPORTED
+    fork_server = ForkServer.forked(["omni_worker.engine.build", WORKER]) if has_workers else None
     end_with_parent()
     try:
-        return asyncio.run(_run(config, report))
+        return asyncio.run(_run(config, report, fork_server))
     except CommandError as error:
         report("failed", reason=str(error))
         return 1
 
 
-async def _run(config: ReplicaConfig, report: Reporter) -> int:
-    return await ReplicaProcess(config, report).run()
+async def _run(config: ReplicaConfig, report: Reporter, fork_server: ForkServer | None) -> int:
+    return await ReplicaProcess(config, report, fork_server).run()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,9 @@ from omni_worker.engine.executor import ExecutorFailed, UniProcExecutor
 from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
 from omni_worker.engine.scheduler import Finished, SchedulerOutput, SchedulerRequest, StepScheduler
 from omni_worker.errors import CommandError, RequestError
+from omni_worker.parallel.fork_server import ForkServer
 from omni_worker.parallel.ranks import Ranks
+from tests.worker import warm
 
 from .process_resources import descriptors, held, is_gone, left_behind, mappings, segments
 from .small_runner import SmallRunner
@@ -49,9 +52,14 @@ def eventually(check):
         time.sleep(0.02)
 
 
+@pytest.fixture(scope="module", params=["new", "forked"])
+def fork_server(request):
+    return warm.server_for(os.environ) if request.param == "forked" else None
+
+
 @pytest.fixture(scope="module")
-def pair():
-    executor = MultiprocExecutor(SPEC, 2)
+def pair(fork_server):
+    executor = MultiprocExecutor(SPEC, 2, PATIENCE, fork_server)
     yield executor
     executor.shutdown()
 
@@ -130,9 +138,9 @@ def test_an_rpc_that_is_late_is_given_up_and_its_answer_passed_over(pair):
     assert pair.collective_rpc("wait", (0,), PATIENCE) == [0, 0]
 
 
-def test_an_orderly_end_leaves_nothing_behind():
+def test_an_orderly_end_leaves_nothing_behind(fork_server):
     before = held()
-    executor = MultiprocExecutor(SPEC, 2)
+    executor = MultiprocExecutor(SPEC, 2, PATIENCE, fork_server)
     executor.watch(lambda error: pytest.fail("an orderly end is no failure"))
     big = executor.collective_rpc("make", (1_000_000,), PATIENCE)
     pids = executor.pids
@@ -147,9 +155,10 @@ def test_an_orderly_end_leaves_nothing_behind():
 
 
 @pytest.mark.parametrize("payload", ["raise", "hang", "killed"])
-def test_a_step_that_fails_as_a_whole_ends_all_workers_and_leaves_nothing_behind(payload):
+def test_a_step_that_fails_as_a_whole_ends_all_workers_and_leaves_nothing_behind(payload, fork_server):
     before = held()
-    executor = MultiprocExecutor(SPEC, 2 if payload == "killed" else 1, timeout=1.0 if payload == "hang" else PATIENCE)
+    size, timeout = 2 if payload == "killed" else 1, 1.0 if payload == "hang" else PATIENCE
+    executor = MultiprocExecutor(SPEC, size, timeout, fork_server)
     pids = executor.pids
     if payload == "killed":
         threading.Timer(0.3, os.kill, (pids[1], signal.SIGKILL)).start()
@@ -167,10 +176,10 @@ def test_a_step_that_fails_as_a_whole_ends_all_workers_and_leaves_nothing_behind
     eventually(lambda: not left_behind(before))
 
 
-def test_a_worker_that_dies_idle_ends_the_engine_at_once_and_tells_its_owner():
+def test_a_worker_that_dies_idle_ends_the_engine_at_once_and_tells_its_owner(fork_server):
     before = held()
     events, failures = queue.Queue(), queue.Queue()
-    executor = MultiprocExecutor(SPEC, 2)
+    executor = MultiprocExecutor(SPEC, 2, PATIENCE, fork_server)
     pids = executor.pids
     engine = Engine(StepScheduler(2), executor, events.put, failures.put)
     engine.start()
@@ -187,9 +196,9 @@ def test_a_worker_that_dies_idle_ends_the_engine_at_once_and_tells_its_owner():
 
 
 @pytest.mark.parametrize("dead", [0, 1])
-def test_a_worker_whose_connection_is_gone_holds_up_neither_a_call_nor_the_end(dead):
+def test_a_worker_whose_connection_is_gone_holds_up_neither_a_call_nor_the_end(dead, fork_server):
     for end in ("call", "shutdown"):
-        executor = MultiprocExecutor(SPEC, 2)
+        executor = MultiprocExecutor(SPEC, 2, PATIENCE, fork_server)
         pids, socket = executor.pids, executor._workers._workers[dead].socket
         os.kill(pids[dead], signal.SIGKILL)
         eventually(lambda socket=socket: not socket.poll(0, zmq.POLLOUT))
@@ -200,13 +209,23 @@ def test_a_worker_whose_connection_is_gone_holds_up_neither_a_call_nor_the_end(d
         assert all(map(is_gone, pids))
 
 
-def test_what_hinders_the_start_is_raised_here_and_leaves_nothing_behind():
+def test_what_hinders_the_start_is_raised_here_and_leaves_nothing_behind(fork_server):
     before = held()
     with pytest.raises(CommandError, match="nowhere://else cannot be loaded"):
-        MultiprocExecutor(RunnerSpec(f"{HERE}:not_found"), 2)
+        MultiprocExecutor(RunnerSpec(f"{HERE}:not_found"), 2, PATIENCE, fork_server)
     with pytest.raises(ExecutorFailed, match="ended with exit code 7"):
-        MultiprocExecutor(RunnerSpec(f"{HERE}:dies"), 1)
+        MultiprocExecutor(RunnerSpec(f"{HERE}:dies"), 1, PATIENCE, fork_server)
     assert not left_behind(before)
+
+
+def test_workers_start_without_a_fork_server_that_has_ended(caplog):
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    its.close()
+    executor = MultiprocExecutor(SPEC, 1, PATIENCE, ForkServer(ours))
+    assert executor.collective_rpc("stats", (), PATIENCE) == [{"states": 0}]
+    assert "the fork server has ended" in caplog.text
+    executor.shutdown()
+    ours.close()
 
 
 PARENT = f"""

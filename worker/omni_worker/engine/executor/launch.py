@@ -1,4 +1,4 @@
-"""Starts the worker processes of an executor: each has an interpreter, its own devices and its share of cores."""
+"""Starts the worker processes of an executor: each has its own devices and its share of cores."""
 
 import logging
 import os
@@ -14,7 +14,10 @@ import torch
 
 from omni_worker.errors import UsageError
 from omni_worker.parallel.child_process import safe_path
+from omni_worker.parallel.fork_server import ForkServer
+from omni_worker.parallel.forked_popen import ForkedPopen
 
+log = logging.getLogger(__name__)
 MAIN = "omni_worker.engine.executor.worker"
 
 
@@ -32,38 +35,51 @@ class RunnerSpec:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker needs to start: its rank, its channel, and the descriptors that it inherits.
+    """What a worker needs to start: its rank and its channel.
 
-    store: a memory file through which the ranks find each other
     seed: torch's random seed, the same for all ranks
     """
 
     rank: int
     size: int
     endpoint: str
-    broadcast: int
-    results: int
-    store: int
     seed: int
     runner: RunnerSpec
     log_level: str
 
 
-def start(setup: WorkerSetup, hash_seed: int, devices: list[str]) -> subprocess.Popen[bytes]:
+@dataclass(frozen=True)
+class Files:
+    """The descriptors of memory that a worker inherits, in the order of its arguments.
+
+    store: through which the ranks find each other
+    """
+
+    broadcast: int
+    results: int
+    store: int
+
+
+WorkerProcess = subprocess.Popen[bytes] | ForkedPopen
+
+
+def start(
+    setup: WorkerSetup, files: Files, hash_seed: int, devices: list[str], fork_server: ForkServer | None = None
+) -> WorkerProcess:
     """Start a worker. It ends when its stdin closes, which the kernel does if the parent dies."""
     pickled = pickle.dumps(setup)
-    process = subprocess.Popen(
-        [sys.executable, "-m", MAIN],
-        stdin=subprocess.PIPE,
-        stdout=2,  # prints of libraries go to the log
-        pass_fds=(setup.broadcast, setup.results, setup.store),
-        env=_environment(setup, hash_seed, devices),
-    )
+    environment = _environment(setup, hash_seed, devices)
+    process = _start(environment, (files.broadcast, files.results, files.store), fork_server)
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # the executor notices a dead worker by itself
         process.stdin.write(pickled)
         process.stdin.flush()
     return process
+
+
+def end_of(process: WorkerProcess) -> int:
+    """A new descriptor that can be read once the process has ended."""
+    return os.dup(process.fileno()) if isinstance(process, ForkedPopen) else os.pidfd_open(process.pid)
 
 
 def devices_of(size: int) -> list[str]:
@@ -89,6 +105,21 @@ def new_seeds() -> tuple[int, int]:
 def log_level() -> str:
     """The log level of this process."""
     return logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
+
+
+def _start(environment: dict[str, str], inherited: tuple[int, ...], fork_server: ForkServer | None) -> WorkerProcess:
+    if fork_server is not None:
+        try:
+            return ForkedPopen(fork_server, MAIN, (), environment, stdout=2, inherited=inherited)
+        except OSError as error:
+            log.warning("the fork server has ended (%s); worker processes start without it", error)
+    return subprocess.Popen(
+        [sys.executable, "-m", MAIN, *map(str, inherited)],
+        stdin=subprocess.PIPE,
+        stdout=2,  # prints of libraries go to the log
+        pass_fds=inherited,
+        env=environment,
+    )
 
 
 def _environment(setup: WorkerSetup, hash_seed: int, devices: list[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from omni_worker.engine.executor.interface import Executor, ExecutorFailed
 from omni_worker.engine.executor.launch import RunnerSpec
 from omni_worker.engine.executor.worker_group import DEATH_SECONDS, WorkerGroup
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput, SchedulerOutput
+from omni_worker.parallel.fork_server import ForkServer
 
 __all__ = ["MultiprocExecutor", "RunnerSpec"]
 
@@ -25,15 +26,18 @@ BUILT = 0  # the number of the reply that a worker sends, without a message, whe
 class MultiprocExecutor(Executor):
     """Runs `runner` in `size` processes. `card` is the second result of its factory in the first process.
 
-    `timeout` limits one `execute`, end to end, in seconds. The constructor raises what the factory raised in any of the
+    `timeout` limits one `execute`, end to end, in seconds. The `fork_server`, if there is one, starts the processes.
+    The constructor raises what the factory raised in any of the
     processes (LoadError), and ExecutorFailed if one died.
     """
 
-    def __init__(self, runner: RunnerSpec, size: int, timeout: float = 600.0) -> None:
+    def __init__(
+        self, runner: RunnerSpec, size: int, timeout: float = 600.0, fork_server: ForkServer | None = None
+    ) -> None:
         self._timeout = timeout
         self._size = size
         self._number = BUILT
-        self._workers = WorkerGroup(runner, size)
+        self._workers = WorkerGroup(runner, size, fork_server)
         try:
             replies = self._replies(BUILT, None, wait_for_all=False)
             if failed := _first_error(replies):

@@ -1,4 +1,4 @@
-"""The main module of a worker process: `python -m omni_worker.engine.executor.worker`, with a WorkerSetup on stdin.
+"""The main module of a worker process: `python -m omni_worker.engine.executor.worker FILES`, a WorkerSetup on stdin.
 
 Every rank builds the same runner and runs the same messages. Only the calls that the runner spreads over its ranks are
 divided. The runner's answering rank sends the outputs; the others only send failures. The process ends when its stdin
@@ -19,7 +19,7 @@ import torch
 import zmq
 
 from omni_worker.engine.executor.channel import CallMethod, Execute, Stop, WorkerReply, decode, encode, make_socket
-from omni_worker.engine.executor.launch import WorkerSetup
+from omni_worker.engine.executor.launch import Files, WorkerSetup
 from omni_worker.engine.runner import Runner
 from omni_worker.engine.scheduler import RequestOutput, RunnerOutput
 from omni_worker.errors import portable
@@ -35,12 +35,12 @@ log = logging.getLogger(__name__)
 class WorkerLoop:
     """One rank: receives a message, runs it and replies, one message after another."""
 
-    def __init__(self, setup: WorkerSetup) -> None:
-        self._setup = setup
+    def __init__(self, setup: WorkerSetup, files: Files) -> None:
+        self._setup, self._store = setup, files.store
         self._is_answering = False
-        self._broadcast = Reader(setup.broadcast, readers=setup.size, number=setup.rank)
-        self._results = Writer(setup.results, readers=1)
-        for descriptor in (setup.broadcast, setup.results):
+        self._broadcast = Reader(files.broadcast, readers=setup.size, number=setup.rank)
+        self._results = Writer(files.results, readers=1)
+        for descriptor in (files.broadcast, files.results):
             os.close(descriptor)
         self._socket = make_socket(zmq.Context.instance())
         self._socket.connect(setup.endpoint)
@@ -48,8 +48,8 @@ class WorkerLoop:
     def run(self) -> None:
         """Run until a Stop message arrives."""
         try:
-            ranks = Ranks.join(self._setup.rank, self._setup.size, f"/proc/self/fd/{self._setup.store}")
-            os.close(self._setup.store)
+            ranks = Ranks.join(self._setup.rank, self._setup.size, f"/proc/self/fd/{self._store}")
+            os.close(self._store)
             runner, card = self._build(ranks)
             self._is_answering = runner.answering_rank == ranks.rank
         except Exception as error:
@@ -108,13 +108,14 @@ def _portable_with_traceback(error: Exception) -> Exception:
 
 def main() -> int:
     """Read the setup and serve the executor; returns the exit code."""
+    files = Files(*map(int, sys.argv[1:]))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     setup: WorkerSetup = pickle.load(sys.stdin.buffer)
     end_with_parent()
     configure_logging(setup.log_level, f"rank {setup.rank}")
     torch.manual_seed(setup.seed)
-    WorkerLoop(setup).run()
+    WorkerLoop(setup, files).run()
     return 0
 
 

@@ -20,17 +20,18 @@ import zmq
 from omni_worker.engine.executor import launch
 from omni_worker.engine.executor.channel import Stop, WorkerReply, decode, encode, make_socket, new_endpoint
 from omni_worker.engine.executor.interface import ExecutorFailed
-from omni_worker.engine.executor.launch import RunnerSpec, WorkerSetup
+from omni_worker.engine.executor.launch import Files, RunnerSpec, WorkerProcess, WorkerSetup
+from omni_worker.parallel.fork_server import ForkServer
 from omni_worker.transport.shared_memory import Reader, Writer, create_pool
 
 DEATH_SECONDS = 0.2  # a process may live a moment longer than its connection
 
 
 class WorkerHandle(NamedTuple):
-    """One rank. `death` is the descriptor of its process (a pidfd), which is readable once the process is dead."""
+    """One rank. `death` is a descriptor that is readable once the process is dead."""
 
     rank: int
-    process: subprocess.Popen[bytes]
+    process: WorkerProcess
     death: int
     socket: "zmq.Socket[Any]"
     results: Reader
@@ -46,7 +47,8 @@ class WorkerHandle(NamedTuple):
 class WorkerGroup:
     """`size` processes with one runner each. One thread uses it; `watch` starts another one."""
 
-    def __init__(self, runner: RunnerSpec, size: int) -> None:
+    def __init__(self, runner: RunnerSpec, size: int, fork_server: ForkServer | None = None) -> None:
+        self._fork_server = fork_server
         self._context = zmq.Context()
         self._ended = os.eventfd(0, os.EFD_CLOEXEC)
         self._watcher: threading.Thread | None = None
@@ -135,10 +137,8 @@ class WorkerGroup:
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:
-            worker.process.wait()
-            assert worker.process.stdin is not None
-            with suppress(BrokenPipeError):
-                worker.process.stdin.close()
+            with suppress(BrokenPipeError), worker.process:
+                pass  # waits, and closes what belongs to it
             os.close(worker.death)
             worker.socket.close()
             worker.results.close()
@@ -156,11 +156,12 @@ class WorkerGroup:
             socket.bind(endpoint)
             try:
                 reader = Reader(results, readers=1)
-                setup = WorkerSetup(rank, size, endpoint, broadcast, results, store, seed, runner, launch.log_level())
-                process = launch.start(setup, hash_seed, devices)
+                setup = WorkerSetup(rank, size, endpoint, seed, runner, launch.log_level())
+                files = Files(broadcast, results, store)
+                process = launch.start(setup, files, hash_seed, devices, self._fork_server)
             finally:
                 os.close(results)
-            self._workers.append(WorkerHandle(rank, process, os.pidfd_open(process.pid), socket, reader))
+            self._workers.append(WorkerHandle(rank, process, launch.end_of(process), socket, reader))
 
     def _watch(self, on_death: Callable[[str], None]) -> None:
         deaths = {worker.death: worker for worker in self._workers}
