@@ -4,6 +4,7 @@ adapter at a time, as peers batch them, and against the same requests without ad
     python -m benchmarks.loras [--quick] [--sweeps 3]
 """
 
+import copy
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -29,11 +30,12 @@ def add_adapters(model: systems.Model, folder: Path) -> None:
     """Load random adapters of the denoiser's attention into the model that runs step by step."""
     pipe = systems.Model().pipe
     for number in range(ADAPTERS):
+        transformer = copy.deepcopy(pipe.transformer)
         torch.manual_seed(number)
         config = LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights=False, target_modules=TARGETS)
+        transformer.add_adapter(config, adapter_name="written")
+        layers = get_peft_model_state_dict(transformer, adapter_name="written")
         name = f"adapter-{number}"
-        pipe.transformer.add_adapter(config, adapter_name=name)
-        layers = get_peft_model_state_dict(pipe.transformer, adapter_name=name)
         type(pipe).save_lora_weights(folder, layers, weight_name=f"{name}.safetensors")
         model.stepped.adapters.load(name, folder / f"{name}.safetensors")
 

@@ -98,6 +98,24 @@ def test_a_process_is_a_new_one_if_an_import_has_used_a_device() -> None:
     server.close()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"HF_HOME": "/somewhere/else"}, {"HOME": "/somewhere/else"}, {"PYTHONPATH": "/somewhere/else:{PYTHONPATH}"}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_process_is_a_new_one_if_its_environment_would_change_the_imports(
+    server: ForkServer, changes: dict[str, str]
+) -> None:
+    environment = {"PYTHONPATH": os.environ["PYTHONPATH"]}
+    assert Forked(server, "describe", **environment).result()["is_forked"]
+    changed = {name: value.format(**environment) for name, value in changes.items()}
+    forked = Forked(server, "describe", "ä", stdin="config", **{**environment, **changed})
+    seen = forked.result()
+    assert not seen["is_forked"]
+    assert (seen["pid"], seen["session"], seen["argv"]) == (forked.pid, forked.pid, ["describe", "ä"])
+    assert seen["environment"].items() >= changed.items()
+
+
 def test_siblings_share_no_randomness(server: ForkServer) -> None:
     one, other = (Forked(server, "describe").result()["random"] for _ in range(2))
     assert not set(one) & set(other)
