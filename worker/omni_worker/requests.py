@@ -4,16 +4,18 @@ They are also sent between processes and stored with video jobs: the names of th
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 
+from omni_settings.cache import SETTINGS
+from omni_settings.cache import Mode as CacheMode
+
 SEED_LIMIT = 2**63
 """Seeds are below this."""
-CacheMode = Literal["none", "skip"]
-MAX_TOLERANCE, MAX_CONSECUTIVE = 1.0, 100
-"""What clients can set at most in CacheSettings."""
+UNSET = -1
+"""A setting of a cache that is not given."""
 MIN_PENALTY, MAX_PENALTY = 0.1, 10.0
 """Clients can set a repetition penalty between these: it divides and multiplies scores, which must stay finite."""
 
@@ -59,14 +61,26 @@ class LoraChoice(msgspec.Struct, frozen=True):
 class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Which model calls of a request are answered from earlier ones instead of being computed, approximately.
 
-    mode: `none` computes all of them; `skip` leaves out calls whose result can be extrapolated
-    tolerance: up to which predicted error, relative to the result, a call is left out
-    max_consecutive: of how many steps in a row
+    The settings are those of `omni_settings.cache.Cache`. One that is not given is the mode's own.
     """
 
     mode: CacheMode = "skip"
-    tolerance: float = 0.1
-    max_consecutive: int = 4
+    tolerance: float = UNSET
+    max_consecutive: int = UNSET
+    threshold: float = UNSET
+    interval: int = UNSET
+    order: int = UNSET
+    ratios: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, default in SETTINGS[self.mode].items():
+            if getattr(self, name) == UNSET:
+                msgspec.structs.force_setattr(self, name, default)
+
+    @property
+    def is_inside_model(self) -> bool:
+        """Whether it is one of diffusers' caches, which answer parts of a call."""
+        return self.mode not in ("none", "skip")
 
 
 NO_CACHE = CacheSettings(mode="none")

@@ -5,7 +5,7 @@ import base64
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from omni_operator.client.sounds import generate_sound
 from omni_operator.client.uploads import Upload, read_upload
 from omni_operator.client.videos import generate_video
 from omni_operator.commands import flags
+from omni_settings.cache import parse as parse_cache
 
 HELP = """Draw a picture with a running pipeline, or make a video or sound; without -o, print the text that it writes.
 
@@ -43,11 +44,6 @@ OPTIONS = {
     VIDEOS: (*DIFFUSION_OPTIONS, "size", "seconds", "image"),
     SOUNDS: (*DIFFUSION_OPTIONS, "seconds"),
 }
-CACHE_SETTINGS: Mapping[str, tuple[str, Callable[[str], float]]] = {
-    "tolerance": ("tolerance", float),
-    "maxConsecutive": ("max_consecutive", int),
-}
-"""The settings of --cache: the field of the request, and how its value is read."""
 FILE_MARK = "@"
 """Before the name of a file, in a value of --extra-arg."""
 VIDEO_SUFFIX = ".mp4"
@@ -99,8 +95,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
         metavar="MODE",
-        help="skip, to be faster by leaving out predictable model calls, also skip,tolerance=0.05,maxConsecutive=4; or"
-        " none (default: the pipeline's own)",
+        help="skip, to be faster by leaving out predictable model calls, also skip,tolerance=0.05,maxConsecutive=4; one"
+        " of diffusers' caches, like first-block,threshold=0.1; or none (default: the pipeline's own)",
     )
     parser.add_argument(
         "--extra-arg",
@@ -331,19 +327,11 @@ def lora_choice(text: str) -> dict[str, Any]:
 
 
 def cache_choice(text: str) -> dict[str, Any]:
-    """A cache's settings as requests give them; the server checks the values. Raises BadOption."""
-    mode, *options = text.split(",")
-    choice: dict[str, Any] = {"mode": mode}
-    for option in options:
-        name, _, value = option.partition("=")
-        try:
-            field, read = CACHE_SETTINGS[name]
-            choice[field] = read(value)
-        except (KeyError, ValueError):
-            raise BadOption(
-                f"--cache {text}: {option!r} is no setting; give skip, skip,tolerance=0.05,maxConsecutive=4, or none"
-            ) from None
-    return choice
+    """A cache's settings as requests give them. Raises BadOption."""
+    try:
+        return parse_cache(text).model_dump(exclude_none=True)
+    except ValueError as error:
+        raise BadOption(f"--cache {error}") from None
 
 
 def chat_request(args: argparse.Namespace) -> dict[str, Any]:

@@ -174,14 +174,15 @@ def test_an_unusable_request_is_reported(tmp_path: Path, row: str) -> None:
 
 def test_predictable_calls_are_left_out_on_request(up: OmniUp, tmp_path: Path) -> None:
     common = ("generate", PROMPT, "-o", str(tmp_path / "a.png"), "--steps=12")
-    for cache in ("skip", "skip,tolerance=0.3,maxConsecutive=2", "none"):
+    for cache in ("skip", "skip,tolerance=0.3,maxConsecutive=2", "first-block,threshold=0.2", "none"):
         assert run_omni(up.folder, *common, f"--cache={cache}").returncode == 0
-    unknown = run_omni(up.folder, *common, "--cache=skip,tolerance=2")
-    assert unknown.returncode == 1
-    assert "cache.tolerance" in unknown.stderr
-    wrong = run_omni(up.folder, *common, "--cache=skip,much")
-    assert wrong.returncode == 2
-    assert "'much' is no setting" in wrong.stderr
+    unusable = run_omni(up.folder, *common, "--cache=text-kv")
+    assert unusable.returncode == 1
+    assert "text-kv cannot be used with this model" in unusable.stderr
+    for cache, complaint in (("skip,tolerance=2", "tolerance: "), ("skip,much", "'much' is no setting")):
+        wrong = run_omni(up.folder, *common, f"--cache={cache}")
+        assert wrong.returncode == 2
+        assert complaint in wrong.stderr
 
 
 def test_an_adapter_is_selected_by_name_and_scale(up: OmniUp, tmp_path: Path) -> None:

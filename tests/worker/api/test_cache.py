@@ -7,6 +7,7 @@ from omni_worker.requests import NO_CACHE, CacheSettings
 from tests.worker.api.in_process import Head, client_of
 from tests.worker.api.sample_images import image_file, solid_image
 
+MAG = CacheSettings(mode="mag", threshold=0.06, max_consecutive=2, ratios=(1.0, 0.9))
 PAINTER = ModelCard(pipeline="TinyPipeline", mode="step", sized=True, image="one")
 
 
@@ -28,7 +29,13 @@ def test_every_route_takes_a_cache():
 
 
 @pytest.mark.parametrize(
-    ("body", "expected"), [({}, None), ({"cache": None}, None), ({"cache": {"mode": "none"}}, NO_CACHE)]
+    ("body", "expected"),
+    [
+        ({}, None),
+        ({"cache": None}, None),
+        ({"cache": {"mode": "none"}}, NO_CACHE),
+        ({"cache": {"mode": "mag", "max_consecutive": 2, "ratios": [1, 0.9]}}, MAG),
+    ],
 )
 def test_without_one_the_stages_own_setting_counts(body, expected):
     head = Head([PAINTER])
@@ -45,6 +52,8 @@ def test_without_one_the_stages_own_setting_counts(body, expected):
         ({"tolerance": 1.5}, "cache.tolerance"),
         ({"max_consecutive": 0}, "cache.max_consecutive"),
         ({"much": 1}, "cache.much"),
+        ({"mode": "first-block", "threshold": 0}, "cache.threshold"),
+        ({"mode": "first-block", "tolerance": 0.1}, "cache"),
         ("skip", "cache"),
         ([], "cache"),
     ],

@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, field_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from omni_settings.cache import Cache
 from omni_worker.api.request_model import RequestModel
-from omni_worker.requests import MAX_CONSECUTIVE, MAX_TOLERANCE, SEED_LIMIT, CacheMode, CacheSettings
+from omni_worker.requests import SEED_LIMIT, CacheSettings
 
 MAX_SIDE = 16_384
 """Of an image, in pixels."""
@@ -47,28 +48,15 @@ class LoraBody(RequestModel):
     ] = None
 
 
-class CacheBody(RequestModel):
+class CacheBody(RequestModel, Cache):
     """Which model calls may be left out, because their results follow from the request's earlier ones."""
 
-    mode: Annotated[
-        CacheMode, Field(description="skip: extrapolate the predictions of smooth steps; none: compute every step.")
-    ] = CacheSettings().mode
-    tolerance: Annotated[
-        float,
-        Field(
-            gt=0,
-            le=MAX_TOLERANCE,
-            description="Leave a step out if its predicted error, relative to the prediction, is at most this.",
-        ),
-    ] = CacheSettings().tolerance
-    max_consecutive: Annotated[
-        int, Field(ge=1, le=MAX_CONSECUTIVE, description="How many steps in a row may be left out.")
-    ] = CacheSettings().max_consecutive
+    model_config = ConfigDict(alias_generator=str)  # the names as they are
 
     @property
     def settings(self) -> CacheSettings:
         """The same for the stages."""
-        return CacheSettings(mode=self.mode, tolerance=self.tolerance, max_consecutive=self.max_consecutive)
+        return CacheSettings(**self.given)
 
 
 ArgumentName = Annotated[str, Field(max_length=MAX_ARGUMENT_NAME)]

@@ -213,7 +213,9 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
         default=NO_CACHE,
         metavar="MODE",
         help="which model calls are left out where a request does not say: none, or skip[,tolerance=X]"
-        "[,maxConsecutive=N], which extrapolates those of smooth steps (default: none)",
+        "[,maxConsecutive=N], which extrapolates those of smooth steps; or one of diffusers' caches inside the model: "
+        "first-block[,threshold=X], taylor-seer[,interval=N][,order=N], mag, faster, pyramid-attention, text-kv "
+        "(default: none)",
     )
     parser.add_argument(
         "--prompt-cache-bytes",

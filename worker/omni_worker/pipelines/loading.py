@@ -17,7 +17,7 @@ from omni_settings.model_index import parse_model_index
 from omni_worker.config.hub_proxy import require_usable_proxies
 from omni_worker.config.lora_source import LoraSource
 from omni_worker.config.model_source import ModelSource
-from omni_worker.errors import LoadError
+from omni_worker.errors import LoadError, RequestError
 from omni_worker.model_card import ServingDefaults
 from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.acceleration import save_vae_memory, set_attention, shorten_single_frames
@@ -81,6 +81,11 @@ def load(
     Raises LoadError if the model or an adapter does not exist, is broken, or cannot run in the required mode.
     """
     require_libraries(settings)
+    if settings.compile is not None and cache.is_inside_model:
+        raise LoadError(
+            f"--cache {cache.mode}: diffusers' caches run models that are not compiled; leave out compile of --load "
+            "(load.compile), or use --cache skip"
+        )
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -186,7 +191,10 @@ def wrap_pipeline(
         return pipe  # type: ignore[no-any-return]
     defaults = _serving_defaults(source)
     if is_intercepted:
-        return InterceptedPipeline(pipe, defaults, concurrent, batches, cache, offload, prompt_cache_bytes)
+        try:
+            return InterceptedPipeline(pipe, defaults, concurrent, batches, cache, offload, prompt_cache_bytes)
+        except RequestError as error:
+            raise LoadError(f"{type(pipe).__name__} of {source.text}: {error.message} (--cache)") from error
     if step_execution is None:
         log.info("%s cannot be stepped: requests run whole, one at a time", type(pipe).__name__)
     return RequestModePipeline(pipe, defaults)

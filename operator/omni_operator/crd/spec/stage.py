@@ -9,6 +9,7 @@ from omni_operator.crd.base import Record, with_unique_names
 from omni_operator.crd.patterns import DNS_LABEL, DNS_SUBDOMAIN, LORA_NAME, LORA_SOURCE, PERCENT, QUALIFIED_NAME
 from omni_operator.crd.spec.parts import Labels, Model, Size
 from omni_operator.crd.spec.pods import PodSettings
+from omni_settings.cache import Cache
 from omni_settings.load import LoadSettings
 
 NVIDIA_GPU = "nvidia.com/gpu"
@@ -206,24 +207,6 @@ class Lora(Record):
     )
     scale: float = Field(
         default=1.0, description="How strongly it works in requests that give no scale.", ge=-100, le=100
-    )
-
-
-class Cache(Record):
-    mode: Literal["none", "skip"] = Field(
-        default="skip",
-        description="skip: leave out model calls where a request's predictions change smoothly, and extrapolate them."
-        " none: compute all.",
-    )
-    tolerance: float | None = Field(
-        default=None,
-        description="Leave a step out if its predicted error, relative to the prediction, is at most this; absent"
-        " means 0.1.",
-        gt=0,
-        le=1,
-    )
-    max_consecutive: int | None = Field(
-        default=None, description="How many steps in a row may be left out; absent means 4.", ge=1, le=100
     )
 
 

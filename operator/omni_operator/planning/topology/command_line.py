@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from omni_operator.crd.quantities import integer_quantity
 from omni_operator.crd.spec.parts import Model
 from omni_operator.crd.spec.pipeline import OmniPipeline
-from omni_operator.crd.spec.stage import Cache, Stage
+from omni_operator.crd.spec.stage import Stage
 from omni_operator.planning.topology.files import ProcessFiles
 from omni_operator.planning.topology.model_sources import model_location
 from omni_operator.planning.topology.records import HeadPorts, ReplicaPorts
@@ -181,17 +181,9 @@ def diffusion_flags(stage: Stage) -> list[str]:
     return [
         "--step-execution" if stage.scheduling.mode == "step" else "--no-step-execution",
         f"--cfg-parallel-size={stage.parallelism.cfg}",
-        *([] if stage.cache is None else [f"--cache={cache_argument(stage.cache)}"]),
+        *([] if stage.cache is None else [f"--cache={stage.cache.argument}"]),
         *([f"--prompt-cache-bytes={integer_quantity(size)}"] if (size := stage.prompt_cache_size) else []),
     ]
-
-
-def cache_argument(cache: Cache) -> str:
-    """The argument of --cache for a stage's setting."""
-    if cache.mode == "none":
-        return cache.mode
-    options = cache.model_dump(by_alias=True, exclude_none=True, exclude={"mode"})
-    return ",".join([cache.mode, *(f"{name}={value}" for name, value in options.items())])
 
 
 def needs_no_text_encoder(pipeline: OmniPipeline, stage: Stage) -> bool:

@@ -118,6 +118,8 @@ def test_a_cache_becomes_a_flag(digits: dict[str, Any]) -> None:
         ({}, ["--cache=skip"]),
         ({"tolerance": 0.05, "maxConsecutive": 2}, ["--cache=skip,tolerance=0.05,maxConsecutive=2"]),
         ({"mode": "none", "tolerance": 0.05}, ["--cache=none"]),
+        ({"mode": "first-block", "threshold": 0.1}, ["--cache=first-block,threshold=0.1"]),
+        ({"mode": "mag", "ratios": [1.0, 0.5]}, ['--cache={"mode": "mag", "ratios": [1.0, 0.5]}']),
         (None, []),
     ):
         arguments = cluster_topology(parse(edited(digits, {"spec.stages.0.cache": cache}))).replicas[0].arguments

@@ -39,6 +39,8 @@ PIPELINES: dict[str, dict[str, Any]] = {
     },
     "a cache": {"spec.stages.0.cache": {"tolerance": 0.05, "maxConsecutive": 2}},
     "a prompt cache": {"spec.stages.0.promptCacheSize": "64Mi"},
+    "diffusers' cache": {"spec.stages.0.cache": {"mode": "taylor-seer", "interval": 3, "order": 2}},
+    "magnitudes": {"spec.stages.0.cache": {"mode": "mag", "ratios": [1.0, 0.5]}},
     "no cache": {"spec.stages.0.cache": {"mode": "none"}},
     "adapters": {
         "spec.stages.0.loras": [

@@ -56,6 +56,8 @@ class ModelCopy:
     """A request's copy of `model`. `root` takes the model's place in the request's pipeline.
 
     It is freed with the request at once: only it refers to its modules, and these refer to it weakly.
+
+    keeps_state: whether its calls depend on the request's earlier ones, so that they always run it
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class ModelCopy:
         self._modules: dict[int, CopiedModule] = {}
         self._objects: dict[int, Any] = {}
         self._hooked: str | None = None
+        self.keeps_state = False
         self.root = self._copy(model, root_type or type(model))
 
     def of(self, module: Module) -> Module:
@@ -92,7 +95,7 @@ class ModelCopy:
     @property
     def is_changed(self) -> bool:
         """Whether the request has changed anything in its copy."""
-        return any(map(self._is_changed, self._modules.values()))
+        return self.keeps_state or any(map(self._is_changed, self._modules.values()))
 
     def changes(self) -> Hashable | None:
         """What the request has changed: equal for changes of equal effect, `UNCHANGED` if nothing is.
@@ -100,6 +103,8 @@ class ModelCopy:
         None if the changes cannot be compared. Raises RuntimeError if such a change cannot be kept to the request.
         """
         selected = self._keep_adapters()
+        if self.keeps_state:
+            return None
         changed = [module for module in self._modules.values() if self._is_changed(module)]
         if not changed:
             return selected

@@ -7,6 +7,7 @@ from greenlet import greenlet
 
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.keys import BatchKey
+from omni_worker.pipelines.interception.feature_caches import FeatureCaches
 from omni_worker.pipelines.interception.previews import Previews
 from omni_worker.pipelines.interception.prompt_cache import PromptKey
 from omni_worker.pipelines.interception.skipping import Skipping
@@ -45,6 +46,7 @@ class Run:
 
     greenlet: runs the pipeline's own call
     context: the process state that belongs to the request
+    feature_caches: None if the request has none inside its models
     skipping: None if all calls of the request are computed
     previews: None if the request wants none
     pending: the call that runs next: the request's own, or one of its preview; None while the pipeline's own code runs
@@ -57,6 +59,7 @@ class Run:
     speculation: Speculation
     skipping: Skipping | None
     previews: Previews | None
+    feature_caches: FeatureCaches | None = None
     pending: Pending | None = None
     held: Pending | None = None
     output: Any = None

@@ -8,6 +8,7 @@ greenlet with it, and the pipeline's own code continues. So outputs equal diffus
 thrown into the greenlet, and a request waits as long as nobody resumes it.
 """
 
+import copy
 import functools
 import logging
 import time
@@ -20,6 +21,7 @@ import torch
 from greenlet import greenlet
 
 from omni_worker.device.out_of_memory import is_out_of_memory
+from omni_worker.errors import RequestError
 from omni_worker.model_card import ServingDefaults
 from omni_worker.pipelines.adapter_layers import Selection
 from omni_worker.pipelines.adapter_store import AdapterStore
@@ -30,6 +32,7 @@ from omni_worker.pipelines.batching.batches import ProvenBatches
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.comparing import TensorEquality
 from omni_worker.pipelines.components import DENOISE
+from omni_worker.pipelines.interception.feature_caches import FeatureCaches
 from omni_worker.pipelines.interception.pipeline_copies import PipelineCopies
 from omni_worker.pipelines.interception.previews import PreviewRun, Previews
 from omni_worker.pipelines.interception.prompt_cache import PromptCache
@@ -73,6 +76,8 @@ class InterceptedPipeline:
     Skipping: where a request's predictions are smooth, its calls are answered at once, and it continues to the next
     call that must be computed. So it is only ever in batches that compute something for it.
 
+    Feature caches: a request with one of diffusers' caches has it in its own copies of the models. Its calls run alone.
+
     concurrent: whether requests run interleaved
     batches: runs the calls, and decides which of them run together
     offload: moves the components of the pipeline, if only one of them is on the device at a time
@@ -110,9 +115,11 @@ class InterceptedPipeline:
         self._equality, self._scores = TensorEquality(), SpeculationScores()
         self._preview_count, self._skipped_calls = 0, 0
         self._preview_seconds = 0.0
+        if cache.is_inside_model:
+            self._require_usable(cache)
 
     def prepare_encode(self, state: StepState) -> None:
-        params, previews = state.params, None
+        params, previews, cache = state.params, None, self._cache_of(state.params)
         if isinstance(params, Mapping):
             kwargs, seed, embeddings, adapters = dict(params), None, dict[str, np.ndarray](), None
         else:
@@ -122,19 +129,25 @@ class InterceptedPipeline:
                 shorter = msgspec.structs.replace(params, steps=self._arguments.fewest_steps(params))
                 previews = Previews(params.preview_every, functools.partial(self._start_preview, shorter))
         is_exact = not isinstance(params, Mapping) and params.exact
-        context = RequestContext(state.request_id, seed, self._needs_exact_bits or is_exact, adapters)
-        context.asks_for_exact_bits = is_exact
+        runs_apart = is_exact or cache.is_inside_model
+        context = RequestContext(state.request_id, seed, self._needs_exact_bits or runs_apart, adapters)
+        context.asks_for_exact_bits = runs_apart
         copy_scheduler = functools.partial(copy_for_request, state=state, is_shared=self._concurrent)
+        caches = None
         if self._copies.runs_whole:
+            if cache.is_inside_model:
+                raise RequestError("invalid", "cache: the model was loaded with a cache of its own: leave cache out")
             pipe = self._copies.create_whole(copy_scheduler)
         else:
             pipe = self._copies.create(context, copy_scheduler)
+            caches = FeatureCaches(pipe, cache, state) if cache.is_inside_model else None
         run = Run(
             greenlet(lambda: self._call(pipe, kwargs, embeddings)),
             context,
             Speculation(self._equality, self._scores),
             self._skipping_of(params),
             previews,
+            caches,
         )
         self.runs[state.request_id] = run
         self._resume(state, run)
@@ -179,6 +192,8 @@ class InterceptedPipeline:
             with run.context.active():
                 run.greenlet.throw()
         run.context.close()
+        if run.feature_caches is not None:
+            run.feature_caches.close()
         if run.skipping is not None:
             self._skipped_calls += run.skipping.skipped
 
@@ -217,9 +232,17 @@ class InterceptedPipeline:
         """The adapters of a request. Raises RequestError for one that is not loaded."""
         return self.adapters.select(params.loras)
 
-    def _skipping_of(self, params: GenerationParams | Mapping[str, Any]) -> Skipping | None:
+    def _require_usable(self, cache: CacheSettings) -> None:
+        """Raises RequestError if requests with this cache would be rejected."""
+        pipe = self._copies.create(RequestContext(""), copy.copy)
+        FeatureCaches(pipe, cache, StepState("", {})).close()
+
+    def _cache_of(self, params: GenerationParams | Mapping[str, Any]) -> CacheSettings:
         cache = None if isinstance(params, Mapping) else params.cache
-        cache = self._cache if cache is None else cache
+        return self._cache if cache is None else cache
+
+    def _skipping_of(self, params: GenerationParams | Mapping[str, Any]) -> Skipping | None:
+        cache = self._cache_of(params)
         return Skipping(cache) if cache.mode == "skip" else None
 
     def _result(self, state: StepState, output: Any) -> Any:
