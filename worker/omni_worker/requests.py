@@ -189,11 +189,20 @@ class GeneratedText(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """A complete text answer. `finish_reason` is `stop` (end token or stop text) or `length` (token limit)."""
+    """A complete text answer. `finish_reason` is `stop` (end token or stop text) or `length` (token limit).
+
+    unlisted_tokens: how many tokens it has that `written` does not list: a server outside the pipeline only counts them
+    """
 
     written: GeneratedText
     finish_reason: str
     prompt_tokens: int
+    unlisted_tokens: int = 0
+
+    @property
+    def token_count(self) -> int:
+        """How many tokens the answer has."""
+        return len(self.written.tokens) + self.unlisted_tokens
 
 
 class Sound(msgspec.Struct, frozen=True, kw_only=True):

@@ -93,7 +93,7 @@ def count_tokens(results: Sequence[GenerationResult]) -> tuple[int, int]:
     """The tokens of a request's prompt, which all its results share, and the tokens generated for all of them."""
     completions = [result.completion for result in results if result.completion]
     prompt_tokens = max((completion.prompt_tokens for completion in completions), default=0)
-    return prompt_tokens, sum(len(completion.written.tokens) for completion in completions)
+    return prompt_tokens, sum(completion.token_count for completion in completions)
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -22,6 +22,7 @@ from omni_worker.coordinator.metrics_collector import MembershipCollector
 from omni_worker.coordinator.registry import Registry
 from omni_worker.errors import UsageError
 from omni_worker.orchestrator.balancers import make_balancer
+from omni_worker.orchestrator.endpoint_pools import endpoint_pool
 from omni_worker.orchestrator.lora_library import LoraLibrary
 from omni_worker.orchestrator.metrics_collector import PoolCollector, ResultCacheCollector
 from omni_worker.orchestrator.orchestrator import Orchestrator
@@ -46,7 +47,7 @@ async def run_head(config: ServeConfig, head: HeadConfig, fork_server: ForkServe
     secret = keys.read(config.secret_file)
     replica_registry = Registry(
         {id: model.digest for id, model in head.models.items()},
-        {stage.id: stage.engine for stage in head.stages},
+        {stage.id: stage.engine for stage in head.stages if stage.endpoint is None},
         head.heartbeat_timeout,
     )
     coordinator = Coordinator(
@@ -56,9 +57,15 @@ async def run_head(config: ServeConfig, head: HeadConfig, fork_server: ForkServe
         head.heartbeat_timeout,
         secret,
     )
-    pools = [
-        StagePool(stage, make_balancer(head.lb_policy), coordinator.on_disconnect, secret) for stage in head.stages
-    ]
+    pools, servers = [], []
+    for stage in head.stages:
+        balancer = make_balancer(head.lb_policy)
+        if stage.endpoint is None:
+            pools.append(StagePool(stage, balancer, coordinator.on_disconnect, secret))
+        else:
+            pool, health = endpoint_pool(stage, stage.endpoint, balancer)
+            pools.append(pool)
+            servers.append(health)
     coordinator.on_unfit = functools.partial(_note_refusal, pools)
     publisher = tcp_address(reachable(head.master_address), head.coordinator_pub_port)
     loras = LoraLibrary(pools, head.api.loras)
@@ -87,7 +94,7 @@ async def run_head(config: ServeConfig, head: HeadConfig, fork_server: ForkServe
     hub.start()
     replicas = asyncio.create_task(supervisor.run() if supervisor.children else asyncio.Event().wait())
     serving = asyncio.create_task(server.run())
-    following = [asyncio.create_task(loras.run())]
+    following = [asyncio.create_task(loras.run()), *(asyncio.create_task(health.run()) for health in servers)]
     if head.stage_config is not None:
         following.append(asyncio.create_task(_follow_loras(head.stage_config, loras)))
     try:
@@ -137,6 +144,10 @@ def _note_refusal(pools: list[StagePool], stage_id: int) -> None:
 
 
 def _why_not_ready(pools: list[StagePool]) -> str | None:
-    """The reason why the head cannot answer requests; None if it can."""
-    waiting = [pool.stage.name for pool in pools if not pool.is_ready]
+    """The reason why the head cannot answer requests; None if it can.
+
+    A server outside the pipeline is none: the head would answer no better if nobody could reach it, and its errors say
+    what is wrong.
+    """
+    waiting = [pool.stage.name for pool in pools if pool.stage.endpoint is None and not pool.is_ready]
     return f"no replica is up for: {', '.join(waiting)}" if waiting else None

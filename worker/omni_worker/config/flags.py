@@ -269,6 +269,11 @@ def from_arguments(args: argparse.Namespace) -> ServeConfig:
     if args.stage_id not in {stage.id for stage in stages}:
         raise UsageError(f"--stage-id {args.stage_id}: --stage-config names only {[stage.id for stage in stages]}")
     stage = next(stage for stage in stages if stage.id == args.stage_id)
+    if stage.endpoint is not None and args.omni_dp_size_local:
+        raise UsageError(
+            f"--stage-id {stage.id}: stage {stage.name!r} is a server outside the pipeline, and has no replicas; give "
+            "--omni-dp-size-local 0, or the --stage-id of another stage"
+        )
     addresses = listen_addresses(args)
     head = _head_config(args, model, stages, addresses)
     own_model = _model_of(stage, model)
@@ -330,7 +335,7 @@ def _head_config(
         lb_policy=args.omni_lb_policy,
         heartbeat_timeout=args.omni_heartbeat_timeout,
         stages=stages,
-        models={stage.id: _model_of(stage, model) for stage in stages},
+        models={stage.id: _model_of(stage, model) for stage in stages if stage.endpoint is None},
         stage_config=args.stage_config,
         api=api_config.from_arguments(args, os.environ, is_loopback(addresses.http)),
     )

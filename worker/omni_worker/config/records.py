@@ -12,6 +12,7 @@ import msgspec
 from omni_settings.load import LoadSettings
 from omni_worker.addresses import loopback
 from omni_worker.config.api import ApiConfig
+from omni_worker.config.endpoint import Endpoint
 from omni_worker.config.lora_source import LoraSource
 from omni_worker.config.model_source import ModelSource
 from omni_worker.requests import NO_CACHE, CacheSettings
@@ -21,7 +22,7 @@ from omni_worker.requests import NO_CACHE, CacheSettings
 class Stage:
     """One stage of the pipeline, as the head sees it.
 
-    engine: `autoregressive` or `diffusion`
+    engine: `autoregressive`, `diffusion`, or `openai`: a server outside the pipeline, which generates text
     task: of an autoregressive stage: `generate` text, or `encode` the prompt for the next stage
     input: what it takes from the stage before it: `text` (as its prompt) or `hidden-states` (as prompt embeddings)
     system: the system message of a text stage, for conversations that do not start with one
@@ -29,6 +30,7 @@ class Stage:
     model, revision: what its replicas serve, if that differs from the pipeline's own model
     wake_seconds: for a stage that may scale to zero: how long a request waits for its first replica
     loras: adapters that its replicas must load
+    endpoint: the server of a stage of the engine `openai`
     """
 
     id: int
@@ -42,18 +44,19 @@ class Stage:
     revision: str | None = None
     wake_seconds: float | None = None
     loras: tuple[LoraSource, ...] = ()
+    endpoint: Endpoint | None = None
 
     @property
     def writes(self) -> bool:
         """Whether the stage generates text, one token per step."""
-        return self.engine == "autoregressive" and self.task == "generate"
+        return self.engine != "diffusion" and self.task == "generate"
 
 
 @dataclass(frozen=True)
 class HeadConfig:
     """What only a head needs: where its services listen, and how it routes.
 
-    models: the model of each stage, by stage id
+    models: the model of each stage that has replicas, by stage id
     stage_config: the file that lists the stages, of which changes of adapters are followed
     """
 

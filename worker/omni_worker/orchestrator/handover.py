@@ -9,7 +9,7 @@ from omni_worker.config.records import Stage
 from omni_worker.errors import RequestError
 from omni_worker.requests import GenerationParams, GenerationResult, Message
 
-AUTOREGRESSIVE, DIFFUSION = "autoregressive", "diffusion"
+DIFFUSION = "diffusion"
 TEXT, IMAGE = "text", "image"
 END_OF_REASONING = "</think>"  # reasoning models close with it what is not part of their answer
 
@@ -40,7 +40,7 @@ def _output(stage: Stage) -> str | None:
 
 def stage_params(stage: Stage, following: Stage | None, params: GenerationParams) -> GenerationParams:
     """A request's parameters for one stage, with the stage's defaults and what the `following` stage needs."""
-    if stage.engine != AUTOREGRESSIVE:
+    if stage.engine == DIFFUSION:
         return replace(params, stream=False)
     messages = params.messages
     if stage.system and not any(message.role == "system" for message in messages):

@@ -1,12 +1,35 @@
 """One replica as its stage's pool sees it: its last report, the connection to it, and the requests that it runs."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from omni_worker.coordinator.loras import WantedLoras
 from omni_worker.coordinator.messages import Replica, ReplicaState
 from omni_worker.orchestrator.outliers import RunRecord
-from omni_worker.replica.client import ReplicaClient
+from omni_worker.replica.client import OnUpdate
+from omni_worker.replica.wire.messages import Trace
+from omni_worker.requests import GenerationParams, GenerationResult
 
 MAX_OTHER_BITS = 15
+
+
+class Connection(Protocol):
+    """A connection to a replica, or to a server that takes the place of one. ReplicaClient describes its methods."""
+
+    @property
+    def in_flight(self) -> int: ...
+
+    async def generate(
+        self, id: str, params: GenerationParams, on_update: OnUpdate, refusable: bool, trace: Trace | None
+    ) -> GenerationResult: ...
+
+    async def hand_back(self) -> None: ...
+
+    async def want_loras(self, wanted: WantedLoras) -> None: ...
+
+    def lose(self, message: str, reason: str = "left") -> None: ...
+
+    async def close(self) -> None: ...
 
 
 @dataclass(eq=False)
@@ -22,7 +45,7 @@ class Member:
     """
 
     replica: Replica
-    client: ReplicaClient
+    client: Connection
     is_connected: bool = True
     in_flight: int = 0
     other_requests: int = 0

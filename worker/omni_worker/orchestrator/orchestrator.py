@@ -142,6 +142,8 @@ class Orchestrator:
                 record_loss(history, member, error)
                 self._metrics.count_retry(pool.stage.name)
             except RequestError as error:
+                if pool.stage.endpoint is not None:  # there is no other, and its client has tried again already
+                    raise
                 if error.kind == "busy":
                     history.busy[member] = error
                 elif error.kind == "refused":

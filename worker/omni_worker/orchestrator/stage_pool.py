@@ -16,7 +16,7 @@ from omni_worker.coordinator.messages import Replica, ReplicaState
 from omni_worker.errors import RequestError
 from omni_worker.orchestrator import suspects
 from omni_worker.orchestrator.balancers import Balancer, ReplicaKey
-from omni_worker.orchestrator.member import Member
+from omni_worker.orchestrator.member import Connection, Member
 from omni_worker.orchestrator.run_history import RunHistory
 from omni_worker.replica.client import ReplicaClient
 from omni_worker.transport.keys import CurveKeys
@@ -32,7 +32,7 @@ MAX_FAILED_REPLICAS = 3  # on so many replicas a request may fail before it fail
 MAX_BUSY_REPLICAS = 10  # after so many full queues the stage itself counts as full
 
 OnDisconnect = Callable[[ReplicaKey, str], None]
-Connect = Callable[[str, Callable[[bool], None], CurveKeys | None], ReplicaClient]
+Connect = Callable[[str, Callable[[bool], None], CurveKeys | None], Connection]
 
 
 class StagePool:
@@ -42,6 +42,7 @@ class StagePool:
 
     drains, ejections, tokens, images: counts since the head started: replicas that began to drain, replicas that were
         ejected because their runs failed, and what the stage generated
+    problem: what is wrong with a stage that is a server outside the pipeline
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class StagePool:
         self.stage = stage
         self.drains = self.ejections = self.tokens = self.images = 0
         self.waiting = 0  # requests that wait for a replica now
+        self.problem: str | None = None
         self.refused_at = float("-inf")  # when the head last refused a replica that does not fit the stage
         self._balancer = balancer
         self._on_disconnect = on_disconnect
@@ -234,7 +236,7 @@ class StagePool:
                     raise problem
                 pause = LORA_CHECK_SECONDS
             elif pause <= 0:
-                raise RequestError("unavailable", f"no replica of stage {self.stage.name!r} is up")
+                raise RequestError("unavailable", self.problem or f"no replica of stage {self.stage.name!r} is up")
             changed = self._changed
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), pause)

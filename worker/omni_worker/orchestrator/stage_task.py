@@ -83,7 +83,7 @@ class StageTask:
         if result.completion is None:
             return
         text, sent = result.completion.written, len(self.sent_tokens)
-        self._count_tokens(len(text.tokens))
+        self._count_tokens(result.completion.token_count)
         if self.on_partial is None or not self.params.stream:
             return
         rest = GeneratedText(

@@ -19,9 +19,18 @@ class LoraNode(BaseModel):
     reason: str | None
 
 
+class EndpointNode(BaseModel):
+    """The server of a stage outside the pipeline, its model, and what is wrong with it."""
+
+    url: str
+    model: str
+    problem: str | None
+
+
 class StageNode(BaseModel):
     """A stage; `input` is what it takes from the one before. `pipeline` is the class of its model and `takes` what that
     can be asked for, once both are known. `tokens` and `images` count what it made since the head began.
+    `endpoint` is the server of a stage of the engine `openai`, whose only replica it is.
     `refuses_replicas`: replicas try to join that do not fit, for instance because they have another model.
     """
 
@@ -38,6 +47,7 @@ class StageNode(BaseModel):
     images: int
     refuses_replicas: bool
     loras: list[LoraNode]
+    endpoint: EndpointNode | None
     replicas: list[ReplicaNode]
 
 
@@ -95,5 +105,8 @@ def _stage_node(pool: StagePool, is_first: bool, requests: int) -> StageNode:
         images=pool.images,
         refuses_replicas=pool.refuses_replicas,
         loras=_lora_nodes(pool),
+        endpoint=EndpointNode(url=stage.endpoint.url, model=stage.endpoint.model, problem=pool.problem)
+        if stage.endpoint
+        else None,
         replicas=[ReplicaNode(in_flight=member.in_flight, **replica_fields(stage.name, member)) for member in members],
     )
