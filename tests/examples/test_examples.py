@@ -7,6 +7,7 @@ stage runs a single replica, whatever the manifest says.
 
 import base64
 import io
+import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from PIL import Image
 from omni_worker.api.videos.files import encode_variants
 from omni_worker.models.digits_reader import Reading, read
 from tests.hub import Hub
+from tests.loopback import Loopback, QuietHandler
 from tests.operator.commands.omni_processes import OmniUp, eventually, run_omni
 from tests.worker.api.audio.sounds import as_16_bits, diffusers_sound, save_sound
 from tests.worker.api.audio.sounds import decoded as decoded_sound
@@ -81,9 +83,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def served(name: str, hub: Hub, cache: Path, folder: Path) -> Iterator[tuple[OpenAI, OmniUp]]:
-    """Serves an example on this machine; yields an OpenAI client and the process."""
-    manifest = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
+def served(
+    name: str, hub: Hub, cache: Path, folder: Path, replaced: tuple[str, str] = (" ", " ")
+) -> Iterator[tuple[OpenAI, OmniUp]]:
+    """Serves an example on this machine; yields an OpenAI client and the process.
+
+    `replaced`: a text of the manifest, and what takes its place
+    """
+    manifest = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text().replace(*replaced))
     for part in (manifest["spec"], *manifest["spec"]["stages"]):
         part.update({"replicas": 1} if "replicas" in part else {})
     file = folder / f"{name}.yaml"
@@ -171,6 +178,53 @@ def test_a_rewritten_prompt_equals_that_of_transformers_and_its_image_that_of_di
     assert rewritten == written
     assert answer.choices[0].message.content == written
     np.testing.assert_array_equal(picture, expected)
+
+
+class WritingServer(Loopback):
+    """A server of OpenAI's API that always writes the same text. `asked` are the keys and bodies that it got."""
+
+    def __init__(self, text: str) -> None:
+        asked: list[tuple[str | None, Any]] = []
+        self.asked = asked
+        chunk = {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]}
+        stream = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
+
+        class Handler(QuietHandler):
+            def do_GET(self) -> None:
+                self.send("application/json", '{"data": []}')
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                asked.append((self.headers["Authorization"], body))
+                self.send("text/event-stream", stream)
+
+            def send(self, kind: str, content: str) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", kind)
+                self.end_headers()
+                self.wfile.write(content.encode())
+
+        super().__init__(Handler)
+
+
+def test_a_server_elsewhere_writes_the_prompt(
+    hub: Hub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = diffusers_output(diffusers_pipeline(hub, PICTURES[1][1]), prompt(4))
+    server = WritingServer(prompt(4))
+    rewriter = yaml.safe_load((EXAMPLES / "external-rewriter.yaml").read_text())["spec"]["stages"][0]
+    monkeypatch.setenv("OMNI_ENDPOINT_KEY_REWRITER", "a-key")
+    with served("external-rewriter", hub, cache, tmp_path, ("http://vllm.models.svc:8000", server.url)) as (client, _):
+        picture, rewritten = generate(client, "a fox")
+    server.close()
+    assert rewritten == prompt(4)
+    np.testing.assert_array_equal(picture, expected)
+    ((key, body),) = server.asked
+    assert key == "Bearer a-key"
+    assert (body["model"], body["max_tokens"]) == ("Qwen/Qwen3-8B", rewriter["maxTokens"])
+    system, user = body["messages"]
+    assert (system["role"], system["content"]) == ("system", rewriter["system"])
+    assert (user["role"], user["content"]) == ("user", "a fox")
 
 
 def test_a_video_has_the_frames_of_diffusers(hub: Hub, cache: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from omni_operator.client.errors import NotAPipeline, connection_errors, error_m
 from omni_operator.client.plain_text import plain_text
 from omni_operator.client.responses import RESPONSE_SECONDS, ApiRecord, fetch
 
-AUTOREGRESSIVE, DIFFUSION = "autoregressive", "diffusion"
+DIFFUSION = "diffusion"
 UP = "UP"
 NOT_READY = 503
 
@@ -43,11 +43,20 @@ class LoraView(ApiRecord):
     reason: str | None = None
 
 
+class EndpointView(ApiRecord):
+    """A server outside the pipeline that is a stage: its URL, its model, and what is wrong with it."""
+
+    url: str
+    model: str
+    problem: str | None = None
+
+
 class StageView(ApiRecord):
     """A stage and its replicas.
 
     `pipeline` is the class of its model, None until a replica has registered. `tokens` and `images` count what the
-    stage has generated since the head started, None if the head does not count them.
+    stage has generated since the head started, None if the head does not count them. `endpoint` is the server of a
+    stage that has no replicas of its own; it stands in the place of its only one.
     """
 
     name: str
@@ -60,11 +69,12 @@ class StageView(ApiRecord):
     tokens: int | None = None
     images: int | None = None
     loras: tuple[LoraView, ...] = ()
+    endpoint: EndpointView | None = None
     replicas: list[ReplicaView]
 
     @property
     def generates_text(self) -> bool:
-        return self.engine == AUTOREGRESSIVE and self.task != "encode"
+        return self.engine != DIFFUSION and self.task != "encode"
 
     @property
     def up_count(self) -> int:

@@ -4,6 +4,7 @@ import argparse
 import json
 
 from omni_operator.client.live_view import PipelineView, fetch_view
+from omni_operator.client.plain_text import plain_text
 from omni_operator.commands import flags
 from omni_operator.commands.terminal.table import format_table
 
@@ -18,6 +19,7 @@ Finds the pipeline as `omni generate` does, and does not wait for it. The exit c
 HEADER = ("STAGE", "MODEL", "REPLICA", "STATE", "HOST", "RUNNING", "QUEUED", "CAPACITY", "COMPLETED", "STEP")
 
 LORA_HEADER = ("STAGE", "LORA", "REPLICAS", "PROBLEM")
+ENDPOINT_HEADER = ("STAGE", "SERVER", "MODEL", "PROBLEM")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def as_table(view: PipelineView) -> str:
-    """A summary, a table with a line for each replica, and one with a line for each LoRA adapter, if there are any."""
+    """A summary, a table with a line for each replica, and one each for LoRA adapters and servers that are stages, if
+    there are any.
+    """
     readiness = "ready" if view.is_ready else f"not ready: {view.reason}"
     count = len(view.requests)
     summary = f"{view.model}: {readiness}; {count} request{'' if count == 1 else 's'} under way"
@@ -57,4 +61,10 @@ def as_table(view: PipelineView) -> str:
         for stage in view.stages
         for lora in stage.loras
     ]
-    return f"{table}\n\n{format_table(LORA_HEADER, loras)}" if loras else table
+    servers = [
+        (stage.name, plain_text(server.url), plain_text(server.model), plain_text(server.problem or "") or None)
+        for stage in view.stages
+        if (server := stage.endpoint)
+    ]
+    more = [format_table(header, rows) for header, rows in ((LORA_HEADER, loras), (ENDPOINT_HEADER, servers)) if rows]
+    return "\n\n".join([table, *more])

@@ -107,6 +107,8 @@ def frame(views: Sequence[PipelineView], is_live: bool) -> RenderableType:
     parts: list[RenderableType] = [title, Text(), stage_table(views), Text(), replica_table(view)]
     if any(stage.loras for stage in view.stages):
         parts += [Text(), lora_table(view)]
+    if any(stage.endpoint for stage in view.stages):
+        parts += [Text(), endpoint_table(view)]
     if view.requests:
         parts += [Text(), request_table(view)]
     if is_live:
@@ -154,6 +156,16 @@ def lora_table(view: PipelineView) -> Table:
     for stage in view.stages:
         for lora in stage.loras:
             table.add_row(lora.name, stage.name, stage.replicas_with(lora.name) or "-", plain_text(lora.reason or "-"))
+    return table
+
+
+def endpoint_table(view: PipelineView) -> Table:
+    """One line for each server outside the pipeline that is a stage."""
+    table = _table("server", "stage", "model", "problem")
+    for stage in view.stages:
+        if server := stage.endpoint:
+            shown = (plain_text(text) for text in (server.url, stage.name, server.model, server.problem or "-"))
+            table.add_row(*shown)
     return table
 
 

@@ -7,6 +7,7 @@ import argparse
 import os
 import shutil
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +21,12 @@ from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.local.backend import LocalBackend
 from omni_operator.local.errors import Interrupted
 from omni_operator.local.gpus import visible_gpus
-from omni_operator.local.local_manifest import differences_from_cluster, require_local_models, template_environment
+from omni_operator.local.local_manifest import (
+    differences_from_cluster,
+    require_local_models,
+    take_endpoint_keys,
+    template_environment,
+)
 from omni_operator.local.ports import FreePorts, require_free_port
 from omni_operator.planning.topology.files import KEYS_FILE, STAGE_CONFIG_FILE
 from omni_operator.planning.topology.local import local_topology
@@ -62,11 +68,12 @@ def run(args: argparse.Namespace) -> int:
     """Run the pipeline until it is interrupted. Deletes the logs after a clean end, and keeps them after a failure."""
     pipeline = manifest_file.load(args.file)
     require_local_models(pipeline)
+    endpoint_keys = take_endpoint_keys(pipeline, os.environ)
     if args.port:
         require_free_port(args.port)
     folder = local_runs.new_run_folder(pipeline.name)
     topology = plan_topology(pipeline, args.port, folder)
-    write_process_files(folder, topology)
+    write_process_files(folder, topology, endpoint_keys)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     print_plan(console, pipeline, topology, folder)
     display = StartupDisplay(console)
@@ -95,17 +102,23 @@ def plan_topology(pipeline: OmniPipeline, port: int, folder: Path) -> Topology:
     return local_topology(pipeline, port or free_ports(1), free_ports, folder)
 
 
-def write_process_files(folder: Path, topology: Topology) -> None:
-    """Write the files that the processes read: the stages, and a new secret that only this user can read."""
+def write_process_files(folder: Path, topology: Topology, endpoint_keys: Mapping[str, str]) -> None:
+    """Write the files that the processes read: the stages, and those that only this user can read: a new secret, and
+    the keys of servers that are stages, by the names of their files.
+    """
     (folder / STAGE_CONFIG_FILE).write_text(topology.stage_config)
-    secret_file = os.open(folder / KEYS_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(secret_file, "w") as file:
-        file.write(new_secret())
+    for name, content in {KEYS_FILE: new_secret(), **endpoint_keys}.items():
+        secret_file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(secret_file, "w") as file:
+            file.write(content)
 
 
 def print_plan(console: Console, pipeline: OmniPipeline, topology: Topology, folder: Path) -> None:
     """Print what starts, and what differs from a cluster."""
-    models = dict.fromkeys(pipeline.model_of(stage).source for stage in pipeline.spec.stages)
+    models = dict.fromkeys(
+        f"{stage.endpoint.model} at {stage.endpoint.url}" if stage.endpoint else pipeline.model_of(stage).source
+        for stage in pipeline.spec.stages
+    )
     console.print(f"pipeline {pipeline.name}: {', '.join(models)}, {process_summary(topology)}; logs in {folder}")
     for difference in differences_from_cluster(pipeline, topology, len(visible_gpus())):
         console.print(f"note: {difference}")
@@ -136,7 +149,7 @@ def announce_api(topology: Topology, folder: Path, console: Console) -> None:
     url = f"http://{LOOPBACK}:{topology.head.http_port}"
     local_runs.publish(folder, LocalRun(os.getpid(), topology.pipeline, url))
     print(f"API: {url}", flush=True)
-    output_flag = "" if topology.stages[-1].is_autoregressive else " -o picture.png"
+    output_flag = " -o picture.png" if topology.stages[-1].draws else ""
     console.print(f'try it: omni generate "{example_prompt(topology)}"{output_flag}')
     console.print(f"or open {url} in a browser")
     console.print("Ctrl-C stops it")
@@ -147,4 +160,4 @@ def example_prompt(topology: Topology) -> str:
     model = topology.head.arguments[1]
     if not model.startswith(BUILTIN):
         return "a fox in the snow"
-    return "two plus five, in blue" if topology.stages[0].is_autoregressive else "a red three on black background"
+    return "a red three on black background" if topology.stages[0].draws else "two plus five, in blue"

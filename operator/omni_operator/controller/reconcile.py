@@ -178,7 +178,8 @@ class Reconciler:
         current = snapshot.children_by_reference | {reference(child): child for child in outcome.applied}
         unwatched = watch_failures(snapshot)
         has_loras = any(stage.loras for stage in pipeline.spec.stages)
-        is_polled = bool(pipeline.spec.head.local_replicas) or outcome.is_head_waiting or has_loras
+        has_endpoints = any(stage.is_endpoint for stage in pipeline.spec.stages)
+        is_polled = bool(pipeline.spec.head.local_replicas) or outcome.is_head_waiting or has_loras or has_endpoints
         head_state = self.head_poller.follow(pipeline, is_polled and is_head_ready(topology, current))
         observed = Observed(
             deployments={name: child for (kind, name), child in current.items() if kind == "Deployment"},
@@ -192,6 +193,7 @@ class Reconciler:
             unknown_load=counts.unknown,
             serving_in_head=head_state.serving if head_state else None,
             loras=head_state.loras if head_state and has_loras else {},
+            endpoints=head_state.endpoints if head_state else {},
             rejected=rejected,
         )
         self._report(manifest, accepted_status(pipeline, topology, observed, previous, self.now()))

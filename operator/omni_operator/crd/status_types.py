@@ -54,6 +54,9 @@ class StageStatus(Report):
     updated: int = Field(description="Headless pods that run the current spec.")
     reason: str | None = Field(default=None, description="Why not all of them serve, in one CamelCase word.")
     message: str | None = Field(default=None, description="Why not all of them serve.")
+    endpoint: Literal["Up", "Down", "Unknown"] | None = Field(
+        default=None, description="Of a stage that is a server outside the pipeline: whether it answers the head."
+    )
     loras: tuple[LoraStatus, ...] = Field(
         default=(),
         description="LoRA adapters, those of the spec and those that clients added, while the spec names some.",

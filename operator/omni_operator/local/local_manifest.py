@@ -1,6 +1,6 @@
 """What a manifest means on this machine: what cannot run here, and what differs from a cluster."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,12 @@ from omni_operator.crd import manifest_file
 from omni_operator.crd.pod_template import CONTAINER
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.local.errors import LocalFailure
+from omni_operator.planning.topology.files import endpoint_key_name
 from omni_operator.planning.topology.model_sources import IMAGE, PVC
 from omni_operator.planning.topology.records import Topology
+
+ENDPOINT_KEY = "OMNI_ENDPOINT_KEY_"
+"""Before the stage's name, in capitals: the variable with the key of the server that a stage is."""
 
 
 def require_local_models(pipeline: OmniPipeline) -> None:
@@ -39,6 +43,27 @@ def require_local_models(pipeline: OmniPipeline) -> None:
                     f"spec.stages[{index}].loras[{place}].source: only a cluster mounts {lora.source}; give `omni up` a"
                     " file or folder of this machine, or hf://"
                 )
+
+
+def take_endpoint_keys(pipeline: OmniPipeline, environment: MutableMapping[str, str]) -> dict[str, str]:
+    """The keys of servers that are stages, by the names of their files, taken out of the environment, so that no other
+    process than the head gets them.
+
+    Raises ManifestError if one is missing.
+    """
+    keys = {}
+    for index, stage in enumerate(pipeline.spec.stages):
+        if stage.endpoint is None or stage.endpoint.api_key_secret_ref is None:
+            continue
+        variable = f"{ENDPOINT_KEY}{stage.name.upper().replace('-', '_')}"
+        key = environment.pop(variable, "")
+        if not key.strip():
+            raise manifest_file.ManifestError(
+                f"spec.stages[{index}].endpoint.apiKeySecretRef: there are no Secrets here; set {variable} to the key"
+                f" of {stage.endpoint.url}"
+            )
+        keys[endpoint_key_name(stage)] = key
+    return keys
 
 
 def differences_from_cluster(pipeline: OmniPipeline, topology: Topology, gpu_count: int) -> Iterator[str]:

@@ -45,6 +45,7 @@ OUTDATED: DesiredCondition = (
     "Paused",
     "the spec was changed while spec.paused is true; set that to false to apply it",
 )
+ENDPOINT_DOWN, ENDPOINT_PROBLEM = "EndpointDown", "EndpointProblem"
 WAITING_FOR_TURN = "the operator was upgraded; its pods are replaced after those of other pipelines"
 PREFETCHING = "the models are being downloaded before the first pod starts"
 PREFETCHING_CHANGE = "the models are being downloaded before pods are replaced; until then they serve the previous spec"
@@ -169,6 +170,8 @@ def ready_condition(
         return "Ready", False, "ScaledToZero", scaled_to_zero(empty, len(topology.stages))
     unsettled = [deployment for deployment in (head, *stages) if not deployment.is_settled]
     if not unsettled:
+        if down := [one.problem for one in observed.endpoints.values() if one.problem and not one.is_up]:
+            return "Ready", False, ENDPOINT_DOWN, join(ready_counts(stages), *down)
         return "Ready", True, "Serving", ready_counts(stages) or "the head serves requests"
     troubles = [(deployment.trouble, deployment.title) for deployment in unsettled if deployment.trouble]
     if troubles:
@@ -226,6 +229,10 @@ def degraded_condition(
     for deployment in (head, *stages):
         if head.ready and deployment.trouble and not deployment.is_settled:
             return "Degraded", True, deployment.trouble.reason, f"it serves, but {deployment.trouble.message}"
+    for endpoint in observed.endpoints.values():
+        if endpoint.problem:
+            reason = ENDPOINT_PROBLEM if endpoint.is_up else ENDPOINT_DOWN
+            return "Degraded", True, reason, endpoint.problem
     for stage in stages:
         wanted = {lora.name for lora in stage.process.stage.loras}
         for lora in observed.loras.get(stage.process.stage.name, ()):

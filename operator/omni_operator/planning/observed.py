@@ -49,6 +49,14 @@ class ObservedLora:
 
 
 @dataclass(frozen=True)
+class ObservedEndpoint:
+    """A server that is a stage: whether it gets requests, and what is wrong with it, if the head knows."""
+
+    is_up: bool
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
 class Observed:
     """What was found in the cluster after the plan was applied.
 
@@ -64,6 +72,7 @@ class Observed:
     is_outdated: whether the spec was changed while the pipeline is paused
     rejected: why the spec is not valid, if so; then everything else follows the last valid one
     loras: the LoRA adapters at each stage, by its name
+    endpoints: the servers that stages are, by the names of the stages, as far as the head has answered
     """
 
     deployments: Mapping[str, Object]
@@ -79,6 +88,7 @@ class Observed:
     is_outdated: bool = False
     rejected: InvalidSpec | None = None
     loras: Mapping[str, Sequence[ObservedLora]] = field(default_factory=dict)
+    endpoints: Mapping[str, ObservedEndpoint] = field(default_factory=dict)
 
     @property
     def major_failures(self) -> Sequence[Failure]:

@@ -38,6 +38,18 @@ def test_status_says_which_replicas_have_which_adapter(head: StandInHead, omni: 
     assert oil[-4:] == ["there", "is", "no", "file"]
 
 
+def test_status_says_which_server_a_stage_is(head: StandInHead, omni: Omni) -> None:
+    endpoint = {"url": "http://vllm:8000/v1", "model": "qwen", "problem": "it\x1b[31m answered 401"}
+    server = {"name": "rewriter", "engine": "openai", "task": None, "pipeline": "qwen", "endpoint": endpoint}
+    head.stages = [stage(server, replica("rewriter-0", state="ERROR")), stage(PAINTER, replica("painter-0"))]
+    _, text = omni(STATUS, "--url", head.url)
+    header, row = (line.split() for line in text.splitlines()[-2:])
+    assert header == ["STAGE", "SERVER", "MODEL", "PROBLEM"]
+    assert row[:3] == ["rewriter", "http://vllm:8000/v1", "qwen"]
+    assert row[-2:] == ["answered", "401"]
+    assert "\x1b" not in text
+
+
 def test_status_of_a_pipeline_that_is_not_ready_says_why_and_fails(head: StandInHead, omni: Omni) -> None:
     head.not_ready = "no replica is up for: painter"
     head.stages = [stage(PAINTER)]

@@ -27,6 +27,16 @@ def test_top_shows_requests_with_their_progress(head: StandInHead, omni: Omni) -
     assert "0.0 pictures/s" in text
 
 
+def test_top_shows_the_server_that_a_stage_is(head: StandInHead, omni: Omni) -> None:
+    endpoint = {"url": "http://vllm:8000/v1", "model": "qwen", "problem": "refused"}
+    server = {"name": "rewriter", "engine": "openai", "task": None, "pipeline": "qwen", "endpoint": endpoint}
+    head.stages = [stage(server, replica("rewriter-0", state="ERROR")), stage(PAINTER, replica("painter-0"))]
+    _, text = omni(TOP, "--once", "--interval", "0.1", "--url", head.url)
+    (row,) = [line.split() for line in text.splitlines() if "http://vllm" in line]
+    assert row == ["http://vllm:8000/v1", "rewriter", "qwen", "refused"]
+    assert "0.0 tokens/s" in text
+
+
 def test_top_as_json_has_the_rates(head: StandInHead, omni: Omni) -> None:
     _, text = omni(TOP, "--output", "json", "--interval", "0.1", "--url", head.url)
     assert json.loads(text)["rates"] == {"painter": {"value": 0.0, "unit": "pictures"}}

@@ -10,3 +10,6 @@ THINKER = {"name": "thinker", "engine": "autoregressive"}
 
 
 ENCODER = {**THINKER, "task": "encode"}
+
+
+EXTERNAL = {"name": "rewriter", "engine": "openai", "endpoint": {"url": "http://vllm:8000/v1", "model": "qwen"}}

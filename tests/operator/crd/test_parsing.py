@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from omni_operator.crd.parsing import parse
 from omni_operator.crd.problems import InvalidSpec, Problem
 from omni_operator.crd.spec.pipeline import OmniPipeline
-from tests.operator.crd.manifest_parts import ENCODER, PAINTER, STAGE, THINKER
+from tests.operator.crd.manifest_parts import ENCODER, EXTERNAL, PAINTER, STAGE, THINKER
 from tests.operator.edits import REMOVED, edited
 
 ACCEPTED = {
@@ -37,6 +37,28 @@ ACCEPTED = {
     "a language model alone": {"spec.stages": [{**THINKER, "task": "generate"}], "spec.head": {}},
     "a rewriter, a thinker and a painter": {
         "spec.stages": [{**THINKER, "name": "rewriter"}, {**THINKER, "input": "text"}, PAINTER]
+    },
+    "a server outside the pipeline, and a painter": {
+        "spec.stages": [{**EXTERNAL, "system": "Be brief.", "maxTokens": 9}, STAGE],
+        "spec.head": {"localReplicas": 1},
+    },
+    "a server outside the pipeline alone": {"spec.stages": [EXTERNAL], "spec.head": {}},
+    "a server outside the pipeline, with all that it can have": {
+        "spec.stages": [
+            THINKER,
+            {
+                **EXTERNAL,
+                "input": "text",
+                "endpoint": {
+                    "url": "https://[::1]:8443/some/api%20v1/",
+                    "model": "org/a:b",
+                    "apiKeySecretRef": {"name": "vllm"},
+                    "timeoutSeconds": 5,
+                    "retries": 0,
+                },
+            },
+        ],
+        "spec.head": {},
     },
     "a model of a stage's own": {
         "spec.stages": [{**THINKER, "model": {"source": "hf://Qwen/Qwen3-0.6B", "revision": "main"}}, PAINTER]

@@ -21,7 +21,7 @@ from omni_operator.kube.client import Cluster
 from omni_operator.kube.errors import ApiError, Unreachable
 from omni_operator.kube.proxies import is_loopback
 from omni_operator.planning.autoscale import StageLoad
-from omni_operator.planning.observed import ObservedLora
+from omni_operator.planning.observed import ObservedEndpoint, ObservedLora
 from omni_operator.planning.topology.records import CLUSTER_HEAD
 
 TOPOLOGY_PATH = "/v1/omni/topology"
@@ -58,10 +58,17 @@ class StageLora(msgspec.Struct, frozen=True):
     reason: Annotated[str, msgspec.Meta(max_length=2048)] | None = None
 
 
+class StageEndpoint(msgspec.Struct, frozen=True):
+    """The server that a stage is, and what is wrong with it."""
+
+    problem: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+
+
 class Stage(msgspec.Struct, frozen=True):
     """A stage as the head reports it. `requests` are running and waiting ones.
 
     refuses_replicas: whether replicas try to join that do not fit, for instance because they have another model
+    endpoint: of a stage that is a server outside the pipeline, which is its only replica
     """
 
     name: Name
@@ -69,6 +76,7 @@ class Stage(msgspec.Struct, frozen=True):
     replicas: tuple[Replica, ...]
     refuses_replicas: bool = False
     loras: Annotated[tuple[StageLora, ...], msgspec.Meta(max_length=1024)] = ()
+    endpoint: StageEndpoint | None = None
 
 
 class HeadTopology(msgspec.Struct, frozen=True):
@@ -90,11 +98,13 @@ class HeadState:
     serving: its local replicas that serve
     refusing: the stages whose replicas it refuses
     loras: the LoRA adapters at each stage that has some, by its name
+    endpoints: the servers that stages are, by the names of the stages
     """
 
     serving: int
     refusing: frozenset[str] = frozenset()
     loras: Mapping[str, tuple[ObservedLora, ...]] = field(default_factory=dict)
+    endpoints: Mapping[str, ObservedEndpoint] = field(default_factory=dict)
 
 
 class HeadError(Exception):
@@ -115,7 +125,7 @@ def stage_loads(cluster: Cluster, pipeline: OmniPipeline) -> dict[str, StageLoad
 def head_state(cluster: Cluster, pipeline: OmniPipeline) -> HeadState:
     """Ask a head for its state. Raises HeadError."""
     stages = read_topology(cluster, pipeline).stages
-    replicas = [replica for stage in stages for replica in stage.replicas]
+    replicas = [replica for stage in stages if stage.endpoint is None for replica in stage.replicas]
     return HeadState(
         # A head reaches only its local replicas over the loopback address.
         serving=sum(replica.state == "UP" and is_local(replica.address) for replica in replicas),
@@ -128,7 +138,15 @@ def head_state(cluster: Cluster, pipeline: OmniPipeline) -> HeadState:
             for stage in stages
             if stage.loras
         },
+        endpoints={stage.name: observed_endpoint(stage) for stage in stages if stage.endpoint},
     )
+
+
+def observed_endpoint(stage: Stage) -> ObservedEndpoint:
+    """The server that a stage is. Before its first check, it is neither up nor has it a problem."""
+    problem = stage.endpoint.problem if stage.endpoint else None
+    is_up = any(replica.state == "UP" for replica in stage.replicas)
+    return ObservedEndpoint(is_up, shown(problem) if problem else None)
 
 
 def is_local(address: str) -> bool:

@@ -1,9 +1,9 @@
-"""Polls heads for what no pod status shows: their local replicas that serve, whether they refuse new replicas, and
-which LoRA adapters their replicas have.
+"""Polls heads for what no pod status shows: their local replicas that serve, whether they refuse new replicas, which
+LoRA adapters their replicas have, and whether servers that are stages answer.
 
 A head stays ready while one of its local replicas is down, because the others still serve. The pipeline then has fewer
 replicas than its spec says, and its status reports that. A head that waits for a new image may refuse the replicas that
-have it. Only such heads are polled, and those of pipelines with adapters.
+have it. Only such heads are polled, and those of pipelines with adapters or such servers.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class PolledHead(PollEntry):
 
 
 class HeadPoller(Poller[PolledHead, HeadState]):
-    """The heads with local replicas or adapters, and those that wait for a new image."""
+    """The heads with local replicas, adapters or servers as stages, and those that wait for a new image."""
 
     def last_state(self, key: PipelineKey) -> HeadState | None:
         """The head's last answer; None if it is not polled, or has not answered yet."""

@@ -1,5 +1,6 @@
 """All rules, in the order in which problems are reported. Pure."""
 
+from omni_operator.crd.rules.endpoints import endpoints_have_no_replicas, heads_run_no_endpoints
 from omni_operator.crd.rules.models import (
     CLAIMS_STAY_WHAT_THEY_ARE,
     claims_have_a_name_or_a_size,
@@ -39,6 +40,8 @@ RULES: tuple[Rule, ...] = (
     stage_names_are_unique,
     stages_fit_together,
     head_stage_exists,
+    endpoints_have_no_replicas,
+    heads_run_no_endpoints,
     settings_suit_the_engine,
     only_generators_have_generation_settings,
     loading_suits_the_stage,

@@ -52,9 +52,16 @@ def stage_names_are_unique(pipeline: OmniPipeline) -> Iterable[Problem]:
     ),
     Validation(
         "spec.stages[]",
-        "self.engine != 'autoregressive' || !has(self.input) || self.input != 'hidden-states'",
-        "an autoregressive stage takes text only; set it to text",
+        "self.engine == 'diffusion' || !has(self.input) || self.input != 'hidden-states'",
+        "a stage that reads and writes text takes text only; set it to text",
         ".input",
+    ),
+    Validation(
+        "spec",
+        "size(self.stages) < 2 || self.stages[size(self.stages) - 2].engine != 'openai'"
+        f" || !has({LAST}.input) || {LAST}.input != 'hidden-states'",
+        "a server outside the pipeline gives only text; set the input of the stage after it to text",
+        ".stages",
     ),
     Validation(
         "spec",
@@ -86,19 +93,25 @@ def stages_fit_together(pipeline: OmniPipeline) -> Iterable[Problem]:
 
 def input_problems(index: int, stage: Stage, before: Stage) -> Iterable[Problem]:
     """Why a stage cannot follow the stage before it."""
-    if not before.is_autoregressive:
+    if before.draws:
         yield Problem(
             f"spec.stages[{index}]",
             f"{stage.name!r} comes after {before.name!r}, a diffusion stage, whose pictures no stage can take; make"
             f" {before.name!r} the last stage",
         )
-    if stage.takes_hidden_states and stage.is_autoregressive:
+    if stage.takes_hidden_states and not stage.draws:
         yield Problem(
             f"spec.stages[{index}].input",
-            "is hidden-states, and an autoregressive stage takes text only; set it to text",
+            "is hidden-states, and a stage that reads and writes text takes text only; set it to text",
+        )
+    elif stage.takes_hidden_states and before.is_endpoint:
+        yield Problem(
+            f"spec.stages[{index}].input",
+            f"is hidden-states, and {before.name!r} before it is a server outside the pipeline, which gives only text;"
+            " set it to text",
         )
     elif before.is_autoregressive and before.only_encodes and not stage.takes_hidden_states:
-        or_take = "" if stage.is_autoregressive else "input to hidden-states, or "
+        or_take = "" if not stage.draws else "input to hidden-states, or "
         yield Problem(
             f"spec.stages[{index}].input",
             f"is text, and {before.name!r} before it only encodes and gives no text; set {or_take}the task of"

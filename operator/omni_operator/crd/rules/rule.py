@@ -1,8 +1,12 @@
 """What a rule is: a check of the whole pipeline, and the same in CEL for the API server. Pure."""
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from pydantic.fields import FieldInfo
+
+from omni_operator.crd.base import Record
 from omni_operator.crd.problems import Problem
 from omni_operator.crd.spec.pipeline import OmniPipeline
 
@@ -39,3 +43,16 @@ class Rule:
 def in_cel(*validations: Validation) -> Callable[[Check], Rule]:
     """Decorator: makes a rule of a check and its validations."""
     return lambda check: Rule(check, validations)
+
+
+def is_unset(path: str, field: FieldInfo) -> str:
+    """Whether a field has its default, in CEL. `path`: like self.replicas."""
+    if field.default_factory is None:
+        if field.default is None or field.default == ():
+            return f"(!has({path})" + (f" || size({path}) == 0)" if field.default == () else ")")
+        return f"{path} == {json.dumps(field.default)}"
+    kind = field.annotation
+    if isinstance(kind, type) and issubclass(kind, Record):
+        below = (is_unset(f"{path}.{one.alias or name}", one) for name, one in kind.model_fields.items())
+        return f"(!has({path}) || {' && '.join(below)})"
+    return f"(!has({path}) || size({path}) == 0)"

@@ -1,13 +1,10 @@
 """Rules about single stages, and about pod templates."""
 
-import json
 from collections.abc import Iterable
-
-from pydantic.fields import FieldInfo
 
 from omni_operator.crd import pod_template
 from omni_operator.crd.problems import Problem
-from omni_operator.crd.rules.rule import Rule, Validation, in_cel
+from omni_operator.crd.rules.rule import Rule, Validation, in_cel, is_unset
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.crd.spec.stage import Autoscaling, Stage
 from omni_settings.load import LoadSettings
@@ -44,8 +41,9 @@ AUTOSCALING = f"{STAGE}.autoscaling"
 )
 def settings_suit_the_engine(pipeline: OmniPipeline) -> Iterable[Problem]:
     for index, stage in enumerate(pipeline.spec.stages):
-        problems = autoregressive_problems if stage.is_autoregressive else diffusion_problems
-        yield from problems(stage, f"spec.stages[{index}]")
+        if not stage.is_endpoint:
+            problems = autoregressive_problems if stage.is_autoregressive else diffusion_problems
+            yield from problems(stage, f"spec.stages[{index}]")
 
 
 def autoregressive_problems(stage: Stage, path: str) -> Iterable[Problem]:
@@ -78,7 +76,7 @@ def diffusion_problems(stage: Stage, path: str) -> Iterable[Problem]:
     *(
         Validation(
             STAGE,
-            f"!has(self.{key}) || self.engine == 'autoregressive' && !(has(self.task) && self.task == 'encode')",
+            f"!has(self.{key}) || self.engine != 'diffusion' && !(has(self.task) && self.task == 'encode')",
             "belongs to stages that write text; remove it",
             f".{key}",
         )
@@ -86,7 +84,7 @@ def diffusion_problems(stage: Stage, path: str) -> Iterable[Problem]:
     ),
     Validation(
         STAGE,
-        "!has(self.loras) || size(self.loras) == 0 || self.engine == 'diffusion'"
+        "!has(self.loras) || size(self.loras) == 0 || self.engine != 'autoregressive'"
         " || (has(self.task) && self.task == 'encode')",
         "adapters are for stages that draw or encode; remove them",
         ".loras",
@@ -94,14 +92,14 @@ def diffusion_problems(stage: Stage, path: str) -> Iterable[Problem]:
 )
 def only_generators_have_generation_settings(pipeline: OmniPipeline) -> Iterable[Problem]:
     for index, stage in enumerate(pipeline.spec.stages):
-        if stage.is_autoregressive and not stage.only_encodes:
-            if stage.loras:
+        if stage.writes_text:
+            if stage.loras and not stage.is_endpoint:
                 yield Problem(
                     f"spec.stages[{index}].loras",
                     f"are for stages that draw or encode, and {stage.name!r} writes text; remove them",
                 )
             continue
-        what = "an encoder" if stage.is_autoregressive else "a diffusion stage"
+        what = "a diffusion stage" if stage.draws else "an encoder"
         for key, value in (("system", stage.system), ("maxTokens", stage.max_tokens)):
             if value is not None:
                 yield Problem(
@@ -110,22 +108,15 @@ def only_generators_have_generation_settings(pipeline: OmniPipeline) -> Iterable
                 )
 
 
-def _is_unset(name: str, field: FieldInfo) -> str:
-    """Whether a setting of loading has its default, in CEL."""
-    key = f"self.load.{field.alias or name}"
-    if field.default_factory is dict:
-        return f"(!has({key}) || size({key}) == 0)"
-    if field.default_factory is not None:
-        defaults = field.default_factory().model_dump(by_alias=True)  # type: ignore[call-arg]
-        return " && ".join(f"{key}.{name} == {json.dumps(value)}" for name, value in defaults.items())
-    return f"!has({key})" if field.default is None else f"{key} == {json.dumps(field.default)}"
-
-
 @in_cel(
     Validation(
         STAGE,
-        "!has(self.load) || self.engine == 'diffusion' || (has(self.task) && self.task == 'encode') || "
-        + " && ".join(_is_unset(name, field) for name, field in LoadSettings.model_fields.items() if name != "dtype"),
+        "!has(self.load) || self.engine != 'autoregressive' || (has(self.task) && self.task == 'encode') || "
+        + " && ".join(
+            is_unset(f"self.load.{field.alias or name}", field)
+            for name, field in LoadSettings.model_fields.items()
+            if name != "dtype"
+        ),
         "a language model takes dtype alone; remove the other keys",
         ".load",
     ),
@@ -153,7 +144,7 @@ def loading_suits_the_stage(pipeline: OmniPipeline) -> Iterable[Problem]:
     Validation(
         STAGE,
         "!has(self.cache) || self.cache.mode == 'none'"
-        " || (self.engine == 'diffusion' && self.scheduling.mode == 'step')",
+        " || self.engine != 'autoregressive' && self.scheduling.mode == 'step'",
         "model calls are left out only in diffusion stages in step mode; remove it",
         ".cache",
     ),

@@ -43,7 +43,8 @@ class Image(Record):
 class Head(PodSettings):
     stage: str | None = Field(
         default=None,
-        description="The stage whose replicas run inside the head, if any do; absent means the first stage.",
+        description="The stage whose replicas run inside the head, if any do; absent means the first stage that has"
+        " replicas.",
         pattern=DNS_LABEL,
         max_length=40,
     )
@@ -241,7 +242,7 @@ class OmniPipeline(BaseModel):
     def head_stage(self) -> int:
         """Index of the stage whose replicas may run inside the head."""
         if self.spec.head.stage is None:
-            return 0
+            return next((i for i, stage in enumerate(self.spec.stages) if not stage.is_endpoint), 0)
         return next(i for i, stage in enumerate(self.spec.stages) if stage.name == self.spec.head.stage)
 
     @property
@@ -268,7 +269,11 @@ class OmniPipeline(BaseModel):
         It stands for the pipeline in the scale subresource: an autoscaler compares its pods with spec.replicas, so the
         pods of a second stage would make it choose too many.
         """
-        following = [stage for stage in self.spec.stages if stage.replicas is None and stage.autoscaling is None]
+        following = [
+            stage
+            for stage in self.spec.stages
+            if stage.replicas is None and stage.autoscaling is None and not stage.is_endpoint
+        ]
         return following[-1] if following else None
 
     def model_of(self, stage: Stage) -> Model:

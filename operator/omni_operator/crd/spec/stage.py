@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from omni_operator.crd.base import Record, with_unique_names
 from omni_operator.crd.patterns import DNS_LABEL, DNS_SUBDOMAIN, LORA_NAME, LORA_SOURCE, PERCENT, QUALIFIED_NAME
+from omni_operator.crd.spec.endpoint import Endpoint
 from omni_operator.crd.spec.parts import Labels, Model, Size
 from omni_operator.crd.spec.pods import PodSettings
 from omni_settings.cache import Cache
@@ -14,6 +15,8 @@ from omni_settings.load import LoadSettings
 
 NVIDIA_GPU = "nvidia.com/gpu"
 MAX_REPLICAS = 10_000
+ENDPOINT_ENGINE = "openai"
+"""The engine of a stage that is a server outside the pipeline."""
 
 
 def _count_or_auto(value: object) -> object:
@@ -218,8 +221,12 @@ class Stage(PodSettings):
         max_length=40,
         examples=["painter"],
     )
-    engine: Literal["autoregressive", "diffusion"] = Field(
-        description="Kind of engine that runs the stage: autoregressive reads and writes text, diffusion draws."
+    engine: Literal["autoregressive", "diffusion", "openai"] = Field(
+        description="Kind of engine that runs the stage: autoregressive reads and writes text, diffusion draws. openai:"
+        " a server outside the pipeline writes text, such as vLLM; the stage has an endpoint in place of pods."
+    )
+    endpoint: Endpoint | None = Field(
+        default=None, description="Of the engine openai: the server, and how it is asked."
     )
     task: Literal["generate", "encode"] | None = Field(
         default=None,
@@ -234,14 +241,14 @@ class Stage(PodSettings):
     model: Model | None = Field(default=None, description="The model that this stage serves; absent means spec.model.")
     system: str | None = Field(
         default=None,
-        description="Of an autoregressive stage that generates: what it is told before every conversation that does not"
-        " begin so itself.",
+        description="Of a stage that writes text: what it is told before every conversation that does not begin so"
+        " itself.",
         min_length=1,
         max_length=16384,
     )
     max_tokens: int | None = Field(
         default=None,
-        description="Of an autoregressive stage that generates: how much it writes, where a request does not say.",
+        description="Of a stage that writes text: how much it writes, where a request does not say.",
         ge=1,
         le=1_000_000,
     )
@@ -297,6 +304,24 @@ class Stage(PodSettings):
     @property
     def is_autoregressive(self) -> bool:
         return self.engine == "autoregressive"
+
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether it is a server outside the pipeline, and has no pods."""
+        return self.engine == ENDPOINT_ENGINE
+
+    @property
+    def draws(self) -> bool:
+        return self.engine == "diffusion"
+
+    @property
+    def writes_text(self) -> bool:
+        return not self.draws and not self.only_encodes
+
+    @property
+    def longest_request_seconds(self) -> int:
+        """How long the head waits for a request at this stage while it stops."""
+        return self.endpoint.timeout_seconds if self.endpoint else self.drain.timeout_seconds
 
     @property
     def is_scaled_elsewhere(self) -> bool:

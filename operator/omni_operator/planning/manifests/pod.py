@@ -17,6 +17,7 @@ from omni_operator.crd.spec.stage import Accelerator
 from omni_operator.planning.manifests import budgets, labels, pod_settings
 from omni_operator.planning.manifests.claims import CACHE_DIR, CACHE_VOLUME, VIDEOS_VOLUME, cache_of, videos_of
 from omni_operator.planning.manifests.devices import container_devices, pod_claims
+from omni_operator.planning.manifests.endpoint_keys import endpoint_key_mounts, endpoint_key_volumes
 from omni_operator.planning.manifests.ownership import content_hash
 from omni_operator.planning.topology.files import (
     API_KEYS_DIR,
@@ -25,6 +26,7 @@ from omni_operator.planning.topology.files import (
     STAGE_CONFIG_DIR,
     TLS_DIR,
     VIDEOS_DIR,
+    files_in_pods,
 )
 from omni_operator.planning.topology.model_sources import IMAGE_DIR, MODELS_DIR, ModelImage
 from omni_operator.planning.topology.records import CLUSTER_HEAD, Process
@@ -72,7 +74,7 @@ def pod_template(pipeline: OmniPipeline, process: Process, surroundings: Surroun
     patches = pod_settings.patches(settings_of(pipeline, process), selector_of(pipeline, process))
     annotations = budgets.eviction(pipeline, process)
     if process.is_head:
-        annotations[CONFIG_HASH] = content_hash(stage_config(pipeline, with_loras=False))
+        annotations[CONFIG_HASH] = content_hash(stage_config(pipeline, files_in_pods(pipeline), with_loras=False))
         if pipeline.speaks_tls:
             annotations[METRICS_SCHEME] = "https"
     metadata = {"labels": own_labels, "annotations": annotations}
@@ -284,6 +286,7 @@ def volumes(pipeline: OmniPipeline, process: Process, keys: str) -> list[dict[st
         result.append({"name": "stages", "configMap": {"name": pipeline.name}})
         result += api_key_volumes(pipeline)
         result += certificate_volumes(pipeline)
+        result += endpoint_key_volumes(pipeline)
     if claim := cache_of(pipeline, process):
         result.append({"name": CACHE_VOLUME, "persistentVolumeClaim": {"claimName": claim}})
     if claim := videos_of(pipeline, process):
@@ -347,6 +350,7 @@ def mounts(pipeline: OmniPipeline, process: Process) -> list[dict[str, Any]]:
             result.append({"name": API_KEYS_VOLUME, "mountPath": API_KEYS_DIR, "readOnly": True})
         if pipeline.speaks_tls:
             result.append({"name": TLS_VOLUME, "mountPath": TLS_DIR, "readOnly": True})
+        result += endpoint_key_mounts(pipeline)
     if cache_of(pipeline, process):
         result.append({"name": CACHE_VOLUME, "mountPath": CACHE_DIR})
     if videos_of(pipeline, process):

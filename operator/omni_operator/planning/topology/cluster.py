@@ -13,7 +13,7 @@ from omni_operator.planning.topology.stage_config import stage_config
 
 
 def cluster_topology(pipeline: OmniPipeline, counts: Mapping[str, int] | None = None) -> Topology:
-    """The pipeline on Kubernetes: a head, and one kind of headless process for each stage.
+    """The pipeline on Kubernetes: a head, and one kind of headless process for each stage that has replicas.
 
     `counts`: pods of the stages whose count an autoscaler decides, by name.
     """
@@ -35,7 +35,10 @@ def cluster_topology(pipeline: OmniPipeline, counts: Mapping[str, int] | None = 
             copies=(counts or {}).get(stage.name, pipeline.replicas_of(stage)),
         )
         for stage in pipeline.spec.stages
+        if not stage.is_endpoint
     )
     if pipeline.spec.suspend:
         head, replicas = replace(head, copies=0), tuple(replace(process, copies=0) for process in replicas)
-    return Topology(pipeline.name, pipeline.namespace, pipeline.spec.stages, stage_config(pipeline), head, replicas)
+    return Topology(
+        pipeline.name, pipeline.namespace, pipeline.spec.stages, stage_config(pipeline, files), head, replicas
+    )

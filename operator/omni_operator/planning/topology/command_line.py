@@ -74,7 +74,7 @@ def head_arguments(pipeline: OmniPipeline, network: HeadNetwork, files: ProcessF
 
 def head_drain_seconds(pipeline: OmniPipeline) -> int:
     """The head must outlive a request that has just started, which may take the drain time of every stage."""
-    return sum(stage.drain.timeout_seconds for stage in pipeline.spec.stages)
+    return sum(stage.longest_request_seconds for stage in pipeline.spec.stages)
 
 
 def replica_arguments(

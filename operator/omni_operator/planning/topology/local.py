@@ -37,7 +37,10 @@ def local_topology(
     replicas = tuple(
         replica_process(pipeline, stage, f"{stage.name}-{copy}", network(stage), files)
         for stage in pipeline.spec.stages
+        if not stage.is_endpoint
         # A stage that may be at zero has one copy: nothing could start it later.
         for copy in range(max(pipeline.replicas_of(stage), stage.may_be_at_zero))
     )
-    return Topology(pipeline.name, pipeline.namespace, pipeline.spec.stages, stage_config(pipeline), head, replicas)
+    return Topology(
+        pipeline.name, pipeline.namespace, pipeline.spec.stages, stage_config(pipeline, files), head, replicas
+    )

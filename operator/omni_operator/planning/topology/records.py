@@ -101,5 +101,5 @@ class Topology:
         A stage that autoscaling can wake from 0 is not one of them.
         """
         served = {process.stage.name for process in self.processes if process.copies and process.data_ports}
-        served |= {stage.name for stage in self.stages if stage.may_be_at_zero}
+        served |= {stage.name for stage in self.stages if stage.may_be_at_zero or stage.is_endpoint}
         return tuple(stage.name for stage in self.stages if stage.name not in served)

@@ -9,8 +9,10 @@ and has the replicas load and unload them.
 
 import json
 
+from omni_operator.crd.spec.endpoint import Endpoint
 from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.crd.spec.stage import Lora, Stage
+from omni_operator.planning.topology.files import ProcessFiles, endpoint_key_name
 from omni_operator.planning.topology.model_sources import lora_location, model_location
 
 
@@ -18,12 +20,12 @@ def stage_id(pipeline: OmniPipeline, stage: Stage) -> int:
     return len(pipeline.spec.stages) - 1 - pipeline.spec.stages.index(stage)
 
 
-def stage_config(pipeline: OmniPipeline, with_loras: bool = True) -> str:
+def stage_config(pipeline: OmniPipeline, files: ProcessFiles, with_loras: bool = True) -> str:
     """The content of the file, in JSON. The stages are in the order in which a request passes them.
 
     Without the adapters, it is what the head reads only once.
     """
-    entries = [stage_entry(pipeline, stage) for stage in pipeline.spec.stages]
+    entries = [stage_entry(pipeline, stage, files) for stage in pipeline.spec.stages]
     for entry, stage in zip(entries, pipeline.spec.stages, strict=True):
         if stage.loras and with_loras:
             entry["loras"] = [lora_entry(lora) for lora in stage.loras]
@@ -43,7 +45,14 @@ def loras_for(pipeline: OmniPipeline, stage: Stage) -> tuple[Lora, ...]:
     return (*stage.loras, *(lora for one in following for lora in one.loras if lora.name not in names))
 
 
-def stage_entry(pipeline: OmniPipeline, stage: Stage) -> dict[str, object]:
+def endpoint_entry(stage: Stage, endpoint: Endpoint, files: ProcessFiles) -> dict[str, object]:
+    entry = endpoint.model_dump(exclude={"api_key_secret_ref"})
+    if endpoint.api_key_secret_ref:
+        entry["api_key_file"] = f"{files.endpoint_keys}/{endpoint_key_name(stage)}"
+    return entry
+
+
+def stage_entry(pipeline: OmniPipeline, stage: Stage, files: ProcessFiles) -> dict[str, object]:
     entry: dict[str, object] = {"id": stage_id(pipeline, stage), "name": stage.name, "engine": stage.engine}
     if stage.task:
         entry["task"] = stage.task
@@ -57,6 +66,8 @@ def stage_entry(pipeline: OmniPipeline, stage: Stage) -> dict[str, object]:
         entry["model"] = model_location(stage.model)
         if stage.model.revision:
             entry["revision"] = stage.model.revision
+    if stage.endpoint:
+        entry["endpoint"] = endpoint_entry(stage, stage.endpoint, files)
     if stage.may_be_at_zero:
         entry["wake_seconds"] = stage.startup_timeout_seconds
     return entry

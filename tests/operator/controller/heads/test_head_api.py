@@ -25,7 +25,7 @@ from omni_operator.crd.spec.pipeline import OmniPipeline
 from omni_operator.kube.client import Cluster
 from omni_operator.kube.connection import Connection
 from omni_operator.planning.autoscale import StageLoad
-from omni_operator.planning.observed import ObservedLora
+from omni_operator.planning.observed import ObservedEndpoint, ObservedLora
 from tests.operator.controller.heads.raw_server import RawServer
 from tests.operator.edits import edited
 
@@ -100,6 +100,17 @@ def test_the_adapters_of_each_stage_are_read_as_plain_text(head: RawServer, pipe
     assert head_state(answering(head, answer), pipeline).loras == {
         "painter": (ObservedLora("ink", 2), ObservedLora("oil", 0, "no?[31m file"))
     }
+
+
+def test_a_server_that_is_a_stage_is_no_replica_of_the_head(head: RawServer, pipeline: OmniPipeline) -> None:
+    def server(name: str, state: str, problem: str | None) -> dict[str, Any]:
+        replica = {"host": "h", "state": state, "address": "http://127.0.0.1:8000/v1"}
+        return {"name": name, "requests": 0, "replicas": [replica], "endpoint": {"url": "u", "problem": problem}}
+
+    answer = topology(server("up", "UP", None), server("down", "ERROR", "no\x1b"), stage("painter"))
+    state = head_state(answering(head, answer), pipeline)
+    assert state.serving == head_state(answering(head, topology(stage("painter"))), pipeline).serving
+    assert state.endpoints == {"up": ObservedEndpoint(True), "down": ObservedEndpoint(False, "no?")}
 
 
 def test_the_load_of_a_stage_counts_the_replicas_that_serve(head: RawServer, pipeline: OmniPipeline) -> None:

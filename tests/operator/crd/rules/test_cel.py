@@ -11,6 +11,7 @@ from omni_operator.crd.parsing import parse
 from omni_operator.crd.problems import InvalidSpec
 from omni_operator.crd.rules.every_rule import RULES
 from tests.operator.conftest import from_cluster
+from tests.operator.crd.manifest_parts import EXTERNAL
 from tests.operator.crd.rules.cel import violations
 from tests.operator.crd.rules.test_rules import REFUSED_BY_RULES, REFUSED_SIZES
 from tests.operator.crd.test_parsing import ACCEPTED
@@ -93,10 +94,11 @@ autoscaling = optional(
 stages = st.builds(
     lambda name, engine, more: {"name": name, "engine": engine, **more},
     st.sampled_from(["thinker", "painter", "head"]),
-    st.sampled_from(["autoregressive", "diffusion"]),
+    st.sampled_from(["autoregressive", "diffusion", "openai"]),
     optional(
         task=st.sampled_from(["generate", "encode"]),
         input=st.sampled_from(["text", "hidden-states"]),
+        endpoint=st.just(EXTERNAL["endpoint"]),
         model=models,
         system=st.just("Be brief."),
         maxTokens=counts,
@@ -114,7 +116,7 @@ specs = st.builds(
     models,
     st.lists(stages, min_size=1, max_size=3, unique_by=lambda stage: stage["name"]),
     optional(
-        head=optional(stage=st.sampled_from(["thinker", "painter"])),
+        head=optional(stage=st.sampled_from(["thinker", "painter"]), localReplicas=st.integers(0, 1)),
         videos=optional(storage=storages, databaseUrlSecretRef=st.just({"name": "database"}), maxSize=sizes),
         api=optional(limits=optional(bodySize=sizes, totalBodySize=sizes)),
     ),

@@ -6,7 +6,9 @@ import pytest
 
 from omni_operator.crd.parsing import parse
 from omni_operator.crd.problems import InvalidSpec
-from tests.operator.crd.manifest_parts import ENCODER, PAINTER, STAGE, THINKER
+from omni_operator.crd.spec.stage import Stage
+from tests.operator.crd.manifest_parts import ENCODER, EXTERNAL, PAINTER, STAGE, THINKER
+from tests.operator.crd.rules.cel import violations
 from tests.operator.edits import REMOVED, edited
 
 BAD_TEMPLATE = {"spec": {"containers": [{"env": []}]}}
@@ -33,7 +35,41 @@ REFUSED_BY_RULES = {
     ),
     "hidden states for a language model": (
         {"spec.stages": [THINKER, {**THINKER, "name": "second", "input": "hidden-states"}], "spec.head": {}},
-        "spec.stages[1].input: is hidden-states, and an autoregressive stage takes text only; set it to text",
+        "spec.stages[1].input: is hidden-states, and a stage that reads and writes text takes text only; set it"
+        " to text",
+    ),
+    "hidden states of a server": (
+        {"spec.stages": [EXTERNAL, PAINTER]},
+        "spec.stages[1].input: is hidden-states, and 'rewriter' before it is a server outside the pipeline, which gives"
+        " only text; set it to text",
+    ),
+    "hidden states for a server": (
+        {"spec.stages": [THINKER, {**EXTERNAL, "input": "hidden-states"}], "spec.head": {}},
+        "spec.stages[1].input: is hidden-states, and a stage that reads and writes text takes text only; set it"
+        " to text",
+    ),
+    "a server of no address": (
+        {"spec.stages": [{"name": "rewriter", "engine": "openai"}, STAGE]},
+        "spec.stages[0].endpoint: is missing; expected the url and the model of the server",
+    ),
+    "the address of a server for replicas": (
+        {"spec.stages.0.endpoint": EXTERNAL["endpoint"]},
+        "spec.stages[0].endpoint: belongs to the engine openai, and 'painter' is diffusion; remove it, or set the"
+        " engine",
+    ),
+    "replicas of a server": (
+        {"spec.stages": [{**EXTERNAL, "replicas": 2}, STAGE]},
+        "spec.stages[0].replicas: is about replicas, and 'rewriter' is a server outside the pipeline, which has none"
+        " here; remove it",
+    ),
+    "a server inside the head": (
+        {"spec.stages": [EXTERNAL, STAGE], "spec.head": {"stage": "rewriter", "localReplicas": 1}},
+        "spec.head.localReplicas: is 1, and 'rewriter' is a server outside the pipeline, which has no replicas; set it"
+        " to 0, or head.stage to another stage",
+    ),
+    "nothing but a server, inside the head": (
+        {"spec.stages": [EXTERNAL], "spec.head": {"localReplicas": 1}},
+        "spec.head.localReplicas: is 1, and 'rewriter' is a server",
     ),
     "nothing but encoding": (
         {"spec.stages": [ENCODER], "spec.head": {}},
@@ -254,3 +290,50 @@ def test_refused_with_field_value_and_remedy(digits: dict[str, Any], row: str) -
     with pytest.raises(InvalidSpec) as caught:
         parse(edited(digits, edits))
     assert expected in str(caught.value)
+
+
+OF_REPLICAS: dict[str, Any] = {
+    "task": "generate",
+    "model": {"source": "builtin://digits"},
+    "load": {"dtype": "bfloat16"},
+    "loras": [{"name": "ink", "source": "/ink"}],
+    "cache": {"mode": "skip"},
+    "promptCacheSize": "1Mi",
+    "replicas": 1,
+    "autoscaling": {"maxReplicas": 2},
+    "localReplicas": 2,
+    "accelerator": {},
+    "parallelism": {"cfg": 2},
+    "scheduling": {"maxNumSeqs": 3},
+    "rollout": {"maxSurge": 1},
+    "drain": {"timeoutSeconds": 9},
+    "startupTimeoutSeconds": 60,
+    "shmSize": "1Gi",
+    "resources": {"requests": {"cpu": 1}},
+    "tolerations": [{"key": "a"}],
+    "affinity": {"nodeAffinity": {}},
+    "topologySpreadConstraints": [{"topologyKey": "zone"}],
+    "podLabels": {"a": "b"},
+    "podAnnotations": {"a": "b"},
+    "env": [{"name": "A", "value": "b"}],
+    "extraArgs": ["--log-level=debug"],
+    "template": {"spec": {"hostNetwork": True}},
+}
+"""A value of each field of a stage that is about its replicas."""
+UNKNOWN_TO_CEL = ("affinity", "template")
+
+
+def test_every_field_of_a_stage_is_about_replicas_or_about_servers_too() -> None:
+    fields = {field.alias or name for name, field in Stage.model_fields.items()}
+    assert fields == {*OF_REPLICAS, "name", "engine", "endpoint", "input", "system", "maxTokens"}
+
+
+@pytest.mark.parametrize("key", OF_REPLICAS)
+def test_a_server_has_nothing_that_is_about_replicas(digits: dict[str, Any], key: str) -> None:
+    manifest = edited(digits, {"spec.stages": [{**EXTERNAL, key: OF_REPLICAS[key]}, STAGE], "spec.head": {}})
+    with pytest.raises(InvalidSpec) as caught:
+        parse(manifest)
+    path = f"spec.stages[0].{key}"
+    assert f"{path}: is about replicas" in str(caught.value)
+    assert [problem.path for problem in caught.value.problems if not problem.path.startswith(path)] == []
+    assert key in UNKNOWN_TO_CEL or path in violations(manifest)
