@@ -28,6 +28,7 @@ RUN_DIFFERENTLY = {
     "with tiny models: tests/examples/test_examples.py",
     r"omni serve builtin://digits --omni-secret-file secret": "on any port: tests/worker/coordinator/test_secret.py",
     r"omni serve \S+ --quantization .*": "with the built-in model: tests/worker/pipelines/test_quantization.py",
+    r"omni serve \S+ --cfg-parallel-size .*": "with the built-in model: tests/worker/parallel/test_cfg_parallel.py",
     r"omni serve \S+ --dtype .*": "with the built-in model: tests/worker/pipelines/test_loading.py",
     r"omni generate flux .* --extra-arg .*": "tests/operator/commands/test_extra_args.py reads such options",
     r"omni serve .* --lora .*": "with adapters of the built-in model: tests/worker/api/test_loras.py",

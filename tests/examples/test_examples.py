@@ -138,8 +138,11 @@ def test_every_example_has_a_test() -> None:
     assert tested == {file.stem for file in EXAMPLES.glob("*.yaml")}
 
 
+ROUNDED = {"flux-two-gpus"}
+"""Examples whose devices divide sums, and so round in another order than one device does."""
 PICTURES = [
     ("flux", "black-forest-labs/FLUX.1-dev", {"guidance_scale": 3.0}),
+    ("flux-two-gpus", "black-forest-labs/FLUX.1-dev", {"guidance_scale": 3.0}),
     ("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", {"guidance_scale": 4.0, "negative_prompt": "low quality"}),
     ("stable-diffusion-3.5", "stabilityai/stable-diffusion-3.5-large", {"guidance_scale": 3.5}),
     ("stable-diffusion-3.5-24gb", "stabilityai/stable-diffusion-3.5-large", {"guidance_scale": 3.5}),
@@ -156,7 +159,8 @@ def test_an_image_equals_that_of_diffusers(
     with served(name, hub, cache, tmp_path) as (client, _):
         picture, _ = generate(client, prompt(1), **extra)
     assert picture.shape == (SIZE, SIZE, 3)
-    np.testing.assert_array_equal(picture, expected)
+    levels = 1 if name in ROUNDED else 0
+    np.testing.assert_allclose(picture.astype(int), expected.astype(int), rtol=0, atol=levels)
 
 
 def test_a_rewritten_prompt_equals_that_of_transformers_and_its_image_that_of_diffusers(

@@ -29,6 +29,11 @@ ACCEPTED = {
     "percentages": {"spec.stages.0.rollout": {"maxUnavailable": "25%", "maxSurge": "0%"}},
     "a fixed batch": {"spec.stages.0.scheduling.maxNumSeqs": 8},
     "a process for each device": {"spec.stages.0.accelerator.count": 2, "spec.stages.0.parallelism.cfg": 2},
+    "rows and sequences divided": {
+        "spec.stages.0.accelerator.count": 4,
+        "spec.stages.0.parallelism": {"cfg": 2, "ulysses": 2},
+        "spec.stages.0.load": {"attention": "native", "quantization": {"transformer": {"backend": "quanto"}}},
+    },
     "processes on the CPU": {"spec.stages.0.accelerator": REMOVED, "spec.stages.0.parallelism.cfg": 2},
     "a thinker and a painter": {"spec.stages": [THINKER, PAINTER]},
     "a thinker whose words a painter reads": {"spec.stages": [THINKER, {**STAGE, "input": "text"}]},

@@ -2,7 +2,9 @@
 
 import pytest
 
+from omni_settings.parallelism import ModelParallelism
 from omni_worker.config.flags import LB_POLICIES, SCHEDULING_POLICIES
+from omni_worker.config.records import ReplicaConfig
 from omni_worker.engine.scheduler import POLICIES
 from omni_worker.errors import UsageError
 from omni_worker.orchestrator.balancers import BALANCERS
@@ -36,6 +38,13 @@ def test_a_replica_is_told_of_its_processes():
     assert parse().replica(0).engine.parallel_size == 1
 
 
+def test_ranks_that_compute_each_call_together():
+    engine = parse("--cfg-parallel-size", "2", "--ulysses-degree", "3").replica(0).engine
+    assert (engine.of_model, engine.processes) == (ModelParallelism(ulysses=3), 6)
+    assert parse().replica(0).engine.processes == 1
+    assert ReplicaConfig.decode(parse("--ulysses-degree", "3").replica(0).encode()).engine.of_model.ulysses == 3
+
+
 def test_the_flags_offer_exactly_the_policies_that_there_are():
     assert set(LB_POLICIES) == set(BALANCERS)
     assert set(SCHEDULING_POLICIES) == set(POLICIES)
@@ -54,6 +63,13 @@ def test_the_flags_offer_exactly_the_policies_that_there_are():
         pytest.param(
             ["--cfg-parallel-size", "2", "--no-step-execution"], "divides single steps", id="whole requests over ranks"
         ),
+        pytest.param(
+            ["--ulysses-degree", "2", "--no-step-execution"], "divides single steps", id="whole requests, divided"
+        ),
+        pytest.param(["--ulysses-degree", "2", "--offload", "model"], "--offload", id="an offloaded model, divided"),
+        pytest.param(["--ulysses-degree", "2", "--cache", "mag"], "--cache", id="a cache in a divided model"),
+        pytest.param(["--ulysses-degree", "2", "--compile"], "--compile", id="a compiled model, divided"),
+        pytest.param(["--ulysses-degree", "2", "--attention", "flex"], "native", id="an attention that is not divided"),
         pytest.param(["--stage-config", "/nowhere.yaml"], "No such file", id="a stage config that is not there"),
     ],
 )

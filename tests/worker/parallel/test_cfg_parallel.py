@@ -3,14 +3,16 @@
 import os
 import queue
 
+import msgspec
 import numpy as np
 import pytest
 
+from omni_settings.parallelism import UNDIVIDED, ModelParallelism
 from omni_worker.config import model_source
 from omni_worker.config.records import EngineConfig
 from omni_worker.engine.build import build_engine
 from omni_worker.engine.executor.multiproc import MultiprocExecutor, RunnerSpec
-from omni_worker.engine.scheduler import Finished, RequestStatus, SchedulerRequest
+from omni_worker.engine.scheduler import Finished, RequestProgress, RequestStatus, SchedulerRequest
 from omni_worker.errors import CommandError
 from omni_worker.requests import CacheSettings, GenerationParams
 from tests.worker import warm
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.processes
 COUNTS = ("batched_calls", "single_calls", "calls_foreseen", "calls_skipped")
 
 
-def config(parallel_size, step_execution=None):
+def config(parallel_size, step_execution=None, of_model=UNDIVIDED):
     return EngineConfig(
         step_execution=step_execution,
         max_num_seqs=4,
@@ -27,17 +29,22 @@ def config(parallel_size, step_execution=None):
         find_batch_size=False,
         scheduling_policy="fifo",
         parallel_size=parallel_size,
+        of_model=of_model,
     )
 
 
 class Replica:
     """An engine of as many processes, as a replica runs it."""
 
-    def __init__(self, parallel_size):
+    def __init__(self, parallel_size, of_model=UNDIVIDED):
         self._events = queue.Queue()
         source = model_source.parse("builtin://digits")
         self.engine, card = build_engine(
-            config(parallel_size), source, self._events.put, self._events.put, fork_server=warm.server_for(os.environ)
+            config(parallel_size, of_model=of_model),
+            source,
+            self._events.put,
+            self._events.put,
+            fork_server=warm.server_for(os.environ),
         )
         assert card.mode == "step"
         self.engine.start()
@@ -57,6 +64,12 @@ class Replica:
             {name: now[name] - then[name] for name in COUNTS} for then, now in zip(before, self._stats(), strict=True)
         ]
         return ended, grown
+
+    def next_event(self, kind):
+        """The next event of a kind."""
+        while not isinstance(event := self._events.get(timeout=600), kind):
+            pass
+        return event
 
     def _stats(self):
         return self.engine.collective_rpc("stats").result(60)
@@ -111,9 +124,36 @@ def test_two_processes_skip_the_same_calls(replicas):
     assert first["calls_skipped"] == second["calls_skipped"] == of_one["calls_skipped"] > 0
 
 
+def test_two_pairs_of_processes_divide_the_rows_and_each_pair_the_sequences(replicas):
+    """The images are those of one process, also after a request that was aborted."""
+
+    def params(i):
+        return GenerationParams(
+            prompt=f"a red {('one', 'two', 'six', 'ten')[i % 4]} on black background", seed=i, steps=3
+        )
+
+    requests = [{"alone": params(9)}, {f"r{i}": params(i) for i in range(3)}, {"again": params(9)}]
+    one, _ = replicas[0].pictures(requests)
+    replica = Replica(2, ModelParallelism(ulysses=2))
+    try:
+        four, stats = replica.pictures(requests[:2])
+        replica.engine.add(SchedulerRequest("aborted", msgspec.structs.replace(params(1), steps=500)))
+        while replica.next_event(RequestProgress).step < 2:
+            pass
+        replica.engine.abort("aborted")
+        assert replica.next_event(Finished).status is RequestStatus.ABORTED
+        four |= replica.pictures(requests[2:])[0]
+    finally:
+        replica.engine.stop()
+    for id, picture in one.items():
+        assert np.abs(picture.astype(int) - four[id].astype(int)).max() <= 2
+    assert len(stats) == 4
+    assert all(each["batched_calls"] > 0 for each in stats)
+
+
 def test_a_model_that_runs_requests_whole_is_not_divided():
     spec = RunnerSpec(
         "omni_worker.engine.build:build_runner", (config(2, step_execution=False), "builtin://digits", None)
     )
-    with pytest.raises(CommandError, match="--cfg-parallel-size 1"):
+    with pytest.raises(CommandError, match="without --cfg-parallel-size"):
         MultiprocExecutor(spec, 2, fork_server=warm.server_for(os.environ))

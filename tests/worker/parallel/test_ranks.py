@@ -1,17 +1,17 @@
 """Work divided over ranks: three processes, which all report what they got."""
 
 import os
-import pickle
-import subprocess
-import sys
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from omni_worker.errors import RequestError
+from omni_worker.parallel import ranks as ranks_module
 from omni_worker.parallel.ranks import SHORT_BYTES, Ranks
+from tests.worker.parallel.rank_processes import results_of_ranks
 
 SIZE = 3
 
@@ -80,33 +80,30 @@ def scenarios(ranks):
     got["all fail"] = attempt(ranks, [lambda j=j: fails(j, j) for j in range(4)])
     got["unsendable"] = attempt(ranks, [lambda: lambda: None])[:1]
     got["afterwards"] = ranks.spread([lambda: "fine"] * 2)
+    ran.clear()
+    got["together"] = ranks.spread([lambda i=i: job(i) for i in range(2)], SIZE), list(ran)
+    got["all of a group fail"] = attempt_together(ranks)
     return got
+
+
+def attempt_together(ranks):
+    def sums(i):
+        total = torch.tensor([ranks.rank])
+        dist.all_reduce(total)
+        if i == 1:
+            raise RequestError("invalid", f"the sum is {int(total)}")
+        return int(total)
+
+    first = ranks.spread([lambda: sums(0)], SIZE)
+    try:
+        ranks.spread([lambda: sums(1)], SIZE)
+    except RequestError as error:
+        return first, error.message, ranks.spread([lambda: sums(2)], SIZE)
 
 
 @pytest.fixture(scope="module")
 def got():
-    store = os.memfd_create("store")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import main; main({rank}, {store})"],
-            pass_fds=(store,),
-            stdout=subprocess.PIPE,
-            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(SIZE)
-    ]
-    os.close(store)
-    outputs = [process.communicate(timeout=600)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * SIZE
-    return [pickle.loads(output) for output in outputs]
-
-
-def main(rank, store):
-    """What each of the processes runs."""
-    ranks = Ranks.join(rank, SIZE, f"/proc/self/fd/{store}")
-    sys.stdout.buffer.write(pickle.dumps(scenarios(ranks)))
-    sys.stdout.flush()
-    ranks.close()
+    return results_of_ranks(__name__, SIZE)
 
 
 def same(one, other):
@@ -144,6 +141,31 @@ def test_shares_are_neighbours_and_even(count, size):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+@pytest.mark.parametrize(("count", "size", "together"), [(0, 4, 2), (1, 4, 2), (5, 4, 2), (5, 6, 3), (2, 2, 2)])
+def test_the_ranks_of_a_group_have_the_same_share(count, size, together):
+    shares = [Ranks(rank, size).share(count, together=together) for rank in range(size)]
+    assert all(share == shares[rank - rank % together] for rank, share in enumerate(shares))
+    assert [i for share in shares[::together] for i in share] == list(range(count))
+
+
+def test_a_failure_of_all_ranks_of_a_group_is_raised():
+    ranks = Ranks(1, 2, store := dist.HashStore())
+    store.set("1/0", b"failed")
+    with pytest.raises(RequestError, match="job 0 cannot run"):
+        ranks.run_together(lambda: fails(0, 0), 2)
+    assert ranks.run_together(lambda: "fine", 2) == "fine"
+
+
+def test_a_rank_that_fails_alone_ends_its_process(monkeypatch, caplog):
+    """The others wait for it in a collective, where nothing can reach them."""
+    monkeypatch.setattr(ranks_module, "FAILURE_SECONDS", 0.05)
+    monkeypatch.setattr(os, "_exit", lambda code: (_ for _ in ()).throw(SystemExit(code)))
+    with pytest.raises(SystemExit, match="1"):
+        Ranks(1, 2, dist.HashStore()).run_together(lambda: fails(0, 0), 2)
+    assert "rank 1 of 2 failed" in caplog.text
+    assert "job 0 cannot run" in caplog.text
+
+
 @pytest.mark.processes
 class TestThreeRanks:
     def test_all_get_all_answers_in_order_and_in_their_form(self, got):
@@ -161,6 +183,15 @@ class TestThreeRanks:
             answers, ran = one[f"{count} jobs"]
             same(answers, [noise(i, 1) for i in range(count)])
             assert ran == list(Ranks(rank, SIZE).share(count))
+
+    def test_jobs_of_all_ranks_run_on_all_and_give_one_result(self, got):
+        for one in got:
+            answers, ran = one["together"]
+            same(answers, [noise(i, 1) for i in range(2)])
+            assert ran == [0, 1]
+
+    def test_a_group_continues_after_a_failure_of_all_its_ranks(self, got):
+        assert [one["all of a group fail"] for one in got] == [([3], "the sum is 3", [3])] * SIZE
 
     @pytest.mark.parametrize("i", range(4))
     def test_an_error_on_any_rank_is_raised_on_all(self, got, i):

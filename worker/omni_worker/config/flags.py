@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from omni_settings.load import LoadSettings
+from omni_settings.parallelism import ModelParallelism
 from omni_worker.addresses import is_loopback, loopback
 from omni_worker.config import api as api_config
 from omni_worker.config import cache_settings, load_settings, lora_source, model_source
@@ -192,6 +193,14 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "(default: 1)",
     )
     parser.add_argument(
+        "--ulysses-degree",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="devices that compute each call of a denoiser together, each with a part of its sequence and of its "
+        "attention heads; each replica has this many processes, times those of --cfg-parallel-size (default: 1)",
+    )
+    parser.add_argument(
         "--step-timeout",
         type=seconds,
         default=600.0,
@@ -308,8 +317,9 @@ def _check_combinations(args: argparse.Namespace) -> None:
         raise UsageError("--headless needs --omni-master-address: where the head is")
     if args.headless and args.omni_dp_size_local == 0:
         raise UsageError("--omni-dp-size-local 0 is for a head; a headless process needs at least 1")
-    if args.cfg_parallel_size > 1 and args.step_execution is False:
-        raise UsageError("--cfg-parallel-size above 1 divides single steps: it does not go with --no-step-execution")
+    for flag in ("--cfg-parallel-size", "--ulysses-degree"):
+        if getattr(args, flag.lstrip("-").replace("-", "_")) > 1 and args.step_execution is False:
+            raise UsageError(f"{flag} above 1 divides single steps: it does not go with --no-step-execution")
 
 
 def _stages(args: argparse.Namespace, model: ModelSource) -> tuple[Stage, ...]:
@@ -356,6 +366,7 @@ def _engine_config(args: argparse.Namespace, stage: Stage) -> EngineConfig:
         text_encoder=args.text_encoder,
         parallel_size=args.cfg_parallel_size,
         pipeline_parallel_size=args.pipeline_parallel_size,
+        of_model=_model_parallelism(args, load),
         step_timeout=args.step_timeout,
         load=load,
         loras=loras,
@@ -371,6 +382,14 @@ def _compile_cache(load: LoadSettings, environment: Mapping[str, str]) -> str | 
         return None
     caches = environment.get("XDG_CACHE_HOME") or "~/.cache"
     return str(Path(environment.get("HF_HOME") or f"{caches}/huggingface").expanduser() / COMPILE_CACHE)
+
+
+def _model_parallelism(args: argparse.Namespace, load: LoadSettings) -> ModelParallelism:
+    """How several devices compute one call together. Raises UsageError if the model cannot be loaded so."""
+    parallelism = ModelParallelism(ulysses=args.ulysses_degree)
+    for conflict in parallelism.conflicts(load, args.cache.mode):
+        raise UsageError(f"{conflict.flag} ({conflict.path}) {conflict.text}")
+    return parallelism
 
 
 def _traces_endpoint(flag: str | None, environment: Mapping[str, str]) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from omni_settings.load import LoadSettings
+from omni_settings.parallelism import UNDIVIDED, ModelParallelism
 from omni_worker.addresses import loopback
 from omni_worker.config.api import ApiConfig
 from omni_worker.config.endpoint import Endpoint
@@ -82,6 +83,7 @@ class EngineConfig:
     text_encoder: whether the pipeline loads its text encoder; False if the stage before does all the encoding
     parallel_size: processes of the replica that share the rows of each batched model call
     pipeline_parallel_size: processes of the replica that share a language model's layers
+    of_model: how several processes compute one call of a denoiser together; each of those that share rows is so many
     step_timeout: seconds after which a step counts as failed
     load: how the model is loaded
     loras: adapters that requests can select
@@ -100,6 +102,7 @@ class EngineConfig:
     text_encoder: bool = True
     parallel_size: int = 1
     pipeline_parallel_size: int = 1
+    of_model: ModelParallelism = UNDIVIDED
     step_timeout: float = 600.0
     load: LoadSettings = field(default_factory=LoadSettings)
     loras: tuple[LoraSource, ...] = ()
@@ -109,8 +112,8 @@ class EngineConfig:
 
     @property
     def processes(self) -> int:
-        """How many processes run the model."""
-        return self.parallel_size * self.pipeline_parallel_size
+        """How many processes the replica has."""
+        return self.parallel_size * self.pipeline_parallel_size * self.of_model.ranks
 
 
 @dataclass(frozen=True)

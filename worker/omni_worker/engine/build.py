@@ -74,13 +74,14 @@ def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str |
         cache=config.cache,
         prompt_cache_bytes=config.prompt_cache_bytes,
         compile_cache=config.compile_cache,
+        parallelism=config.of_model,
     ).pipeline
     if not isinstance(pipeline, RequestModePipeline):
         return StepRunner(pipeline), pipeline.card
     if ranks.size > 1:
         raise LoadError(
             f"{source.text} runs requests whole, and {ranks.size} processes can only divide steps: "
-            "serve it with --cfg-parallel-size 1 (parallelism.cfg: 1)"
+            "serve it without --cfg-parallel-size and --ulysses-degree (parallelism)"
         )
     return RequestRunner(pipeline), pipeline.card
 
@@ -96,6 +97,11 @@ def _check_parallelism(config: EngineConfig, source: ModelSource) -> None:
         raise LoadError(
             f"{source.text} writes text, and has no steps to divide: serve it with --cfg-parallel-size 1 "
             "(parallelism.cfg: 1), and spread its layers with --pipeline-parallel-size (parallelism.pipeline)"
+        )
+    if config.of_model.ranks > 1 and config.kind != "diffusion":
+        raise LoadError(
+            f"{source.text} runs in a stage without a denoiser, whose calls alone are computed by several devices: "
+            "serve it without --ulysses-degree (parallelism.ulysses)"
         )
     if not is_language_model and config.pipeline_parallel_size > 1:
         raise LoadError(

@@ -2,13 +2,19 @@
 
 They divide work only in `spread`. Each rank does everything else by itself, so `spread` must return or raise the same
 on all of them, to the bit. Therefore the rank that computed a result also continues with the copy that it sent.
+
+A job may need several ranks at once, which compute parts of it and exchange them in collectives. If one of them fails
+alone, the others wait in a collective for ever. So it ends its process, and with it the replica.
 """
 
+import logging
 import math
+import os
 import pickle
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -18,47 +24,66 @@ from torch import Tensor
 
 from omni_worker.errors import portable
 
+log = logging.getLogger(__name__)
 ALIGNMENT = 64
 SHORT_BYTES = 4096
+FAILURE_SECONDS = 30.0
+"""How long a rank that failed in a job of several ranks waits for the others to fail too."""
 _LENGTH_BYTES = 8
 
 
 class Ranks:
-    """This process's place among `size` ranks. A single rank runs all jobs itself."""
+    """This process's place among `size` ranks. A single rank runs all jobs itself.
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
+    store: through which the ranks tell each other about failures
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None) -> None:
         self.rank = rank
         self.size = size
+        self._store = store
+        self._jobs_together = 0
 
     @classmethod
     def join(cls, rank: int, size: int, store: str) -> "Ranks":
-        """Join the other ranks through the file `store`, which all of them can write. Every rank calls this once."""
-        if size > 1:
-            on_gpu = torch.cuda.is_available()
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-                store=dist.FileStore(store, size),
-                rank=rank,
-                world_size=size,
-                device_id=torch.device("cuda:0") if on_gpu else None,
-            )
-        return cls(rank, size)
+        """Join the other ranks through the file `store`, which all of them can write. Every rank calls this once.
 
-    def share(self, count: int, rank: int | None = None) -> range:
-        """The indices of the jobs that a rank (by default this one) runs: consecutive, and evenly distributed."""
-        rank = self.rank if rank is None else rank
-        return range(count * rank // self.size, count * (rank + 1) // self.size)
+        The file must exist until `close`.
+        """
+        if size == 1:
+            return cls(rank, size)
+        on_gpu = torch.cuda.is_available()
+        file = dist.FileStore(store, size)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            store=file,
+            rank=rank,
+            world_size=size,
+            device_id=torch.device("cuda:0") if on_gpu else None,
+        )
+        return cls(rank, size, dist.PrefixStore("failures", file))
 
-    def spread(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+    def share(self, count: int, rank: int | None = None, together: int = 1) -> range:
+        """The indices of the jobs that a rank (by default this one) runs: consecutive, and evenly distributed.
+
+        together: how many consecutive ranks run each job
+        """
+        group, groups = (self.rank if rank is None else rank) // together, self.size // together
+        return range(count * group // groups, count * (group + 1) // groups)
+
+    def spread(self, jobs: Sequence[Callable[[], Any]], together: int = 1) -> list[Any]:
         """Run each rank's share of the jobs; returns the results of all jobs in their order.
 
         All ranks must call this with the same jobs. Results must be picklable. Their tensors arrive contiguous, without
         an autograd graph, on the same kind of device. If a job raises on any rank, all ranks raise the error of the
         first such rank.
+
+        together: how many consecutive ranks run each job, in the same collectives. Each of them has a result, and may
+            keep a part of the model's state in it; so a rank gets the one of the rank at its own place in that group
         """
-        if self.size == 1:
-            return [job() for job in jobs]
-        header, tensors = self._run([jobs[i] for i in self.share(len(jobs))])
+        if self.size == together:
+            return [self.run_together(job, together) for job in jobs]
+        header, tensors = self._run([jobs[i] for i in self.share(len(jobs), together=together)], together)
         headers: list[_Header] = [pickle.loads(data) for data in self._exchange_bytes(pickle.dumps(header))]
         for one in headers:
             if one.error is not None:
@@ -68,24 +93,60 @@ class Ranks:
         return [
             result
             for rank, one in enumerate(headers)
+            if rank % together == self.rank % together
             for result in _Unpacker(one, {kind: buffers[kind][rank] for kind in one.sizes}).load()
         ]
+
+    def run_together(self, job: Callable[[], Any], together: int) -> Any:
+        """Run a job on this rank. All of its group of `together` consecutive ranks must call this, with the same job.
+
+        Raises what the job raises, if it raises on all of them. If it fails on this rank alone, this process ends.
+        """
+        self._jobs_together += together > 1
+        try:
+            return job()
+        except Exception as error:
+            if together > 1:
+                self._require_failure_of_group(together, error)
+            raise
 
     def close(self) -> None:
         """Leave the group. `spread` must not be called after that."""
         if self.size > 1:
             dist.destroy_process_group()
 
-    def _run(self, jobs: Sequence[Callable[[], Any]]) -> tuple["_Header", list[Tensor]]:
+    def _run(self, jobs: Sequence[Callable[[], Any]], together: int) -> tuple["_Header", list[Tensor]]:
         stream = BytesIO()
         packer = _Packer(stream)
         try:
-            packer.dump([job() for job in jobs])
+            packer.dump([self.run_together(job, together) for job in jobs])
         except Exception as error:
             sent = portable(error)
             sent.add_note(f"on rank {self.rank} of {self.size}: {''.join(traceback.format_exception(error))}".rstrip())
             return _Header(error=sent), []
         return _Header(stream.getvalue(), packer.places, packer.sizes), packer.tensors
+
+    def _require_failure_of_group(self, together: int, error: Exception) -> None:
+        """Wait until all ranks of the group have failed in this job. If one has not, end this process.
+
+        Ranks have equal inputs, so an invalid request fails on all of them, in the same place. What fails on one alone,
+        such as its memory, leaves the others in a collective that never ends.
+        """
+        assert self._store is not None, "a group of several ranks has joined"
+        first = self.rank - self.rank % together
+        self._store.set(f"{self._jobs_together}/{self.rank}", b"failed")
+        try:
+            self._store.wait(
+                [f"{self._jobs_together}/{rank}" for rank in range(first, first + together)],
+                timedelta(seconds=FAILURE_SECONDS),
+            )
+        except Exception:  # whatever keeps it from hearing of the others
+            log.critical(
+                "rank %d of %d failed, and the other ranks of its call did not: this replica ends",
+                self.rank, self.size, exc_info=error,
+            )  # fmt: skip
+            logging.shutdown()
+            os._exit(1)
 
     def _exchange_bytes(self, data: bytes) -> list[bytes]:
         """Every rank's bytes: in one message each if all are short, which is the usual case, otherwise in two."""

@@ -14,6 +14,7 @@ from diffusers.configuration_utils import FrozenDict
 
 from omni_settings.load import LoadSettings
 from omni_settings.model_index import parse_model_index
+from omni_settings.parallelism import UNDIVIDED, ModelParallelism
 from omni_worker.config.hub_proxy import require_usable_proxies
 from omni_worker.config.lora_source import LoraSource
 from omni_worker.config.model_source import ModelSource
@@ -26,6 +27,7 @@ from omni_worker.pipelines.batching.batches import ProvenBatches
 from omni_worker.pipelines.compilation import compile_denoisers
 from omni_worker.pipelines.compile_cache import CompileCache
 from omni_worker.pipelines.components import denoisers, models
+from omni_worker.pipelines.context_parallel import divide_sequences
 from omni_worker.pipelines.encoding import PromptEncoder, UnloadedModel
 from omni_worker.pipelines.fit import require_fit
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
@@ -69,6 +71,7 @@ def load(
     cache: CacheSettings = NO_CACHE,
     prompt_cache_bytes: int = 0,
     compile_cache: str | None = None,
+    parallelism: ModelParallelism = UNDIVIDED,
 ) -> LoadedPipeline:
     """Load `source` onto this process's device.
 
@@ -77,6 +80,7 @@ def load(
     cache: of requests that choose none
     prompt_cache_bytes: how many bytes of text encoders' results to keep
     compile_cache: the folder that keeps what torch compiles
+    parallelism: how several of the ranks compute one call of a denoiser together
 
     Raises LoadError if the model or an adapter does not exist, is broken, or cannot run in the required mode.
     """
@@ -125,7 +129,15 @@ def load(
         compiled = compile_denoisers(pipe, settings.compile.backend)
         log.info("compiling %s when first called", ", ".join((*compiled.regional, *compiled.whole)))
         buckets = COMPILED_BATCH_SIZES if compiled.whole else ()
-    batches = ProvenBatches(ranks, buckets, rounds_lengths=settings.compile is not None)
+    parallel = None
+    if ranks is not None and parallelism.ranks > 1:
+        if step_execution is False or not _can_be_intercepted(pipe):
+            raise LoadError(
+                f"{type(pipe).__name__} of {source.text} does not run by our own steps, so several devices cannot "
+                "compute its calls together: leave out --ulysses-degree (parallelism.ulysses)"
+            )
+        parallel = divide_sequences(pipe, parallelism, ranks, device)
+    batches = ProvenBatches(ranks, buckets, settings.compile is not None, parallel)
     pipeline = wrap_pipeline(pipe, source, step_execution, concurrent, batches, cache, offload, prompt_cache_bytes)
     return LoadedPipeline(_with_adapters(pipeline, loras), device)
 
@@ -173,15 +185,14 @@ def wrap_pipeline(
     Raises LoadError if `step_execution` is True and the pipeline cannot step, or if nothing sees the model calls that
     `cache` is to skip.
     """
-    is_native, refuses = can_step(pipe), getattr(pipe, "supports_step_execution", None) is False
-    can_be_stepped = is_native or (bool(denoisers(pipe)) and not refuses)
-    if step_execution and not can_be_stepped:
-        why = "says that it does not step" if refuses else "calls no denoiser that can be intercepted"
+    is_native, can_be_intercepted = can_step(pipe), _can_be_intercepted(pipe)
+    if step_execution and not is_native and not can_be_intercepted:
+        why = "calls no denoiser that can be intercepted" if denoisers(pipe) == [] else "says that it does not step"
         raise LoadError(
             f"{type(pipe).__name__} of {source.text} {why}: "
             "serve it with --no-step-execution (scheduling.mode: request)"
         )
-    is_intercepted = can_be_stepped and not is_native and step_execution is not False
+    is_intercepted = can_be_intercepted and step_execution is not False
     if cache.mode != "none" and not is_intercepted:
         raise LoadError(
             f"{type(pipe).__name__} of {source.text} does not run by our own steps, so no calls can be skipped: "
@@ -198,6 +209,12 @@ def wrap_pipeline(
     if step_execution is None:
         log.info("%s cannot be stepped: requests run whole, one at a time", type(pipe).__name__)
     return RequestModePipeline(pipe, defaults)
+
+
+def _can_be_intercepted(pipe: Any) -> bool:
+    """Whether the pipeline's own call can run step by step."""
+    refuses = getattr(pipe, "supports_step_execution", None) is False
+    return not can_step(pipe) and bool(denoisers(pipe)) and not refuses
 
 
 def _serving_defaults(source: ModelSource) -> ServingDefaults:

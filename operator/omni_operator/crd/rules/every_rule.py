@@ -13,13 +13,13 @@ from omni_operator.crd.rules.models import (
     videos_have_one_storage,
 )
 from omni_operator.crd.rules.order import head_stage_exists, stage_names_are_unique, stages_fit_together
+from omni_operator.crd.rules.parallelism import calls_can_be_divided, devices_are_used
 from omni_operator.crd.rules.rule import Rule
 from omni_operator.crd.rules.stages import (
     TEMPLATES_CAN_BE_MERGED,
     bounds_suit_the_autoscaler,
     counts_have_one_writer,
     devices_are_named_once,
-    devices_are_used,
     loading_suits_the_stage,
     only_generators_have_generation_settings,
     only_stepped_stages_leave_out_calls,
@@ -47,6 +47,7 @@ RULES: tuple[Rule, ...] = (
     loading_suits_the_stage,
     only_stepped_stages_leave_out_calls,
     devices_are_used,
+    calls_can_be_divided,
     devices_are_named_once,
     rollout_can_start,
     counts_have_one_writer,

@@ -35,7 +35,7 @@ AUTOSCALING = f"{STAGE}.autoscaling"
     Validation(
         STAGE,
         "self.engine != 'diffusion' || self.parallelism.pipeline == 1",
-        "the layers of a diffusion stage are not spread; use parallelism.cfg",
+        "the layers of a diffusion stage are not spread; use parallelism.cfg or ulysses",
         ".parallelism.pipeline",
     ),
 )
@@ -68,7 +68,8 @@ def diffusion_problems(stage: Stage, path: str) -> Iterable[Problem]:
     if stage.parallelism.pipeline > 1:
         yield Problem(
             f"{path}.parallelism.pipeline",
-            f"is {stage.parallelism.pipeline}, and the layers of a diffusion stage are not spread; use parallelism.cfg",
+            f"is {stage.parallelism.pipeline}, and the layers of a diffusion stage are not spread; use parallelism.cfg"
+            " or ulysses",
         )
 
 
@@ -156,38 +157,6 @@ def only_stepped_stages_leave_out_calls(pipeline: OmniPipeline) -> Iterable[Prob
             yield Problem(
                 f"spec.stages[{index}].cache",
                 f"leaves out model calls only in diffusion stages in step mode, and {stage.name!r} is none; remove it",
-            )
-
-
-@in_cel(
-    Validation(
-        STAGE,
-        "!has(self.accelerator) || self.accelerator.count == self.parallelism.cfg * self.parallelism.pipeline",
-        "each process of a replica uses one device; set it and accelerator.count to the same number",
-        ".parallelism",
-    ),
-    Validation(
-        STAGE,
-        "self.parallelism.cfg == 1 || self.scheduling.mode == 'step'",
-        "a request that runs whole cannot be divided; set scheduling.mode to step, or cfg to 1",
-        ".parallelism.cfg",
-    ),
-)
-def devices_are_used(pipeline: OmniPipeline) -> Iterable[Problem]:
-    for index, stage in enumerate(pipeline.spec.stages):
-        key = "pipeline" if stage.is_autoregressive else "cfg"
-        ranks, count = stage.parallelism.processes, stage.accelerator.count if stage.accelerator else None
-        if count is not None and count != ranks:
-            yield Problem(
-                f"spec.stages[{index}].parallelism.{key}",
-                f"is {ranks}, and accelerator.count is {count}: each process of a replica uses one device; set both to"
-                " the same number",
-            )
-        if stage.parallelism.cfg > 1 and stage.scheduling.mode == "request":
-            yield Problem(
-                f"spec.stages[{index}].parallelism.cfg",
-                f"is {ranks}, and scheduling.mode is request: a request that runs whole cannot be divided; set mode to"
-                " step, or cfg to 1",
             )
 
 

@@ -12,6 +12,7 @@ from omni_operator.crd.spec.parts import Labels, Model, Size
 from omni_operator.crd.spec.pods import PodSettings
 from omni_settings.cache import Cache
 from omni_settings.load import LoadSettings
+from omni_settings.parallelism import ModelParallelism
 
 NVIDIA_GPU = "nvidia.com/gpu"
 MAX_REPLICAS = 10_000
@@ -101,11 +102,23 @@ class Parallelism(Record):
         ge=1,
         le=64,
     )
+    ulysses: int = Field(
+        default=1,
+        description="Devices that compute each call of a denoiser together: each has a part of the sequence, and of the"
+        " heads in each attention. Of a diffusion stage.",
+        ge=1,
+        le=64,
+    )
 
     @property
     def processes(self) -> int:
         """Processes of one replica."""
-        return self.cfg * self.pipeline
+        return self.cfg * self.pipeline * self.of_model.ranks
+
+    @property
+    def of_model(self) -> ModelParallelism:
+        """How several devices compute one call together."""
+        return ModelParallelism(ulysses=self.ulysses)
 
 
 class Scheduling(Record):

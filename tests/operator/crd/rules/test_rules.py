@@ -13,6 +13,7 @@ from tests.operator.edits import REMOVED, edited
 
 BAD_TEMPLATE = {"spec": {"containers": [{"env": []}]}}
 
+DIVIDED = {"spec.stages.0.accelerator": REMOVED, "spec.stages.0.parallelism.ulysses": 2}
 REFUSED_BY_RULES = {
     "two stages of one name": ({"spec.stages.1": STAGE}, "'painter' is already the name of spec.stages[0]"),
     "a stage after a painter": (
@@ -87,7 +88,39 @@ REFUSED_BY_RULES = {
     "layers of a painter spread": (
         {"spec.stages.0.parallelism": {"pipeline": 2}},
         "spec.stages[0].parallelism.pipeline: is 2, and the layers of a diffusion stage are not spread; use"
-        " parallelism.cfg",
+        " parallelism.cfg or ulysses",
+    ),
+    "sequences divided in a language model": (
+        {"spec.stages": [{**THINKER, "parallelism": {"ulysses": 2}}], "spec.head": {}},
+        "spec.stages[0].parallelism.ulysses: is for diffusion stages",
+    ),
+    "divided sequences without devices": (
+        {"spec.stages.0.parallelism": {"ulysses": 2, "cfg": 2}},
+        "spec.stages[0].parallelism: makes 4 processes (the product of its values), and accelerator.count is 1",
+    ),
+    "whole requests with divided sequences": (
+        {
+            "spec.stages.0.accelerator": REMOVED,
+            "spec.stages.0.parallelism.ulysses": 2,
+            "spec.stages.0.scheduling.mode": "request",
+        },
+        "spec.stages[0].parallelism.ulysses: is 2, and scheduling.mode is request",
+    ),
+    "divided sequences of an offloaded model": (
+        {**DIVIDED, "spec.stages.0.load": {"offload": "model"}},
+        "spec.stages[0].load.offload: does not go with devices that compute together",
+    ),
+    "divided sequences of a compiled model": (
+        {**DIVIDED, "spec.stages.0.load": {"compile": {}}},
+        "spec.stages[0].load.compile: does not go with devices that compute together",
+    ),
+    "divided sequences with a cache inside the model": (
+        {**DIVIDED, "spec.stages.0.cache": {"mode": "first-block"}},
+        "spec.stages[0].cache: works inside a model",
+    ),
+    "divided sequences with an attention that is not": (
+        {**DIVIDED, "spec.stages.0.load": {"attention": "flex"}},
+        "spec.stages[0].load.attention: cannot be divided over devices",
     ),
     "whole requests of a language model": (
         {"spec.stages": [{**THINKER, "scheduling": {"mode": "request"}}], "spec.head": {}},
@@ -132,7 +165,7 @@ REFUSED_BY_RULES = {
             "spec.stages.0.parallelism.cfg": 2,
             "spec.stages.0.scheduling.mode": "request",
         },
-        "a request that runs whole cannot be divided; set mode to step, or cfg to 1",
+        "a request that runs whole cannot be divided; set scheduling.mode to step, or cfg to 1",
     ),
     "a revision of a built-in model": (
         {"spec.model.revision": "main"},

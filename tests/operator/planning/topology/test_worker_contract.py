@@ -29,6 +29,10 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "the example": {},
     "replicas in the head": {"spec.head.localReplicas": 2},
     "request mode, fixed batch": {"spec.stages.0.scheduling": {"mode": "request", "maxNumSeqs": 4}},
+    "several processes a call": {
+        "spec.stages.0.accelerator.count": 4,
+        "spec.stages.0.parallelism": {"cfg": 2, "ulysses": 2},
+    },
     "several processes a replica": {"spec.stages.0.accelerator.count": 2, "spec.stages.0.parallelism.cfg": 2},
     "several replicas a pod": {"spec.stages.0.localReplicas": 3},
     "a model on the hub": {"spec.model": {"source": "hf://Qwen/Qwen-Image", "revision": "refs/pr/1"}},

@@ -90,8 +90,8 @@ def devices_of(size: int) -> list[str]:
     count = torch.cuda.device_count()
     if count and count < size:
         raise UsageError(
-            f"--cfg-parallel-size or --pipeline-parallel-size {size} needs a device for each of its {size} processes, "
-            f"and there are {count}: give the replica more, or ask for less"
+            f"this replica needs a device for each of its {size} processes, and there are {count}: give it more, or "
+            "ask for less parallelism (--cfg-parallel-size, --ulysses-degree, --pipeline-parallel-size)"
         )
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return [name for name in named.split(",") if name][:count] or [str(number) for number in range(count)]

@@ -49,7 +49,6 @@ class WorkerLoop:
         """Run until a Stop message arrives."""
         try:
             ranks = Ranks.join(self._setup.rank, self._setup.size, f"/proc/self/fd/{self._store}")
-            os.close(self._store)
             runner, card = self._build(ranks)
             self._is_answering = runner.answering_rank == ranks.rank
         except Exception as error:

@@ -19,6 +19,7 @@ from omni_worker.pipelines.batching.effects import Outcome
 from omni_worker.pipelines.batching.keys import BatchKey, KeyTable
 from omni_worker.pipelines.batching.memory_limits import MemoryLimits
 from omni_worker.pipelines.batching.merging import run_merged
+from omni_worker.pipelines.batching.parallel_models import ParallelModels
 from omni_worker.pipelines.batching.plans import CannotMerge
 from omni_worker.pipelines.batching.prove import prove, prove_again, run_alone, sample, sample_of_shape
 from omni_worker.pipelines.batching.verdicts import Batch, Verdict, Verdicts
@@ -33,10 +34,17 @@ class ProvenBatches:
     buckets: the batch sizes to use, ascending. The last call is repeated until the batch has one of these sizes. Any
         size is used if there are none, and for batches larger than the largest
     rounds_lengths: whether sequences of different lengths are padded to one of a few lengths, or only to the longest
+    parallel: the models that several of the ranks run together
     keys: of the calls
     """
 
-    def __init__(self, ranks: Ranks | None = None, buckets: Sequence[int] = (), rounds_lengths: bool = False) -> None:
+    def __init__(
+        self,
+        ranks: Ranks | None = None,
+        buckets: Sequence[int] = (),
+        rounds_lengths: bool = False,
+        parallel: ParallelModels | None = None,
+    ) -> None:
         self.keys = KeyTable()
         self._counts = CallCounts()
         self._ranks = ranks or Ranks()
@@ -46,7 +54,10 @@ class ProvenBatches:
         self._verdicts = Verdicts(self.keys, self._equality, self._lengths)
         self._memory = MemoryLimits()
         self._audits = Audits()
-        self._distribution = RankDistribution(self._ranks, self._run_here, self._is_proven, self.keys, self._counts)
+        self._parallel = parallel or ParallelModels()
+        self._distribution = RankDistribution(
+            self._ranks, self._run_here, self._is_proven, self.keys, self._counts, self._parallel
+        )
 
     def key_of(self, call: Call) -> BatchKey:
         """The call's key. If calls like it are known to run alone, it is a key that no other call has."""
@@ -65,6 +76,11 @@ class ProvenBatches:
     def processes(self) -> int:
         """How many processes share the calls."""
         return self._ranks.size
+
+    @property
+    def units(self) -> int:
+        """How many calls of a parallel model, or of any model if there is none, run at one time."""
+        return self._ranks.size // self._parallel.degree
 
     @property
     def batched_calls(self) -> int:

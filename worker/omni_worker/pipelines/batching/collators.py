@@ -110,6 +110,8 @@ BACKENDS_WITHOUT_MASK = frozenset({
     "_sage_qk_int8_pv_fp16_cuda", "_sage_qk_int8_pv_fp16_triton",
 })  # fmt: skip
 """The attention backends of diffusers that raise an error for a mask."""
+MASKS_ARE_RIGHT_UP_TO = 2
+"""Ranks among which diffusers divides a mask of any length. Among more, it misplaces the masks of the middle ones."""
 
 
 def collator_of(model: torch.nn.Module) -> Collator | None:
@@ -124,6 +126,9 @@ def collator_of(model: torch.nn.Module) -> Collator | None:
 
 
 def _takes_masks(model: torch.nn.Module) -> bool:
-    """Whether every attention backend that was set in a model takes masks."""
+    """Whether every attention backend that was set in a model takes masks, and ranks that compute it divide them."""
+    divided = getattr(getattr(model, "_parallel_config", None), "context_parallel_config", None)
+    if divided is not None and (divided.ring_degree > 1 or divided.ulysses_degree > MASKS_ARE_RIGHT_UP_TO):
+        return False
     processors = (getattr(module, "processor", None) for module in model.modules())
     return not any(getattr(one, "_attention_backend", None) in BACKENDS_WITHOUT_MASK for one in processors)

@@ -77,7 +77,8 @@ class FeatureCache:
         model: Any = own.root
         if any(HOOKS in vars(module) for module in model.modules() if module is not model):
             raise _unusable(
-                settings, f"other hooks of diffusers run in its {type(model).__name__} (load.offload: group)"
+                settings,
+                f"other hooks of diffusers run in its {type(model).__name__} (load.offload: group, or parallelism)",
             )
         self._pipe, self._model, self._state = weakref.ref(pipe), weakref.ref(model), state
         self._mode = settings.mode

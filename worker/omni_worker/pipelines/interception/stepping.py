@@ -46,7 +46,7 @@ from omni_worker.pipelines.request_context import RequestContext
 from omni_worker.requests import NO_CACHE, CacheSettings, GenerationParams
 
 log = logging.getLogger(__name__)
-MAX_SPECULATING_REQUESTS = 4  # per process; more requests fill a batch without speculation
+MAX_SPECULATING_REQUESTS = 4  # per unit of processes; more requests fill a batch without speculation
 
 
 class InterceptedPipeline:
@@ -217,8 +217,8 @@ class InterceptedPipeline:
     @property
     def _speculates(self) -> bool:
         """Whether a step's first call runs together with the calls that will probably follow."""
-        processes = self.batches.processes
-        return len(self.runs) * processes > 1 and len(self.runs) <= MAX_SPECULATING_REQUESTS * processes
+        units = self.batches.units
+        return len(self.runs) * units > 1 and len(self.runs) <= MAX_SPECULATING_REQUESTS * units
 
     def _call(self, pipe: Any, kwargs: dict[str, Any], embeddings: Mapping[str, np.ndarray]) -> Any:
         """Call the request's copy of the pipeline; this runs in the request's greenlet."""
