@@ -1,5 +1,6 @@
 """Failed requests to a pipeline's API, as exceptions with a message for people."""
 
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -44,9 +45,19 @@ def connection_errors(endpoint: Endpoint) -> Iterator[None]:
             proxy = urlsplit(endpoint.proxy).netloc.rpartition("@")[2]  # without a password
             message = f"the proxy {proxy} does not lead to {endpoint.url} ({error})"
             raise RequestFailed(f"{message}; correct it, or list the host in NO_PROXY") from None
+        if is_unknown_host(error):
+            host = urlsplit(endpoint.url).hostname
+            raise RequestFailed(f"the host {host} of {endpoint.url} cannot be resolved; is its name right?") from None
         raise RequestFailed(f"nothing answers at {endpoint.url}; is the pipeline running?") from None
     except httpx.HTTPError as error:
         raise RequestFailed(f"the connection to {endpoint.description} broke: {error}") from None
+
+
+def is_unknown_host(error: BaseException | None) -> bool:
+    """Whether a connection failed because no address is known for the host's name."""
+    while error is not None and not isinstance(error, socket.gaierror):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def require_success(endpoint: Endpoint, response: httpx.Response, remedies: Mapping[str, str] | None = None) -> None:

@@ -1,9 +1,8 @@
 """Shows the denoising steps of a request while it runs."""
 
-import time
+import threading
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import httpx
@@ -19,24 +18,30 @@ Answer = TypeVar("Answer")
 def with_step_progress(
     client: httpx.Client, console: Console, label: str, count: int, send: Callable[[str], Answer]
 ) -> Answer:
-    """What `send` returns, which gets the id to send a request for `count` results with (`X-Request-Id`)."""
+    """What `send` returns, which gets the id to send a request for `count` results with (`X-Request-Id`).
+
+    The request runs in the calling thread, so that Ctrl-C ends it at once: its connection closes, and the pipeline
+    stops working on it.
+    """
     request_id = uuid.uuid4().hex
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
-    with (
-        ThreadPoolExecutor(1) as pool,
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-    ):
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=None)
-        answer = pool.submit(send, request_id)
-        step_counter = _StepCounter(client, request_id, count)
-        most_completed = 0
-        while not answer.done():
-            time.sleep(POLL_SECONDS)
-            completed, total = step_counter.fetch()
-            most_completed = max(most_completed, completed)
-            if total:
-                progress.update(task, completed=most_completed, total=total)
-        return answer.result()
+        has_ended = threading.Event()
+
+        def follow() -> None:
+            step_counter, most_completed = _StepCounter(client, request_id, count), 0
+            while not has_ended.wait(POLL_SECONDS):
+                completed, total = step_counter.fetch()
+                most_completed = max(most_completed, completed)
+                if total:
+                    progress.update(task, completed=most_completed, total=total)
+
+        threading.Thread(target=follow, name="step-progress", daemon=True).start()
+        try:
+            return send(request_id)
+        finally:
+            has_ended.set()
 
 
 class _StepCounter:
@@ -53,7 +58,7 @@ class _StepCounter:
             running = {str(row["id"]): row for row in listed if row["client_id"] == self._request_id}
             steps_each = max((int(row["total_steps"]) for row in running.values()), default=0)
             completed = sum(int(row["step"]) for row in running.values())
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except (httpx.HTTPError, RuntimeError, ValueError, KeyError, TypeError):  # RuntimeError: the client is closed
             return 0, 0
         finished = len(self._seen - running.keys())
         self._seen |= running.keys()

@@ -8,10 +8,14 @@ from omni_operator.client.endpoint import Endpoint, PipelineSelector
 ADDRESS_PREFIXES = ("http://", "https://")
 
 
-class BadSelection(Exception):
-    """The flags select two things at once."""
+class BadOption(Exception):
+    """An option has an unusable value, or does not fit the other options."""
 
     exit_code = 2
+
+
+class BadSelection(BadOption):
+    """The flags select two things at once."""
 
 
 def add_pipeline_flags(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +37,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
 def add_output_flag(parser: argparse.ArgumentParser) -> None:
     """Add --output, table or json."""
     parser.add_argument(
-        "-o", "--output", choices=("table", "json"), default="table", help="the form of the answer (default: table)"
+        "-o", "--output", choices=("table", "json"), default="table", help="output format (default: table)"
     )
 
 

@@ -21,6 +21,16 @@ from omni_operator.client.sounds import generate_sound
 from omni_operator.client.uploads import Upload, read_upload
 from omni_operator.client.videos import generate_video
 from omni_operator.commands import flags
+from omni_operator.commands.flags import BadOption
+from omni_operator.commands.output_files import (
+    IMAGE_FORMATS,
+    SOUND_FORMATS,
+    VIDEO_SUFFIX,
+    image_count,
+    is_standard_output,
+    output_files,
+    suffix_of,
+)
 from omni_settings.cache import parse as parse_cache
 
 HELP = """Draw a picture with a running pipeline, or make a video or sound; without -o, print the text that it writes.
@@ -30,6 +40,7 @@ current kubeconfig, through the API server; it waits until that one serves. PIPE
 
   omni generate "a red three on black background" -o three.png
   omni generate digits "a red three on black background" -o three.png       (of the pipeline digits)
+  omni generate "a red three" -o - | display                    (to standard output)
   omni generate "a green seven" -o seven.png --count 4 --seed 7 --steps 8
   omni generate "the same boat at night" --image boat.png -o night.png   (of a pipeline that starts from pictures)
   omni generate "a paper boat on a stream" -o boat.mp4          (of a pipeline that makes videos)
@@ -46,18 +57,6 @@ OPTIONS = {
 }
 FILE_MARK = "@"
 """Before the name of a file, in a value of --extra-arg."""
-VIDEO_SUFFIX = ".mp4"
-SOUND_FORMATS = {
-    ".wav": "wav", ".mp3": "mp3", ".flac": "flac", ".opus": "opus", ".ogg": "opus", ".aac": "aac",
-}  # fmt: skip
-"""Files that end in .ogg contain Opus, as do those that end in .opus."""
-IMAGE_FORMATS = {"": "png", ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-
-
-class BadOption(Exception):
-    """An option has an unusable value, or does not fit the other options."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="FILE",
         help=".png, .jpg or .webp file to write, -0, -1, … with --count; or .mp4, for a video; or .wav, .mp3, "
-        ".flac, .opus, .ogg or .aac, for sound",
+        ".flac, .opus, .ogg or .aac, for sound; or - for standard output",
     )
+    parser.add_argument("--format", metavar="SUFFIX", help="with -o -: png, jpg, webp, mp4, wav, … (default: png)")
     parser.add_argument("--size", metavar="WxH", help="width x height in pixels, like 32x32 (default: the model's own)")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
     parser.add_argument(
@@ -145,6 +145,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         outputs = generate_all_images(args, endpoint, uploads, console)
     seconds = time.monotonic() - start
+    if is_standard_output(args):
+        sys.stdout.buffer.write(outputs[0].content)
+        sys.stdout.buffer.flush()
+        return 0
     for file, output in zip(files, outputs, strict=True):
         file.write_bytes(output.content)
     seeds = {file: output.seed for file, output in zip(files, outputs, strict=True)}
@@ -159,7 +163,7 @@ def output_kind(args: argparse.Namespace) -> str:
     """What the name of the output file asks for: TEXT, IMAGES, VIDEOS or SOUNDS."""
     if args.output is None:
         return TEXT
-    suffix = Path(args.output).suffix.lower()
+    suffix = suffix_of(args)
     return VIDEOS if suffix == VIDEO_SUFFIX else SOUNDS if suffix in SOUND_FORMATS else IMAGES
 
 
@@ -185,31 +189,6 @@ def sound_seconds(args: argparse.Namespace) -> float | None:
         return None if args.seconds is None else float(args.seconds)
     except ValueError:
         raise BadOption(f"--seconds {args.seconds}: expected a number, like 8 or 2.5") from None
-
-
-def output_files(args: argparse.Namespace) -> list[Path]:
-    """The files to write, one for each image. Raises BadOption if they could not be written in the end."""
-    if args.output is None:
-        return []
-    output, count = Path(args.output), image_count(args)
-    if count < 1:
-        raise BadOption(f"--count {count}: expected 1 or more")
-    if output.is_dir():
-        raise BadOption(f"-o {output}: is a folder; give the name of a file")
-    if output.suffix.lower() not in (VIDEO_SUFFIX, *SOUND_FORMATS, *IMAGE_FORMATS):
-        raise BadOption(
-            f"-o {output}: expected a name that ends in .png, .jpg, .webp, or in {VIDEO_SUFFIX} for a video, or in "
-            f"{', '.join(SOUND_FORMATS)} for sound"
-        )
-    if not output.absolute().parent.is_dir():
-        raise BadOption(f"-o {output}: there is no folder {output.parent}; make it first")
-    if count == 1:
-        return [output]
-    return [output.with_name(f"{output.stem}-{index}{output.suffix}") for index in range(count)]
-
-
-def image_count(args: argparse.Namespace) -> int:
-    return 1 if args.count is None else int(args.count)
 
 
 def read_uploads(args: argparse.Namespace, kind: str) -> list[Upload]:
@@ -239,7 +218,7 @@ def generate_all_images(
     args: argparse.Namespace, endpoint: Endpoint, uploads: list[Upload], console: Console
 ) -> list[Output]:
     """Generate `--count` images. Raises RequestFailed."""
-    image_format = IMAGE_FORMATS[Path(args.output).suffix.lower()]
+    image_format = IMAGE_FORMATS[suffix_of(args)]
     request = {
         **diffusion_request(args),
         **without_none(strength=args.strength),
@@ -256,7 +235,7 @@ def sound_request(args: argparse.Namespace) -> dict[str, Any]:
     request = diffusion_request(args) | without_none(seconds=sound_seconds(args))
     return {
         "input": request.pop("prompt"),
-        "response_format": SOUND_FORMATS[Path(args.output).suffix.lower()],
+        "response_format": SOUND_FORMATS[suffix_of(args)],
         **request,
     }
 

@@ -10,7 +10,8 @@ from omni_operator.commands.terminal.table import format_table
 
 HELP = """Show a running pipeline's stages and replicas, their states and loads.
 
-Finds the pipeline as `omni generate` does, and does not wait for it. The exit code is 1 where it is not ready.
+Finds the pipeline as `omni generate` does, and does not wait for it. The exit code is 1 if the pipeline is not ready or
+one of its replicas is down.
 
   omni status
   omni status digits -n team-a
@@ -18,6 +19,8 @@ Finds the pipeline as `omni generate` does, and does not wait for it. The exit c
 
 HEADER = ("STAGE", "MODEL", "REPLICA", "STATE", "HOST", "RUNNING", "QUEUED", "CAPACITY", "COMPLETED", "STEP")
 
+DOWN = ("ERROR", "DOWN")
+"""The states of a replica that has stopped or fallen silent."""
 LORA_HEADER = ("STAGE", "LORA", "REPLICAS", "PROBLEM")
 ENDPOINT_HEADER = ("STAGE", "SERVER", "MODEL", "PROBLEM")
 
@@ -29,12 +32,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the view; 0 if the pipeline is ready."""
+    """Print the view; 0 if the pipeline is ready and no replica is down."""
     endpoint = flags.find_endpoint(args)
     with endpoint.client() as client:
         view = fetch_view(client, endpoint)
     print(json.dumps(view.model_dump(exclude={"at"}), indent=2) if args.output == "json" else as_table(view))
-    return 0 if view.is_ready else 1
+    is_a_replica_down = any(replica.state in DOWN for stage in view.stages for replica in stage.replicas)
+    return 1 if is_a_replica_down or not view.is_ready else 0
 
 
 def as_table(view: PipelineView) -> str:

@@ -1,15 +1,19 @@
 """`omni generate` as a user runs it, with pipelines that `omni up` serves."""
 
 import io
+import os
 import re
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
 from omni_worker.models.digits_reader import read
-from tests.operator.commands.omni_processes import EXAMPLES, OmniUp, run_omni
+from tests.operator.commands.omni_processes import EXAMPLES, OMNI, PATIENCE, OmniUp, eventually, run_omni
 
 pytestmark = pytest.mark.processes
 PROMPT = "a red three on black background"
@@ -109,6 +113,31 @@ def test_the_suffix_of_the_file_chooses_the_image_format(up: OmniUp, tmp_path: P
         assert Image.open(tmp_path / name).format == kind
 
 
+def test_standard_output_gets_the_file_and_nothing_else(up: OmniUp, tmp_path: Path) -> None:
+    for arguments, image_format in (([], "PNG"), (["--format=webp"], "WEBP")):
+        command = [OMNI, "generate", PROMPT, "-o", "-", "--steps=1", *arguments]
+        result = subprocess.run(command, capture_output=True, env={**os.environ, "OMNI_URL": up.url}, timeout=PATIENCE)
+        assert result.returncode == 0, result.stderr
+        assert Image.open(io.BytesIO(result.stdout)).format == image_format
+
+
+def test_ctrl_c_ends_the_command_and_its_request(up: OmniUp, tmp_path: Path) -> None:
+    def running() -> list[object]:
+        listed: list[object] = httpx.get(f"{up.url}/omni/requests").json()["requests"]
+        return listed
+
+    file = tmp_path / "never.png"
+    command = [OMNI, "generate", PROMPT, "-o", str(file), "--steps=1000", "--size=256x256"]
+    generate = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMNI_URL": up.url})
+    eventually(running, "the request runs")
+    generate.send_signal(signal.SIGINT)
+    _, errors = generate.communicate(timeout=PATIENCE)
+    assert generate.returncode == 130
+    assert b"Traceback" not in errors
+    assert not file.exists()
+    eventually(lambda: not running(), "the request has ended")
+
+
 def test_a_sum_becomes_an_image_of_its_result(two_stages: OmniUp, tmp_path: Path) -> None:
     file = tmp_path / "seven.png"
     result = run_omni(two_stages.folder, "generate", QUESTION, "-o", str(file), "--size=32x32", "--steps=4", "--seed=3")
@@ -157,6 +186,21 @@ UNUSABLE: dict[str, tuple[list[str], int, str]] = {
         2,
         "-o a.gif: expected a name that ends in .png, .jpg, .webp, or in .mp4 for a video, or in .wav, .mp3, .flac, "
         ".opus, .ogg, .aac for sound",
+    ),
+    "a folder that cannot be written": (["-o", "/proc/a.png"], 2, "-o /proc/a.png: cannot be written ("),
+    "several images to standard output": (["-o", "-", "--count=2"], 2, "--count 2: standard output takes one file"),
+    "JSON and an image to standard output": (["-o", "-", "--json"], 2, "--json: standard output takes one file"),
+    "a format of a named file": (["-o", "a.png", "--format=jpg"], 2, "--format jpg: is for -o -; the name of a file"),
+    "an unknown format": (["-o", "-", "--format=gif"], 2, "--format gif: expected .png, .jpg, .webp"),
+    "a misspelled option": (
+        ["-o", "a.png", "--stpes=4"],
+        2,
+        "unrecognized arguments: --stpes=4; did you mean --steps?",
+    ),
+    "a host that does not exist": (
+        ["-o", "a.png", "--url=http://no-such-host.invalid"],
+        1,
+        "the host no-such-host.invalid of http://no-such-host.invalid cannot be resolved",
     ),
     "a folder instead of a file": (["-o", "."], 2, "-o .: is a folder"),
     "zero images": (["-o", "a.png", "--count=0"], 2, "--count 0: expected 1 or more"),

@@ -59,6 +59,18 @@ def test_status_of_a_pipeline_that_is_not_ready_says_why_and_fails(head: StandIn
     assert "no replica" in text.splitlines()[-1]
 
 
+@pytest.mark.parametrize(("state", "expected"), [("ERROR", 1), ("DRAINING", 0), ("STARTING", 0)])
+def test_status_fails_where_a_replica_is_down(head: StandInHead, omni: Omni, state: str, expected: int) -> None:
+    head.stages = [stage(PAINTER, replica("painter-0"), replica("painter-1", state=state))]
+    code, _ = omni(STATUS, "--url", head.url)
+    assert code == expected
+
+
+def test_a_host_that_does_not_exist_is_named(omni: Omni) -> None:
+    with pytest.raises(RequestFailed, match=r"the host no-such-host\.invalid of .* cannot be resolved"):
+        omni(STATUS, "http://no-such-host.invalid")
+
+
 def test_a_proxy_that_does_not_answer_is_named_without_its_password(
     omni: Omni, monkeypatch: pytest.MonkeyPatch
 ) -> None:

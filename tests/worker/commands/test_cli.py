@@ -58,3 +58,15 @@ def test_no_library_reaches_a_loopback_address_through_a_proxy(
         monkeypatch.setenv(variable, value)
     cli.keep_loopback_direct()
     assert os.environ.get(name) == wanted
+
+
+def test_a_misspelled_command_or_option_is_answered_with_the_one_that_is_meant(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["generat"]) == 2
+    assert "unknown command 'generat'; did you mean generate?" in capsys.readouterr().err
+    assert cli.main(["zzz"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["status", "--outptu=json"])
+    assert "unrecognized arguments: --outptu=json; did you mean --output?" in capsys.readouterr().err

@@ -11,11 +11,12 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points, requires, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omni_worker.config.flag_types import NAMED_TYPES
 from omni_worker.importing import importing
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"omni {version('omnipipeline')}")
             return 0
         if name not in commands:
-            print(f"omni: unknown command {name!r}; there are: {', '.join(sorted(commands))}", file=sys.stderr)
+            hint = did_you_mean([name], commands)
+            print(f"omni: unknown command {name!r}{hint}; there are: {', '.join(sorted(commands))}", file=sys.stderr)
             return 2
         command = load(commands[name])
         parser = CommandParser(
@@ -70,13 +72,28 @@ def keep_loopback_direct() -> None:
 class CommandParser(argparse.ArgumentParser):
     """The parser of a command. It knows the flag types by name, so that every package can use them: `type="seconds"`.
 
-    Argument groups share these types, and sub-parsers are of this class too.
+    Argument groups share these types, and sub-parsers are of this class too. For a misspelled option, the error names
+    the one that is probably meant.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name, convert in NAMED_TYPES.items():
             self.register("type", name, convert)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the error, and exit with 2."""
+        if message.startswith("unrecognized arguments:"):
+            given = [word.partition("=")[0] for word in message.split() if word.startswith("-")]
+            message += did_you_mean(given, self._option_string_actions)
+        super().error(message)
+
+
+def did_you_mean(given: Iterable[str], known: Iterable[str]) -> str:
+    """`; did you mean …?` with the known name that is most like one of those given; empty if none is."""
+    known = list(known)
+    matches = [match for name in given for match in get_close_matches(name, known, 1)]
+    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def overview(commands: dict[str, EntryPoint]) -> str:

@@ -81,7 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--mix", metavar="LIST", help="sizes and steps: STEPSxWxH[:WEIGHT],… (default: the model's own)"
     )
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn by chance (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the workload (default: 0)")
     parser.add_argument("--requests", type="count", metavar="N", help="requests in all, each pipeline (default: 100)")
     parser.add_argument("--duration", type="positive", metavar="SECONDS", help="or time in all, each pipeline")
     parser.add_argument(
