@@ -77,7 +77,7 @@ def png(colour="blue", side=32, hole=False) -> bytes:
     return buffer.getvalue()
 
 
-def choose(page, *pictures: bytes, label="Picture to start from") -> None:
+def choose(page, *pictures: bytes, label="Input image") -> None:
     files = [{"name": f"{n}.png", "mimeType": "image/png", "buffer": one} for n, one in enumerate(pictures, 1)]
     page.get_by_label(label, exact=True).set_input_files(files)
 
@@ -139,12 +139,12 @@ def test_a_picture_is_edited_and_the_edit_edited_again(browser, starting):
         expect(card.get_by_role("img", name="image: 1.png")).to_be_visible()
         much = drawn(page, Strength=1)
         assert np.abs(much - (0, 0, 255)).mean() > np.abs(little - (0, 0, 255)).mean() + 10
-        page.locator(".card").first.get_by_role("button", name="Edit this").click()
-        expect(page.get_by_role("button", name="Remove picture 1: playground-")).to_be_visible()
+        page.locator(".card").first.get_by_role("button", name="Edit", exact=True).click()
+        expect(page.get_by_role("button", name="Remove image 1: playground-")).to_be_visible()
         assert np.abs(drawn(page, Strength=0.3) - much).mean() < np.abs(much - (0, 0, 255)).mean() / 2
-        page.locator(".card").last.get_by_role("button", name="Again with…").click()
+        page.locator(".card").last.get_by_role("button", name="Reuse settings").click()
         expect(page.get_by_label("Strength", exact=True)).to_have_value("0.3")
-        expect(page.get_by_role("button", name="Remove picture 1: 1.png")).to_be_visible()
+        expect(page.get_by_role("button", name="Remove image 1: 1.png")).to_be_visible()
 
 
 def test_an_edit_is_seen_while_it_is_made_and_can_be_cancelled(browser, starting):
@@ -193,24 +193,24 @@ def test_a_mask_that_was_chosen_is_shown_and_can_be_erased(browser, painting):
 
 def test_several_are_dropped_and_pasted_and_what_is_none_is_told(browser, referring):
     with opened(browser, referring) as page:
-        several = page.get_by_label("Pictures to start from, if any", exact=True)
+        several = page.get_by_label("Input images (optional)", exact=True)
         carry(page, "drop", "1.png", "image.png")
         carry(page, "paste", "image.png")
         expect(page.locator("#pictures .thumbs li")).to_have_count(3)
         carry(page, "drop", "notes.txt", type="text/plain")
-        expect(page.get_by_role("alert")).to_contain_text("notes.txt is no picture")
-        page.get_by_role("button", name="Remove picture 1: 1.png").click()
+        expect(page.get_by_role("alert")).to_contain_text("notes.txt is not a PNG, JPEG or WebP image")
+        page.get_by_role("button", name="Remove image 1: 1.png").click()
         expect(several).to_be_focused()
         ask(page, PROMPT, Steps=2, Seed=1, Size="64x64")
         card = finished(page)
         expect(card.locator(".thumbs li")).to_have_count(2)
-        card.get_by_text("The request").click()
+        card.get_by_text("Request", exact=True).click()
         expect(card.locator("[data-code=python]")).to_contain_text(
             'image=[open("image.png", "rb"), open("3-image.png", "rb")]'
         )
         made = [pixels(card)]
         for count in (1, 0):
-            page.get_by_role("button", name="Remove picture 1").click()
+            page.get_by_role("button", name="Remove image 1").click()
             ask(page, PROMPT)
             made.append(pixels(finished(page, 3 - count)))
             expect(page.locator(".card").first.locator(".thumbs li")).to_have_count(count)
@@ -223,7 +223,7 @@ def test_a_picture_is_made_to_move(browser, moving):
         ask(page, "a paper boat")
         card = finished(page)
         expect(card.locator("[data-code=python]")).to_contain_text('input_reference=open("1.png", "rb")')
-        expect(card.get_by_role("button", name="Edit this")).to_be_hidden()
+        expect(card.get_by_role("button", name="Edit", exact=True)).to_be_hidden()
 
 
 def test_an_edit_that_is_shown_as_code_runs_and_draws_the_same(browser, painting, tmp_path):
@@ -238,7 +238,7 @@ def test_an_edit_that_is_shown_as_code_runs_and_draws_the_same(browser, painting
                 link.click()
             saved_file.value.save_as(tmp_path / link.get_attribute("download"))
         assert {file.name for file in tmp_path.iterdir()} == {"1.png", ODD_NAME}
-        card.get_by_text("The request").click()
+        card.get_by_text("Request", exact=True).click()
         for language, command in (("curl", ["bash", "-o", "pipefail", "-c"]), ("python", [sys.executable, "-c"])):
             code = card.locator(f"[data-code={language}]").inner_text()
             done = subprocess.run([*command, code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
@@ -250,7 +250,7 @@ def test_an_edit_that_is_shown_as_code_runs_and_draws_the_same(browser, painting
 def test_everybody_can_edit_in_both_themes_at_three_widths(browser, painting):
     with opened(browser, painting) as page:
         choose(page, png())
-        page.get_by_role("button", name="Remove picture 1: 1.png").focus()
+        page.get_by_role("button", name="Remove image 1: 1.png").focus()
         for field in (
             page.get_by_label("Brush"),
             page.get_by_label("Erase"),
@@ -261,7 +261,7 @@ def test_everybody_can_edit_in_both_themes_at_three_widths(browser, painting):
             expect(field).to_be_focused()
         choose_mask(page)
         ask(page, PROMPT, Seed=1, Strength=1)
-        finished(page).get_by_text("The request").click()
+        finished(page).get_by_text("Request", exact=True).click()
         carry(page, "paste", "notes.txt", type="text/plain")
         shoot(page, "edit")
         found = violations(page, "edit-")

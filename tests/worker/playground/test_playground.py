@@ -45,7 +45,7 @@ def page(browser, pipeline):
 
 
 def test_a_picture_comes_with_its_seed_and_can_be_asked_for_again(page):
-    ask(page, "two plus five, in blue", Steps=20, Seed=7, Pictures=2)
+    ask(page, "two plus five, in blue", Steps=20, Seed=7, Images=2)
     cards = page.locator(".card")
     expect(cards).to_have_count(2)
     expect(page.locator(".card .state", has_text="done")).to_have_count(2, timeout=WAIT_MS)
@@ -53,16 +53,31 @@ def test_a_picture_comes_with_its_seed_and_can_be_asked_for_again(page):
     expect(cards.nth(0)).to_contain_text("seed 8")
     first, second = (cards.nth(i).locator("img").get_attribute("src") for i in (0, 1))
     assert first != second
-    cards.nth(1).get_by_role("button", name="Again with…").click()
+    cards.nth(1).get_by_role("button", name="Reuse settings").click()
     expect(page.get_by_label("Seed", exact=True)).to_have_value("7")
-    page.get_by_label("Pictures", exact=True).fill("1")
+    page.get_by_label("Images", exact=True).fill("1")
     page.get_by_role("button", name="Generate").click()
     expect(page.locator(".card .state", has_text="done")).to_have_count(3, timeout=WAIT_MS)
     assert cards.nth(0).locator("img").get_attribute("src") == second
-    cards.nth(0).get_by_text("The request").click()
+    cards.nth(0).get_by_text("Request", exact=True).click()
     expect(cards.nth(0).locator("[data-code=curl]")).to_contain_text('"seed": 7')
     expect(cards.nth(0).locator("[data-code=python]")).to_contain_text("images.generate")
     shoot(page, "gallery")
+
+
+def test_a_random_seed_is_part_of_the_request_once_it_is_known(page):
+    ask(page, "two plus five, in blue", Steps=4)
+    card = page.locator(".card").first
+    expect(card.locator(".state", has_text="done")).to_have_count(1, timeout=WAIT_MS)
+    seed = card.locator(".asked").text_content().split("seed ")[1].split()[0]
+    image = card.locator("img").get_attribute("src")
+    expect(card.locator("[data-code=curl]")).to_contain_text(f'"seed": {seed}')
+    expect(card.locator("[data-code=python]")).to_contain_text(seed)
+    card.get_by_role("button", name="Reuse settings").click()
+    expect(page.get_by_label("Seed", exact=True)).to_have_value(seed)
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator(".card .state", has_text="done")).to_have_count(2, timeout=WAIT_MS)
+    assert page.locator(".card").first.locator("img").get_attribute("src") == image
 
 
 def test_the_request_can_be_watched_and_cancelled(page, pipeline):
@@ -86,14 +101,14 @@ def test_text_is_written_as_it_comes(page):
 def test_a_conversation_is_gone_on_with_until_it_is_begun_anew(page):
     page.get_by_label("Text", exact=True).check()
     ask(page, "one plus one, in red")
-    page.get_by_role("button", name="Go on…").click()
-    expect(page.locator("#thread")).to_contain_text("Goes on from “a red two on black background”")
+    page.get_by_role("button", name="Reply").click()
+    expect(page.locator("#thread")).to_contain_text("Continues from “a red two on black background”")
     with page.expect_request("**/v1/chat/completions") as sent:
         ask(page, "two plus two, in blue")
     messages = sent.value.post_data_json["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant", "user"]
     expect(page.locator(".card .state", has_text="done")).to_have_count(2, timeout=WAIT_MS)
-    page.get_by_role("button", name="Start anew").click()
+    page.get_by_role("button", name="New conversation").click()
     with page.expect_request("**/v1/chat/completions") as sent:
         ask(page, "three plus one, in green")
     assert len(sent.value.post_data_json["messages"]) == 1
@@ -101,7 +116,7 @@ def test_a_conversation_is_gone_on_with_until_it_is_begun_anew(page):
 
 def test_what_is_shown_as_python_runs(page, tmp_path):
     ask(page, 'a "true" three, in red', Steps=2, Seed=7)
-    page.get_by_text("The request").click()
+    page.get_by_text("Request", exact=True).click()
     code = page.locator("[data-code=python]").inner_text()
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -123,7 +138,7 @@ def films(tmp_path_factory):
 
 def test_a_video_is_made_and_shown(browser, films):
     with opened(browser, films.port) as page:
-        expect(page.get_by_label("Pictures", exact=True)).to_be_hidden()
+        expect(page.get_by_label("Images", exact=True)).to_be_hidden()
         expect(page.get_by_label("Steps", exact=True)).to_have_attribute("placeholder", "auto: 2")
         ask(page, "a paper boat", Seed=3)
         expect(page.locator(".card .state")).to_have_text("done", timeout=WAIT_MS)
@@ -153,7 +168,7 @@ def songs(tmp_path_factory):
 
 def test_a_sound_is_made_played_and_saved(browser, songs, tmp_path):
     with opened(browser, songs.port) as page:
-        for label in ("Size", "Pictures", "Previews"):
+        for label in ("Size", "Images", "Previews"):
             expect(page.get_by_label(label, exact=True)).to_be_hidden()
         expect(page.get_by_label("Seconds", exact=True)).to_have_attribute("placeholder", "auto: 0.25")
         page.get_by_role("combobox", name="Format", exact=True).select_option("flac")
@@ -165,11 +180,11 @@ def test_a_sound_is_made_played_and_saved(browser, songs, tmp_path):
         with page.expect_download() as download:
             page.get_by_role("link", name="Save").click()
         download.value.save_as(tmp_path / "saved.flac")
-        page.get_by_text("The request").click()
+        page.get_by_text("Request", exact=True).click()
         expect(page.locator("[data-code=curl]")).to_contain_text("-o sound.flac")
         code = page.locator("[data-code=python]").inner_text()
         assert violations(page, "sound-") == {}
-        page.get_by_role("button", name="Again with…").click()
+        page.get_by_role("button", name="Reuse settings").click()
         expect(page.get_by_label("Seconds", exact=True)).to_have_value("0.5")
         expect(page.get_by_role("combobox", name="Format", exact=True)).to_have_value("flac")
         shoot(page, "sound")
@@ -195,9 +210,9 @@ def test_everybody_can_use_it_in_both_themes_at_three_widths(page):
     page.get_by_label("Text", exact=True).check()
     ask(page, "one plus one, in red")
     expect(page.locator(".card .state", has_text="done")).to_have_count(2, timeout=WAIT_MS)
-    page.get_by_text("The request").first.click()
-    page.get_by_role("button", name="Go on…").click()
-    page.get_by_label("Picture", exact=True).check()
+    page.get_by_text("Request", exact=True).first.click()
+    page.get_by_role("button", name="Reply").click()
+    page.get_by_label("Image", exact=True).check()
     ask(page, "one plus one, in red", Size="auto", Steps=1000)
     expect(page.locator(".card .state").first).to_contain_text("step", timeout=WAIT_MS)
     found = violations(page)

@@ -107,9 +107,9 @@ class GenerationBody(RequestModel):
         ),
     ] = None
     negative_prompt: Annotated[
-        str | None, Field(description="What it shall not show, in `--max-prompt-length` characters at most.")
+        str | None, Field(description="Things to avoid, in `--max-prompt-length` characters at most.")
     ] = None
-    priority: Annotated[int, Field(ge=-100, le=100, description="A higher one goes before a lower one.")] = 0
+    priority: Annotated[int, Field(ge=-100, le=100, description="Requests with a higher value run first.")] = 0
     deadline: Annotated[
         float | None,
         Field(gt=0, le=86_400, description="Seconds within which it is wanted; the policy `edf` goes by it."),

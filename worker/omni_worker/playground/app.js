@@ -38,7 +38,7 @@ async function watch() {
     for (const one of requests) cardOf(one)?.progress(one);
     draw(byId("pipeline"), topology, requests, (one) => cardOf(one)?.name ?? one.id);
   } catch (error) {
-    byId("health").textContent = error.status === 401 ? "an API key is needed" : `no answer from the server: ${error.message}`;
+    byId("health").textContent = error.status === 401 ? "an API key is needed" : `the server does not answer: ${error.message}`;
     if (error.status === 401) byId("key").open = true;
   }
 }

@@ -1,4 +1,4 @@
-// One thing that was asked for: its card shows how it goes, and what came of it.
+// One request: its card shows its progress and its result.
 
 import { Failure, blob, file, get, post, remove, stream } from "./api.js";
 import { ofBase64, thumbnail } from "./files.js";
@@ -7,6 +7,7 @@ import { curl, python } from "./snippets.js";
 
 const SMALL = 128; // pixels, below which a picture is shown with its pixels as they are
 const POLL_MS = 400;
+const SNIPPETS = [["curl", curl], ["python", python]];
 let count = 0;
 
 export class Card {
@@ -22,13 +23,13 @@ export class Card {
     this.part(".asked").textContent = asked(this.body);
     this.part(".thumbs").append(...this.files.map(([field, file]) => thumbnail(file, field.replace("_", " "))));
     this.part(".thumbs").hidden = !this.files.length;
-    for (const [name, code] of [["curl", curl], ["python", python]]) {
-      this.part(`[data-code=${name}]`).textContent = code(request);
+    for (const [name, code] of SNIPPETS) {
       this.part(`[data-code=${name}]`).ariaLabel = `${name} of ${this.name}`;
-      this.part(`[data-copy=${name}]`).addEventListener("click", () => navigator.clipboard.writeText(code(request)));
+      this.part(`[data-copy=${name}]`).addEventListener("click", () => navigator.clipboard.writeText(code(this)));
     }
+    this.showCode();
     this.button("cancel").addEventListener("click", () => this.abort.abort());
-    this.button("again").addEventListener("click", () => fill(request));
+    this.button("again").addEventListener("click", () => fill(this));
     this.button("edit").addEventListener("click", () => startFrom(this.picture));
     this.button("reply").addEventListener("click", () => goOn([...this.body.messages, { role: "assistant", content: this.part(".frame pre").textContent }]));
     this.button("remove").addEventListener("click", () => this.root.remove());
@@ -66,7 +67,7 @@ export class Card {
     }
   }
 
-  // A video is a job of the server's, which goes on without this page; so one that is cancelled is deleted there.
+  // A video is a job on the server, which continues without this page; so cancelling deletes the job.
   async film() {
     let job = await post(this.path, this.body, this.files);
     const place = `${this.path}/${job.id}`;
@@ -119,7 +120,16 @@ export class Card {
     picture.hidden = false;
   }
 
-  made(seed, size) { this.part(".asked").textContent = `${asked(this.body)} · seed ${seed} · ${size}`; }
+  showCode() {
+    for (const [name, code] of SNIPPETS) this.part(`[data-code=${name}]`).textContent = code(this);
+  }
+
+  // The result is there. From now on the request includes its seed, so that a repetition gives the same result.
+  made(seed, size) {
+    this.part(".asked").textContent = `${asked(this.body)} · seed ${seed} · ${size}`;
+    this.body = { ...this.body, seed: Number(seed) };
+    this.showCode();
+  }
 
   keep(address, format) {
     const save = this.button("save");

@@ -99,7 +99,7 @@ export function startFrom(file) {
 // Have the next question go on from these messages.
 export function goOn(messages) {
   earlier = messages;
-  thread.querySelector("span").textContent = `Goes on from “${messages.at(-1)?.content ?? ""}”.`;
+  thread.querySelector("span").textContent = `Continues from “${messages.at(-1)?.content ?? ""}”.`;
   if (messages.length) form.elements.wanted.value = "text";
   show();
   form.elements.prompt.focus();

@@ -33,7 +33,7 @@ export function offerPictures(model, kind) {
   input.required = takes !== "none" && model.needs_image;
   maskPlace.disabled = !(kind === "image" && model.mask);
   maskPlace.hidden = maskPlace.disabled || !input.files.length;
-  const legend = `${input.multiple ? "Pictures" : "Picture"} to start from${input.required ? "" : ", if any"}`;
+  const legend = `Input image${input.multiple ? "s" : ""}${input.required ? "" : " (optional)"}`;
   if (place.querySelector("legend").textContent !== legend) place.querySelector("legend").textContent = legend;
 }
 
@@ -41,7 +41,7 @@ export function offerPictures(model, kind) {
 export async function choose(files, mask) {
   const known = usable(files);
   input.files = listOf(takes === "several" ? distinct(known) : known.slice(-1));
-  place.querySelector(".thumbs").replaceChildren(...[...input.files].map((file, i) => thumbnail(file, `picture ${i + 1}`, () => {
+  place.querySelector(".thumbs").replaceChildren(...[...input.files].map((file, i) => thumbnail(file, `image ${i + 1}`, () => {
     choose([...input.files].filter((one) => one !== file));
     input.focus();
   })));
@@ -59,7 +59,7 @@ function usable(files) {
   const known = files.filter((file) => input.accept.split(",").includes(file.type));
   const strange = files.find((file) => !known.includes(file));
   alert.hidden = !strange;
-  alert.textContent = strange ? `${strange.name} is no picture in PNG, JPEG or WebP` : "";
+  alert.textContent = strange ? `${strange.name} is not a PNG, JPEG or WebP image` : "";
   return known;
 }
 

@@ -26,7 +26,7 @@ class ImageBody(GenerationBody):
         Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None,
         Field(
             description="As a share of the model's own number of steps: low 0.5, medium 1, high 1.5, xhigh 2, max 3; "
-            "auto and standard are medium, hd is high. `num_inference_steps` goes before it."
+            "auto and standard are medium, hd is high. `num_inference_steps` overrides it."
         ),
     ] = "auto"
     output_format: Annotated[
