@@ -35,6 +35,7 @@ SLOW = (
     "tests/docs/test_laptop.py",
     "tests/test_benchmarks.py",
     "tests/examples/",
+    "tests/worker/endpoint/test_second_head.py",
     "tests/worker/orchestrator/test_two_stages.py",
     "tests/worker/parallel/",
     "tests/worker/playground/",

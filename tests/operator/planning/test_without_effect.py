@@ -6,6 +6,7 @@ import pytest
 
 from omni_operator.crd.parsing import parse
 from omni_operator.planning.without_effect import without_effect
+from tests.operator.crd.manifest_parts import EXTERNAL
 from tests.operator.edits import edited
 from tests.operator.planning.observations import UP, conditions, deployment, observed, status_of
 
@@ -22,6 +23,11 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
         "spec.replicas is 5 and has no effect",
     ),
     "the default count, which no stage follows": ({"spec.replicas": 1, "spec.stages.0.replicas": 2}, ""),
+    "a model of nothing but servers": (
+        {"spec.replicas": 5, "spec.stages": [EXTERNAL], "spec.head": {}},
+        "spec.replicas is 5 and has no effect, because every stage is a server elsewhere; spec.model is builtin://digits"
+        " and has no effect, because every stage is a server elsewhere",
+    ),
     "clients that are admitted": ({"spec.networkPolicy": CLIENTS}, ""),
     "clients without a policy": (
         {"spec.networkPolicy": {**CLIENTS, "mode": "none"}},
