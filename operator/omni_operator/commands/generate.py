@@ -33,19 +33,19 @@ from omni_operator.commands.output_files import (
 )
 from omni_settings.cache import parse as parse_cache
 
-HELP = """Draw a picture with a running pipeline, or make a video or sound; without -o, print the text that it writes.
+HELP = """Generate images, a video or audio with a running pipeline; without -o, generate and print text.
 
-Finds the pipeline by itself: the one that `omni up` runs on this machine, or else the one in the namespace of the
-current kubeconfig, through the API server; it waits until that one serves. PIPELINE selects one by its name or address.
+Finds the pipeline automatically: the one that `omni up` runs on this machine, or else the one in the namespace of the
+current kubeconfig, through the API server, and waits until it serves. PIPELINE selects one by its name or address.
 
   omni generate "a red three on black background" -o three.png
-  omni generate digits "a red three on black background" -o three.png       (of the pipeline digits)
+  omni generate digits "a red three on black background" -o three.png       (with the pipeline digits)
   omni generate "a red three" -o - | display                    (to standard output)
   omni generate "a green seven" -o seven.png --count 4 --seed 7 --steps 8
-  omni generate "the same boat at night" --image boat.png -o night.png   (of a pipeline that starts from pictures)
-  omni generate "a paper boat on a stream" -o boat.mp4          (of a pipeline that makes videos)
-  omni generate "rain on a tin roof" --seconds 8 -o rain.wav    (of a pipeline that makes sound)
-  omni generate "two plus five, in blue"                        (of a pipeline that has a language model)"""
+  omni generate "the same boat at night" --image boat.png -o night.png   (a pipeline with image input)
+  omni generate "a paper boat on a stream" -o boat.mp4          (a pipeline that generates videos)
+  omni generate "rain on a tin roof" --seconds 8 -o rain.wav    (a pipeline that generates audio)
+  omni generate "two plus five, in blue"                        (a pipeline with a language model)"""
 
 TEXT, IMAGES, VIDEOS, SOUNDS = "text", "pictures", "videos", "sounds"
 DIFFUSION_OPTIONS = ("steps", "guidance", "negative_prompt", "lora", "cache", "extra_arg")
@@ -70,7 +70,7 @@ class Output:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     flags.add_pipeline_flags(parser)
-    parser.add_argument("prompt", metavar="PROMPT", help="what to draw, or to answer")
+    parser.add_argument("prompt", metavar="PROMPT", help="what to generate, or the question to answer")
     parser.add_argument(
         "-o",
         "--output",
@@ -82,10 +82,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", metavar="WxH", help="width x height in pixels, like 32x32 (default: the model's own)")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
     parser.add_argument(
-        "--guidance", type=float, metavar="SCALE", help="how strictly to follow the prompt (default: the model's own)"
+        "--guidance", type=float, metavar="SCALE", help="how closely to follow the prompt (default: the model's own)"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer (default: random)")
-    parser.add_argument("--negative-prompt", metavar="TEXT", help="what not to draw")
+    parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same result (default: random)")
+    parser.add_argument("--negative-prompt", metavar="TEXT", help="things to avoid")
     parser.add_argument(
         "--lora",
         action="append",
@@ -105,24 +105,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="an argument of the pipeline that has no option here, like max_sequence_length=512, or an image, like "
         "control_image=@edges.png; repeatable. `omni models PIPELINE` lists them",
     )
+    parser.add_argument("--image", action="append", metavar="FILE", help="input image, .png, .jpg or .webp; repeatable")
     parser.add_argument(
-        "--image", action="append", metavar="FILE", help="picture to start from, .png, .jpg or .webp; repeatable"
-    )
-    parser.add_argument(
-        "--mask", metavar="FILE", help="as large as the picture, and transparent where that is to be painted anew"
+        "--mask", metavar="FILE", help="mask file: as large as the image, and transparent where it should change"
     )
     parser.add_argument(
         "--strength",
         type=float,
         metavar="X",
-        help="how much of the picture is to change, up to 1 (default: the model's own)",
+        help="how much of the input image changes, up to 1 (default: the model's own)",
     )
-    parser.add_argument("--count", type=int, metavar="N", help="how many pictures (default: 1)")
-    parser.add_argument("--seconds", metavar="S", help="how long a video or a sound is (default: the model's own)")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens of text at most (default: the model's own)")
-    parser.add_argument("--json", action="store_true", help="tell of the files, or the text, as JSON")
+    parser.add_argument("--count", type=int, metavar="N", help="number of images (default: 1)")
+    parser.add_argument("--seconds", metavar="S", help="length of the video or audio (default: the model's own)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="maximum tokens (default: the model's own)")
+    parser.add_argument("--json", action="store_true", help="print the files, or the text, as JSON")
     parser.add_argument(
-        "--timeout", type=float, default=600.0, metavar="SECONDS", help="time to wait until it serves (default: 600)"
+        "--timeout", type=float, default=600.0, metavar="SECONDS", help="time to wait until it is ready (default: 600)"
     )
 
 

@@ -9,13 +9,13 @@ from omni_operator.commands import flags
 from omni_operator.commands.model_survey import ModelInfo, model_info
 from omni_operator.commands.terminal.table import format_table
 
-HELP = """Show what models a running pipeline serves, what they take, and their defaults; or whether a MODEL steps.
+HELP = """Show the models of a running pipeline, their inputs and defaults; or check whether a MODEL is supported.
 
-MODEL is a class of diffusers, a folder with a slash in its name, or hf://org/name, of which only the index and the
-headers of the weights are read.
+MODEL is a class of diffusers, a folder with a slash in its name, or hf://org/name. Only its index and the
+headers of its weights are read.
 
   omni models
-  omni models digits                    (with the extra_args that requests can give)
+  omni models digits                    (with the extra_args that requests can set)
   omni models FluxPipeline
   omni models hf://Qwen/Qwen-Image --output json"""
 

@@ -13,11 +13,11 @@ from omni_operator.controller.operator import Operator
 from omni_operator.controller.probe import listening_socket
 from omni_operator.kube.client import Cluster
 
-HELP = """Run the operator: keeps the children of every OmniPipeline as its spec says.
+HELP = """Run the operator, which reconciles every OmniPipeline.
 
-Talks to the cluster it runs in, or to the one of the current kubeconfig. Runs until SIGTERM. Of several operators for
-all namespaces one acts, and of several for the same one too; another takes over where it ends. One for all leaves the
-namespaces alone that another is for.
+Connects to the cluster it runs in, or to that of the current kubeconfig, and runs until SIGTERM. If several operators
+watch all namespaces, or the same namespace, one is active and another takes over when it stops. An operator for all
+namespaces ignores those that another operator watches.
 
   omni operator                                     all namespaces
   omni operator --namespace team-a --namespace team-b"""
@@ -33,21 +33,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--worker-image",
         metavar="IMAGE",
         default=os.environ.get("OMNI_WORKER_IMAGE", DEFAULT_WORKER_IMAGE),
-        help="image of the pods, where a pipeline names none (default: $OMNI_WORKER_IMAGE, or %(default)s)",
+        help="image of the pods, if the pipeline sets none (default: $OMNI_WORKER_IMAGE, or %(default)s)",
     )
     parser.add_argument(
         "--namespace",
         action="append",
         default=[],
         metavar="NAME",
-        help="watch only this one; repeatable (default: all)",
+        help="watch only this namespace; repeatable (default: all)",
     )
     parser.add_argument(
         "--max-upgrades",
         type="count",
         default=1,
         metavar="N",
-        help="pipelines whose pods are replaced at a time because the operator was upgraded (default: 1)",
+        help="how many pipelines roll at a time after an upgrade of the operator (default: 1)",
     )
     parser.add_argument(
         "--probe-port", type=int, default=8080, metavar="PORT", help="port of /healthz; 0 for none (default: 8080)"
@@ -59,14 +59,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--leader-election",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help=f"act only while holding a Lease, so that of several operators one acts: {CLUSTER_LEASE} in this pod's"
+        help=f"act only while holding a Lease, so only one of several operators is active: {CLUSTER_LEASE} in this pod's"
         f" namespace, or {NAMESPACE_LEASE} in each --namespace for that one alone (default: do so)",
     )
     parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="info",
-        help="what is logged (default: info)",
+        help="minimum level of the log (default: info)",
     )
 
 

@@ -21,9 +21,9 @@ from omni_operator.commands import flags
 from omni_operator.commands.rates import stage_rate
 from omni_operator.commands.terminal.keys import single_keys
 
-HELP = """Watch a running pipeline: its stages, replicas, queues, step times, rates, and the requests under way.
+HELP = """Watch a running pipeline: its stages, replicas, queues, step times, rates, and running requests.
 
-Rates are of the last ten seconds. q or Ctrl-C ends it; --once prints one frame, for scripts.
+Rates cover the last ten seconds. Press q or Ctrl-C to quit; --once prints one frame, for scripts.
 
   omni top
   omni top digits -n team-a
@@ -40,9 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     flags.add_pipeline_flags(parser)
     flags.add_output_flag(parser)
-    parser.add_argument("--once", action="store_true", help="print one frame, with the rates of one interval, and end")
+    parser.add_argument("--once", action="store_true", help="print one frame, with the rates of one interval, and exit")
     parser.add_argument(
-        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="time between two looks (default: 1)"
+        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="time between updates (default: 1)"
     )
 
 

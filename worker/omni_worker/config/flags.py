@@ -53,7 +53,7 @@ def _add_model_and_stage_flags(parser: argparse.ArgumentParser) -> None:
         "--task",
         choices=TASKS,
         default="generate",
-        help="of an autoregressive stage: generate text, or encode the prompt for the stage after it",
+        help="for an autoregressive stage: generate text, or encode the prompt for the next stage",
     )
     parser.add_argument(
         "--text-encoder",
@@ -112,14 +112,14 @@ def _add_network_flags(parser: argparse.ArgumentParser) -> None:
         "--omni-lb-policy",
         choices=LB_POLICIES,
         default="least-queue-length",
-        help="head: how a replica is chosen (default: least-queue-length)",
+        help="head: routing policy (default: least-queue-length)",
     )
     parser.add_argument(
         "--omni-heartbeat-timeout",
         type=seconds,
         default=30.0,
         metavar="SECONDS",
-        help="head: silence after which a replica gets nothing (default: 30)",
+        help="head: silence after which a replica gets no requests (default: 30)",
     )
     parser.add_argument(
         "--omni-replica-address",
@@ -160,14 +160,14 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
         type=_count_or_auto,
         default="auto",
         metavar="N",
-        help="requests that a replica runs at one time; auto: 32, batched as far as that pays (default: auto)",
+        help="requests that a replica runs concurrently; auto: 32, in batches as large as is worthwhile (default: auto)",
     )
     parser.add_argument(
         "--max-waiting",
         type=at_least(0),
         default=256,
         metavar="N",
-        help="requests that wait at a replica beyond those; more are told to come again later: HTTP 429 (default: 256)",
+        help="requests that wait at a replica beyond those; more are rejected with HTTP 429 (default: 256)",
     )
     parser.add_argument(
         "--scheduling-policy",
@@ -205,7 +205,7 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=600.0,
         metavar="SECONDS",
-        help="time after which a step has failed, and the replica is started again (default: 600)",
+        help="time after which a step counts as failed and the replica restarts (default: 600)",
     )
     load_settings.add_arguments(parser)
     parser.add_argument(

@@ -27,9 +27,8 @@ from omni_operator.commands.terminal.table import format_table
 
 HELP = """Load one or two running pipelines through their API, and measure throughput and latency.
 
-Closed loop keeps --concurrency requests under way; --rate sends them as a Poisson process, whether others are answered
-or not; --trace replays a file. Two pipelines get the same requests in turns, forward and backward. The exit code is 1
-where no request succeeded.
+A closed loop keeps --concurrency requests running; --rate sends requests as a Poisson process (open loop); --trace
+replays a file. Two pipelines get the same requests in alternating rounds. The exit code is 1 if no request succeeded.
 
   omni bench --duration 30 --concurrency 8
   omni bench digits letters --requests 200
@@ -70,26 +69,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     flags.add_selection_flags(parser)
     timing = parser.add_mutually_exclusive_group()
     timing.add_argument(
-        "--concurrency", type="count", default=4, metavar="N", help="closed loop: requests under way (default: 4)"
+        "--concurrency", type="count", default=4, metavar="N", help="closed loop: concurrent requests (default: 4)"
     )
     timing.add_argument(
-        "--rate", type="positive", metavar="R", help="open loop: requests a second, as a Poisson process"
+        "--rate", type="positive", metavar="R", help="open loop: requests per second, as a Poisson process"
     )
     timing.add_argument("--trace", type=Path, metavar="FILE", help="replay the requests of a JSONL file at their times")
-    parser.add_argument("--speed", type="positive", default=1.0, metavar="X", help="a trace's speed (default: 1)")
+    parser.add_argument("--speed", type="positive", default=1.0, metavar="X", help="speed of the replay (default: 1)")
     parser.add_argument(
         "--mix", metavar="LIST", help="sizes and steps: STEPSxWxH[:WEIGHT],… (default: the model's own)"
     )
-    parser.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
+    parser.add_argument("--prompt", action="append", metavar="TEXT", help="prompt to send; repeatable")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the workload (default: 0)")
-    parser.add_argument("--requests", type="count", metavar="N", help="requests in all, each pipeline (default: 100)")
-    parser.add_argument("--duration", type="positive", metavar="SECONDS", help="or time in all, each pipeline")
+    parser.add_argument("--requests", type="count", metavar="N", help="total requests for each pipeline (default: 100)")
+    parser.add_argument("--duration", type="positive", metavar="SECONDS", help="or total time for each pipeline")
     parser.add_argument(
-        "--rounds", type="count", metavar="N", help="turns of each pipeline (default: 1, or 4 where there are two)"
+        "--rounds", type="count", metavar="N", help="rounds for each pipeline (default: 1, or 4 with two pipelines)"
     )
-    parser.add_argument("--no-warm-up", action="store_true", help="do not begin with an uncounted request of each kind")
+    parser.add_argument("--no-warm-up", action="store_true", help="skip the uncounted warm-up request of each kind")
     flags.add_output_flag(parser)
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the latencies, as .png or .svg")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the latencies, as .png, .svg or .pdf")
 
 
 def run(args: argparse.Namespace) -> int:
