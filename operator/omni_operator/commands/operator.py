@@ -59,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--leader-election",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help=f"act only while holding a Lease, so only one of several operators is active: {CLUSTER_LEASE} in this pod's"
+        help=f"act only while holding a Lease, so only one of several operators acts: {CLUSTER_LEASE} in this pod's"
         f" namespace, or {NAMESPACE_LEASE} in each --namespace for that one alone (default: do so)",
     )
     parser.add_argument(

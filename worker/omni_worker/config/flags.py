@@ -160,7 +160,7 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
         type=_count_or_auto,
         default="auto",
         metavar="N",
-        help="requests that a replica runs concurrently; auto: 32, in batches as large as is worthwhile (default: auto)",
+        help="requests that a replica runs concurrently; auto: 32, in batches of a worthwhile size (default: auto)",
     )
     parser.add_argument(
         "--max-waiting",
