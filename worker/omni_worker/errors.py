@@ -50,6 +50,8 @@ class RequestError(Exception):
     """
 
     stage: str | None = None
+    is_counted = False
+    """Whether the metrics include the request."""
 
     def __init__(
         self,

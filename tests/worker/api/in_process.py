@@ -114,7 +114,8 @@ class Head:
             )
             pool.update(up)
             pools.append(pool)
-        self.orchestrator = Orchestrator(pools, HeadMetrics(CollectorRegistry()))
+        self.metrics = CollectorRegistry()
+        self.orchestrator = Orchestrator(pools, HeadMetrics(self.metrics))
         self.app = create_app(
             self.orchestrator, "tiny", [], ApiConfig(limits=limits or Limits(), playground=False, key_file=key_file)
         )

@@ -70,7 +70,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    install_error_handlers(app)
+    install_error_handlers(app, orchestrator.count_invalid)
     _add_middleware(app, config, tracing, metrics or AccessMetrics(CollectorRegistry()))
     app.router.routes.extend(probes)
     app.include_router(image_routes(service))

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -24,6 +24,7 @@ CODE_OF_KIND = {
     "unavailable": "unavailable",
     "aborted": "aborted",
 }
+GENERATION_PREFIXES = ("/v1/images/", "/v1/chat/", "/v1/videos", "/v1/audio/")
 RETRY_SECONDS = 5.0
 """Retry-After of errors that do not predict a time."""
 
@@ -90,19 +91,31 @@ def json_response(
     return SafeJsonResponse(body, status_code=status, headers=all_headers)
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Answer every failure of `app` in OpenAI's shape."""
+def install_error_handlers(app: FastAPI, on_invalid: Callable[[], None] = lambda: None) -> None:
+    """Answer every failure of `app` in OpenAI's shape.
+
+    `on_invalid` is called for each generation request that is answered with 400 before it reaches the orchestrator,
+    which counts all others.
+    """
+
+    def note(request: Request, status: int) -> None:
+        if status == 400 and request.method == "POST" and request.url.path.startswith(GENERATION_PREFIXES):
+            on_invalid()
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> JSONResponse:
+        note(request, error.status)
         return error_response(error.status, error.message, error.param, error.code, headers=error.headers)
 
     @app.exception_handler(RequestError)
     async def request_error(request: Request, error: RequestError) -> JSONResponse:
+        if not error.is_counted:
+            note(request, STATUS_OF_KIND[error.kind])
         return json_response(STATUS_OF_KIND[error.kind], error_body(error), error.retry_after)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        note(request, error.status_code)
         message, headers = str(error.detail), dict(error.headers or {})
         if error.status_code == 404:
             message = f"there is no route {request.url.path}"
@@ -118,6 +131,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
+        note(request, 400)
         return error_response(400, *validation_problem(error.errors()[0]))
 
     @app.exception_handler(ClientDisconnect)

@@ -57,6 +57,10 @@ class Orchestrator:
         self._metrics = metrics
         self._run_numbers = itertools.count()
 
+    def count_invalid(self) -> None:
+        """Count a request that the API rejected as invalid, so that `generate` never saw it."""
+        self._metrics.count_invalid()
+
     async def generate(self, request: GenerationRequest, on_partial: OnPartial | None = None) -> GenerationResult:
         """Return the result of a request: a kept one, or that of a run.
 
@@ -79,7 +83,7 @@ class Orchestrator:
                 outcome = "completed"
                 return result
             except RequestError as error:
-                outcome, message = error.kind, error.message
+                outcome, message, error.is_counted = error.kind, error.message, True
                 raise
             except asyncio.CancelledError:
                 outcome = "aborted"

@@ -42,7 +42,7 @@ class HeadMetrics:
     def __init__(self, registry: CollectorRegistry, stages: Iterable[str] = ()) -> None:
         self._requests = Counter(
             "omni_requests",
-            "Requests that ended, by outcome: completed, or why not (busy: all queues were full)",
+            "Requests that ended, by outcome: completed, or why not (invalid: HTTP 400; busy: all queues were full)",
             ["outcome"],
             registry=registry,
         )
@@ -95,6 +95,10 @@ class HeadMetrics:
             self._seconds.observe(journal.seconds)
             for visit in journal.visits:
                 self._stage_seconds.labels(visit.stage).observe(visit.seconds)
+
+    def count_invalid(self) -> None:
+        """Count a request that was rejected before it started, because it is invalid."""
+        self._requests.labels("invalid").inc()
 
     def count_lost_run(self, stage: str, reason: str) -> None:
         """Count a run that gave no result, without a fault of the request."""
