@@ -13,6 +13,8 @@ DIVISIBLE_ATTENTION = (
 """The attention backends of diffusers that can divide their work over devices."""
 
 
+TRANSFORMER = "transformer"
+"""How the names of the components start whose weights are divided."""
 WHOLE_CALL_CACHES = ("none", "skip")
 """The modes of `cache` that do not work inside a model."""
 
@@ -26,7 +28,8 @@ class Conflict(NamedTuple):
     @property
     def flag(self) -> str:
         """The flag of `omni serve` that sets it."""
-        return f"--{self.path.rpartition('.')[2]}"
+        others = {"parallelism.tensor": "--tensor-parallel-size", "loras": "--lora"}
+        return others.get(self.path, f"--{self.path.rpartition('.')[2]}")
 
 
 OFFLOAD = Conflict(
@@ -35,6 +38,13 @@ OFFLOAD = Conflict(
 COMPILE = Conflict("load.compile", "does not go with devices that compute together; remove it")
 CACHE = Conflict(
     "cache", "works inside a model, which devices that compute together do not let it; set mode to skip or none"
+)
+QUANTIZATION = Conflict(
+    "load.quantization", "keeps the weights of a transformer in a form that cannot be divided; remove it, or tensor"
+)
+LORAS = Conflict("loras", "do not go with divided weights; remove them, or parallelism.tensor")
+EITHER = Conflict(
+    "parallelism.tensor", "does not go with ulysses: divide the weights or the sequences; set one of them to 1"
 )
 ATTENTION = Conflict(
     "load.attention", f"cannot be divided over devices; remove it, or use one of {', '.join(DIVISIBLE_ATTENTION)}"
@@ -46,16 +56,27 @@ class ModelParallelism:
     """The number of ranks among which one call of a denoiser is divided, in each way.
 
     ulysses: its sequences, which attention exchanges for heads
+    tensor: its weights
     """
 
     ulysses: int = 1
+    tensor: int = 1
 
     @property
     def ranks(self) -> int:
         """How many ranks compute one call."""
-        return self.ulysses
+        return self.ulysses * self.tensor
 
-    def conflicts(self, load: LoadSettings, cache_mode: str = "none") -> Iterator[Conflict]:
+    @property
+    def flags(self) -> str:
+        """What divides calls, as flags and fields, for messages."""
+        set_ones = {
+            f"--ulysses-degree {self.ulysses} (parallelism.ulysses)": self.ulysses,
+            f"--tensor-parallel-size {self.tensor} (parallelism.tensor)": self.tensor,
+        }
+        return " and ".join(name for name, degree in set_ones.items() if degree > 1)
+
+    def conflicts(self, load: LoadSettings, cache_mode: str = "none", has_loras: bool = False) -> Iterator[Conflict]:
         """The settings of a stage with which its model cannot be divided so."""
         if self.ranks > 1 and load.offload != "none":
             yield OFFLOAD
@@ -65,6 +86,12 @@ class ModelParallelism:
             yield CACHE
         if self.ulysses > 1 and load.attention not in (None, *DIVISIBLE_ATTENTION):
             yield ATTENTION
+        if self.tensor > 1 and self.ulysses > 1:
+            yield EITHER
+        if self.tensor > 1 and any(name.startswith(TRANSFORMER) for name in load.quantization):
+            yield QUANTIZATION
+        if self.tensor > 1 and has_loras:
+            yield LORAS
 
 
 UNDIVIDED = ModelParallelism()

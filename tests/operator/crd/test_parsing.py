@@ -34,6 +34,11 @@ ACCEPTED = {
         "spec.stages.0.parallelism": {"cfg": 2, "ulysses": 2},
         "spec.stages.0.load": {"attention": "native", "quantization": {"transformer": {"backend": "quanto"}}},
     },
+    "weights divided": {
+        "spec.stages.0.accelerator.count": 2,
+        "spec.stages.0.parallelism": {"tensor": 2},
+        "spec.stages.0.load": {"quantization": {"text_encoder": {"backend": "quanto"}}},
+    },
     "processes on the CPU": {"spec.stages.0.accelerator": REMOVED, "spec.stages.0.parallelism.cfg": 2},
     "a thinker and a painter": {"spec.stages": [THINKER, PAINTER]},
     "a thinker whose words a painter reads": {"spec.stages": [THINKER, {**STAGE, "input": "text"}]},

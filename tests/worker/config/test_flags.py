@@ -41,6 +41,7 @@ def test_a_replica_is_told_of_its_processes():
 def test_ranks_that_compute_each_call_together():
     engine = parse("--cfg-parallel-size", "2", "--ulysses-degree", "3").replica(0).engine
     assert (engine.of_model, engine.processes) == (ModelParallelism(ulysses=3), 6)
+    assert parse("--tensor-parallel-size", "2").replica(0).engine.of_model == ModelParallelism(tensor=2)
     assert parse().replica(0).engine.processes == 1
     assert ReplicaConfig.decode(parse("--ulysses-degree", "3").replica(0).encode()).engine.of_model.ulysses == 3
 
@@ -68,6 +69,8 @@ def test_the_flags_offer_exactly_the_policies_that_there_are():
         ),
         pytest.param(["--ulysses-degree", "2", "--offload", "model"], "--offload", id="an offloaded model, divided"),
         pytest.param(["--ulysses-degree", "2", "--cache", "mag"], "--cache", id="a cache in a divided model"),
+        pytest.param(["--tensor-parallel-size", "2", "--ulysses-degree", "2"], "--tensor-parallel-size", id="both"),
+        pytest.param(["--tensor-parallel-size", "2", "--lora", "a=/b"], "--lora", id="adapters of divided weights"),
         pytest.param(["--ulysses-degree", "2", "--compile"], "--compile", id="a compiled model, divided"),
         pytest.param(["--ulysses-degree", "2", "--attention", "flex"], "native", id="an attention that is not divided"),
         pytest.param(["--stage-config", "/nowhere.yaml"], "No such file", id="a stage config that is not there"),

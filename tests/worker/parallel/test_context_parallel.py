@@ -37,14 +37,15 @@ def found() -> dict[str, Any]:
     return dict(first)
 
 
-def classes_with_plans() -> set[str]:
+def classes_with_plans(attribute: str) -> set[str]:
+    """The classes of diffusers that have a plan under this name."""
     for module in pkgutil.iter_modules(transformers.__path__):
         importlib.import_module(f"{transformers.__name__}.{module.name}")
     pending, kinds = [diffusers.ModelMixin], set()
     while pending:
         kind = pending.pop()
         pending += kind.__subclasses__()
-        if kind._cp_plan is not None and kind.__module__.startswith("diffusers."):
+        if getattr(kind, attribute) is not None and kind.__module__.startswith("diffusers."):
             kinds.add(kind.__name__)
     return kinds
 
@@ -57,7 +58,7 @@ class TestTwoRanks:
         assert found[name]["exchanges"] > 0, "the ranks have divided the work"
 
     def test_every_class_with_a_plan_is_among_them(self, found: dict[str, Any]) -> None:
-        assert {found[name]["kind"] for name in SPECIMENS} | ONLY_MODULAR == classes_with_plans()
+        assert {found[name]["kind"] for name in SPECIMENS} | ONLY_MODULAR == classes_with_plans("_cp_plan")
 
     def test_requests_with_different_adapters_share_batches(self, found: dict[str, Any]) -> None:
         assert found["adapters"] <= 1

@@ -81,7 +81,7 @@ def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str |
     if ranks.size > 1:
         raise LoadError(
             f"{source.text} runs requests whole, and {ranks.size} processes can only divide steps: "
-            "serve it without --cfg-parallel-size and --ulysses-degree (parallelism)"
+            "serve it without --cfg-parallel-size, --ulysses-degree and --tensor-parallel-size (parallelism)"
         )
     return RequestRunner(pipeline), pipeline.card
 
@@ -101,7 +101,7 @@ def _check_parallelism(config: EngineConfig, source: ModelSource) -> None:
     if config.of_model.ranks > 1 and config.kind != "diffusion":
         raise LoadError(
             f"{source.text} runs in a stage without a denoiser, whose calls alone are computed by several devices: "
-            "serve it without --ulysses-degree (parallelism.ulysses)"
+            f"serve it without {config.of_model.flags}"
         )
     if not is_language_model and config.pipeline_parallel_size > 1:
         raise LoadError(

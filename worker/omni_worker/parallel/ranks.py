@@ -12,7 +12,8 @@ import math
 import os
 import pickle
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from io import BytesIO
@@ -178,6 +179,18 @@ class Ranks:
         buffers = [torch.empty_like(buffer) for _ in range(self.size)]
         dist.all_gather(buffers, buffer)
         return buffers
+
+
+@contextmanager
+def counting_cpus() -> Iterator[None]:
+    """Let libraries number the device of a rank where there is none but the CPU. They divide by their number."""
+    count = torch.accelerator.device_count
+    if count() == 0:
+        torch.accelerator.device_count = lambda: 1
+    try:
+        yield
+    finally:
+        torch.accelerator.device_count = count
 
 
 class _TensorPlace(NamedTuple):

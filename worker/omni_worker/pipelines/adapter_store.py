@@ -18,7 +18,7 @@ from torch.nn import Module
 
 from omni_worker.errors import LoadError, RequestError
 from omni_worker.pipelines.adapter_layers import Selection, forget, lora_layers, select_by_row
-from omni_worker.pipelines.components import models
+from omni_worker.pipelines.components import has_divided_weights, models
 from omni_worker.requests import LoraChoice
 
 DOWN = re.compile(r"lora_A|lora_embedding_A|lora_down|lora\.down|lora_linear_layer\.down")
@@ -71,6 +71,8 @@ class AdapterStore:
             return f"{type(self._pipe).__name__} takes no LoRA adapters"
         if any(map(_is_compiled, models(self._pipe).values())):
             return "a compiled model takes no LoRA adapters: serve it without --compile"
+        if any(map(has_divided_weights, models(self._pipe).values())):
+            return "divided weights take no LoRA adapters: serve it without --tensor-parallel-size (parallelism.tensor)"
         return None
 
     def load(self, name: str, file: Path, scale: float = 1.0) -> None:

@@ -51,6 +51,11 @@ def denoisers(pipe: Any) -> list[str]:
     ]
 
 
+def has_divided_weights(model: torch.nn.Module) -> bool:
+    """Whether a model has only this rank's part of its weights."""
+    return getattr(getattr(model, "_parallel_config", None), "tensor_parallel_config", None) is not None
+
+
 def _phase(name: str, model: torch.nn.Module) -> str:
     if any(word in name for word in DECODERS):
         return DECODE

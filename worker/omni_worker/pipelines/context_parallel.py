@@ -5,8 +5,7 @@ video and sound, timesteps of single tokens, masks of single heads, parts of dif
 """
 
 import functools
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch.nn.functional import pad
 
 from omni_settings.parallelism import ModelParallelism
 from omni_worker.errors import LoadError
-from omni_worker.parallel.ranks import Ranks
+from omni_worker.parallel.ranks import Ranks, counting_cpus
 from omni_worker.pipelines.batching.parallel_models import ParallelModels, SplitArgument
 from omni_worker.pipelines.components import denoisers, models
 
@@ -66,7 +65,7 @@ def _divide(model: Any, parallelism: ModelParallelism, mesh: DeviceMesh) -> Mapp
     """Divide one model. Returns the arguments that are divided where it is called."""
     plan = _plan_of(model)
     config = ContextParallelConfig(ulysses_degree=parallelism.ulysses, ulysses_anything=True, mesh=mesh)
-    with _counting_cpus():
+    with counting_cpus():
         try:
             model.enable_parallelism(config=config, cp_plan=plan)
         except ValueError as error:
@@ -139,15 +138,3 @@ def _let_heads_share_masks(module: ModuleType) -> None:
         return result
 
     vars(module)["dispatch_attention_fn"] = with_shared_mask
-
-
-@contextmanager
-def _counting_cpus() -> Iterator[None]:
-    """Let diffusers number the device of a rank where there is none but the CPU. It divides by their number."""
-    count = torch.accelerator.device_count
-    if count() == 0:
-        torch.accelerator.device_count = lambda: 1
-    try:
-        yield
-    finally:
-        torch.accelerator.device_count = count

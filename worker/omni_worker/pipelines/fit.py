@@ -8,20 +8,39 @@ import torch
 
 from omni_settings.load import LoadSettings
 from omni_settings.model_index import ModelIndex
-from omni_settings.model_size import LENGTH_BYTES, WEIGHTS_FILE, Weights, header_length, memory_need, weights_of
+from omni_settings.model_size import (
+    LENGTH_BYTES,
+    WEIGHTS_FILE,
+    MemoryNeed,
+    Weights,
+    header_length,
+    memory_need,
+    weights_of,
+)
 from omni_worker.config.model_source import ModelSource
 from omni_worker.errors import LoadError
 
 log = logging.getLogger(__name__)
 
 
-def require_fit(source: ModelSource, index: ModelIndex, settings: LoadSettings, unloaded: Collection[str]) -> None:
-    """Raises LoadError with the remedy if the weights are larger than the device. On a CPU nothing is checked."""
+def require_fit(
+    source: ModelSource,
+    index: ModelIndex,
+    settings: LoadSettings,
+    unloaded: Collection[str],
+    divided: Collection[str] = (),
+    degree: int = 1,
+) -> None:
+    """Raises LoadError with the remedy if the weights are larger than the device. On a CPU nothing is checked.
+
+    divided: the components of which each of `degree` devices has a part
+    """
     available = device_memory()
     if available is None:
         return
     names = [name for name in index.components if name not in unloaded]
-    need = memory_need(stored_weights(source, names), settings, auto_dtype="bfloat16")
+    whole = memory_need(stored_weights(source, names), settings, auto_dtype="bfloat16").components
+    need = MemoryNeed({name: size / degree if name in divided else size for name, size in whole.items()})
     if (problem := need.problem(settings, available)) is not None:
         raise LoadError(f"the model {source.text} does not fit: {problem}")
 

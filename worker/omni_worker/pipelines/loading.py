@@ -24,6 +24,7 @@ from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.acceleration import save_vae_memory, set_attention, shorten_single_frames
 from omni_worker.pipelines.adapter_store import AdapterStore
 from omni_worker.pipelines.batching.batches import ProvenBatches
+from omni_worker.pipelines.batching.parallel_models import ParallelModels
 from omni_worker.pipelines.compilation import compile_denoisers
 from omni_worker.pipelines.compile_cache import CompileCache
 from omni_worker.pipelines.components import denoisers, models
@@ -33,6 +34,7 @@ from omni_worker.pipelines.fit import require_fit
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 from omni_worker.pipelines.load_arguments import (
     DEFAULT,
+    SAFE_WEIGHTS,
     PipelineParts,
     code_arguments,
     component_dtypes,
@@ -43,6 +45,7 @@ from omni_worker.pipelines.offload import ComponentOffload, place
 from omni_worker.pipelines.protocol import SupportsStepExecution, can_step
 from omni_worker.pipelines.quantization import require_libraries
 from omni_worker.pipelines.request_mode import RequestModePipeline
+from omni_worker.pipelines.tensor_parallel import divisible_kinds, load_divided
 from omni_worker.requests import NO_CACHE, CacheSettings
 
 log = logging.getLogger(__name__)
@@ -101,10 +104,17 @@ def load(
         trusted = code_arguments(settings, source, index)
         dtypes = component_dtypes(settings, index, device)
         unloaded = unloaded_models(index, parts)
-        require_fit(source, index, settings, unloaded)
+        divisible = divisible_kinds(index, unloaded, settings, parallelism)
+        require_fit(source, index, settings, unloaded, divisible, parallelism.tensor)
         quantized = quantized_components(settings, source, index, dtypes, unloaded)
+
+        def load_component(name: str, kind: Any, **more: Any) -> Any:
+            dtype = dtypes.get(name, dtypes[DEFAULT])
+            return kind.from_pretrained(source.location, subfolder=name, dtype=dtype, **SAFE_WEIGHTS, **at, **more)
+
+        divided = load_divided(divisible, parallelism, ranks, device, load_component) if ranks and divisible else {}
         pipe = diffusers.DiffusionPipeline.from_pretrained(
-            source.location, dtype=dtypes, **dict.fromkeys(unloaded), **quantized, **trusted, **at
+            source.location, dtype=dtypes, **dict.fromkeys(unloaded), **divided, **quantized, **trusted, **at
         )
         offload = place(pipe, device, settings.offload)
         for name, configured in unloaded.items():
@@ -134,9 +144,11 @@ def load(
         if step_execution is False or not _can_be_intercepted(pipe):
             raise LoadError(
                 f"{type(pipe).__name__} of {source.text} does not run by our own steps, so several devices cannot "
-                "compute its calls together: leave out --ulysses-degree (parallelism.ulysses)"
+                f"compute its calls together: leave out {parallelism.flags}"
             )
-        parallel = divide_sequences(pipe, parallelism, ranks, device)
+        parallel = ParallelModels(parallelism.ranks, {name: {} for name in divided})
+        if parallelism.ulysses > 1:
+            parallel = divide_sequences(pipe, parallelism, ranks, device)
     batches = ProvenBatches(ranks, buckets, settings.compile is not None, parallel)
     pipeline = wrap_pipeline(pipe, source, step_execution, concurrent, batches, cache, offload, prompt_cache_bytes)
     return LoadedPipeline(_with_adapters(pipeline, loras), device)

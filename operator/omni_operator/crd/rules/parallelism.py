@@ -6,10 +6,23 @@ from collections.abc import Iterable
 from omni_operator.crd.problems import Problem
 from omni_operator.crd.rules.rule import Validation, in_cel
 from omni_operator.crd.spec.pipeline import OmniPipeline
-from omni_settings.parallelism import ATTENTION, CACHE, COMPILE, DIVISIBLE_ATTENTION, OFFLOAD, WHOLE_CALL_CACHES
+from omni_settings.parallelism import (
+    ATTENTION,
+    CACHE,
+    COMPILE,
+    DIVISIBLE_ATTENTION,
+    EITHER,
+    LORAS,
+    OFFLOAD,
+    QUANTIZATION,
+    TRANSFORMER,
+    WHOLE_CALL_CACHES,
+)
 
 STAGE = "spec.stages[]"
-DIVIDES_CALLS = "self.parallelism.ulysses > 1"
+OF_MODEL = ("ulysses", "tensor")
+"""The fields that let several devices compute a call together."""
+DIVIDES_CALLS = " || ".join(f"self.parallelism.{key} > 1" for key in OF_MODEL)
 """Whether several devices compute a call together, in CEL."""
 NO_DENOISER = "is for diffusion stages; use parallelism.pipeline, which spreads the layers of a language model"
 RUNS_WHOLE = "a request that runs whole cannot be divided; set scheduling.mode to step, or"
@@ -18,9 +31,9 @@ RUNS_WHOLE = "a request that runs whole cannot be divided; set scheduling.mode t
 @in_cel(
     Validation(
         STAGE,
-        "!has(self.accelerator)"
-        " || self.accelerator.count == self.parallelism.cfg * self.parallelism.pipeline * self.parallelism.ulysses",
-        "each process of a replica uses one device; set accelerator.count to the product of cfg, pipeline and ulysses",
+        "!has(self.accelerator) || self.accelerator.count == "
+        + " * ".join(f"self.parallelism.{key}" for key in ("cfg", "pipeline", *OF_MODEL)),
+        "each process of a replica uses one device; set accelerator.count to the product of the values of parallelism",
         ".parallelism",
     ),
     *(
@@ -30,7 +43,7 @@ RUNS_WHOLE = "a request that runs whole cannot be divided; set scheduling.mode t
             f"{RUNS_WHOLE} {key} to 1",
             f".parallelism.{key}",
         )
-        for key in ("cfg", "ulysses")
+        for key in ("cfg", *OF_MODEL)
     ),
 )
 def devices_are_used(pipeline: OmniPipeline) -> Iterable[Problem]:
@@ -51,14 +64,34 @@ def devices_are_used(pipeline: OmniPipeline) -> Iterable[Problem]:
                     f"is {ranks}, and accelerator.count is {count}: each process of a replica uses one device; set both"
                     " to the same number",
                 )
-        for key, value in {"cfg": divided.cfg, "ulysses": divided.ulysses}.items():
-            if value > 1 and stage.scheduling.mode == "request":
+        for key in ("cfg", *OF_MODEL):
+            if (value := getattr(divided, key)) > 1 and stage.scheduling.mode == "request":
                 yield Problem(f"{path}.{key}", f"is {value}, and scheduling.mode is request: {RUNS_WHOLE} {key} to 1")
 
 
 @in_cel(
+    *(
+        Validation(
+            STAGE,
+            f"self.engine == 'diffusion' || self.parallelism.{key} == 1",
+            NO_DENOISER,
+            f".parallelism.{key}",
+        )
+        for key in OF_MODEL
+    ),
+    Validation(STAGE, "self.parallelism.tensor == 1 || self.parallelism.ulysses == 1", EITHER.text, f".{EITHER.path}"),
     Validation(
-        STAGE, "self.engine == 'diffusion' || self.parallelism.ulysses == 1", NO_DENOISER, ".parallelism.ulysses"
+        STAGE,
+        "self.parallelism.tensor == 1 || !has(self.loras) || size(self.loras) == 0",
+        LORAS.text,
+        ".loras",
+    ),
+    Validation(
+        STAGE,
+        "self.parallelism.tensor == 1 || !has(self.load) || !has(self.load.quantization)"
+        f" || self.load.quantization.all(name, !name.startsWith('{TRANSFORMER}'))",
+        QUANTIZATION.text,
+        ".load.quantization",
     ),
     Validation(
         STAGE,
@@ -89,8 +122,9 @@ def devices_are_used(pipeline: OmniPipeline) -> Iterable[Problem]:
 def calls_can_be_divided(pipeline: OmniPipeline) -> Iterable[Problem]:
     for index, stage in enumerate(pipeline.spec.stages):
         path = f"spec.stages[{index}]"
-        if stage.parallelism.of_model.ranks > 1 and stage.is_autoregressive:
-            yield Problem(f"{path}.parallelism.ulysses", NO_DENOISER)
+        for key in OF_MODEL:
+            if getattr(stage.parallelism, key) > 1 and stage.is_autoregressive:
+                yield Problem(f"{path}.parallelism.{key}", NO_DENOISER)
         mode = stage.cache.mode if stage.cache else "none"
-        for conflict in stage.parallelism.of_model.conflicts(stage.load, mode):
+        for conflict in stage.parallelism.of_model.conflicts(stage.load, mode, bool(stage.loras)):
             yield Problem(f"{path}.{conflict.path}", conflict.text)

@@ -110,6 +110,14 @@ class Parallelism(Record):
         le=64,
     )
 
+    tensor: int = Field(
+        default=1,
+        description="Devices over which the weights of each denoiser are divided, so that a model can be larger than"
+        " one device. Of a diffusion stage.",
+        ge=1,
+        le=64,
+    )
+
     @property
     def processes(self) -> int:
         """Processes of one replica."""
@@ -118,7 +126,7 @@ class Parallelism(Record):
     @property
     def of_model(self) -> ModelParallelism:
         """How several devices compute one call together."""
-        return ModelParallelism(ulysses=self.ulysses)
+        return ModelParallelism(ulysses=self.ulysses, tensor=self.tensor)
 
 
 class Scheduling(Record):

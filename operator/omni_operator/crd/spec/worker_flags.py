@@ -38,6 +38,7 @@ FIELDS = {
     "--scheduling-policy": "stages[].scheduling.policy",
     "--cfg-parallel-size": "stages[].parallelism.cfg",
     "--pipeline-parallel-size": "stages[].parallelism.pipeline",
+    "--tensor-parallel-size": "stages[].parallelism.tensor",
     "--ulysses-degree": "stages[].parallelism.ulysses",
     "--stage-init-timeout": "stages[].startupTimeoutSeconds",
     "--drain-timeout": "stages[].drain.timeoutSeconds",

@@ -105,7 +105,7 @@ stages = st.builds(
         replicas=counts,
         autoscaling=autoscaling,
         accelerator=optional(count=counts),
-        parallelism=optional(cfg=counts, pipeline=counts, ulysses=counts),
+        parallelism=optional(cfg=counts, pipeline=counts, ulysses=counts, tensor=counts),
         load=optional(offload=st.sampled_from(["none", "model"]), attention=st.sampled_from(["native", "flex"])),
         scheduling=optional(mode=st.sampled_from(["step", "request"])),
         rollout=optional(maxUnavailable=st.sampled_from([0, 1, "0%"]), maxSurge=st.sampled_from([0, 1, "0%", "5%"])),

@@ -14,6 +14,7 @@ from tests.operator.edits import REMOVED, edited
 BAD_TEMPLATE = {"spec": {"containers": [{"env": []}]}}
 
 DIVIDED = {"spec.stages.0.accelerator": REMOVED, "spec.stages.0.parallelism.ulysses": 2}
+WITH_PARTS = {"spec.stages.0.accelerator": REMOVED, "spec.stages.0.parallelism.tensor": 2}
 REFUSED_BY_RULES = {
     "two stages of one name": ({"spec.stages.1": STAGE}, "'painter' is already the name of spec.stages[0]"),
     "a stage after a painter": (
@@ -105,6 +106,26 @@ REFUSED_BY_RULES = {
             "spec.stages.0.scheduling.mode": "request",
         },
         "spec.stages[0].parallelism.ulysses: is 2, and scheduling.mode is request",
+    ),
+    "weights divided in a language model": (
+        {"spec.stages": [{**THINKER, "parallelism": {"tensor": 2}}], "spec.head": {}},
+        "spec.stages[0].parallelism.tensor: is for diffusion stages",
+    ),
+    "whole requests with divided weights": (
+        {**WITH_PARTS, "spec.stages.0.scheduling.mode": "request"},
+        "spec.stages[0].parallelism.tensor: is 2, and scheduling.mode is request",
+    ),
+    "divided weights and sequences": (
+        {**WITH_PARTS, "spec.stages.0.parallelism": {"tensor": 2, "ulysses": 2}},
+        "spec.stages[0].parallelism.tensor: does not go with ulysses",
+    ),
+    "divided weights that are quantized": (
+        {**WITH_PARTS, "spec.stages.0.load": {"quantization": {"transformer": {"backend": "quanto"}}}},
+        "spec.stages[0].load.quantization: keeps the weights of a transformer",
+    ),
+    "divided weights with adapters": (
+        {**WITH_PARTS, "spec.stages.0.loras": [{"name": "ink", "source": "hf://a/b"}]},
+        "spec.stages[0].loras: do not go with divided weights",
     ),
     "divided sequences of an offloaded model": (
         {**DIVIDED, "spec.stages.0.load": {"offload": "model"}},

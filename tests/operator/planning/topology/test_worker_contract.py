@@ -33,6 +33,10 @@ PIPELINES: dict[str, dict[str, Any]] = {
         "spec.stages.0.accelerator.count": 4,
         "spec.stages.0.parallelism": {"cfg": 2, "ulysses": 2},
     },
+    "weights over several processes": {
+        "spec.stages.0.accelerator.count": 2,
+        "spec.stages.0.parallelism": {"tensor": 2},
+    },
     "several processes a replica": {"spec.stages.0.accelerator.count": 2, "spec.stages.0.parallelism.cfg": 2},
     "several replicas a pod": {"spec.stages.0.localReplicas": 3},
     "a model on the hub": {"spec.model": {"source": "hf://Qwen/Qwen-Image", "revision": "refs/pr/1"}},

@@ -91,7 +91,8 @@ def devices_of(size: int) -> list[str]:
     if count and count < size:
         raise UsageError(
             f"this replica needs a device for each of its {size} processes, and there are {count}: give it more, or "
-            "ask for less parallelism (--cfg-parallel-size, --ulysses-degree, --pipeline-parallel-size)"
+            "ask for less (parallelism: --cfg-parallel-size, --ulysses-degree, --tensor-parallel-size, "
+            "--pipeline-parallel-size)"
         )
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return [name for name in named.split(",") if name][:count] or [str(number) for number in range(count)]
