@@ -1,14 +1,18 @@
-"""Skipped model calls: the speed that they give, and how near the images stay to those of the same requests without.
+"""The modes of `cache`: the speed that they give, and how near the images stay to those of the same requests without.
 
     python -m benchmarks.caching [--quick] [--sweeps 3] [--images 20]
 
-The speed is that of the processor time that the requests take, because the machine is shared.
+The speed is that of the processor time that the requests take, because the machine is shared: one after another, and
+all at once. Requests that skip share batches then; those with one of diffusers' caches run alone.
 
 Two sizes of the built-in model: as it is, and with eight more blocks that take their time and change nothing, so that
-both make the same images. Next to the smaller one diffusers' own FirstBlockCache, against diffusers without it.
+both make the same images. MagCache gets ratios that are measured on the model first.
 """
 
+import contextlib
 import copy
+import io
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks import common, systems
-from diffusers import FirstBlockCacheConfig
+from diffusers import MagCacheConfig
 from msgspec.structs import replace
 from rich.progress import track
 from rich.table import Table
@@ -28,8 +32,15 @@ from omni_worker.requests import NO_CACHE, CacheSettings, GenerationParams
 
 SIDE, REQUESTS, MORE_BLOCKS = 32, 6, 8
 STEPS, QUICK_STEPS = (20, 50), (8,)
-TOLERANCES = (0.05, CacheSettings().tolerance, 0.2)
-THRESHOLDS = (0.1, 0.2)
+CACHES = {
+    **{f"skip, tolerance {one:g}": CacheSettings(tolerance=one) for one in (0.05, CacheSettings().tolerance, 0.2)},
+    **{f"first-block, threshold {one:g}": CacheSettings(mode="first-block", threshold=one) for one in (0.1, 0.2)},
+    **{f"taylor-seer, interval {one}": CacheSettings(mode="taylor-seer", interval=one) for one in (3, 5)},
+    "mag, threshold 0.06": CacheSettings(mode="mag"),
+    "faster, interval 2": CacheSettings(mode="faster"),
+    "pyramid-attention, interval 2": CacheSettings(mode="pyramid-attention"),
+}
+QUICK_CACHES = dict(list(CACHES.items())[1::2])
 SMALL, LARGE = "4 blocks", f"{4 + MORE_BLOCKS} blocks"
 
 Run = Callable[[], list[np.ndarray]]
@@ -100,10 +111,26 @@ def ssim(one: np.ndarray, other: np.ndarray) -> float:
     return float((luminance * (2 * covariance + 0.03**2) / (var_a + var_b + 0.03**2)).mean())
 
 
-def skipping(model: systems.Model, steps: int, images: int, sweeps: int) -> dict[str, Any]:
-    """Speed and quality of every tolerance: requests one after another, and all at once."""
+def magnitudes(model: systems.Model, steps: int) -> tuple[float, ...]:
+    """How the residual's magnitude changes from step to step, as diffusers' calibration prints it."""
+    transformer, printed = model.pipe.transformer, io.StringIO()
+    transformer.enable_cache(MagCacheConfig(calibrate=True, num_inference_steps=steps))
+    try:
+        with contextlib.redirect_stdout(printed):
+            systems.run_diffusers(model, requests(1, steps))
+    finally:
+        transformer.disable_cache()
+    return tuple(json.loads(next(line for line in printed.getvalue().splitlines() if line.startswith("[1.0"))))
+
+
+def measure(
+    model: systems.Model, caches: Mapping[str, CacheSettings], steps: int, images: int, sweeps: int
+) -> dict[str, Any]:
+    """Speed and quality of every setting: requests one after another, and all at once."""
     alone, together = systems.step_mode(most=1), systems.step_mode()
-    settings = {"none": NO_CACHE, **{f"{one:g}": CacheSettings(tolerance=one) for one in TOLERANCES}}
+    ratios, count = magnitudes(model, steps), min(REQUESTS, images)
+    settings = {name: replace(one, ratios=ratios) if one.mode == "mag" else one for name, one in caches.items()}
+    settings = {"none": NO_CACHE, **settings}
     made: dict[str, list[np.ndarray]] = {}
     shares: dict[str, float] = {}
     for name, cache in settings.items():
@@ -113,7 +140,7 @@ def skipping(model: systems.Model, steps: int, images: int, sweeps: int) -> dict
 
     def runs(make: Any) -> dict[str, Run]:
         return {
-            name: partial(systems.run_engine, make, model, requests(min(REQUESTS, images), steps, cache))
+            name: partial(systems.run_engine, make, model, requests(count, steps, cache))
             for name, cache in settings.items()
         }
 
@@ -127,26 +154,8 @@ def skipping(model: systems.Model, steps: int, images: int, sweeps: int) -> dict
             "computed": shares[name],
             **quality(made[name], made["none"]),
         }
-        for name in list(settings)[1:]
+        for name in caches
     }
-
-
-def first_block_cache(model: systems.Model, steps: int, images: int, sweeps: int) -> dict[str, Any]:
-    """The same of diffusers' own cache, one request after another."""
-
-    def run(threshold: float | None, count: int) -> list[np.ndarray]:
-        if threshold is None:
-            return systems.run_diffusers(model, requests(count, steps))
-        model.pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
-        try:
-            return systems.run_diffusers(model, requests(count, steps))
-        finally:
-            model.pipe.transformer.disable_cache()
-
-    settings = {"none": None, **{f"{one:g}": one for one in THRESHOLDS}}
-    made = {name: run(threshold, images) for name, threshold in settings.items()}
-    found = compare({name: partial(run, one, min(REQUESTS, images)) for name, one in settings.items()}, sweeps)
-    return {name: {"alone": found[name], **quality(made[name], made["none"])} for name in list(settings)[1:]}
 
 
 def main() -> None:
@@ -159,18 +168,16 @@ def main() -> None:
     before = common.machine()
     steps, sweeps, images = (QUICK_STEPS, 1, 2) if args.quick else (STEPS, args.sweeps, args.images)
     cells: dict[str, Any] = {}
-    columns = ("computed", "alone", "together", "PSNR (worst)", "SSIM", "misread")
-    table = Table("", "", "", *columns, title="requests per second of processor time, without a cache = 1")
+    columns = ("calls computed", "alone", "together", "PSNR (worst)", "SSIM", "misread")
+    table = Table("", "", *columns, title="requests per second of processor time, without a cache = 1")
     sizes = {SMALL: None} if args.quick else {SMALL: None, LARGE: deepen}
     for size, around in track(sizes.items(), description="sizes", console=common.console):
         model = systems.Model(around)
         for count in steps:
-            cells[f"{size}, {count} steps"] = {"skip": skipping(model, count, images, sweeps)}
-            if around is None:
-                cells[f"{size}, {count} steps"]["FirstBlockCache"] = first_block_cache(model, count, images, sweeps)
-            for mode, of_mode in cells[f"{size}, {count} steps"].items():
-                for value, row in of_mode.items():
-                    add_row(table, f"{size}, {count} steps", mode, value, row)
+            name = f"{size}, {count} steps"
+            cells[name] = measure(model, QUICK_CACHES if args.quick else CACHES, count, images, sweeps)
+            for setting, row in cells[name].items():
+                add_row(table, name, setting, row)
             if not args.quick:
                 common.write(
                     args.output, before, {"side": SIDE, "requests": REQUESTS, "images": images, "cells": cells}
@@ -178,13 +185,10 @@ def main() -> None:
     common.console.print(table)
 
 
-def add_row(table: Table, name: str, mode: str, value: str, row: dict[str, Any]) -> None:
+def add_row(table: Table, name: str, setting: str, row: dict[str, Any]) -> None:
     """A row of the table, for one setting."""
     table.add_row(
-        name, mode, value,
-        f"{row['computed']:.2f}" if "computed" in row else "",
-        common.text(row["alone"]),
-        common.text(row["together"]) if "together" in row else "",
+        name, setting, f"{row['computed']:.2f}", common.text(row["alone"]), common.text(row["together"]),
         f"{row['psnr']:.1f} dB ({row['psnr_worst']:.1f})", f"{row['ssim']:.4f}", str(row["misread"]),
     )  # fmt: skip
 

@@ -1,5 +1,8 @@
 """Skipped calls: the answers continue a smooth path, and a request's decisions are its own, whatever runs beside it."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +11,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from omni_worker.config import model_source
+from omni_worker.engine.engine import Engine
+from omni_worker.engine.executor import UniProcExecutor
 from omni_worker.engine.library import generate
+from omni_worker.engine.runner.diffusion import StepRunner
 from omni_worker.engine.runner.interface import Unfinished
-from omni_worker.engine.scheduler import RequestProgress, RequestStatus
+from omni_worker.engine.scheduler import RequestProgress, RequestStatus, SchedulerRequest, StepScheduler
 from omni_worker.models.digits_reader import read
 from omni_worker.pipelines.components import DECODE
 from omni_worker.pipelines.interception import previews
@@ -189,3 +195,35 @@ def test_any_pipeline_skips_in_batches_as_it_does_alone(kind):
     together = [arrays(end.result) for end in generate(pipeline, [request(i) for i in range(3)])]
     assert pipeline.stats()["calls_skipped"] == 2 * skipped
     assert all(difference(image, own) <= 2 for image, own in zip(together, alone, strict=True))
+
+
+@torch.no_grad()
+def test_an_aborted_request_frees_what_it_kept_and_the_others_continue(digits):
+    steps, ends = {}, {}
+
+    def collect(event):
+        if isinstance(event, RequestProgress):
+            steps[event.id] = event.step
+        else:
+            ends[event.id] = event
+
+    engine = Engine(StepScheduler(8), UniProcExecutor(StepRunner(digits)), collect)
+    requests = [digit(i, ANY_ERROR if i == 1 else SKIP) for i in range(3)]
+    for i, request in enumerate(requests):
+        engine.add(SchedulerRequest(str(i), request))
+    while steps.get("1", 0) < 6:
+        engine.step()
+    kept = digits.runs["1"].skipping._values.values()
+    tensors = [weakref.ref(result[0]) for values in kept for result in values.results]
+    assert len(tensors) == 4, "two of each branch"
+    del kept
+    engine.abort("1")
+    while len(ends) < 3:
+        engine.step()
+    engine.step()  # the runner drops it
+    gc.collect()
+    assert ends["1"].status is RequestStatus.ABORTED
+    assert all(reference() is None for reference in tensors)
+    assert not digits.runs
+    for i in (0, 2):
+        assert np.abs(finished(ends[str(i)]) - images(digits, [requests[i]])[0][0]).max() <= 2
