@@ -93,11 +93,11 @@ class FeatureCache:
             raise _unusable(settings, f"it does not know the blocks of {type(model).__name__} ({error})") from error
         if not any(HOOKS in vars(module) for module in model.modules() if module is not model):
             raise _unusable(settings, f"it finds nothing to cache in {type(model).__name__}")
-        own.keeps_state = True
         self._hooks = list(_hooks(model))
         self._managers = _managers(self._hooks)
         forward = vars(model)["forward"]
         vars(model)["forward"] = functools.update_wrapper(functools.partial(self._call, forward), forward)
+        own.keep_state()
 
     def close(self) -> None:
         """Free what the hooks keep, and part them from their modules, which are freed at once then."""

@@ -57,7 +57,7 @@ class ModelCopy:
 
     It is freed with the request at once: only it refers to its modules, and these refer to it weakly.
 
-    keeps_state: whether its calls depend on the request's earlier ones, so that they always run it
+    keeps_state: whether its calls depend on the request's earlier ones, so that they always run it, alone
     """
 
     def __init__(
@@ -92,10 +92,16 @@ class ModelCopy:
         """Take the root as it is now for unchanged."""
         self._remember(self._modules[id(self.model)])
 
+    def keep_state(self) -> None:
+        """From now on, run each call in this copy, whose hooks keep state. Take it as it is now for unchanged."""
+        self.keeps_state = True
+        for copied in self._modules.values():
+            self._remember(copied)
+
     @property
     def is_changed(self) -> bool:
         """Whether the request has changed anything in its copy."""
-        return self.keeps_state or any(map(self._is_changed, self._modules.values()))
+        return any(map(self._is_changed, self._modules.values()))
 
     def changes(self) -> Hashable | None:
         """What the request has changed: equal for changes of equal effect, `UNCHANGED` if nothing is.
