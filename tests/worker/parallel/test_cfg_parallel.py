@@ -124,6 +124,15 @@ def test_two_processes_skip_the_same_calls(replicas):
     assert first["calls_skipped"] == second["calls_skipped"] == of_one["calls_skipped"] > 0
 
 
+def test_of_two_processes_one_keeps_all_that_a_request_with_a_cache_of_diffusers_remembers(replicas):
+    prompt, cache = "a red six on black background", CacheSettings(mode="first-block", threshold=0.5)
+    requests = [
+        {f"r{i}": GenerationParams(prompt=prompt, seed=i, steps=12, cache=cache if i % 2 else None) for i in range(4)}
+    ]
+    (one, _), (two, _) = (replica.pictures(requests) for replica in replicas)
+    assert all(np.array_equal(one[f"r{i}"], two[f"r{i}"]) for i in (1, 3))
+
+
 def test_two_pairs_of_processes_divide_the_rows_and_each_pair_the_sequences(replicas):
     """The images are those of one process, also after a request that was aborted."""
 
