@@ -50,6 +50,7 @@ SLOW = (
     "tests/worker/commands/test_fetch.py",
     "tests/operator/commands/test_up.py",
     "tests/worker/coordinator/test_secret.py",
+    "tests/worker/pipelines/interception/test_feature_caches.py",
     "tests/worker/pipelines/test_acceleration.py",
     "tests/worker/replica/test_data_connection.py",
     "tests/worker/commands/test_local_replicas.py",

@@ -170,7 +170,7 @@ MIXED = [
 ]
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     mix=st.lists(
         st.tuples(st.sampled_from(MIXED), st.integers(3, 10), st.sampled_from([1.0, 3.0]), st.booleans()),
@@ -209,7 +209,7 @@ def start(pipeline, id, params, steps):
     return state
 
 
-@pytest.mark.parametrize("cache", [*MIXED[1:4], TAYLOR, FASTER], ids=lambda cache: f"{cache.mode} {cache.threshold}")
+@pytest.mark.parametrize("cache", [CacheSettings(), FIRST_BLOCK, TAYLOR, FASTER], ids=lambda cache: cache.mode)
 @torch.no_grad()
 def test_a_preempted_request_continues_as_if_nothing_had_happened_and_a_replayed_one_starts_afresh(digits, cache):
     own = finished(generate(digits, [digit(1, cache)])[0])
@@ -227,7 +227,7 @@ def test_a_preempted_request_continues_as_if_nothing_had_happened_and_a_replayed
 
 
 @pytest.mark.parametrize("end", ["abort", "fail", "finish"])
-@pytest.mark.parametrize("cache", MIXED[2:], ids=lambda cache: f"{cache.mode} {cache.threshold}")
+@pytest.mark.parametrize("cache", [FIRST_BLOCK, TAYLOR, FASTER], ids=lambda cache: cache.mode)
 @torch.no_grad()
 def test_what_a_request_kept_is_freed_with_it(digits, cache, end):
     other = start(digits, "other", digit(2, FIRST_BLOCK), 3)
