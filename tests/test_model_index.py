@@ -28,6 +28,29 @@ def test_a_pipeline_of_the_model_itself_has_code():
     assert (index.kind, index.code) == ("MyPipeline", {"the pipeline": "pipeline"})
 
 
+def place(**entries):
+    return {"type_hint": ["diffusers", "AutoencoderKL"], "pretrained_model_name_or_path": None} | entries
+
+
+def test_components_of_a_modular_pipeline_say_where_they_are():
+    index = parse_model_index(
+        {
+            "_class_name": "Flux3ModularPipeline",
+            "_blocks_class_name": "Flux3AutoBlocks",
+            "vae": [None, None, place(pretrained_model_name_or_path="org/vae", subfolder="", revision="v1")],
+            "old": ["diffusers", "Old", place(repo="org/old", subfolder="old", variant="fp16", type_hint=None)],
+            "controlnet": [None, None, place()],
+            "broken": [None, None, "org/name"],
+            "default_height": 1024,
+        }
+    )
+    assert (index.kind, index.is_modular) == ("Flux3ModularPipeline", True)
+    assert index.components == {
+        "vae": Component("diffusers", "AutoencoderKL", "org/vae", revision="v1"),
+        "old": Component("diffusers", "Old", "org/old", "old", "fp16"),
+    }, "what has no place is given later, or not at all"
+
+
 def test_a_language_model_has_an_architecture():
     assert parse_model_index({"architectures": ["Qwen3ForCausalLM"]}).kind == "Qwen3ForCausalLM"
 

@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from omni_operator.commands.hub_files import read_hub_file
-from omni_operator.commands.model_weights import weights_in_folder, weights_on_hub
-from omni_settings.model_index import INDEX_FILES, parse_model_index
+from omni_operator.commands.model_weights import weights_elsewhere, weights_in_folder, weights_on_hub
+from omni_settings.model_index import INDEX_FILES, ModelIndex, parse_model_index
 from omni_settings.model_size import GB, MemoryNeed
 
 HUB_PREFIX = "hf://"
@@ -83,17 +83,20 @@ def survey_results() -> dict[str, dict[str, Any]]:
 
 def model_info(model: str) -> ModelInfo:
     """What is known about a class, a folder or a model on the hub. Raises UnknownModel or HubError."""
-    return _class_info(model).model_copy(update={"weights": _weights(model)})
+    index = model_index(model)
+    return _class_info(model, index.kind).model_copy(update={"weights": _weights(model, index)})
 
 
-def _weights(model: str) -> dict[str, float]:
+def _weights(model: str, index: ModelIndex) -> dict[str, float]:
     if model.startswith(HUB_PREFIX):
-        return weights_on_hub(model.removeprefix(HUB_PREFIX))
-    return weights_in_folder(Path(model)) if Path(model).is_dir() else {}
+        weights = weights_on_hub(model.removeprefix(HUB_PREFIX))
+    else:
+        weights = weights_in_folder(Path(model)) if Path(model).is_dir() else {}
+    elsewhere = {name: component for name, component in index.components.items() if name not in weights}
+    return weights | weights_elsewhere(elsewhere, model.removeprefix(HUB_PREFIX))
 
 
-def _class_info(model: str) -> ModelInfo:
-    name = pipeline_class(model)
+def _class_info(model: str, name: str) -> ModelInfo:
     if entry := survey_results().get(name):
         step_models = " + ".join(entry["shares"]) or "denoise"
         phases = ["encode", f"({step_models} → step) × steps", "decode"] if entry["steps"] else ["the whole of it"]
@@ -105,27 +108,27 @@ def _class_info(model: str) -> ModelInfo:
     return ModelInfo(model=model, pipeline=name, alike=difflib.get_close_matches(name, survey_results()))
 
 
-def pipeline_class(model: str) -> str:
-    """The class that a model's index file names; a text that names no model is returned as it is.
+def model_index(model: str) -> ModelIndex:
+    """The index of a model. Of a text that names no folder and no model of the hub, it says that this is the class.
 
     Raises UnknownModel or HubError.
     """
     if model in BUILTIN_CLASSES:
-        return BUILTIN_CLASSES[model]
+        return ModelIndex(BUILTIN_CLASSES[model], {}, {})
     if model.startswith(HUB_PREFIX):
         name = model.removeprefix(HUB_PREFIX)
         if name.count("/") != 1 or not all(name.split("/")):
             raise UnknownModel(f"{model}: a model on the hub is named hf://org/name")
-        return _first_class_in(model, (read_hub_file(name, index) for index in INDEX_FILES))
+        return _first_index(model, (read_hub_file(name, index) for index in INDEX_FILES))
     if Path(model).is_dir():
         files = [Path(model) / index for index in INDEX_FILES]
-        return _first_class_in(model, (file.read_text() if file.is_file() else None for file in files))
-    return model
+        return _first_index(model, (file.read_text() if file.is_file() else None for file in files))
+    return ModelIndex(model, {}, {})
 
 
-def _first_class_in(model: str, index_files: Iterable[str | None]) -> str:
-    """The first class that the content of an index file names. Raises UnknownModel if none does."""
+def _first_index(model: str, index_files: Iterable[str | None]) -> ModelIndex:
+    """The first of these files that names a class. Raises UnknownModel if none does."""
     for text in index_files:
         with contextlib.suppress(ValueError):
-            return parse_model_index(text or "{}").kind
+            return parse_model_index(text or "{}")
     raise UnknownModel(f"{model}: neither {' nor '.join(INDEX_FILES)} names a class")

@@ -3,9 +3,11 @@
 import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from omni_operator.commands.hub_files import HubError, list_hub_files, read_hub_header
 from omni_settings.load import LoadSettings
+from omni_settings.model_index import Component
 from omni_settings.model_size import LENGTH_BYTES, WEIGHTS_FILE, Weights, header_length, memory_need, weights_of
 
 DTYPE = "bfloat16"
@@ -31,6 +33,28 @@ def weights_on_hub(model: str) -> dict[str, float]:
     with contextlib.suppress(HubError):
         return _bytes_by_component(list_hub_files(model), lambda path, size: read_hub_header(model, path, size))
     return {}
+
+
+def weights_elsewhere(components: Mapping[str, Component], model: str) -> dict[str, float]:
+    """Bytes of the weights of a modular pipeline's components in other repositories than `model`, as far as known."""
+    weights: dict[str, float] = {}
+    for name, component in components.items():
+        repository, revision = component.repository or model, component.revision or "main"
+        if repository == model or Path(repository).is_absolute() or repository.count("/") != 1:
+            continue
+        with contextlib.suppress(HubError):
+            folder = component.subfolder or ""
+            files = {
+                f"{name}/{path.rpartition('/')[2]}": (path, size)
+                for path, size in list_hub_files(repository, revision).items()
+                if path.rpartition("/")[0] == folder
+            }
+
+            def read(path: str, size: int, files: Any = files, at: tuple[str, str] = (repository, revision)) -> bytes:
+                return read_hub_header(at[0], files[path][0], size, at[1])
+
+            weights |= _bytes_by_component({path: size for path, (_, size) in files.items()}, read)
+    return weights
 
 
 def _bytes_by_component(files: Mapping[str, int], read_header: ReadHeader) -> dict[str, float]:

@@ -15,6 +15,14 @@ from tests.operator.commands.omni_processes import EXAMPLES, OmniUp
 from tests.operator.commands.stand_in_head import StandInHead
 
 MODELS = "omni_operator.commands.models"
+MODULAR = {
+    "_class_name": "Flux3ModularPipeline",
+    "transformer": [None, None, {"type_hint": ["diffusers", "Flux3Transformer2DModel"], "subfolder": "transformer",
+                                 "pretrained_model_name_or_path": "org/modular"}],
+    "vae": [None, None, {"type_hint": ["diffusers", "AutoencoderKLFlux2"], "subfolder": "vae",
+                         "pretrained_model_name_or_path": "org/painter"}],
+}  # fmt: skip
+"""The index of a modular pipeline with a component of another repository."""
 Omni = Callable[..., tuple[int, str]]
 
 
@@ -46,6 +54,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         "org/painter": ("model_index.json", {"_class_name": "FluxPipeline"}),
         "org/writer": ("config.json", {"architectures": ["Qwen3ForCausalLM"]}),
         "org/gated": ("model_index.json", {"_class_name": "StableDiffusion3Pipeline"}),
+        "org/modular": ("modular_model_index.json", MODULAR),
         "org/weights": ("README.md", {}),
     }
     for name, (file, content) in kinds.items():

@@ -20,6 +20,7 @@ def test_a_class_of_diffusers(omni: Omni) -> None:
     ("index", "content", "expected"),
     [
         ("model_index.json", {"_class_name": "QwenImagePipeline"}, "QwenImagePipeline"),
+        ("modular_model_index.json", {"_class_name": "Flux3ModularPipeline"}, "Flux3ModularPipeline"),
         ("config.json", {"architectures": ["Qwen3ForCausalLM"]}, "Qwen3ForCausalLM"),
     ],
 )
@@ -32,7 +33,9 @@ def test_a_folder(tmp_path: Path, omni: Omni, index: str, content: dict, expecte
 def test_something_that_is_no_model_is_rejected(tmp_path: Path, omni: Omni) -> None:
     with pytest.raises(UnknownModel, match="is not a model; give a class"):
         omni(MODELS, "Seven")
-    with pytest.raises(UnknownModel, match=r"neither model_index.json nor config.json names a class"):
+    with pytest.raises(
+        UnknownModel, match=r"neither model_index.json nor modular_model_index.json nor config.json names a class"
+    ):
         omni(MODELS, str(tmp_path))
 
 
@@ -46,7 +49,7 @@ def test_a_class_that_was_not_tried(omni: Omni) -> None:
 def test_a_model_on_the_hub_is_recognized_by_its_index_alone(hub: Hub, omni: Omni, name: str, expected: str) -> None:
     output = json.loads(omni(MODELS, f"hf://org/{name}", "-o", "json")[1])
     assert (output["model"], output["pipeline"], output["steps"]) == (f"hf://org/{name}", expected, True)
-    assert all("/tree/" in path or path.endswith(("/model_index.json", "/config.json")) for path in hub.requests)
+    assert all("/tree/" in path or path.endswith(("model_index.json", "/config.json")) for path in hub.requests)
 
 
 def write_weights(file: Path, dtype: str, size: int) -> None:
@@ -73,3 +76,12 @@ def test_the_weights_are_counted_by_component(hub: Hub, omni: Omni, where: str) 
 def test_a_repository_without_a_model_is_rejected(hub: Hub, omni: Omni, name: str, says: str) -> None:
     with pytest.raises(UnknownModel, match=f"^hf://{name}: .*{says}"):
         omni(MODELS, f"hf://{name}")
+
+
+def test_components_of_other_repositories_count(hub: Hub, omni: Omni) -> None:
+    folder = hub.models["org/modular"]
+    write_weights(folder / "transformer" / "diffusion_pytorch_model.safetensors", "BF16", 4000)
+    write_weights(hub.models["org/painter"] / "vae" / "diffusion_pytorch_model.safetensors", "F32", 4000)
+    output = json.loads(omni(MODELS, "hf://org/modular", "-o", "json")[1])
+    assert output["pipeline"] == "Flux3ModularPipeline"
+    assert output["weights"] == {"transformer": pytest.approx(4000, rel=0.05), "vae": pytest.approx(2000, rel=0.1)}

@@ -15,7 +15,11 @@ from .command_lines import parse
         pytest.param("./nope", "no such folder", id="a folder that is not there"),
         pytest.param("hf://nobody", "hf://org/name", id="half a name on the hub"),
         pytest.param("s3://bucket/model", "unknown kind of source 's3'", id="an unknown kind of source"),
-        pytest.param("{tmp}", "neither model_index.json nor config.json", id="a folder that is no model"),
+        pytest.param(
+            "{tmp}",
+            "neither model_index.json nor modular_model_index.json nor config.json",
+            id="a folder that is no model",
+        ),
     ],
 )
 def test_a_model_that_is_nowhere_is_refused(model, says, tmp_path):

@@ -7,7 +7,10 @@ weights several times, in other formats and precisions.
 import argparse
 import logging
 import sys
+from pathlib import Path
 
+from omni_settings.model_index import MODULAR_INDEX, PIPELINE_INDEXES, parse_model_index
+from omni_settings.model_size import WEIGHTS_FILE
 from omni_worker.config import model_source
 from omni_worker.config.hub_proxy import require_usable_proxies
 from omni_worker.config.model_source import ModelSource
@@ -22,6 +25,7 @@ HELP = """Download models of the Hugging Face hub into its cache, before somethi
 The cache is in HF_HOME (~/.cache/huggingface), the token comes from HF_TOKEN, and another hub from HF_ENDPOINT. Only
 the files that a replica loads are downloaded, and none that is there already."""
 LANGUAGE_MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+COMPONENT_FILES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 log = logging.getLogger(__name__)
 
 
@@ -52,7 +56,8 @@ def download(source: ModelSource) -> str:
     if source.is_local:
         raise UsageError("it is on this machine already; give one of the hub, like hf://org/name")
     require_usable_proxies()
-    if huggingface_hub.file_exists(source.location, "model_index.json", revision=source.revision):
+    classic, modular = PIPELINE_INDEXES
+    if huggingface_hub.file_exists(source.location, classic, revision=source.revision):
         import diffusers
 
         return str(
@@ -60,6 +65,35 @@ def download(source: ModelSource) -> str:
                 source.location, revision=source.revision, trust_remote_code=False, use_safetensors=True
             )
         )
+    if huggingface_hub.file_exists(source.location, modular, revision=source.revision):
+        return _download_modular(source)
     return huggingface_hub.snapshot_download(
         source.location, revision=source.revision, allow_patterns=list(LANGUAGE_MODEL_FILES)
     )
+
+
+def _download_modular(source: ModelSource) -> str:
+    """Download a modular pipeline, whose components can be in several repositories. Returns the folder of its index."""
+    import huggingface_hub
+
+    index = huggingface_hub.hf_hub_download(source.location, MODULAR_INDEX, revision=source.revision)
+    for name, component in parse_model_index(Path(index).read_text()).components.items():
+        place = source.place_of(name, component)
+        files = [
+            file
+            for file in huggingface_hub.list_repo_files(place.location, revision=place.revision)
+            if _is_loaded(file, place.subfolder, component.variant)
+        ]
+        log.info("%s: %d files of %s", name, len(files), place.location)
+        huggingface_hub.snapshot_download(place.location, revision=place.revision, allow_patterns=files)
+    return str(Path(index).parent)
+
+
+def _is_loaded(file: str, subfolder: str, variant: str | None) -> bool:
+    """Whether a replica loads a file of a repository for the component in `subfolder`."""
+    folder, _, name = file.rpartition("/")
+    if folder != subfolder or not name.endswith(COMPONENT_FILES):
+        return False
+    if not name.endswith(".safetensors"):
+        return True
+    return f".{variant}." in name if variant else WEIGHTS_FILE.fullmatch(name) is not None

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from omni_settings.model_index import INDEX_FILES, PIPELINE_INDEXES, Component
 from omni_worker.errors import LoadError, UsageError
 
 BUILTIN_MODELS = Path(__file__).parents[1] / "models"
@@ -19,6 +20,16 @@ IMAGE_SCHEME = "oci"
 IMAGE_FOLDER = Path("/model")
 """Where Kubernetes mounts the image of an `oci://` model, in the pods that load it."""
 FORMS = "give builtin://digits, hf://org/name, or a folder that save_pretrained of diffusers or transformers wrote"
+
+
+@dataclass(frozen=True)
+class ComponentPlace:
+    """Where a component of a pipeline is: a folder in a folder, or in a repository of the hub at `revision`."""
+
+    location: str
+    subfolder: str
+    is_local: bool
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,20 @@ class ModelSource:
 
     @property
     def is_diffusers_folder(self) -> bool:
-        """Whether this is a folder with a diffusers pipeline."""
-        return self.is_local and (Path(self.location) / "model_index.json").is_file()
+        """Whether this is a folder with a diffusers pipeline, classic or modular."""
+        return self.is_local and any((Path(self.location) / index).is_file() for index in PIPELINE_INDEXES)
+
+    def place_of(self, name: str, component: Component) -> "ComponentPlace":
+        """Where the component `name` of this pipeline is.
+
+        If its files are beside the index they are taken from there, as diffusers does: a copy of a repository has the
+        original's index, which names the original.
+        """
+        subfolder = name if component.repository is None else component.subfolder or ""
+        is_here = self.is_local and (Path(self.location) / subfolder).is_dir() and subfolder != ""
+        if is_here or component.repository in (None, self.location):
+            return ComponentPlace(self.location, subfolder, self.is_local, component.revision or self.revision)
+        return ComponentPlace(component.repository, subfolder, Path(component.repository).is_dir(), component.revision)
 
     @property
     def defaults_file(self) -> Path:
@@ -110,8 +133,8 @@ def parse(text: str, revision: str | None = None) -> ModelSource:
     if separator:
         raise UsageError(f"MODEL {text!r}: unknown kind of source {scheme!r}; {FORMS}")
     if Path(text).is_dir():
-        if not any((Path(text) / file).is_file() for file in ("model_index.json", "config.json")):
-            raise UsageError(f"MODEL {text!r}: this folder has neither model_index.json nor config.json; {FORMS}")
+        if not any((Path(text) / file).is_file() for file in INDEX_FILES):
+            raise UsageError(f"MODEL {text!r}: this folder has neither {' nor '.join(INDEX_FILES)}; {FORMS}")
         return ModelSource(text, str(Path(text).resolve()), is_local=True)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")) and all(text.split("/")):
         return ModelSource(text, text, is_local=False, revision=revision)

@@ -10,7 +10,9 @@ from diffusers import DiffusionPipeline
 ENCODE, DENOISE, DECODE = "encode", "denoise", "decode"
 """The phases of a request."""
 DECODERS = ("vocoder", "safety_checker", "upsampler")
-ENCODERS = ("encoder", "text_proj", "connector", "projection_model")
+ENCODERS = ("encoder", "text_proj", "text_conditioner", "connector", "projection_model")
+PROMPT = "prompt_"
+"""Starts the names of models that write a better prompt, before it is encoded."""
 
 
 class ModelMethod(NamedTuple):
@@ -57,6 +59,8 @@ def has_divided_weights(model: torch.nn.Module) -> bool:
 
 
 def _phase(name: str, model: torch.nn.Module) -> str:
+    if name.startswith(PROMPT):
+        return ENCODE
     if any(word in name for word in DECODERS):
         return DECODE
     if isinstance(model, transformers.PreTrainedModel) or any(word in name for word in ENCODERS):

@@ -64,6 +64,8 @@ def quantized_components(
 
 def code_arguments(settings: LoadSettings, source: ModelSource, index: ModelIndex) -> dict[str, Any]:
     """The arguments that say whose Python code may run. Raises LoadError if the model has code that is not trusted."""
+    if index.is_modular and settings.custom_pipeline is not None:
+        raise LoadError(f"load.customPipeline: {index.kind} is modular: its blocks come from its modular_config.json")
     code = dict(index.code)
     for name, component in index.components.items():
         if component.library not in LIBRARIES and not hasattr(diffusers.pipelines, component.library):
@@ -80,8 +82,15 @@ def code_arguments(settings: LoadSettings, source: ModelSource, index: ModelInde
     return {"trust_remote_code": settings.trust_remote_code, **SAFE_WEIGHTS, **custom}
 
 
-def unloaded_models(index: ModelIndex, parts: PipelineParts) -> dict[str, Callable[..., Any]]:
-    """The models that `parts` does not include, each with a function that reads its configuration."""
+def unloaded_models(source: ModelSource, index: ModelIndex, parts: PipelineParts) -> dict[str, Callable[..., Any]]:
+    """The models that `parts` does not include, each with a function that reads its configuration.
+
+    Raises LoadError if the pipeline cannot be divided.
+    """
+    if index.is_modular and parts is not PipelineParts.ALL:
+        raise LoadError(
+            f"{index.kind} of {source.text} is modular, and cannot be divided into stages: give it a single stage"
+        )
     found: dict[str, Callable[..., Any]] = {}
     for name, component in index.components.items():
         if parts is PipelineParts.ALL_BUT_TEXT_ENCODERS and name.startswith("text_encoder"):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import transformers
 from diffusers.configuration_utils import FrozenDict
 
 from omni_settings.load import LoadSettings
-from omni_settings.model_index import parse_model_index
+from omni_settings.model_index import ModelIndex, parse_model_index
 from omni_settings.parallelism import UNDIVIDED, ModelParallelism
 from omni_worker.config.hub_proxy import require_usable_proxies
 from omni_worker.config.lora_source import LoraSource
@@ -41,6 +41,7 @@ from omni_worker.pipelines.load_arguments import (
     quantized_components,
     unloaded_models,
 )
+from omni_worker.pipelines.modular_loading import code_of_blocks, load_modular
 from omni_worker.pipelines.offload import ComponentOffload, place
 from omni_worker.pipelines.protocol import SupportsStepExecution, can_step
 from omni_worker.pipelines.quantization import require_libraries
@@ -100,22 +101,27 @@ def load(
         require_usable_proxies()
     at = {"revision": source.revision, "local_files_only": source.is_local}
     try:
-        index = parse_model_index(diffusers.DiffusionPipeline.load_config(source.location, **at))
+        index = read_index(source, **at)
         trusted = code_arguments(settings, source, index)
         dtypes = component_dtypes(settings, index, device)
-        unloaded = unloaded_models(index, parts)
+        unloaded = unloaded_models(source, index, parts)
         divisible = divisible_kinds(index, unloaded, settings, parallelism)
         require_fit(source, index, settings, unloaded, divisible, parallelism.tensor)
         quantized = quantized_components(settings, source, index, dtypes, unloaded)
 
         def load_component(name: str, kind: Any, **more: Any) -> Any:
-            dtype = dtypes.get(name, dtypes[DEFAULT])
-            return kind.from_pretrained(source.location, subfolder=name, dtype=dtype, **SAFE_WEIGHTS, **at, **more)
+            dtype, found = dtypes.get(name, dtypes[DEFAULT]), source.place_of(name, index.components[name])
+            where = {"subfolder": found.subfolder, "revision": found.revision, "local_files_only": found.is_local}
+            return kind.from_pretrained(found.location, dtype=dtype, **SAFE_WEIGHTS, **where, **more)
 
         divided = load_divided(divisible, parallelism, ranks, device, load_component) if ranks and divisible else {}
-        pipe = diffusers.DiffusionPipeline.from_pretrained(
-            source.location, dtype=dtypes, **dict.fromkeys(unloaded), **divided, **quantized, **trusted, **at
-        )
+        if index.is_modular:
+            made = {**quantized, **divided}
+            pipe = load_modular(source, index, dtypes, made, settings.trust_remote_code, **at)
+        else:
+            pipe = diffusers.DiffusionPipeline.from_pretrained(
+                source.location, dtype=dtypes, **dict.fromkeys(unloaded), **divided, **quantized, **trusted, **at
+            )
         offload = place(pipe, device, settings.offload)
         for name, configured in unloaded.items():
             dtype = dtypes.get(name, dtypes[DEFAULT])
@@ -152,6 +158,18 @@ def load(
     batches = ProvenBatches(ranks, buckets, settings.compile is not None, parallel)
     pipeline = wrap_pipeline(pipe, source, step_execution, concurrent, batches, cache, offload, prompt_cache_bytes)
     return LoadedPipeline(_with_adapters(pipeline, loras), device)
+
+
+def read_index(source: ModelSource, **at: Any) -> ModelIndex:
+    """The index of a pipeline; if it has none of a classic one, that of a modular one. Raises OSError or ValueError."""
+    try:
+        return parse_model_index(diffusers.DiffusionPipeline.load_config(source.location, **at))
+    except OSError as error:
+        try:
+            index = parse_model_index(diffusers.ModularPipeline.load_config(source.location, **at))
+        except OSError:
+            raise error from None
+    return replace(index, code={**index.code, **code_of_blocks(source, **at)})
 
 
 def _configure(pipe: Any, settings: LoadSettings) -> None:

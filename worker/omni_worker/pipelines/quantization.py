@@ -114,15 +114,15 @@ def _load_gguf(
     kind: Any = getattr(diffusers, entry.kind, None)
     if not hasattr(kind, "from_single_file"):
         raise LoadError(f"load.quantization.{component}: diffusers reads no GGUF files for {entry.kind}")
-    dtype = dtypes.get(component, dtypes["default"])
+    dtype, place = dtypes.get(component, dtypes["default"]), source.place_of(component, entry)
     try:
         model: torch.nn.Module = kind.from_single_file(
             str(_find_gguf(quantization.file or "", source)),
             quantization_config=diffusers.GGUFQuantizationConfig(compute_dtype=dtype),
-            config=source.location,
-            subfolder=component,
-            config_revision=source.revision,
-            local_files_only=source.is_local,
+            config=place.location,
+            subfolder=place.subfolder,
+            config_revision=place.revision,
+            local_files_only=place.is_local,
             dtype=dtype,
         )
     except Exception as error:  # a file that is not there or not GGUF, or weights of another model

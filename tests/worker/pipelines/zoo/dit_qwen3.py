@@ -33,16 +33,20 @@ def _build(name: str, **parts: Any) -> Any:
     return assemble(getattr(diffusers, f"{name}Pipeline"), **({"scheduler": FlowMatchEulerDiscreteScheduler()} | parts))
 
 
+def krea_transformer(**changes: Any) -> Krea2Transformer2DModel:
+    config = {
+        "in_channels": 16, "num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "intermediate_size": 40, "timestep_embed_dim": 16, "text_hidden_dim": 32,
+        "num_text_layers": 2, "text_num_attention_heads": 2, "text_num_key_value_heads": 2, "axes_dims_rope": (8, 4, 4),
+        "text_intermediate_size": 40, "num_layerwise_text_blocks": 1, "num_refiner_text_blocks": 1,
+    }  # fmt: skip
+    return Krea2Transformer2DModel(**(config | changes))
+
+
 def _krea() -> Any:
-    transformer = Krea2Transformer2DModel(
-        in_channels=16, num_layers=2, attention_head_dim=16, num_attention_heads=2, num_key_value_heads=1,
-        intermediate_size=40, timestep_embed_dim=16, text_hidden_dim=32, num_text_layers=2, text_num_attention_heads=2,
-        text_num_key_value_heads=2, text_intermediate_size=40, num_layerwise_text_blocks=1, num_refiner_text_blocks=1,
-        axes_dims_rope=(8, 4, 4),
-    )  # fmt: skip
     return _build(
-        "Krea2", vae=qwen_vae(), text_encoder=qwen3_vl().model, tokenizer=llm_tokenizer(), transformer=transformer,
-        text_encoder_select_layers=(1, 2),
+        "Krea2", vae=qwen_vae(), text_encoder=qwen3_vl().model, tokenizer=llm_tokenizer(),
+        transformer=krea_transformer(), text_encoder_select_layers=(1, 2),
     )  # fmt: skip
 
 

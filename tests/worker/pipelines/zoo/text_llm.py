@@ -18,6 +18,8 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3VLConfig,
@@ -134,6 +136,20 @@ def qwen3_vl(hidden: int = 32, layers: int = 2, **changes: Any) -> Qwen3VLForCon
     }  # fmt: skip
     text = _text(hidden, layers, _rope([2, 3, 3], mrope_interleaved=True) | changes)
     return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **_VISION_TOKENS))
+
+
+def qwen3_5(hidden: int = 32, **changes: Any) -> Qwen3_5ForConditionalGeneration:
+    """One layer of linear attention and one of full attention."""
+    vision = {
+        "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "patch_size": 16,
+        "out_hidden_size": hidden, "num_position_embeddings": 16,
+    }  # fmt: skip
+    linear = {
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 2,
+        "layer_types": ["linear_attention", "full_attention"],
+    }  # fmt: skip
+    text = _text(hidden, 2, linear | changes)
+    return Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision, **_VISION_TOKENS))
 
 
 def mistral3(hidden: int = 32, layers: int = 2, **changes: Any) -> Mistral3ForConditionalGeneration:

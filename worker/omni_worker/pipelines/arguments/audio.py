@@ -1,7 +1,8 @@
 """The sound of a pipeline: whether it makes any, how long, and at which rate.
 
-diffusers does not declare these in one way. A pipeline makes sound if its call returns an `AudioPipelineOutput`. The
-length has several names, and the rate is in the configuration of whichever model makes the waveform.
+diffusers does not declare these in one way. A pipeline makes sound if its call returns an `AudioPipelineOutput`, or if
+its blocks make `audios`. The length has several names, and the rate is in the configuration of whichever model makes
+the waveform.
 """
 
 import inspect
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from omni_worker.model_card import SECONDS_ARGUMENTS
+from omni_worker.pipelines.modular import ModularCall
 from omni_worker.requests import GenerationParams
 
 OUTPUT = "AudioPipelineOutput"
@@ -19,7 +21,9 @@ START, END = "audio_start_in_s", "audio_end_in_s"
 
 
 def makes_sound(pipe: Any) -> bool:
-    """Whether a pipeline's call returns sound."""
+    """Whether a pipeline's call returns sound, and neither images nor videos."""
+    if isinstance(pipe, ModularCall):
+        return {*pipe.results} == {"audios"}
     code = getattr(inspect.unwrap(type(pipe).__call__), "__code__", None)
     return code is not None and OUTPUT in code.co_names
 

@@ -12,6 +12,7 @@ from omni_worker.pipelines.arguments.embeddings import STRUCTURE, embedding_argu
 from omni_worker.pipelines.arguments.extra_arguments import ExtraArguments
 from omni_worker.pipelines.arguments.results import output_type_of
 from omni_worker.pipelines.components import denoisers, models
+from omni_worker.pipelines.modular import ModularCall
 from omni_worker.requests import GenerationParams
 
 EMPTY_PROMPT = " "
@@ -34,7 +35,7 @@ class CallArguments:
         self._accepted = frozenset(self._parameters)
         self._defaults = defaults
         self._guidance = self._guidance_argument(pipe)
-        self._output_type = output_type_of(pipe)
+        self._output_type, self._is_modular = output_type_of(pipe), isinstance(pipe, ModularCall)
         self._seconds = audio.seconds_argument(pipe, self._parameters)
         taken = {*FIELD_ARGUMENTS, self._guidance or "guidance_scale", self._seconds or ""}
         self._extra = ExtraArguments(type(pipe).__call__, self._parameters, taken)
@@ -102,5 +103,6 @@ class CallArguments:
         if "generator" in self._accepted:
             kwargs["generator"] = torch.Generator("cpu").manual_seed(params.seed)
         if "output_type" in self._accepted:
-            kwargs["output_type"] = self._output_type
+            pastes = self._is_modular and params.mask is not None  # which modular pipelines do with PIL's images only
+            kwargs["output_type"] = "pil" if pastes else self._output_type
         return kwargs

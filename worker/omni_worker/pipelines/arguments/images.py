@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from omni_worker import model_card
+from omni_worker.pipelines.modular import ModularCall
 from omni_worker.requests import GenerationParams
 
 IMAGE_ARGUMENTS = ("image", "images", "input_images")
-MULTI_IMAGE_CLASSES = ("Flux2", "QwenImageEditPlus", "QwenImage21", "BriaFibo2", "ZImageOmni", "OmniGen")
+MULTI_IMAGE_CLASSES = ("Flux2", "Flux3", "QwenImageEditPlus", "QwenImage21", "BriaFibo2", "ZImageOmni", "OmniGen")
 IMAGE_REQUIRING_CLASSES = (
     "Img2Img", "Image2Image", "ImageToImage", "Inpaint", "Image2Video", "ImageToVideo", "Edit", "ControlNet", "Upscale",
     "Variation",
@@ -28,22 +29,24 @@ DEFAULT_FPS = 16.0
 
 def accepted_media(pipe: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     """The fields of a ModelCard that describe images and videos."""
-    return _image_fields(type(pipe).__name__, parameters) | _video_fields(pipe, parameters)
+    return _image_fields(pipe, parameters) | _video_fields(pipe, parameters)
 
 
-def _image_fields(kind: str, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+def _image_fields(pipe: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    kind, is_modular = type(pipe).__name__, isinstance(pipe, ModularCall)
     name = next((name for name in IMAGE_ARGUMENTS if name in parameters), None)
     if name is None:
         return {}
     takes_mask, takes_strength = "mask_image" in parameters, "strength" in parameters
-    takes_several = not takes_mask and (name == "input_images" or any(part in kind for part in MULTI_IMAGE_CLASSES))
+    takes_several = (is_modular or not takes_mask) and (
+        name == "input_images" or any(part in kind for part in MULTI_IMAGE_CLASSES)
+    )
     has_default = parameters[name].default is not inspect.Parameter.empty
     return {
         "image": "several" if takes_several else "one",
-        "needs_image": takes_mask
-        or takes_strength
-        or not has_default
-        or any(part in kind for part in IMAGE_REQUIRING_CLASSES),
+        "needs_image": not has_default
+        or any(part in kind for part in IMAGE_REQUIRING_CLASSES)
+        or (not is_modular and (takes_mask or takes_strength)),  # modular pipelines choose blocks by what they get
         "mask": takes_mask,
         "strength": takes_strength,
         "default_strength": _number(parameters["strength"]) if takes_strength else None,
@@ -55,7 +58,7 @@ def _video_fields(pipe: Any, parameters: Mapping[str, inspect.Parameter]) -> dic
         return {}
     fps = next((_number(parameters[name]) for name in FRAME_RATE_ARGUMENTS if name in parameters), None)
     multiple = getattr(pipe, "vae_scale_factor_temporal", getattr(pipe, "vae_temporal_compression_ratio", 1))
-    frames = _number(parameters["num_frames"])
+    frames = _number(parameters["num_frames"]) or getattr(pipe, "default_num_frames", None)
     return {
         "video": True,
         "frames": None if frames is None else int(frames),
@@ -73,9 +76,12 @@ def default_steps(parameters: Mapping[str, inspect.Parameter]) -> int | None:
 def default_size(pipe: Any, parameters: Mapping[str, inspect.Parameter]) -> tuple[int | None, int | None]:
     """The width and height that a pipeline generates by default; None if that is not known.
 
-    They are in its signature, or follow from the size of its latents.
+    They are in its signature or its attributes, or follow from the size of its latents.
     """
     width, height = (_number(parameters[name]) if name in parameters else None for name in ("width", "height"))
+    if width and height:
+        return int(width), int(height)
+    width, height = (getattr(pipe, f"default_{side}", None) for side in ("width", "height"))
     if width and height:
         return int(width), int(height)
     latent = getattr(pipe, "default_sample_size", None)

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.video_processor import VideoProcessor
+from PIL import Image
 from torch import Tensor
 
 from omni_worker.device.host_copies import to_host
+from omni_worker.pipelines.modular import ModularCall
 from omni_worker.requests import GenerationResult, Sound
 
 POSTPROCESSING = re.compile(r"self\.(image_processor\.postprocess|video_processor\.postprocess_video)\(")
@@ -76,6 +78,8 @@ def output_type_of(pipe: Any) -> str:
     It does where the pipeline passes it on to diffusers' own image or video processor, and does not look at it
     otherwise (but for `latent`).
     """
+    if isinstance(pipe, ModularCall):  # its blocks decode, each in its own way
+        return "np"
     try:
         source = inspect.getsource(inspect.unwrap(type(pipe).__call__))
     except (OSError, TypeError):
@@ -111,6 +115,8 @@ def unfinished_result(
     images = next((output[name] for name in ("images", "frames") if name in output), None)
     if images is None:
         raise TypeError(f"{type(output).__name__} holds neither images nor frames nor audios")
+    if isinstance(images, list) and images and isinstance(images[0], Image.Image):
+        images = np.stack([np.asarray(image, np.float32) / 255 for image in images])
     return UnfinishedResult(images if isinstance(images, Tensor) else np.asarray(images), steps)
 
 
