@@ -34,6 +34,9 @@ from tests.operator.commands.omni_processes import OmniUp, eventually, run_omni
 from tests.worker.api.audio.sounds import as_16_bits, diffusers_sound, save_sound
 from tests.worker.api.audio.sounds import decoded as decoded_sound
 from tests.worker.api.heads import save_specimen
+from tests.worker.pipelines.survey import own_result, specimen
+from tests.worker.pipelines.zoo import modular_new
+from tests.worker.pipelines.zoo.modular import save_for_hub
 from tests.worker.pipelines.zoo.text import prompt
 from tests.worker.pipelines.zoo.text_llm import llm_tokenizer, qwen3
 
@@ -53,9 +56,12 @@ SOUND_PIPELINES = {
     "ACE-Step/acestep-v15-xl-turbo-diffusers": "AceStepPipeline",
 }
 REWRITER = "Qwen/Qwen3-0.6B"
+MODULAR = "black-forest-labs/flux-3-image-klein"
 GATED = (
     "black-forest-labs/FLUX.1-dev", "stabilityai/stable-diffusion-3.5-large", "stabilityai/stable-audio-open-1.0",
+    MODULAR,
 )  # fmt: skip
+FLUX_3 = specimen(modular_new, "Flux3DistilledModularPipeline")
 SEED, STEPS, SIZE = 7, 4, 32
 SOUND_RATE = 1600
 """Samples a second, where no vocoder sets them."""
@@ -68,6 +74,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     torch.manual_seed(0)
     models = {name: save_specimen(pipeline, folder / name) for name, pipeline in PIPELINES.items()}
     models |= {name: save_sound(pipeline, folder / name, SOUND_RATE) for name, pipeline in SOUND_PIPELINES.items()}
+    models[MODULAR] = save_for_hub(FLUX_3.build(), folder / MODULAR, MODULAR)
     models[REWRITER] = folder / REWRITER
     qwen3().eval().save_pretrained(models[REWRITER])
     llm_tokenizer().save_pretrained(models[REWRITER])
@@ -108,6 +115,13 @@ def diffusers_pipeline(hub: Hub, name: str) -> Any:
     warnings.simplefilter("ignore")
     pipe = diffusers.DiffusionPipeline.from_pretrained(hub.models[name])
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def modular_pipeline(folder: Path) -> Any:
+    """A modular pipeline, loaded by diffusers. It takes the components from its folder, not from the hub."""
+    pipe = diffusers.ModularPipeline.from_pretrained(str(folder))
+    pipe.load_components()
     return pipe
 
 
@@ -161,6 +175,15 @@ def test_an_image_equals_that_of_diffusers(
     assert picture.shape == (SIZE, SIZE, 3)
     levels = 1 if name in ROUNDED else 0
     np.testing.assert_allclose(picture.astype(int), expected.astype(int), rtol=0, atol=levels)
+
+
+def test_an_image_of_a_modular_pipeline_equals_that_of_diffusers(hub: Hub, cache: Path, tmp_path: Path) -> None:
+    arguments = {**FLUX_3.arguments(1), "num_inference_steps": STEPS, "generator": torch.Generator().manual_seed(SEED)}
+    (pixels,) = own_result(modular_pipeline(hub.models[MODULAR]), dict(arguments))
+    more = {name: arguments[name] for name in ("max_sequence_length", "text_encoder_out_layers", "max_new_tokens")}
+    with served("flux3", hub, cache, tmp_path) as (client, _):
+        picture, _ = generate(client, prompt(1), guidance_scale=arguments.get("guidance_scale"), extra_args=more)
+    np.testing.assert_array_equal(picture, (pixels[0] * 255).round().astype(np.uint8))
 
 
 def test_a_rewritten_prompt_equals_that_of_transformers_and_its_image_that_of_diffusers(

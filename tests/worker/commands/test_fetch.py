@@ -40,11 +40,10 @@ def hub(tmp_path):
     (painter / "all-in-one.safetensors").write_bytes(b"not for us")
     (thinker / "pytorch_model.bin").write_bytes(b"not for us")
     torch.manual_seed(0)
-    made = specimen(zoo, "ZImageModularPipeline").build()
-    made.save_pretrained(str(modular), overwrite_modular_index=True)
+    zoo.save_for_hub(specimen(zoo, "ZImageModularPipeline").build(), modular, "org/modular")
     (modular / "transformer" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"not for us")
     (modular / "vae").rename(tmp_path / "vae")
-    content = json.loads((modular / INDEX).read_text().replace(f'"{modular}"', '"org/modular"'))
+    content = json.loads((modular / INDEX).read_text())
     content["vae"][2] |= {"pretrained_model_name_or_path": "org/vae", "subfolder": ""}
     (modular / INDEX).write_text(json.dumps(content))
     hub = Hub({"org/painter": painter, "org/thinker": thinker, "org/modular": modular, "org/vae": tmp_path / "vae"})

@@ -1,6 +1,8 @@
 """Modular pipelines of the models whose classic pipelines are in the other modules, made of the same components."""
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -35,6 +37,14 @@ def fill(name: str, components: Mapping[str, Any]) -> Any:
     used = {key: part for key, part in components.items() if key in pipe.pretrained_component_names}
     pipe.update_components(**used)
     return pipe
+
+
+def save_for_hub(pipe: Any, folder: Path, repository: str) -> Path:
+    """Save a modular pipeline as its repository on a hub has it: the index names the repository, not the folder."""
+    pipe.save_pretrained(str(folder), overwrite_modular_index=True)
+    index = folder / pipe.config_name
+    index.write_text(index.read_text().replace(json.dumps(str(folder)), json.dumps(repository)))
+    return folder
 
 
 def of(module: Any, name: str, modular: str, *own: str, reads: bool = False, **changes: Any) -> Callable[[], Any]:

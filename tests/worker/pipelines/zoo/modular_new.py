@@ -1,5 +1,6 @@
 """Modular pipelines without a classic twin: FLUX.3 and Anima."""
 
+from collections.abc import Callable
 from typing import Any
 
 from diffusers import (
@@ -15,7 +16,7 @@ from .modular import fill
 from .qwen_image import qwen_vae
 from .specimen import Specimen
 from .text import T5_VOCABULARY, call, image, t5_tokenizer
-from .text_llm import llm_tokenizer, qwen3, qwen3_5, qwen3_processor, qwen3_vl
+from .text_llm import llm_tokenizer, qwen3, qwen3_5, qwen3_processor, qwen3_vl, text_processor
 
 SIZE = 32
 
@@ -29,15 +30,16 @@ def _evaluated(**components: Any) -> dict[str, Any]:
     return components
 
 
-def _flux3(name: str) -> Any:
+def _flux3(name: str, processor: Callable[[], Any] = text_processor) -> Any:
+    """`processor`: of the model that rewrites the prompt, which sees the reference images too."""
     transformer = Flux3Transformer2DModel(
         in_channels=16, cond_in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
         num_attention_heads=2, joint_attention_dim=96, timestep_channels=16, axes_dims_rope=(4, 4, 4, 4),
         flow_map="Distilled" in name,
     )  # fmt: skip
     parts = _evaluated(
-        transformer=transformer, vae=flux2_vae(), text_encoder=qwen3_vl(), tokenizer=qwen3_processor(),
-        prompt_upsampler=qwen3_5(), prompt_upsampler_processor=qwen3_processor(),
+        transformer=transformer, vae=flux2_vae(), text_encoder=qwen3_vl(), tokenizer=text_processor(),
+        prompt_upsampler=qwen3_5(), prompt_upsampler_processor=processor(),
     )  # fmt: skip
     return fill(name, parts)
 
@@ -71,7 +73,7 @@ SPECIMENS = [
         "Flux3ModularPipeline", "Flux 3", "text-to-image", lambda: _flux3("Flux3ModularPipeline"), _flux3_call
     ),
     Specimen(
-        "Flux3ModularPipeline-reference", "Flux 3", "image editing", lambda: _flux3("Flux3ModularPipeline"),
+        "Flux3ModularPipeline-reference", "Flux 3", "image editing", lambda: _flux3("Flux3ModularPipeline", qwen3_processor),
         lambda i: _flux3_call(i, image=image(i)),
     ),
     Specimen(

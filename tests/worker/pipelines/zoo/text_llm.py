@@ -12,6 +12,7 @@ from transformers import (
     GlmModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LlavaProcessor,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     PreTrainedTokenizerFast,
@@ -185,6 +186,12 @@ def _processor(kind: type, patch: int, pixels: int | None, changes: dict[str, An
         patch_size=patch, merge_size=2, min_pixels=side * side, max_pixels=pixels or 4 * side * side
     )
     return kind(images, llm_tokenizer(**changes), None, chat_template=CHAT)
+
+
+def text_processor(**changes: Any) -> LlavaProcessor:
+    """A processor for texts, of a class that transformers loads by itself."""
+    images = Qwen2VLImageProcessorPil(patch_size=16, merge_size=2)
+    return LlavaProcessor(images, llm_tokenizer(**changes), chat_template=CHAT)
 
 
 def qwen2_processor(pixels: int | None = None, **changes: Any) -> Qwen2_5_VLProcessor:
