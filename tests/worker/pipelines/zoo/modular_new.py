@@ -73,7 +73,8 @@ SPECIMENS = [
         "Flux3ModularPipeline", "Flux 3", "text-to-image", lambda: _flux3("Flux3ModularPipeline"), _flux3_call
     ),
     Specimen(
-        "Flux3ModularPipeline-reference", "Flux 3", "image editing", lambda: _flux3("Flux3ModularPipeline", qwen3_processor),
+        "Flux3ModularPipeline-reference", "Flux 3", "image editing",
+        lambda: _flux3("Flux3ModularPipeline", qwen3_processor),
         lambda i: _flux3_call(i, image=image(i)),
     ),
     Specimen(

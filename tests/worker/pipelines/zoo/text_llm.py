@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import (
     Gemma2Config,
@@ -140,7 +141,7 @@ def qwen3_vl(hidden: int = 32, layers: int = 2, **changes: Any) -> Qwen3VLForCon
 
 
 def qwen3_5(hidden: int = 32, **changes: Any) -> Qwen3_5ForConditionalGeneration:
-    """One layer of linear attention and one of full attention."""
+    """One layer of linear attention and one of full attention. It writes words and characters only."""
     vision = {
         "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "patch_size": 16,
         "out_hidden_size": hidden, "num_position_embeddings": 16,
@@ -150,7 +151,11 @@ def qwen3_5(hidden: int = 32, **changes: Any) -> Qwen3_5ForConditionalGeneration
         "layer_types": ["linear_attention", "full_attention"],
     }  # fmt: skip
     text = _text(hidden, 2, linear | changes)
-    return Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision, **_VISION_TOKENS))
+    model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision, **_VISION_TOKENS))
+    with torch.no_grad():
+        model.lm_head.weight[: IDS["\n"] + 1] = 0
+        model.lm_head.weight[len(TOKENS) :] = 0
+    return model
 
 
 def mistral3(hidden: int = 32, layers: int = 2, **changes: Any) -> Mistral3ForConditionalGeneration:
