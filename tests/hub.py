@@ -68,7 +68,9 @@ class Hub(Loopback):
         commit = hashlib.sha1(model.encode()).hexdigest()
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         if is_api and rest[:1] == ["tree"]:
-            return answer([entry(file, folder) for file in files])
+            under = folder.joinpath(*rest[2:])
+            found = [entry(file, folder) for file in files if file.is_relative_to(under)]
+            return answer(found) if found or under == folder else refusal(404, "EntryNotFound", "Entry not found")
         if is_api and rest in ([], ["revision", "main"], ["revision", commit]):
             names = [{"rfilename": file.relative_to(folder).as_posix()} for file in files]
             return answer({"id": model, "sha": commit, "siblings": names, "private": False, "tags": [], "downloads": 0})
