@@ -68,7 +68,17 @@ def test_every_command_does_what_is_told_of_it(kubectl: Kubectl, shell: Shell) -
             eventually(lambda: "PodsRefused" in kubectl("get", "omnipipelines"), "a status of refused pods")
         said[command] = shell(command)
     pipelines = {item["metadata"]["name"]: item for item in kubectl.items("omnipipelines")}
-    images = {"digits", "digits-public", "digits-thinker", "flux", "flux3", "flux-two-gpus", "sdxl", "sd35", "sd35-24gb"}
+    images = {
+        "digits",
+        "digits-public",
+        "digits-thinker",
+        "flux",
+        "flux3",
+        "flux-two-gpus",
+        "sdxl",
+        "sd35",
+        "sd35-24gb",
+    }
     assert pipelines.keys() == images | {"wan", "stable-audio", "audioldm2", "ace-step"}
     assert pipelines["digits"]["spec"]["replicas"] == 3, "scaled"
     assert pipelines["digits"]["spec"]["suspend"] is True, "patched"
