@@ -82,6 +82,9 @@ class Vae(Record):
 
 
 NEEDS_TRUST = "customPipeline is Python code of the model; set trustRemoteCode: true if you trust its author"
+NO_COMPILED_ADAPTERS = (
+    "a compiled model takes no LoRA adapters; remove load.compile (--compile), or the adapters (loras, --lora)"
+)
 NO_COMPILED_OFFLOAD = "a compiled model stays on the device; remove compile, or set offload to none"
 
 

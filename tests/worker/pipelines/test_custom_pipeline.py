@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -27,6 +28,8 @@ class LoudPipeline(QwenImagePipeline):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("diffusers_modules.local")]:
+        monkeypatch.delitem(sys.modules, name)  # diffusers runs a file again in the module that it made for another
     monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     shutil.copytree(DIGITS.location, tmp_path / "model")
     (tmp_path / "model" / "pipeline.py").write_text(CODE)
@@ -63,6 +66,30 @@ def test_code_of_a_component_does_not_run_without_trust(folder):
     file.write_text(json.dumps({**json.loads(file.read_text()), "vae": ["my_vae", "MyVae"]}))
     with pytest.raises(LoadError, match=r"contains Python code, my_vae.py for vae, .*trustRemoteCode"):
         load(model_source.parse(str(folder)), None)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (None, "pipeline.py of .* does not exist; the model's Python files are: other.py"),
+        ("def x(:", "pipeline.py of .* cannot be used: SyntaxError: invalid syntax"),
+        ("import no_such_library", "pipeline.py of .* cannot be used: .*no_such_library"),
+        ("x = 1", "pipeline.py of .* defines no class that inherits from a pipeline of diffusers"),
+        (
+            f"{CODE}\n\nclass Other(QwenImagePipeline): pass",
+            "pipeline.py of .* cannot be used: .*Multiple classes",
+        ),
+    ],
+    ids=["missing", "syntax", "import", "no class", "two classes"],
+)
+def test_a_file_without_a_pipeline_is_named(folder, code, says):
+    file = folder / "pipeline.py"
+    file.rename(folder / "other.py")
+    if code is not None:
+        file.write_text(code)
+    settings = LoadSettings.model_validate({"customPipeline": "pipeline.py", "trustRemoteCode": True})
+    with pytest.raises(LoadError, match=rf"load.customPipeline \(--custom-pipeline\): {says}"):
+        load(model_source.parse(str(folder)), None, settings=settings)
 
 
 def test_a_custom_pipeline_needs_trust():

@@ -20,6 +20,7 @@ DIGITS = model_source.parse("builtin://digits")
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 ALL = {"transformer", "text_encoder"}
 INT8 = {"backend": "torchao", "type": "Int8WeightOnlyConfig"}
+QUANTO = {"backend": "quanto", "options": {"weights_dtype": "int8"}}
 PARAMS = [
     GenerationParams(prompt=prompt, steps=4, guidance=2.0, seed=i, width=32, height=32)
     for i, prompt in enumerate(["a red three", "a green seven on a white background", "a blue nine", "two"])
@@ -65,10 +66,12 @@ def own_image(pipe, params):
     return np.round(image * 255).astype(int)
 
 
-@pytest.mark.parametrize("backend", ["torchao", "gguf"])
+@pytest.mark.parametrize("backend", ["torchao", "gguf", "quanto"])
 def test_a_quantized_model_gives_its_own_images_and_batches_are_close(backend, gguf_file):
     if backend == "torchao":
         settings = settings_of(transformer=INT8, text_encoder=INT8)
+    elif backend == "quanto":
+        settings = settings_of(transformer=QUANTO, text_encoder={"backend": "quanto", "options": {"weights": "int8"}})
     else:
         settings = settings_of(transformer={"backend": "gguf", "file": str(gguf_file)})
     pipeline = load(DIGITS, None, settings=settings).pipeline

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from omni_settings.load import LoadSettings
+from omni_settings.load import NO_COMPILED_ADAPTERS, LoadSettings
 from omni_settings.parallelism import ModelParallelism
 from omni_worker.addresses import is_loopback, loopback
 from omni_worker.config import api as api_config
@@ -362,7 +362,7 @@ def _head_config(
 def _engine_config(args: argparse.Namespace, stage: Stage) -> EngineConfig:
     load, loras = load_settings.from_arguments(args), lora_source.parse_all(args.lora)
     if loras and load.compile:
-        raise UsageError("--lora: a compiled model takes no adapters: leave out --compile (load.compile)")
+        raise UsageError(f"--lora: {NO_COMPILED_ADAPTERS}")
     return EngineConfig(
         step_execution=args.step_execution,
         max_num_seqs=AUTO_MAX_NUM_SEQS if args.max_num_seqs == "auto" else args.max_num_seqs,

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch.nn import Module
 
+from omni_settings.load import NO_COMPILED_ADAPTERS
 from omni_worker.errors import LoadError, RequestError
 from omni_worker.pipelines.adapter_layers import Selection, forget, lora_layers, select_by_row
 from omni_worker.pipelines.components import has_divided_weights, models
@@ -46,8 +47,9 @@ class ReadAdapter:
 
 
 def _is_compiled(model: Module) -> bool:
-    is_whole = hasattr(model, "_orig_mod") or bool(model._compiled_call_impl)
-    return is_whole or hasattr(vars(model).get("forward"), "_torchdynamo_orig_callable")
+    """Whether torch compiles the model, or blocks of it."""
+    is_whole = hasattr(model, "_orig_mod") or hasattr(vars(model).get("forward"), "_torchdynamo_orig_callable")
+    return is_whole or any(module._compiled_call_impl for module in model.modules())
 
 
 class AdapterStore:
@@ -70,7 +72,7 @@ class AdapterStore:
         if not hasattr(self._pipe, "load_lora_weights"):
             return f"{type(self._pipe).__name__} takes no LoRA adapters"
         if any(map(_is_compiled, models(self._pipe).values())):
-            return "a compiled model takes no LoRA adapters: serve it without --compile"
+            return NO_COMPILED_ADAPTERS
         if any(map(has_divided_weights, models(self._pipe).values())):
             return "divided weights take no LoRA adapters: serve it without --tensor-parallel-size (parallelism.tensor)"
         return None

@@ -6,11 +6,13 @@ except those of GGUF files.
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum, auto
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 import transformers
+from diffusers.utils.dynamic_modules_utils import get_class_from_dynamic_module
 
 from omni_settings.load import LoadSettings
 from omni_settings.model_index import ModelIndex
@@ -76,10 +78,26 @@ def code_arguments(settings: LoadSettings, source: ModelSource, index: ModelInde
             f"{source.text} contains Python code, {needed}, which runs with the rights of the replica: "
             "set load.trustRemoteCode: true (--trust-remote-code) if you trust its author"
         )
-    custom = (
-        {} if settings.custom_pipeline is None else {"custom_pipeline": settings.custom_pipeline.removesuffix(".py")}
-    )
+    custom = {}
+    if (file := settings.custom_pipeline) is not None:
+        _require_pipeline_class(source, file)
+        custom = {"custom_pipeline": file.removesuffix(".py")}
     return {"trust_remote_code": settings.trust_remote_code, **SAFE_WEIGHTS, **custom}
+
+
+def _require_pipeline_class(source: ModelSource, file: str) -> None:
+    """Import the file of a custom pipeline, which is trusted. Raises LoadError if it has no pipeline class."""
+    where = f"load.customPipeline (--custom-pipeline): {file} of {source.text}"
+    if source.is_local and not (Path(source.location) / file).is_file():
+        there = ", ".join(sorted(path.name for path in Path(source.location).glob("*.py"))) or "none"
+        raise LoadError(f"{where} does not exist; the model's Python files are: {there}")
+    at = {"revision": source.revision, "local_files_only": source.is_local}
+    try:
+        found = get_class_from_dynamic_module(source.location, file, trust_remote_code=True, **at)
+    except Exception as error:  # the file may raise anything
+        raise LoadError(f"{where} cannot be used: {type(error).__name__}: {error}") from error
+    if found is None:
+        raise LoadError(f"{where} defines no class that inherits from a pipeline of diffusers")
 
 
 def unloaded_models(source: ModelSource, index: ModelIndex, parts: PipelineParts) -> dict[str, Callable[..., Any]]:

@@ -35,6 +35,8 @@ CLASSES = {
     "modelopt": ("NVIDIAModelOptConfig", {}),
 }
 """The class of each backend's configuration, named alike in diffusers and transformers, and its fixed options."""
+NAMING_DTYPES = ("quanto",)
+"""The backends whose own names of dtypes are texts, such as int4, and not dtypes of torch."""
 FOR_WRAPPER = ("modules_to_not_convert",)
 """The options of torchao that belong to the wrapper of diffusers, and not to torchao's own configuration."""
 HUB = "hf://"
@@ -86,7 +88,8 @@ def _config(library: Any, quantization: Quantization) -> Any:
     name, fixed = CLASSES[quantization.backend]
     if not hasattr(library, name):
         raise LoadError(f"load.quantization: {quantization.backend} is for components of diffusers only")
-    options = {key: _dtype_or_same(value) for key, value in quantization.options.items()}
+    keeps_texts = quantization.backend in NAMING_DTYPES
+    options = {key: value if keeps_texts else _dtype_or_same(value) for key, value in quantization.options.items()}
     if quantization.backend == "torchao":
         wrapper = {key: options.pop(key) for key in FOR_WRAPPER if key in options}
         return library.TorchAoConfig(_torchao_class(quantization.type)(**options), **wrapper)
