@@ -187,7 +187,7 @@ def _helios(cls: type, scheduler: HeliosScheduler) -> Any:
         num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32, freq_dim=16,
         ffn_dim=32, num_layers=2, rope_dim=(4, 4, 4),
     )  # fmt: skip
-    # Its prompts are cleaned by ftfy, which is no dependency of ours.
+    # It is given embeddings.
     return assemble(cls, transformer=transformer, vae=wan_vae(), scheduler=scheduler, text_encoder=None, tokenizer=None)
 
 

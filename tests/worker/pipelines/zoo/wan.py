@@ -47,7 +47,7 @@ SIDE = 32
 FRAMES = 5
 # The models that also attend to an image take what precedes the last 512 tokens for it.
 TEXT_LENGTH = 512
-# The classes that take a prompt without ftfy, which is no dependency of ours; the others are given embeddings.
+# The classes whose specimens read a prompt; the others are given embeddings.
 READERS = (WanPipeline, AnyFlowPipeline, AnyFlowFARPipeline)
 
 
