@@ -64,6 +64,7 @@ lint: install
 	@$(PYTHON) hack/reference.py --check
 	@$(PYTHON) hack/chart_readme.py --check
 	@$(PYTHON) hack/dashboard.py --check
+	@$(PYTHON) hack/prose.py
 
 types: install
 	@mypy

@@ -94,7 +94,7 @@ def template_problems(
         shown_value = "" if value is None else f"{json.dumps(value)} "
         yield Problem(f"{path}.{user_field}", f"{shown_value}is refused by the API server: {message}; {remedy}")
     if error.is_unreadable and not pod_fields:
-        yield Problem(path, f"makes pods that the API server cannot read: {error}; correct what it speaks of")
+        yield Problem(path, f"makes pods that the API server cannot read: {error}; correct the field that it names")
 
 
 def typed_field(field: str) -> str | None:

@@ -31,7 +31,7 @@ DEFINITION_POLL_SECONDS = 2.0
 RELIST_SECONDS = 1.0
 """After an error in its watch, until kopf lists all pipelines again."""
 END_SECONDS = 15.0
-"""Time to stop in after a failure. Then the process ends without more ado."""
+"""Time to stop in after a failure. After that, the process exits immediately."""
 
 
 def wait_for_definition(cluster: Cluster, namespaces: tuple[str, ...]) -> None:

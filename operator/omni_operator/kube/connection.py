@@ -143,7 +143,7 @@ class Connection:
             try:
                 content = response.data
             except HTTPError as error:
-                raise Unreachable(f"an answer of {self.url} broke off: {error}") from error
+                raise Unreachable(f"an answer of {self.url} ended early: {error}") from error
             raise error_from_response(
                 response.status, response.reason or "", content, response.headers.get("Retry-After")
             )
@@ -167,7 +167,7 @@ class Connection:
                 if time.monotonic() > deadline:
                     raise Unreachable(f"no complete answer of {path} within {seconds:g} s", is_timeout=True)
         except HTTPError as error:
-            raise Unreachable(f"an answer of {self.url} broke off: {error}") from error
+            raise Unreachable(f"an answer of {self.url} ended early: {error}") from error
         finally:
             response.close()
         return content
@@ -203,7 +203,9 @@ def json_lines(path: str, response: Any) -> Iterator[Any]:
             *lines, rest = (rest + chunk).split(b"\n")
             yield from (parse_object(line, f"the watch of {path}") for line in lines if line.strip())
         if rest.strip():  # every line of the API server ends with a newline
-            raise Unreachable(f"the watch of {path} broke off, or was answered with no events: {rest[:SHOWN_BYTES]!r}")
+            raise Unreachable(
+                f"the watch of {path} ended early, or was answered with no events: {rest[:SHOWN_BYTES]!r}"
+            )
     except HTTPError as error:
         raise Unreachable(f"the watch of {path} broke: {error}") from error
     finally:

@@ -135,7 +135,7 @@ async def test_what_was_passed_on_is_not_asked_for_again():
     error, calls = await refusal_of(raw(OK_STREAM + chunk("a ") + chunk("fox")), params=STREAMED)
     assert calls == 1
     assert error.kind == "unavailable"
-    assert "broke off before the end of its answer, after 2 pieces" in error.message
+    assert "closed the connection before the end of its answer, after 2 pieces" in error.message
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ async def test_what_was_passed_on_is_not_asked_for_again():
         (raw(OK_STREAM + b'data: {"error": {"message": "bad", "code": 400}}\n\n'), "invalid", "failed: bad", 1),
         (raw(OK_STREAM + chunk(None, "content_filter")), "failed", "its finish_reason is 'content_filter'", 1),
         (raw(OK_STREAM.replace(b"Connection", b"Content-Encoding: gzip\r\nC")), "failed", "content encoding 'gzip'", 1),
-        (raw(b"not HTTP\r\n\r\n"), "unavailable", "broke off", 3),
+        (raw(b"not HTTP\r\n\r\n"), "unavailable", "closed the connection", 3),
     ],
 )  # fmt: skip
 @in_loop

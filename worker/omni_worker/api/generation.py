@@ -27,9 +27,9 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
         (404, "There is no such model."),
         (413, "The body is too large."),
         (415, "The body has another coding than gzip or deflate."),
-        (429, "All queues are full: come again later."),
+        (429, "All queues are full: try again later."),
         (500, "A model failed on it: it would again."),
-        (503, "No replica could take it in time: come again later."),
+        (503, "No replica could take it in time: try again later."),
     )
 }
 """The errors of these routes, for the OpenAPI page."""

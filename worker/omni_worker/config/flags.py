@@ -240,7 +240,7 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
         default=PROMPT_CACHE_BYTES,
         metavar="N",
         help="memory of the host in which a replica keeps what text encoders made of prompts, so that a prompt that "
-        f"comes again is not encoded again; 0 keeps nothing (default: {PROMPT_CACHE_BYTES})",
+        f"is repeated is not encoded again; 0 keeps nothing (default: {PROMPT_CACHE_BYTES})",
     )
 
 

@@ -120,7 +120,9 @@ class EndpointClient:
                     if params.stream:
                         on_update(Partial(id, written=piece))
         if answer.finish_reason is None:
-            raise EndpointFailure("unavailable", "broke off before the end of its answer", is_transient=True)
+            raise EndpointFailure(
+                "unavailable", "closed the connection before the end of its answer", is_transient=True
+            )
         result = answer.result()
         self.answered_at = time.monotonic()
         self.completed += 1
@@ -132,7 +134,7 @@ class EndpointClient:
 def pause_before(tries: int, retry_after: float | None) -> float | None:
     """Seconds to wait after so many tries; None if the server asks for longer than it is worth.
 
-    Random within the upper half, so that requests that failed together do not come again together.
+    Random within the upper half, so that requests that failed together are not retried at the same time.
     """
     if retry_after is not None:
         return retry_after if retry_after <= MAX_RETRY_AFTER_SECONDS else None

@@ -111,7 +111,7 @@ class EndpointHttp:
             raise _outage(f"cannot be reached: {shown(str(error), key) or 'connection refused'}") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = shown(str(error), key)
-            raise _outage(f"broke off: {reason or type(error).__name__}") from None
+            raise _outage(f"closed the connection: {reason or type(error).__name__}") from None
 
 
 def _outage(problem: str) -> EndpointFailure:

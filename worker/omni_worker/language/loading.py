@@ -188,7 +188,7 @@ def _checkable(borders: set[int], context: int | None, device: torch.device) -> 
 def _windows(name: str, model: Any) -> list[int | None]:
     """The window of each layer in tokens; None for a layer that attends to all tokens."""
     if model.config.is_encoder_decoder:
-        raise LoadError(f"{name} is an encoder with a decoder: only models that go on with their prompt can be served")
+        raise LoadError(f"{name} is an encoder with a decoder: only decoder-only models can be served")
     kinds, options = get_layer_types_and_kwargs(model.config.get_text_config(decoder=True))
     if unknown := sorted(set(kinds) - set(LAYERS)):
         raise LoadError(

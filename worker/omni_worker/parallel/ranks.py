@@ -4,7 +4,7 @@ They divide work only in `spread`. Each rank does everything else by itself, so 
 on all of them, to the bit. Therefore the rank that computed a result also continues with the copy that it sent.
 
 A job may need several ranks at once, which compute parts of it and exchange them in collectives. If one of them fails
-alone, the others wait in a collective for ever. So it ends its process, and with it the replica.
+alone, the others wait in a collective forever. So it ends its process, and with it the replica.
 """
 
 import logging

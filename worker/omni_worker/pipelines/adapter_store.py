@@ -203,7 +203,7 @@ class AdapterStore:
     def _check_complete(self, name: str, wanted: Collection[str]) -> None:
         """Raises LoadError if a model that is loaded here has no layer for some of an adapter's weights.
 
-        diffusers only warns, and the adapter of another model may fit in some of its layers by chance.
+        diffusers only warns, and the adapter of another model may happen to fit in some of its layers.
         """
         layers = [layer for model in models(self._pipe).values() for layer in lora_layers(model)]
         found = sum(name in layer.scaling for layer in layers)

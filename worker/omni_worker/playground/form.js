@@ -11,7 +11,7 @@ const wanted = document.getElementById("wanted");
 const thread = document.getElementById("thread");
 let model;
 let takes = {};
-let earlier = []; // messages of the conversation that is gone on with
+let earlier = []; // messages of the conversation that is continued
 
 wanted.addEventListener("change", show);
 thread.querySelector("button").addEventListener("click", () => goOn([]));

@@ -63,7 +63,7 @@ def _exchange(connection: socket, url: str, deadline: float, max_bytes: int) -> 
         if len(body) > max_bytes:
             raise BadAnswer(f"its answer has more than {max_bytes} bytes")
         if response.length:
-            raise BadAnswer(f"its answer broke off, {response.length} bytes before its end")
+            raise BadAnswer(f"its answer ended {response.length} bytes early")
         return body
 
 

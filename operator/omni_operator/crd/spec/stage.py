@@ -288,8 +288,8 @@ class Stage(PodSettings):
     )
     prompt_cache_size: Size | None = Field(
         default=None,
-        description="Memory in which each replica keeps what text encoders made of prompts, so that a prompt that comes"
-        " again is not encoded again; absent means 256Mi, 1 keeps nothing. It counts as memory of the pod.",
+        description="Memory in which each replica keeps the results of text encoders, so that a repeated prompt is not"
+        " encoded again; absent means 256Mi, 1 keeps nothing. It counts as memory of the pod.",
     )
     replicas: int | None = Field(
         default=None,

@@ -72,7 +72,7 @@ def test_a_video_is_made_and_downloaded(port):
     whole = videos.download_content(video.id).read()
     url = f"http://127.0.0.1:{port}/v1/videos/{video.id}/content"
     rest = httpx.get(url, headers={"Range": "bytes=100-"})
-    assert (rest.status_code, rest.content) == (206, whole[100:]), "a download that broke off is gone on with"
+    assert (rest.status_code, rest.content) == (206, whole[100:]), "a download is resumed"
     assert rest.headers["Content-Range"] == f"bytes 100-{len(whole) - 1}/{len(whole)}"
     tag = rest.headers["ETag"]
     assert httpx.get(url, headers={"Range": "bytes=0-3", "If-Range": tag}).content == whole[:4]

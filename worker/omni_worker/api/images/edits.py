@@ -21,18 +21,18 @@ FILES: dict[str, dict[str, Any]] = {
         "type": "array",
         "items": FILE,
         "minItems": 1,
-        "description": "The picture to start from, or several where the pipeline takes them: PNG, JPEG or WebP files. "
+        "description": "The input image, or several if the pipeline accepts them: PNG, JPEG or WebP files. "
         "Also as `image[]`.",
     },
     "mask": FILE
     | {
-        "description": "A file as large as the first picture; what is transparent in it is painted anew. Where none is "
-        "sent, what is transparent in the picture itself."
+        "description": "A file as large as the first image, transparent where it should change. Without a mask, the "
+        "transparent area of the image itself changes."
     },
 }
 BODY = form_body(ImageEditRequest, FILES, ["image"])
-RESPONSES = {**ERROR_RESPONSES, 200: stream_response(ImageEvent, "The pictures, or with `stream` the events of one.")}
-NO_VARIATIONS = "this server makes no variations: POST /v1/images/edits takes a picture together with a prompt"
+RESPONSES = {**ERROR_RESPONSES, 200: stream_response(ImageEvent, "The images, or with `stream` the events of one.")}
+NO_VARIATIONS = "this server does not support variations: POST /v1/images/edits takes an image together with a prompt"
 
 
 def edit_routes(service: Service) -> APIRouter:

@@ -19,7 +19,7 @@ class ImageBody(GenerationBody):
 
     prompt: Annotated[
         str,
-        Field(min_length=1, description="What the picture shall show, in `--max-prompt-length` characters at most."),
+        Field(min_length=1, description="The prompt, in `--max-prompt-length` characters at most."),
     ]
     n: Annotated[int | None, Field(ge=1, description="How many pictures, `--max-n` at most.")] = 1
     quality: Annotated[

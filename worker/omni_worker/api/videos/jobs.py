@@ -74,7 +74,7 @@ class VideoJobs:
     async def add(self, video: Video) -> None:
         """Queue a new job. Raises ApiError if too many are queued."""
         if await self._query(VideoStore.count_queued) >= MAX_QUEUED:
-            raise ApiError(429, f"{MAX_QUEUED} videos wait already: come again later", code="rate_limit_exceeded")
+            raise ApiError(429, f"{MAX_QUEUED} videos are queued already: try again later", code="rate_limit_exceeded")
         if video.owner is not None and await self._query(lambda store: store.count_queued(video.owner)) >= MAX_OF_OWNER:
             message = f"{MAX_OF_OWNER} of your videos wait already: try again later"
             raise ApiError(429, message, code="rate_limit_exceeded")

@@ -20,15 +20,13 @@ class Reference(RequestModel):
 class VideoForm(GenerationBody):
     """Body of POST /v1/videos, but for its file."""
 
-    prompt: Annotated[
-        str, Field(min_length=1, description="What the video shall show, in `--max-prompt-length` characters at most.")
-    ]
+    prompt: Annotated[str, Field(min_length=1, description="The prompt, in `--max-prompt-length` characters at most.")]
     seconds: Annotated[
         str | None,
         Field(
             pattern=SECONDS_PATTERN,
-            description="How long it shall be, to the nearest count of frames that the model can make; its own length "
-            "if left out. `--max-frames` frames at most.",
+            description="Its length, rounded to the nearest number of frames that the model can generate; the model's own "
+            "length by default. `--max-frames` frames at most.",
         ),
     ] = None
     num_frames: Annotated[int | None, Field(ge=1, description="The same in frames.")] = None
@@ -47,7 +45,7 @@ class VideoForm(GenerationBody):
     @model_validator(mode="after")
     def _check_combinations(self) -> "VideoForm":
         if self.seconds is not None and self.num_frames is not None:
-            raise RequestError("invalid", "num_frames: seconds says how long it shall be: leave one out", "num_frames")
+            raise RequestError("invalid", "num_frames: seconds sets the length too: leave one out", "num_frames")
         return self
 
 

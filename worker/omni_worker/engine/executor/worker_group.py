@@ -83,7 +83,7 @@ class WorkerGroup:
         for worker in self._workers:
             try:
                 worker.socket.send(data, zmq.DONTWAIT)
-            except zmq.Again:  # its connection is gone; a send that waits would wait for ever
+            except zmq.Again:  # its connection is gone; a send that waits would never return
                 unreachable.append(worker.rank)
         if unreachable:
             raise ExecutorFailed(self.death(DEATH_SECONDS) or f"the workers of ranks {unreachable} are disconnected")

@@ -1,7 +1,7 @@
 """The model's shape: every part of a `diffusers.QwenImagePipeline`, some ten thousand times smaller than the original.
 
 The tokenizer is built so that Qwen-Image's own prompt template takes exactly the 34 tokens which the pipeline cuts off
-again; hence the saved folder loads and runs with plain `DiffusionPipeline.from_pretrained`, with no attribute to set.
+again; so the saved folder loads and runs with plain `DiffusionPipeline.from_pretrained`, with no attribute to set.
 """
 
 from diffusers import (

@@ -69,14 +69,14 @@ def candidate_plans(calls: Sequence[Call], equal: Sequence[bool]) -> Iterator[Me
         for by_rows in (False, True) if rows > 1 else (False,):
             for joins_lists in (True, False) if has_lists else (True,):
                 yield MergePlan(modes, joins_lists, by_rows)
-    if not has_lists:  # the result may contain a list whose length equals that of the batch by chance
+    if not has_lists:  # the result may contain a list that happens to be as long as the batch
         yield MergePlan(candidates[0], joins_lists=False)
 
 
 def _candidate_modes(call: Call, equal: Sequence[bool]) -> list[tuple[MergeMode, ...]]:
     """The modes that each leaf can have.
 
-    First, all rows are joined. A tensor that is equal in all calls may have the length of the batch by chance, so next
+    First, all rows are joined. A tensor that is equal in all calls may happen to have the length of the batch, so next
     each such tensor is shared, and then all of them. Last, one tensor is joined in its second dimension, or all those
     whose names occur several times, such as the caches of all layers.
     """

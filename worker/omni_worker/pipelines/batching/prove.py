@@ -1,6 +1,6 @@
 """Proves a batch: runs its calls together and alone, and compares the results.
 
-That calls can be merged does not make the result right. A dimension can have the length of the batch by chance, or a
+That calls can be merged does not make the result right. A dimension can happen to have the length of the batch, or a
 model can fold frames into rows. The functions here remember nothing; `verdicts` does.
 """
 

@@ -1,7 +1,7 @@
 """What is known about batches: by which plan calls of a key can be merged, and which calls must run alone.
 
 A verdict holds for a key and a pattern: which tensors are equal in all calls. A batch of a new size is proven too,
-because lengths can coincide with the new size by chance, and so is a batch whose masks differ if they were equal
+because lengths can happen to equal the new size, and so is a batch whose masks differ if they were equal
 before.
 """
 

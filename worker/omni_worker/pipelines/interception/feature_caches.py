@@ -40,7 +40,7 @@ from omni_worker.pipelines.interception.pipeline_copies import MODEL_COPIES, ORI
 from omni_worker.pipelines.protocol import StepState
 from omni_worker.requests import CacheSettings
 
-logging.getLogger("diffusers.hooks.faster_cache").setLevel(logging.ERROR)  # it warns of itself in every request
+logging.getLogger("diffusers.hooks.faster_cache").setLevel(logging.ERROR)  # it logs a warning for every request
 HOOKS = "_diffusers_hook"
 TIMED = ("faster", "pyramid-attention")
 """The modes whose hooks ask for the timestep."""

@@ -1,4 +1,4 @@
-"""Keeps the results of text encoders, so that a prompt that comes again is not encoded again.
+"""Keeps the results of text encoders, so that a repeated prompt is not encoded again.
 
 A result is kept by everything that it depends on: the model and what the request has changed in it, its adapters with
 their scales, the switches of the request's context, and all arguments, tensors by a hash of their contents. It is kept
