@@ -25,8 +25,8 @@ class VideoForm(GenerationBody):
         str | None,
         Field(
             pattern=SECONDS_PATTERN,
-            description="Its length, rounded to the nearest number of frames that the model can generate; the model's own "
-            "length by default. `--max-frames` frames at most.",
+            description="Its length, rounded to the nearest number of frames that the model can generate; the model's "
+            "own by default. `--max-frames` frames at most.",
         ),
     ] = None
     num_frames: Annotated[int | None, Field(ge=1, description="The same in frames.")] = None
