@@ -6,6 +6,7 @@
 import contextlib
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from omni_settings.model_index import INDEX_FILES, ModelIndex, parse_model_index
 from omni_settings.model_size import GB, MemoryNeed
 
 HUB_PREFIX = "hf://"
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 BUILTIN_CLASSES = {"builtin://digits": "QwenImagePipeline"}
 
 
@@ -83,8 +85,14 @@ def survey_results() -> dict[str, dict[str, Any]]:
 
 def model_info(model: str) -> ModelInfo:
     """What is known about a class, a folder or a model on the hub. Raises UnknownModel or HubError."""
+    model = with_hub_prefix(model)
     index = model_index(model)
     return _class_info(model, index.kind).model_copy(update={"weights": _weights(model, index)})
+
+
+def with_hub_prefix(model: str) -> str:
+    """`org/name` as hf://org/name, as in every other command, unless it is a folder."""
+    return HUB_PREFIX + model if HUB_NAME.fullmatch(model) and not Path(model).is_dir() else model
 
 
 def _weights(model: str, index: ModelIndex) -> dict[str, float]:

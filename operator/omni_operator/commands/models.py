@@ -11,7 +11,7 @@ from omni_operator.commands.terminal.table import format_table
 
 HELP = """Show the models of a running pipeline, their inputs and defaults; or check whether a MODEL is supported.
 
-MODEL is a class of diffusers, a folder with a slash in its name, or hf://org/name. Only its index and the
+MODEL is a class of diffusers, a folder with a slash in its name, or org/name on the hub. Only its index and the
 headers of its weights are read.
 
   omni models

@@ -58,6 +58,15 @@ def write_weights(file: Path, dtype: str, size: int) -> None:
     file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
 
 
+def test_a_model_on_the_hub_needs_no_prefix_unless_a_folder_has_its_name(
+    hub: Hub, omni: Omni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path / "org" / "weights")
+    assert json.loads(omni(MODELS, "org/painter", "-o", "json")[1])["model"] == "hf://org/painter"
+    monkeypatch.chdir(tmp_path)
+    assert json.loads(omni(MODELS, "org/painter", "-o", "json")[1])["model"] == "org/painter"
+
+
 @pytest.mark.parametrize("where", ["on the hub", "in a folder"])
 def test_the_weights_are_counted_by_component(hub: Hub, omni: Omni, where: str) -> None:
     folder = hub.models["org/painter"]
