@@ -115,6 +115,36 @@ def test_alone_an_image_is_that_of_diffusers_and_together_it_stays_so(kind, tmp_
     assert pipeline.batches.stats()["keys_alone"] == 0
 
 
+def test_each_transformer_of_wan_has_its_own_adapters_in_any_mix(tmp_path):
+    one = specimen(wan, "WanPipeline-two")
+    files = write_adapters(specimen(wan, "WanPipeline"), tmp_path)
+    into = {"a": None, "b": "transformer_2", "c": "transformer_2"}
+    requests = [params("WanPipeline", tuple(map(LoraChoice, names)), 0, steps=6) for names in ("", "a", "b", "ab", "c")]
+    pipeline = InterceptedPipeline(build(one))
+    for name, file in files.items():
+        pipeline.adapters.load(name, file, component=into[name])
+
+    def of_diffusers(request):
+        pipe = build(one)
+        for choice in request.loras:
+            second = {} if into[choice.name] is None else {"load_into_transformer_2": True}
+            file = files[choice.name]
+            pipe.load_lora_weights(str(tmp_path), weight_name=file.name, adapter_name=choice.name, **second)
+        with torch.no_grad():
+            return finished(unfinished_result(pipe(**pipeline._arguments.build(request))))
+
+    expected = [of_diffusers(request) for request in requests]
+    differences = [levels(image, other) for i, image in enumerate(expected) for other in expected[:i]]
+    assert min(differences) > 2, "both transformers are adapted"
+    for request, image in zip(requests, expected, strict=True):
+        assert np.array_equal(images(pipeline, [request])[0], image)
+    before = pipeline.batches.batched_calls
+    assert max(map(levels, images(pipeline, requests), expected)) <= 1
+    assert pipeline.batches.batched_calls > before, "they share batches"
+    with pytest.raises(LoadError, match="component: the pipeline has no transformer_2; leave component out"):
+        InterceptedPipeline(build(specimen(wan, "WanPipeline"))).adapters.load("b", files["b"], component=into["b"])
+
+
 @pytest.fixture(scope="module")
 def stable_diffusion_with_adapters(tmp_path_factory):
     one = specimen(stable_diffusion, "StableDiffusionPipeline")

@@ -10,7 +10,7 @@ from omni_worker.api.errors import ApiError
 from omni_worker.api.forms import json_body, json_description
 from omni_worker.api.request_model import RequestModel
 from omni_worker.api.schemas import ErrorResponse
-from omni_worker.config.lora_source import NAME, LoraSource
+from omni_worker.config.lora_source import NAME, LoraComponent, LoraSource
 from omni_worker.orchestrator.lora_library import LoraLibrary, LoraStatus
 
 SOURCE = re.compile(r"hf://[^/@\s]+/[^/@\s]+(@\S+)?|/.+")
@@ -38,6 +38,10 @@ class NewLora(RequestModel):
     scale: Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False, description="For requests that give none.")] = (
         1.0
     )
+    component: Annotated[
+        LoraComponent | None,
+        Field(description="The model that it adapts, if not the pipeline's first: the second transformer of Wan 2.2."),
+    ] = None
     wait: Annotated[
         float,
         Field(
@@ -82,6 +86,7 @@ class LoraObject(BaseModel):
     source: str
     weight_name: str | None
     scale: float
+    component: str | None
     origin: str
     state: str
     reason: str | None
@@ -129,7 +134,7 @@ def lora_routes(library: LoraLibrary, is_open: bool) -> APIRouter:
     async def add(response: Response, body: Annotated[NewLora, Depends(json_body(NewLora))]) -> LoraObject:
         """Load an adapter into every replica, and into those that start later."""
         require_trust()
-        library.add(LoraSource(body.name, body.source, body.weight_name, body.scale))
+        library.add(LoraSource(body.name, body.source, body.weight_name, body.scale, body.component))
         status = await library.wait(body.name, body.wait)
         if status.phase in ("failed", "full"):
             raise ApiError(400, f"source: {status.reason}", "source", "lora_not_loaded")
@@ -161,6 +166,7 @@ def _object(status: LoraStatus) -> LoraObject:
         source=source.source,
         weight_name=source.weight_name,
         scale=source.scale,
+        component=source.component,
         origin=status.origin,
         state=status.phase,
         reason=status.reason,

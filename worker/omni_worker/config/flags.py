@@ -222,7 +222,7 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=SOURCE",
         help="a LoRA adapter that requests can select by its name; SOURCE is a file, a folder, or hf://org/name; or "
-        'JSON: {"name": …, "source": …, "weightName": …, "scale": …}. Can be given several times',
+        'JSON: {"name": …, "source": …, "weightName": …, "scale": …, "component": …}. Can be given several times',
     )
     parser.add_argument(
         "--cache",

@@ -4,19 +4,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from omni_worker.config.hub_proxy import require_usable_proxies
 from omni_worker.errors import LoadError, UsageError
 
+LoraComponent = Literal["transformer_2"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 USUAL_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers gives the file of an adapter."""
 FORMS = (
-    'give NAME=SOURCE, or JSON: {"name": …, "source": …, "weightName": …, "scale": …}; a source is a file, a folder, '
-    "or hf://org/name"
+    'give NAME=SOURCE, or JSON: {"name": …, "source": …, "weightName": …, "scale": …, "component": …}; a source is a '
+    "file, a folder, or hf://org/name"
 )
 
 
@@ -28,12 +29,14 @@ class LoraSource:
     source: a file, a folder, or a repository of the hub (`hf://org/name`, or `hf://org/name@revision`)
     weight_name: the file in the folder or repository; None finds it
     scale: for requests that give none
+    component: which model it adapts, if not the pipeline's first: Wan 2.2 has an adapter for each of its transformers
     """
 
     name: str
     source: str
     weight_name: str | None = None
     scale: float = 1.0
+    component: LoraComponent | None = None
 
     def find(self, max_bytes: int | None = None) -> Path:
         """The adapter's file on this machine, after a download from the hub if necessary.
@@ -113,7 +116,7 @@ def from_fields(fields: Any) -> LoraSource:
         raise UsageError(f"{found.name!r}: a name has up to 63 letters, digits, dots, - and _")
     if not found.source:
         raise UsageError(f"where does {found.name!r} come from?")
-    return LoraSource(found.name, found.source, found.weight_name, found.scale)
+    return LoraSource(found.name, found.source, found.weight_name, found.scale, found.component)
 
 
 def parse_all(texts: Sequence[str]) -> tuple[LoraSource, ...]:
@@ -133,3 +136,4 @@ class _Fields(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     source: str
     weight_name: str | None = None
     scale: float = 1.0
+    component: LoraComponent | None = None

@@ -77,13 +77,14 @@ class AdapterStore:
             return "divided weights take no LoRA adapters: serve it without --tensor-parallel-size (parallelism.tensor)"
         return None
 
-    def load(self, name: str, file: Path, scale: float = 1.0) -> None:
+    def load(self, name: str, file: Path, scale: float = 1.0, component: str | None = None) -> None:
         """Add the adapter in a file, which replaces one of the same name. `scale`: for requests that give none.
+        `component`: the model that it adapts; None is the pipeline's first.
 
         Raises LoadError if the pipeline takes no adapters, or none of this kind; then nothing has changed.
         """
         self._require_support(name)
-        self._place(name, self._read(name, file), scale)
+        self._place(name, self._read(name, file), scale, component)
 
     def start_reading(self, name: str, file: Path) -> None:
         """Read the adapter in a file in another thread. `finish` adds it. Raises LoadError as `load` does."""
@@ -92,14 +93,14 @@ class AdapterStore:
             self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="adapters")
         self._reading[name] = self._readers.submit(self._read, name, file)
 
-    def finish(self, name: str, scale: float = 1.0) -> bool:
+    def finish(self, name: str, scale: float = 1.0, component: str | None = None) -> bool:
         """Add the adapter whose reading was started. Returns False if it is not read yet. Raises LoadError as `load`
         does.
         """
         if not (reading := self._reading[name]).done():
             return False
         del self._reading[name]
-        self._place(name, reading.result(), scale)
+        self._place(name, reading.result(), scale, component)
         return True
 
     def unload(self, name: str) -> None:
@@ -147,7 +148,7 @@ class AdapterStore:
             raise self._unfit(name, file, error) from error
         raise LoadError(f"LoRA {name!r}: {type(self._pipe).__name__} reads adapters in a way that is not known")
 
-    def _place(self, name: str, adapter: ReadAdapter, scale: float) -> None:
+    def _place(self, name: str, adapter: ReadAdapter, scale: float, component: str | None) -> None:
         """Add the layers of an adapter to the models that are loaded here."""
         self.unload(name)
         parts = {part: vars(self._pipe).get(part) for part in self._pipe._lora_loadable_modules}
@@ -155,11 +156,13 @@ class AdapterStore:
         weights = {key: weight for key, weight in adapter.weights.items() if key.partition(".")[0] not in absent}
         layers = {key.rpartition(match[0])[0] for key in weights if (match := DOWN.search(key))}
         try:
+            if component is not None and (component not in parts or component in absent):
+                raise LoadError(f"component: the pipeline has no {component}; leave component out")
             elsewhere = [part for part in absent if parts[part] is not None]  # another stage has loaded them
             if not layers and not elsewhere:
                 raise LoadError("it has no weights for its models")
             if all(part.startswith(TEXT_ENCODER) for part in elsewhere):
-                self._load(name, weights, adapter.rest)
+                self._load(name, weights, adapter.rest, component)
             else:
                 self._load_into_text_encoders(name, weights, adapter.rest, set(parts) - set(absent))
             self._check_complete(name, layers)
@@ -171,11 +174,12 @@ class AdapterStore:
         self._scales[name] = scale
         log.info("loaded LoRA %s from %s", name, adapter.file)
 
-    def _load(self, name: str, weights: dict[str, Any], rest: tuple[Any, ...]) -> None:
+    def _load(self, name: str, weights: dict[str, Any], rest: tuple[Any, ...], component: str | None) -> None:
         """Let the pipeline place weights that have been read."""
+        into = {} if component is None else {f"load_into_{component}": True}
         vars(self._pipe)["lora_state_dict"] = lambda *args, **kwargs: (weights, *rest)
         try:
-            self._pipe.load_lora_weights({}, adapter_name=name)
+            self._pipe.load_lora_weights({}, adapter_name=name, **into)
         finally:
             del vars(self._pipe)["lora_state_dict"]
 

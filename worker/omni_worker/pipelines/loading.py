@@ -195,7 +195,7 @@ def _with_adapters(pipeline: Any, loras: Sequence[LoraSource]) -> Any:
             raise LoadError(f"--lora {loras[0].name}: {reason}")
         return pipeline
     for lora in loras:
-        adapters.load(lora.name, lora.find(), lora.scale)
+        adapters.load(lora.name, lora.find(), lora.scale, lora.component)
     pipeline.card = msgspec.structs.replace(pipeline.card, takes_loras=True, loras=adapters.names)
     return pipeline
 

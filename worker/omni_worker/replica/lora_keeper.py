@@ -133,7 +133,7 @@ class LoraKeeper:
         try:
             await self._call("read_lora", source.name, str(file))
             while True:
-                if all(await self._call("add_lora", source.name, source.scale)):
+                if all(await self._call("add_lora", source.name, source.scale, source.component)):
                     break
                 await asyncio.sleep(POLL_SECONDS)
         except Exception:

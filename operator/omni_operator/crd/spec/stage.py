@@ -232,6 +232,11 @@ class Lora(Record):
     scale: float = Field(
         default=1.0, description="How strongly it works in requests that give no scale.", ge=-100, le=100
     )
+    component: Literal["transformer_2"] | None = Field(
+        default=None,
+        description="The model that it adapts, if not the pipeline's first: transformer_2 of Wan 2.2, which denoises"
+        " the later steps.",
+    )
 
 
 class Stage(PodSettings):

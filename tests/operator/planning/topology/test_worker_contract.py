@@ -53,7 +53,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "adapters": {
         "spec.stages.0.loras": [
             {"name": "ink", "source": "hf://org/ink@v1", "scale": 0.5},
-            {"name": "oil", "source": "/loras", "weightName": "oil.safetensors"},
+            {"name": "oil", "source": "/loras", "weightName": "oil.safetensors", "component": "transformer_2"},
         ]
     },
     "how it is loaded": {

@@ -45,10 +45,10 @@ class DiffusionRunner(Runner):
             raise LoadError(f"LoRA {name!r}: the pipeline has steps of its own, and takes no LoRA adapters")
         self._adapters.start_reading(name, Path(file))
 
-    def add_lora(self, name: str, scale: float) -> bool:
+    def add_lora(self, name: str, scale: float, component: str | None = None) -> bool:
         """Add the adapter that was read. Returns False if it is not read yet. Raises LoadError if it does not fit."""
         assert self._adapters is not None, "read_lora comes first"
-        return self._adapters.finish(name, scale)
+        return self._adapters.finish(name, scale, component)
 
     def remove_lora(self, name: str) -> bool:
         """Remove an adapter. Returns False if a request still uses it."""
