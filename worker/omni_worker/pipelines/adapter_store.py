@@ -156,7 +156,7 @@ class AdapterStore:
         weights = {key: weight for key, weight in adapter.weights.items() if key.partition(".")[0] not in absent}
         layers = {key.rpartition(match[0])[0] for key in weights if (match := DOWN.search(key))}
         try:
-            if component is not None and (component not in parts or component in absent):
+            if component is not None and parts.get(component) is None:
                 raise LoadError(f"component: the pipeline has no {component}; leave component out")
             elsewhere = [part for part in absent if parts[part] is not None]  # another stage has loaded them
             if not layers and not elsewhere:
