@@ -15,6 +15,7 @@ from omni_worker.engine.library import generate
 from omni_worker.engine.scheduler import RequestStatus
 from omni_worker.errors import LoadError
 from omni_worker.pipelines.components import ENCODE, intercepted_methods, models
+from omni_worker.pipelines.interception.stepping import InterceptedPipeline
 from omni_worker.pipelines.load_arguments import PipelineParts
 from omni_worker.pipelines.loading import load
 from omni_worker.pipelines.modular import as_pipeline
@@ -263,3 +264,15 @@ def test_the_prompt_that_a_model_writes_is_no_image():
     pipe = as_pipeline(build(one))
     phases = {method.phase for method in intercepted_methods("prompt_upsampler", models(pipe)["prompt_upsampler"])}
     assert phases == {ENCODE}
+
+
+def test_a_modular_pipeline_makes_sound():
+    pipeline = InterceptedPipeline(as_pipeline(build(specimen(modular_new, "MiniMaxMusic3ModularPipeline"))))
+    card = pipeline.card
+    assert (card.product, card.sample_rate, card.seconds, card.image) == ("audio", 44100, 60.0, "none")
+    (result,) = results(pipeline, [GenerationParams(prompt="a cat", steps=3, seconds=0.2, extra_args={"lyrics": "a"})])
+    assert result.sound.rate == 44100
+    assert result.sound.samples.shape[0] in (1, 2)
+    assert result.sound.samples.std() > 0
+    (refused,) = generate(pipeline, [GenerationParams(prompt="a cat", steps=3)])
+    assert "needs lyrics" in str(refused.error)

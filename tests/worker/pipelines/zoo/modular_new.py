@@ -1,4 +1,4 @@
-"""Modular pipelines without a classic twin: FLUX.3 and Anima."""
+"""Modular pipelines without a classic twin: FLUX.3, Anima and MiniMax Music 3."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,12 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     Flux3Transformer2DModel,
 )
+from diffusers.models import (
+    MiniMaxMusic3ConditionEncoder,
+    MiniMaxMusic3RVQDepthDecoder,
+    MiniMaxMusic3Transformer1DModel,
+)
+from diffusers.models.autoencoders.minimax_music3_vocoder import MiniMaxMusic3Vocoder
 
 from .dit_flux2 import LAYERS, flux2_vae
 from .dit_gain import amplified
@@ -60,6 +66,27 @@ def _anima() -> Any:
     return fill("AnimaModularPipeline", parts)
 
 
+def _music() -> Any:
+    """Its language model needs the vocabulary of the real one, whose last tokens are sounds."""
+    decoder = MiniMaxMusic3RVQDepthDecoder(
+        hidden_size=16, num_layers=1, num_attention_heads=2, intermediate_size=24, audio_vocab_size=16, num_codebooks=2
+    )
+    transformer = MiniMaxMusic3Transformer1DModel(
+        in_channels=8, condition_dim=16, num_layers=2, num_attention_heads=2, attention_head_dim=16, ff_inner_dim=32,
+        rotary_dim=8, fourier_embedding_dim=16,
+    )  # fmt: skip
+    vocoder = MiniMaxMusic3Vocoder(
+        latent_channels=8, decoder_input_dim=16, decoder_hidden_dim=32, upsampling_ratios=(8, 8, 4, 2)
+    )
+    parts = _evaluated(
+        tokenizer=llm_tokenizer(model_max_length=512), language_model=qwen3(16, vocab_size=168_100),
+        rvq_depth_decoder=decoder, transformer=transformer, vocoder=vocoder,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        condition_encoder=MiniMaxMusic3ConditionEncoder(condition_hidden_dim=16, num_condition_layers=2, out_dim=16),
+    )  # fmt: skip
+    return fill("MiniMaxMusic3ModularPipeline", parts)
+
+
 def _call(i: int, **more: Any) -> dict[str, Any]:
     return call(i, height=SIZE, width=SIZE, **more)
 
@@ -80,6 +107,10 @@ SPECIMENS = [
     Specimen(
         "Flux3DistilledModularPipeline", "Flux 3", "text-to-image",
         lambda: _flux3("Flux3DistilledModularPipeline"), lambda i: _flux3_call(i, guidance_scale=None),
+    ),
+    Specimen(
+        "MiniMaxMusic3ModularPipeline", "MiniMax", "audio", _music,
+        lambda i: call(i, guidance_scale=(1.5, 2.0, 2.5, 3.0)[i % 4], lyrics="a cat", audio_duration=0.2),
     ),
     Specimen("AnimaModularPipeline", "Anima", "text-to-image", _anima, _call),
     Specimen(
