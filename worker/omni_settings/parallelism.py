@@ -13,8 +13,8 @@ DIVISIBLE_ATTENTION = (
 """The attention backends of diffusers that can divide their work over devices."""
 
 
-TRANSFORMER = "transformer"
-"""How the names of the components start whose weights are divided."""
+TRANSFORMERS = ("transformer", "transformer_2")
+"""The components whose weights `tensor` divides."""
 WHOLE_CALL_CACHES = ("none", "skip")
 """The modes of `cache` that do not work inside a model."""
 
@@ -88,7 +88,7 @@ class ModelParallelism:
             yield ATTENTION
         if self.tensor > 1 and self.ulysses > 1:
             yield EITHER
-        if self.tensor > 1 and any(name.startswith(TRANSFORMER) for name in load.quantization):
+        if self.tensor > 1 and not load.quantization.keys().isdisjoint(TRANSFORMERS):
             yield QUANTIZATION
         if self.tensor > 1 and has_loras:
             yield LORAS

@@ -15,7 +15,7 @@ from omni_settings.parallelism import (
     LORAS,
     OFFLOAD,
     QUANTIZATION,
-    TRANSFORMER,
+    TRANSFORMERS,
     WHOLE_CALL_CACHES,
 )
 
@@ -89,7 +89,7 @@ def devices_are_used(pipeline: OmniPipeline) -> Iterable[Problem]:
     Validation(
         STAGE,
         "self.parallelism.tensor == 1 || !has(self.load) || !has(self.load.quantization)"
-        f" || self.load.quantization.all(name, !name.startsWith('{TRANSFORMER}'))",
+        f" || !{json.dumps(TRANSFORMERS)}.exists(name, name in self.load.quantization)",
         QUANTIZATION.text,
         ".load.quantization",
     ),
