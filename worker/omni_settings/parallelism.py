@@ -13,6 +13,8 @@ DIVISIBLE_ATTENTION = (
 """The attention backends of diffusers that can divide their work over devices."""
 
 
+RING_ATTENTION = tuple(one for one in DIVISIBLE_ATTENTION if one not in ("_native_npu", "native"))
+"""Those of them that also give the sums of their softmax, by which the results for parts of the keys are joined."""
 TRANSFORMERS = ("transformer", "transformer_2")
 """The components whose weights `tensor` divides."""
 WHOLE_CALL_CACHES = ("none", "skip")
@@ -28,7 +30,7 @@ class Conflict(NamedTuple):
     @property
     def flag(self) -> str:
         """The flag of `omni serve` that sets it."""
-        others = {"parallelism.tensor": "--tensor-parallel-size", "loras": "--lora"}
+        others = {"parallelism.ring": "--ring-degree", "parallelism": "--tensor-parallel-size", "loras": "--lora"}
         return others.get(self.path, f"--{self.path.rpartition('.')[2]}")
 
 
@@ -43,8 +45,10 @@ QUANTIZATION = Conflict(
     "load.quantization", "keeps the weights of a transformer in a form that cannot be divided; remove it, or tensor"
 )
 LORAS = Conflict("loras", "do not go with divided weights; remove them, or parallelism.tensor")
-EITHER = Conflict(
-    "parallelism.tensor", "does not go with ulysses: divide the weights or the sequences; set one of them to 1"
+EITHER = Conflict("parallelism", "divides calls in several ways; keep one of ulysses, ring and tensor")
+RING = Conflict(
+    "parallelism.ring",
+    f"needs an attention kernel that joins parts of the keys; set load.attention to one of {', '.join(RING_ATTENTION)}",
 )
 ATTENTION = Conflict(
     "load.attention", f"cannot be divided over devices; remove it, or use one of {', '.join(DIVISIBLE_ATTENTION)}"
@@ -56,22 +60,30 @@ class ModelParallelism:
     """The number of ranks among which one call of a denoiser is divided, in each way.
 
     ulysses: its sequences, which attention exchanges for heads
+    ring: its sequences, of which each rank sees all keys and values, one part after another
     tensor: its weights
     """
 
     ulysses: int = 1
+    ring: int = 1
     tensor: int = 1
 
     @property
     def ranks(self) -> int:
         """How many ranks compute one call."""
-        return self.ulysses * self.tensor
+        return self.ulysses * self.ring * self.tensor
+
+    @property
+    def divides_sequences(self) -> bool:
+        """Whether ranks have parts of the sequences."""
+        return self.ulysses * self.ring > 1
 
     @property
     def flags(self) -> str:
         """What divides calls, as flags and fields, for messages."""
         set_ones = {
             f"--ulysses-degree {self.ulysses} (parallelism.ulysses)": self.ulysses,
+            f"--ring-degree {self.ring} (parallelism.ring)": self.ring,
             f"--tensor-parallel-size {self.tensor} (parallelism.tensor)": self.tensor,
         }
         return " and ".join(name for name, degree in set_ones.items() if degree > 1)
@@ -86,7 +98,9 @@ class ModelParallelism:
             yield CACHE
         if self.ulysses > 1 and load.attention not in (None, *DIVISIBLE_ATTENTION):
             yield ATTENTION
-        if self.tensor > 1 and self.ulysses > 1:
+        if self.ring > 1 and load.attention not in RING_ATTENTION:
+            yield RING
+        if sum(degree > 1 for degree in (self.ulysses, self.ring, self.tensor)) > 1:
             yield EITHER
         if self.tensor > 1 and not load.quantization.keys().isdisjoint(TRANSFORMERS):
             yield QUANTIZATION

@@ -34,6 +34,11 @@ ACCEPTED = {
         "spec.stages.0.parallelism": {"cfg": 2, "ulysses": 2},
         "spec.stages.0.load": {"attention": "native", "quantization": {"transformer": {"backend": "quanto"}}},
     },
+    "a ring": {
+        "spec.stages.0.accelerator.count": 2,
+        "spec.stages.0.parallelism": {"ring": 2},
+        "spec.stages.0.load": {"attention": "flash"},
+    },
     "weights divided": {
         "spec.stages.0.accelerator.count": 2,
         "spec.stages.0.parallelism": {"tensor": 2},

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.models import attention_dispatch
+from torch import Tensor
 
 from omni_settings.load import LoadSettings
 from omni_settings.parallelism import ModelParallelism
@@ -18,6 +19,7 @@ from omni_worker.engine.runner.diffusion import StepRunner
 from omni_worker.engine.runner.interface import Unfinished
 from omni_worker.engine.scheduler import SchedulerOutput, SchedulerRequest
 from omni_worker.parallel.ranks import Ranks
+from omni_worker.pipelines.acceleration import set_attention
 from omni_worker.pipelines.batching.batches import ProvenBatches
 from omni_worker.pipelines.context_parallel import divide_sequences
 from omni_worker.pipelines.interception.stepping import InterceptedPipeline
@@ -41,6 +43,8 @@ SPECIMENS = {
     "HeliosPipeline": "video_more",
 }
 """For each class of denoisers with a plan a pipeline, with the module of the zoo that has it."""
+RING = {"FluxPipeline", "QwenImageEditPipeline", "WanPipeline-two"}
+"""Those that run in a ring, too: text with and before the image, and sequences that are not even."""
 REQUESTS = 2
 INT8 = {"quantization": {"transformer": {"backend": "torchao", "type": "Int8WeightOnlyConfig"}}}
 
@@ -50,6 +54,7 @@ def scenarios(ranks: Ranks) -> dict[str, Any]:
     torch.set_grad_enabled(False)
     warnings.simplefilter("ignore")
     found: dict[str, Any] = {name: of_specimen(ranks, named(name)) for name in SPECIMENS}
+    found["ring"] = in_a_ring(ranks)
     found["adapters"] = of_adapters(ranks, named("FluxPipeline"))
     found["int8"] = of_quantized(ranks)
     found["short"] = of_short_prompt(ranks, named("FluxPipeline"))
@@ -60,13 +65,37 @@ def named(name: str) -> Specimen:
     return specimen(importlib.import_module(f"{zoo.__name__}.{SPECIMENS[name]}"), name)
 
 
-def divided(ranks: Ranks, pipe: Any) -> InterceptedPipeline:
+def divided(ranks: Ranks, pipe: Any, parallelism: ModelParallelism | None = None) -> InterceptedPipeline:
     """The pipeline, whose sequences all ranks divide."""
-    parallel = divide_sequences(pipe, ModelParallelism(ulysses=ranks.size), ranks, "cpu")
+    parallel = divide_sequences(pipe, parallelism or ModelParallelism(ulysses=ranks.size), ranks, "cpu")
     return InterceptedPipeline(pipe, batches=ProvenBatches(ranks, parallel=parallel))
 
 
-def of_specimen(ranks: Ranks, one: Specimen) -> dict[str, Any]:
+def in_a_ring(ranks: Ranks) -> dict[str, Any]:
+    """The same of a ring, with a kernel for CPUs in place of torch's flash attention, which needs a GPU."""
+    calls = []
+
+    def flash(query: Tensor, key: Tensor, value: Tensor, *_: Any, scale: float | None = None, **__: Any) -> Any:
+        calls.append(1)
+        scores = query @ key.mT * (scale or query.shape[-1] ** -0.5)
+        nothing = torch.empty(0)
+        return scores.softmax(-1) @ value, scores.logsumexp(-1), nothing, nothing, 0, 0, nothing, nothing, nothing
+
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("_scaled_dot_product_flash_attention", flash, "CPU")
+    found = {}
+    for name in sorted(RING):
+        calls.clear()
+        found[name] = of_specimen(ranks, named(name), ModelParallelism(ring=ranks.size), "_native_flash")
+        found[name]["kernel_calls"] = len(calls)
+    library._destroy()
+    attention_dispatch._AttentionBackendRegistry.set_active_backend(attention_dispatch.AttentionBackendName.NATIVE)
+    return found
+
+
+def of_specimen(
+    ranks: Ranks, one: Specimen, parallelism: ModelParallelism | None = None, attention: str | None = None
+) -> dict[str, Any]:
     """The class of its denoisers, and by how many levels outputs differ from diffusers' own: alone, and together.
 
     exchanges: how often the ranks exchanged parts of sequences for heads
@@ -75,7 +104,10 @@ def of_specimen(ranks: Ranks, one: Specimen) -> dict[str, Any]:
     for i in range(REQUESTS):
         torch.manual_seed(1)
         expected.append(arrays(reference(**one.arguments(i))))
-    pipeline = divided(ranks, build(one, "float32"))
+    pipe = build(one, "float32")
+    if attention is not None:
+        set_attention(pipe, attention)
+    pipeline = divided(ranks, pipe, parallelism)
     found: dict[str, Any] = {"kind": type(pipeline._pipe.transformer).__name__}
     with CountedExchanges() as counted:
         for kind, indices in {"alone": [0], "together": range(REQUESTS)}.items():

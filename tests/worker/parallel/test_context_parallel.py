@@ -11,18 +11,20 @@ from diffusers.models import attention_dispatch, transformers
 
 from omni_settings.load import LoadSettings
 from omni_settings.parallelism import ATTENTION, COMPILE, DIVISIBLE_ATTENTION, OFFLOAD, ModelParallelism
+from omni_worker.config import model_source
 from omni_worker.errors import LoadError, RequestError
 from omni_worker.parallel.ranks import Ranks
 from omni_worker.pipelines.batching.calls import Call
 from omni_worker.pipelines.batching.collators import collator_of
 from omni_worker.pipelines.batching.parallel_models import ParallelModels, SplitArgument
 from omni_worker.pipelines.context_parallel import divide_sequences
+from omni_worker.pipelines.loading import load
 from omni_worker.pipelines.request_context import RequestContext
 from tests.worker.parallel import divided_specimens
-from tests.worker.parallel.divided_specimens import SPECIMENS, named
+from tests.worker.parallel.divided_specimens import RING, SPECIMENS, named
 from tests.worker.parallel.rank_processes import results_of_ranks
 from tests.worker.pipelines.survey import build, specimen
-from tests.worker.pipelines.zoo import flux, stable_diffusion
+from tests.worker.pipelines.zoo import flux, stable_diffusion, video_dit
 
 ONLY_MODULAR = {"MiniMaxH3Transformer3DModel"}
 """Classes with a plan that only modular pipelines have."""
@@ -60,6 +62,11 @@ class TestTwoRanks:
     def test_every_class_with_a_plan_is_among_them(self, found: dict[str, Any]) -> None:
         assert {found[name]["kind"] for name in SPECIMENS} | ONLY_MODULAR == classes_with_plans("_cp_plan")
 
+    @pytest.mark.parametrize("name", RING)
+    def test_a_ring_gives_the_same_outputs(self, found: dict[str, Any], name: str) -> None:
+        assert max(found["ring"][name]["alone"], found["ring"][name]["together"]) <= 1
+        assert found["ring"][name]["kernel_calls"] > 0
+
     def test_requests_with_different_adapters_share_batches(self, found: dict[str, Any]) -> None:
         assert found["adapters"] <= 1
 
@@ -73,6 +80,21 @@ class TestTwoRanks:
         assert (kind, error_kind) == ("RequestError", "invalid")
         assert "encoder_hidden_states has 1" in message
         assert levels_of_next <= 1
+
+
+def test_a_ring_that_cannot_work_is_refused() -> None:
+    ring, ranks = ModelParallelism(ring=2), Ranks(0, 2)
+    with pytest.raises(LoadError, match=r"parallelism.ring.*masks its texts"):
+        divide_sequences(build(specimen(video_dit, "LTXPipeline"), "float32"), ring, ranks, "cpu")
+    with pytest.raises(LoadError, match=r"parallelism.ring.*need a GPU"):
+        load(model_source.parse("builtin://digits"), None, ranks=ranks, parallelism=ring)
+
+
+def test_a_ring_takes_no_masks() -> None:
+    models = ParallelModels(2, {"transformer": SPLITS}, takes_masks=False)
+    models.require_divisible(call(hidden_states=9, text=3))
+    with pytest.raises(RequestError, match="takes no text_mask"):
+        models.require_divisible(call(hidden_states=8, text=8, text_mask=8))
 
 
 def call(**lengths: int) -> Call:

@@ -6,7 +6,7 @@ import pytest
 
 from omni_settings.load import LoadSettings
 from omni_settings.model_index import parse_model_index
-from omni_settings.parallelism import COMPILE, EITHER, LORAS, OFFLOAD, QUANTIZATION, ModelParallelism
+from omni_settings.parallelism import COMPILE, EITHER, LORAS, OFFLOAD, QUANTIZATION, RING, ModelParallelism
 from omni_worker.config import model_source
 from omni_worker.errors import LoadError
 from omni_worker.parallel.ranks import Ranks
@@ -120,6 +120,10 @@ def test_a_divided_model_fits_on_smaller_devices(monkeypatch: pytest.MonkeyPatch
         (TENSOR, {"compile": {}}, False, [COMPILE]),
         (ModelParallelism(ulysses=2, tensor=2), {}, False, [EITHER]),
         (ModelParallelism(ulysses=2), {}, True, []),
+        (ModelParallelism(ring=2), {}, True, [RING]),
+        (ModelParallelism(ring=2), {"attention": "native"}, True, [RING]),
+        (ModelParallelism(ring=2), {"attention": "flash_hub"}, True, []),
+        (ModelParallelism(ulysses=2, ring=2), {"attention": "flash_hub"}, False, [EITHER]),
     ],
 )
 def test_settings_that_do_not_go_together(

@@ -201,6 +201,14 @@ def _add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "attention heads; each replica has this many processes, times those of --cfg-parallel-size (default: 1)",
     )
     parser.add_argument(
+        "--ring-degree",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="devices that compute each call of a denoiser together, each with a part of its sequence, and pass on "
+        "keys and values in each attention, which needs a kernel for it (--attention) (default: 1)",
+    )
+    parser.add_argument(
         "--tensor-parallel-size",
         type=at_least(1),
         default=1,
@@ -325,7 +333,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
         raise UsageError("--headless needs --omni-master-address: where the head is")
     if args.headless and args.omni_dp_size_local == 0:
         raise UsageError("--omni-dp-size-local 0 is for a head; a headless process needs at least 1")
-    for flag in ("--cfg-parallel-size", "--ulysses-degree", "--tensor-parallel-size"):
+    for flag in ("--cfg-parallel-size", "--ulysses-degree", "--ring-degree", "--tensor-parallel-size"):
         if getattr(args, flag.lstrip("-").replace("-", "_")) > 1 and args.step_execution is False:
             raise UsageError(f"{flag} above 1 divides single steps: it does not go with --no-step-execution")
 
@@ -394,7 +402,7 @@ def _compile_cache(load: LoadSettings, environment: Mapping[str, str]) -> str | 
 
 def _model_parallelism(args: argparse.Namespace, load: LoadSettings) -> ModelParallelism:
     """How several devices compute one call together. Raises UsageError if the model cannot be loaded so."""
-    parallelism = ModelParallelism(ulysses=args.ulysses_degree, tensor=args.tensor_parallel_size)
+    parallelism = ModelParallelism(args.ulysses_degree, args.ring_degree, args.tensor_parallel_size)
     for conflict in parallelism.conflicts(load, args.cache.mode, bool(args.lora)):
         raise UsageError(f"{conflict.flag} ({conflict.path}) {conflict.text}")
     return parallelism

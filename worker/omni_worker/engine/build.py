@@ -81,7 +81,8 @@ def build_runner(ranks: Ranks, config: EngineConfig, model: str, revision: str |
     if ranks.size > 1:
         raise LoadError(
             f"{source.text} runs requests whole, and {ranks.size} processes can only divide steps: "
-            "serve it without --cfg-parallel-size, --ulysses-degree and --tensor-parallel-size (parallelism)"
+            "serve it without --cfg-parallel-size, --ulysses-degree, --ring-degree and --tensor-parallel-size "
+            "(parallelism)"
         )
     return RequestRunner(pipeline), pipeline.card
 

@@ -28,6 +28,7 @@ from omni_worker.pipelines.components import denoisers, models
 AXES = ("cfg", "ring", "ulysses")
 REPEATING_MASKS = (transformer_ltx, transformer_ltx2)
 """Modules of models that repeat their mask for each head. diffusers divides the heads, but not such a mask."""
+ALWAYS_MASKED = (LTXVideoTransformer3DModel, LTX2VideoTransformer3DModel)
 INDIVISIBLE = {
     "Flux2KleinKVPipeline": "hands the keys and values of whole sequences from step to step",
     "LTXI2VLongMultiPromptPipeline": "gives each token a timestep in a form that no plan divides",
@@ -40,7 +41,7 @@ def divide_sequences(pipe: Any, parallelism: ModelParallelism, ranks: Ranks, dev
 
     Raises LoadError if diffusers has no plan for a denoiser, or if one cannot be divided so.
     """
-    setting = f"--ulysses-degree {parallelism.ulysses} (parallelism.ulysses)"
+    setting = parallelism.flags
     remedy = "remove it, and divide the rows of calls with --cfg-parallel-size (parallelism.cfg)"
     found = {name: model for name, model in models(pipe).items() if name in denoisers(pipe)}
     unplanned = sorted({type(model).__name__ for model in found.values() if getattr(model, "_cp_plan", None) is None})
@@ -50,21 +51,24 @@ def divide_sequences(pipe: Any, parallelism: ModelParallelism, ranks: Ranks, dev
         )
     if reason := INDIVISIBLE.get(type(pipe).__name__):
         raise LoadError(f"{setting}: {type(pipe).__name__} {reason}: {remedy}")
+    if parallelism.ring > 1 and any(isinstance(model, ALWAYS_MASKED) for model in found.values()):
+        raise LoadError(f"{setting}: {type(pipe).__name__} masks its texts, which ring attention does not: {remedy}")
     for model in found.values():
         _require_enough_heads(model, parallelism.ulysses)
     vars(context_parallel)["_all_gather_anything"] = gather_parts
     for module in REPEATING_MASKS:
         _let_heads_share_masks(module)
-    shape = (ranks.size // parallelism.ranks, 1, parallelism.ulysses)
+    shape = (ranks.size // parallelism.ranks, parallelism.ring, parallelism.ulysses)
     mesh = init_device_mesh(device, shape, mesh_dim_names=AXES)
     splits = {name: _divide(model, parallelism, mesh) for name, model in found.items()}
-    return ParallelModels(parallelism.ranks, splits)
+    return ParallelModels(parallelism.ranks, splits, takes_masks=parallelism.ring == 1)
 
 
 def _divide(model: Any, parallelism: ModelParallelism, mesh: DeviceMesh) -> Mapping[str, SplitArgument]:
     """Divide one model. Returns the arguments that are divided where it is called."""
     plan = _plan_of(model)
-    config = ContextParallelConfig(ulysses_degree=parallelism.ulysses, ulysses_anything=True, mesh=mesh)
+    anything = {"ulysses_anything": True} if parallelism.ulysses > 1 else {"ring_anything": True}
+    config = ContextParallelConfig(parallelism.ring, parallelism.ulysses, mesh=mesh, **anything)
     with counting_cpus():
         try:
             model.enable_parallelism(config=config, cp_plan=plan)
@@ -82,7 +86,7 @@ def _divide(model: Any, parallelism: ModelParallelism, mesh: DeviceMesh) -> Mapp
 def _plan_of(model: Any) -> dict[str, Any]:
     """diffusers' plan for a model, without parts that this one does not have, and with those that are missing."""
     plan = {path: part for path, part in model._cp_plan.items() if _exists(model, path)}
-    if isinstance(model, LTXVideoTransformer3DModel | LTX2VideoTransformer3DModel):
+    if isinstance(model, ALWAYS_MASKED):
         plan[""] = {**plan[""], "timestep": ContextParallelInput(split_dim=1, expected_dims=2)}
     if isinstance(model, LTX2VideoTransformer3DModel):
         dim = 2 if model.config.rope_type == "split" else 1

@@ -97,6 +97,8 @@ def load(
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if parallelism.ring > 1 and device == "cpu":
+        raise LoadError(f"{parallelism.flags}: its attention kernels need a GPU: use --ulysses-degree")
     if not source.is_local:
         require_usable_proxies()
     at = {"revision": source.revision, "local_files_only": source.is_local}
@@ -153,7 +155,7 @@ def load(
                 f"compute its calls together: leave out {parallelism.flags}"
             )
         parallel = ParallelModels(parallelism.ranks, {name: {} for name in divided})
-        if parallelism.ulysses > 1:
+        if parallelism.divides_sequences:
             parallel = divide_sequences(pipe, parallelism, ranks, device)
     batches = ProvenBatches(ranks, buckets, settings.compile is not None, parallel)
     pipeline = wrap_pipeline(pipe, source, step_execution, concurrent, batches, cache, offload, prompt_cache_bytes)

@@ -15,12 +15,14 @@ from omni_settings.parallelism import (
     LORAS,
     OFFLOAD,
     QUANTIZATION,
+    RING,
+    RING_ATTENTION,
     TRANSFORMERS,
     WHOLE_CALL_CACHES,
 )
 
 STAGE = "spec.stages[]"
-OF_MODEL = ("ulysses", "tensor")
+OF_MODEL = ("ulysses", "ring", "tensor")
 """The fields that let several devices compute a call together."""
 DIVIDES_CALLS = " || ".join(f"self.parallelism.{key} > 1" for key in OF_MODEL)
 """Whether several devices compute a call together, in CEL."""
@@ -79,7 +81,19 @@ def devices_are_used(pipeline: OmniPipeline) -> Iterable[Problem]:
         )
         for key in OF_MODEL
     ),
-    Validation(STAGE, "self.parallelism.tensor == 1 || self.parallelism.ulysses == 1", EITHER.text, f".{EITHER.path}"),
+    Validation(
+        STAGE,
+        " + ".join(f"(self.parallelism.{key} > 1 ? 1 : 0)" for key in OF_MODEL) + " <= 1",
+        EITHER.text,
+        f".{EITHER.path}",
+    ),
+    Validation(
+        STAGE,
+        "self.parallelism.ring == 1 || has(self.load) && has(self.load.attention)"
+        f" && self.load.attention in {json.dumps(RING_ATTENTION)}",
+        RING.text,
+        f".{RING.path}",
+    ),
     Validation(
         STAGE,
         "self.parallelism.tensor == 1 || !has(self.loras) || size(self.loras) == 0",

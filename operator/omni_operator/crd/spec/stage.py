@@ -110,6 +110,14 @@ class Parallelism(Record):
         le=64,
     )
 
+    ring: int = Field(
+        default=1,
+        description="Devices that compute each call of a denoiser together: each has a part of the sequence, and passes"
+        " keys and values on in each attention. Needs an attention kernel for it (load.attention). Of a diffusion"
+        " stage.",
+        ge=1,
+        le=64,
+    )
     tensor: int = Field(
         default=1,
         description="Devices over which the weights of each denoiser are divided, so that a model can be larger than"
@@ -126,7 +134,7 @@ class Parallelism(Record):
     @property
     def of_model(self) -> ModelParallelism:
         """How several devices compute one call together."""
-        return ModelParallelism(ulysses=self.ulysses, tensor=self.tensor)
+        return ModelParallelism(ulysses=self.ulysses, ring=self.ring, tensor=self.tensor)
 
 
 class Scheduling(Record):

@@ -39,6 +39,7 @@ FIELDS = {
     "--cfg-parallel-size": "stages[].parallelism.cfg",
     "--pipeline-parallel-size": "stages[].parallelism.pipeline",
     "--tensor-parallel-size": "stages[].parallelism.tensor",
+    "--ring-degree": "stages[].parallelism.ring",
     "--ulysses-degree": "stages[].parallelism.ulysses",
     "--stage-init-timeout": "stages[].startupTimeoutSeconds",
     "--drain-timeout": "stages[].drain.timeoutSeconds",

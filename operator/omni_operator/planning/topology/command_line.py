@@ -183,6 +183,7 @@ def diffusion_flags(stage: Stage) -> list[str]:
         f"--cfg-parallel-size={stage.parallelism.cfg}",
         *([] if stage.cache is None else [f"--cache={stage.cache.argument}"]),
         *([f"--ulysses-degree={degree}"] if (degree := stage.parallelism.ulysses) > 1 else []),
+        *([f"--ring-degree={degree}"] if (degree := stage.parallelism.ring) > 1 else []),
         *([f"--tensor-parallel-size={degree}"] if (degree := stage.parallelism.tensor) > 1 else []),
         *([f"--prompt-cache-bytes={integer_quantity(size)}"] if (size := stage.prompt_cache_size) else []),
     ]

@@ -105,8 +105,10 @@ stages = st.builds(
         replicas=counts,
         autoscaling=autoscaling,
         accelerator=optional(count=counts),
-        parallelism=optional(cfg=counts, pipeline=counts, ulysses=counts, tensor=counts),
-        load=optional(offload=st.sampled_from(["none", "model"]), attention=st.sampled_from(["native", "flex"])),
+        parallelism=optional(cfg=counts, pipeline=counts, ulysses=counts, tensor=counts, ring=counts),
+        load=optional(
+            offload=st.sampled_from(["none", "model"]), attention=st.sampled_from(["native", "flex", "flash"])
+        ),
         scheduling=optional(mode=st.sampled_from(["step", "request"])),
         rollout=optional(maxUnavailable=st.sampled_from([0, 1, "0%"]), maxSurge=st.sampled_from([0, 1, "0%", "5%"])),
         shmSize=sizes,

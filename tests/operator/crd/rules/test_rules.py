@@ -117,7 +117,32 @@ REFUSED_BY_RULES = {
     ),
     "divided weights and sequences": (
         {**WITH_PARTS, "spec.stages.0.parallelism": {"tensor": 2, "ulysses": 2}},
-        "spec.stages[0].parallelism.tensor: does not go with ulysses",
+        "spec.stages[0].parallelism: divides calls in several ways; keep one",
+    ),
+    "a ring without a kernel": (
+        {"spec.stages.0.accelerator": REMOVED, "spec.stages.0.parallelism.ring": 2},
+        "spec.stages[0].parallelism.ring: needs an attention kernel that joins parts of the keys; set load.attention",
+    ),
+    "a ring with a kernel that does not do": (
+        {
+            "spec.stages.0.accelerator": REMOVED,
+            "spec.stages.0.parallelism.ring": 2,
+            "spec.stages.0.load": {"attention": "native"},
+        },
+        "spec.stages[0].parallelism.ring: needs an attention kernel",
+    ),
+    "whole requests with a ring": (
+        {
+            "spec.stages.0.accelerator": REMOVED,
+            "spec.stages.0.parallelism.ring": 2,
+            "spec.stages.0.load": {"attention": "flash"},
+            "spec.stages.0.scheduling.mode": "request",
+        },
+        "spec.stages[0].parallelism.ring: is 2, and scheduling.mode is request",
+    ),
+    "a ring in a language model": (
+        {"spec.stages": [{**THINKER, "parallelism": {"ring": 2}}], "spec.head": {}},
+        "spec.stages[0].parallelism.ring: is for diffusion stages",
     ),
     "divided weights that are quantized": (
         {**WITH_PARTS, "spec.stages.0.load": {"quantization": {"transformer": {"backend": "quanto"}}}},

@@ -33,6 +33,11 @@ PIPELINES: dict[str, dict[str, Any]] = {
         "spec.stages.0.accelerator.count": 4,
         "spec.stages.0.parallelism": {"cfg": 2, "ulysses": 2},
     },
+    "a ring of processes": {
+        "spec.stages.0.accelerator.count": 2,
+        "spec.stages.0.parallelism": {"ring": 2},
+        "spec.stages.0.load": {"attention": "flash"},
+    },
     "weights over several processes": {
         "spec.stages.0.accelerator.count": 2,
         "spec.stages.0.parallelism": {"tensor": 2},

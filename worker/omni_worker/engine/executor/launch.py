@@ -91,7 +91,7 @@ def devices_of(size: int) -> list[str]:
     if count and count < size:
         raise UsageError(
             f"this replica needs a device for each of its {size} processes, and there are {count}: give it more, or "
-            "ask for less (parallelism: --cfg-parallel-size, --ulysses-degree, --tensor-parallel-size, "
+            "ask for less (parallelism: --cfg-parallel-size, --ulysses-degree, --ring-degree, --tensor-parallel-size, "
             "--pipeline-parallel-size)"
         )
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")

@@ -22,12 +22,14 @@ class SplitArgument(NamedTuple):
 class ParallelModels:
     """The models of a pipeline that are computed by several ranks at once.
 
+    takes_masks: whether ranks can divide an attention with a mask
     degree: how many consecutive ranks run each call of these models; those of other models run on one rank
     splits: by the model's name in the pipeline: its arguments that are divided along a sequence, by their names
     """
 
     degree: int = 1
     splits: Mapping[str, Mapping[str, SplitArgument]] = field(default_factory=dict)
+    takes_masks: bool = True
 
     def ranks_of(self, call: Call) -> int:
         """How many ranks run the call together."""
@@ -38,6 +40,8 @@ class ParallelModels:
         lengths = self._lengths(call)
         if short := {name: length for name, length in lengths.items() if length < self.degree}:
             raise self._indivisible(short, f"they need {self.degree} positions or more")
+        if not self.takes_masks and (masks := [name for name in lengths if "mask" in name]):
+            raise RequestError("invalid", f"ring attention takes no {masks[0]}: serve it with parallelism.ulysses")
         uneven = {name: length for name, length in lengths.items() if length % self.degree}
         if uneven and self.degree > MASKS_ARE_RIGHT_UP_TO and any("mask" in name for name in lengths):
             raise self._indivisible(uneven, "with a mask they must be multiples of it; choose another size or prompt")
