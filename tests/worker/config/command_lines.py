@@ -2,8 +2,9 @@
 
 import argparse
 
-from omni_worker.config.flags import add_arguments, from_arguments
+from omni_worker.config.flags import add_arguments
 from omni_worker.config.records import ServeConfig
+from omni_worker.config.serve_config import from_arguments
 
 
 def parse(*flags: str, model: str = "builtin://digits") -> ServeConfig:

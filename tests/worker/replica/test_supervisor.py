@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from omni_worker.config.flags import add_arguments, from_arguments
+from omni_worker.config.flags import add_arguments
+from omni_worker.config.serve_config import from_arguments
 from omni_worker.parallel.fork_server import ForkServer
 from omni_worker.replica import restarts, supervisor
 from omni_worker.replica.supervisor import ReplicaFailed, Supervisor

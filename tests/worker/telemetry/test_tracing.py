@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from omni_worker.config.flags import _traces_endpoint
+from omni_worker.config.serve_config import _traces_endpoint
 from omni_worker.errors import CommandError, UsageError
 from omni_worker.replica.wire.messages import Add, pack, unpack_to_replica
 from omni_worker.requests import GenerationParams

@@ -4,7 +4,8 @@ import argparse
 import asyncio
 import logging
 
-from omni_worker.config.flags import add_arguments, from_arguments
+from omni_worker.config.flags import add_arguments
+from omni_worker.config.serve_config import from_arguments
 from omni_worker.importing import importing
 from omni_worker.parallel.fork_server import IS_SUPPORTED, ForkServer
 from omni_worker.telemetry.logs import configure_logging

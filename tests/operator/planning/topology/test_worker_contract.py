@@ -18,8 +18,8 @@ from omni_operator.planning.topology.records import Process
 from omni_worker.commands import serve
 from omni_worker.config import model_source
 from omni_worker.config.api import ApiConfig, Certificate, Limits, LoraLimits
-from omni_worker.config.flags import from_arguments
 from omni_worker.config.records import ServeConfig
+from omni_worker.config.serve_config import from_arguments
 from tests.operator.edits import edited
 from tests.operator.planning.topology.layouts import consecutive_ports
 
