@@ -154,10 +154,11 @@ def test_every_example_has_a_test() -> None:
 
 ROUNDED = {"flux-two-gpus"}
 """Examples whose devices divide sums, and so round in another order than one device does."""
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 PICTURES = [
     ("flux", "black-forest-labs/FLUX.1-dev", {"guidance_scale": 3.0}),
     ("flux-two-gpus", "black-forest-labs/FLUX.1-dev", {"guidance_scale": 3.0}),
-    ("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", {"guidance_scale": 4.0, "negative_prompt": "low quality"}),
+    ("sdxl", SDXL, {"guidance_scale": 4.0, "negative_prompt": "low quality"}),
     ("stable-diffusion-3.5", "stabilityai/stable-diffusion-3.5-large", {"guidance_scale": 3.5}),
     ("stable-diffusion-3.5-24gb", "stabilityai/stable-diffusion-3.5-large", {"guidance_scale": 3.5}),
     ("qwen-image-two-stages", "Qwen/Qwen-Image", {"true_cfg_scale": 4.0, "negative_prompt": "low quality"}),
@@ -196,7 +197,7 @@ def test_a_rewritten_prompt_equals_that_of_transformers_and_its_image_that_of_di
     writer = transformers.AutoModelForCausalLM.from_pretrained(hub.models[REWRITER])
     tokens = writer.generate(**inputs, max_new_tokens=rewriter["maxTokens"], do_sample=False)
     written = words.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    expected = diffusers_output(diffusers_pipeline(hub, PICTURES[1][1]), written)
+    expected = diffusers_output(diffusers_pipeline(hub, SDXL), written)
     with served("prompt-rewriting", hub, cache, tmp_path) as (client, _):
         picture, rewritten = generate(client, prompt(2))
         answer = client.chat.completions.create(
@@ -237,7 +238,7 @@ class WritingServer(Loopback):
 def test_a_server_elsewhere_writes_the_prompt(
     hub: Hub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = diffusers_output(diffusers_pipeline(hub, PICTURES[1][1]), prompt(4))
+    expected = diffusers_output(diffusers_pipeline(hub, SDXL), prompt(4))
     server = WritingServer(prompt(4))
     rewriter = yaml.safe_load((EXAMPLES / "external-rewriter.yaml").read_text())["spec"]["stages"][0]
     monkeypatch.setenv("OMNI_ENDPOINT_KEY_REWRITER", "a-key")

@@ -43,7 +43,7 @@ SPECIMENS = {
     "HeliosPipeline": "video_more",
 }
 """For each class of denoisers with a plan a pipeline, with the module of the zoo that has it."""
-RING = {"FluxPipeline", "QwenImageEditPipeline", "WanPipeline-two"}
+RING = ("FluxPipeline", "QwenImageEditPipeline", "WanPipeline-two")
 """Those that run in a ring, too: text with and before the image, and sequences that are not even."""
 REQUESTS = 2
 INT8 = {"quantization": {"transformer": {"backend": "torchao", "type": "Int8WeightOnlyConfig"}}}
@@ -84,7 +84,7 @@ def in_a_ring(ranks: Ranks) -> dict[str, Any]:
     library = torch.library.Library("aten", "IMPL")
     library.impl("_scaled_dot_product_flash_attention", flash, "CPU")
     found = {}
-    for name in sorted(RING):
+    for name in RING:
         calls.clear()
         found[name] = of_specimen(ranks, named(name), ModelParallelism(ring=ranks.size), "_native_flash")
         found[name]["kernel_calls"] = len(calls)
