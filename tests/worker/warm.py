@@ -7,6 +7,7 @@ import functools
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +20,14 @@ from tests.kubernetes.clusters import RUN_FOLDER
 from .warm_server import CLI, MODULES
 
 __all__ = ["CLI", "popen", "run", "server_for"]
+SET_BY_TORCH = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def popen(
     module: str, argv: Sequence[str], environment: Mapping[str, str], output: int, errors: int | None = None
 ) -> ForkedPopen:
     """Start `python -m MODULE ARGV` without input; `errors` go to `output` if they have no file of their own."""
+    environment = _without_traces_of_torch(environment)
     with open(os.devnull) as nothing:  # noqa: PTH123
         return ForkedPopen(
             server_for(environment), module, argv, environment,
@@ -33,7 +36,11 @@ def popen(
 
 
 def run(module: str, argv: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run `python -m MODULE ARGV` to its end."""
+    """Run `python -m MODULE ARGV` to its end; in a new process if its environment differs from that of the run."""
+    environment = _without_traces_of_torch(environment)
+    if _context(environment) != _CONTEXT_OF_RUN:
+        command = [sys.executable, "-m", module, *argv]
+        return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = popen(module, argv, environment, output.fileno(), errors.fileno())
         code = process.wait()
@@ -63,10 +70,17 @@ def _server_of_run() -> ForkServer:
     return ForkServer(connection)
 
 
+def _without_traces_of_torch(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Without the variable that torch sets in the process of the tests when it compiles something."""
+    is_set_by_torch = SET_BY_TORCH not in _ENVIRONMENT and environment.get(SET_BY_TORCH) == os.environ.get(SET_BY_TORCH)
+    return {name: value for name, value in environment.items() if name != SET_BY_TORCH or not is_set_by_torch}
+
+
 def _context(environment: Mapping[str, str]) -> tuple[object, ...]:
     return environment.get("PYTHONPATH"), *sorted(read_by_imports(environment).items())
 
 
-_CONTEXT_OF_RUN = _context(os.environ)
+_ENVIRONMENT = dict(os.environ)
+_CONTEXT_OF_RUN = _context(_ENVIRONMENT)
 _uses: dict[tuple[object, ...], int] = {}
 _servers: dict[tuple[object, ...], ForkServer] = {}
