@@ -80,7 +80,12 @@ def _context(environment: Mapping[str, str]) -> tuple[object, ...]:
     return environment.get("PYTHONPATH"), *sorted(read_by_imports(environment).items())
 
 
-_ENVIRONMENT = dict(os.environ)
+_ENVIRONMENT = dict(
+    one.split("=", 1)
+    for one in Path("/proc/self/environ").read_text(errors="surrogateescape").split("\0")
+    if "=" in one
+)
+"""The environment of the run: that with which this process began. Imports of torch change it."""
 _CONTEXT_OF_RUN = _context(_ENVIRONMENT)
 _uses: dict[tuple[object, ...], int] = {}
 _servers: dict[tuple[object, ...], ForkServer] = {}

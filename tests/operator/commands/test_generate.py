@@ -121,6 +121,11 @@ def test_standard_output_gets_the_file_and_nothing_else(up: OmniUp, tmp_path: Pa
         assert Image.open(io.BytesIO(result.stdout)).format == image_format
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell without job control does to the programs that it starts in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_ends_the_command_and_its_request(up: OmniUp, tmp_path: Path) -> None:
     def running() -> list[object]:
         listed: list[object] = httpx.get(f"{up.url}/omni/requests").json()["requests"]
@@ -128,7 +133,9 @@ def test_ctrl_c_ends_the_command_and_its_request(up: OmniUp, tmp_path: Path) -> 
 
     file = tmp_path / "never.png"
     command = [OMNI, "generate", PROMPT, "-o", str(file), "--steps=1000", "--size=256x256"]
-    generate = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMNI_URL": up.url})
+    generate = subprocess.Popen(
+        command, stderr=subprocess.PIPE, env={**os.environ, "OMNI_URL": up.url}, preexec_fn=heed_interrupts
+    )
     eventually(running, "the request runs")
     generate.send_signal(signal.SIGINT)
     _, errors = generate.communicate(timeout=PATIENCE)

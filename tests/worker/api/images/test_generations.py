@@ -150,7 +150,7 @@ def test_a_body_that_is_not_said_to_be_json_is_refused_with_the_remedy(port):
 
 
 def test_variations_are_refused_with_the_reason(port):
-    with pytest.raises(openai.BadRequestError, match="images/edits takes a picture together with a prompt"):
+    with pytest.raises(openai.BadRequestError, match="images/edits takes an image together with a prompt"):
         client_of(port).images.create_variation(image=b"png")
 
 
