@@ -1,6 +1,7 @@
 """Messages with arrays, in frames and in shared memory, and headers that do not fit their arrays."""
 
 import gc
+import sys
 from unittest import mock
 
 import msgspec
@@ -131,8 +132,17 @@ def test_dtypes_that_are_no_numbers_are_refused_before_numpy_reads_them():
             unpack_to_replica([msgspec.msgpack.encode(raw), bytes(24)])
 
 
+@pytest.fixture
+def usual_recursion_limit():
+    """The one of a replica, whatever the libraries of other tests have made of it."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000)
+    yield
+    sys.setrecursionlimit(before)
+
+
 @pytest.mark.parametrize("depth", [1_000, 100_000, 10_000_000])
-def test_values_that_are_nested_deeply_are_malformed(depth):
+def test_values_that_are_nested_deeply_are_malformed(depth, usual_recursion_limit):
     head = b"\x84\xa4type\xa3rpc\xa2id\xa1x\xa6method\xa5stats\xa4args"
     answers = b"\x83\xa4type\xaarpc-result\xa2id\xa1x\xa7answers"
     for unpack, first in ((unpack_to_replica, head), (unpack_from_replica, answers)):
